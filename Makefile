@@ -1,0 +1,47 @@
+# Set-up and the few commands everybody needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv demo test test-slow check format bench readme clean-venv
+
+help:  ## list the targets
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+venv: $(STAMP)  ## create .venv and install dmq with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[joblib,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## the main job at W3A8 on the embedded model: a table and images in a few minutes
+	$(BIN)/dmq evaluate table=demo
+	$(BIN)/python -m dmq_cli.report demo
+
+table-%: $(STAMP)  ## fill the table conf/table/%.yaml, going on where it stopped
+	$(BIN)/dmq evaluate table=$*
+	$(BIN)/python -m dmq_cli.report $*
+
+readme: $(STAMP)  ## put the generated tables into README.md
+	$(BIN)/python -m dmq_cli.report --readme
+
+test: $(STAMP)  ## the fast tests
+	$(BIN)/python -m pytest -q -n 2
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## print the speed ratios
+	$(BIN)/python -m pytest -q -s benchmarks --override-ini testpaths=benchmarks --benchmark-only

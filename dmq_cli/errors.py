@@ -1,0 +1,75 @@
+"""Every error a user can cause, as one tree. The message is one sentence: what was asked, what was found, what to do.
+
+DmqError (exit 1)
+  ConfigError (2)            a group, key, type or value that cannot be
+    SchemeError (2)          quantizer rules that do not fit the model
+    SeedError (2)            seeds that are empty, malformed or not disjoint
+  ModelError (1)             a model folder or checkpoint that is not what it should be
+    MissingWeightsError (4)  weights, statistics or extractors that are not on this machine
+  NumericsError (1)          NaN or infinity where there must be numbers
+  ArtifactError (1)
+    ArtifactCorruptError (1) a stored file that is missing, truncated or altered
+    DiskError (1)            the disk is full or not writable
+  EvaluationError (1)        images that do not fit the protocol
+
+Only the command line catches them. `exit_code` is part of the interface.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DmqError(Exception):
+    """Base of all errors that end in one sentence instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(DmqError):
+    exit_code = 2
+
+
+class SchemeError(ConfigError):
+    pass
+
+
+class SeedError(ConfigError):
+    pass
+
+
+class ModelError(DmqError):
+    pass
+
+
+class MissingWeightsError(ModelError):
+    exit_code = 4
+
+
+class NumericsError(DmqError):
+    pass
+
+
+class ArtifactError(DmqError):
+    pass
+
+
+class ArtifactCorruptError(ArtifactError):
+    pass
+
+
+class DiskError(ArtifactError):
+    pass
+
+
+class EvaluationError(DmqError):
+    pass
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence that names what exists: ' Did you mean x? There is: a, b, x.'"""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    guess = f" Did you mean {close[0]}?" if close else ""
+    return f"{guess} There is: {', '.join(names)}."

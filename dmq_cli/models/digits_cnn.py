@@ -1,0 +1,36 @@
+"""The feature extractor of the embedded protocol: a small CNN that reads 16x16 handwritten digits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DigitsCNN(nn.Module):
+    """Digit images to bounded features and class logits.
+
+    images: (B, 1, 16, 16) in [-1, 1]. Returns features (B, 64) in (-1, 1) and logits (B, 10). The features go through a
+    batch normalisation without affine part and a tanh: every feature has the same weight in a Fréchet distance and none
+    has heavy tails, which is what keeps the distance steady from one set of 2,000 images to the next.
+    """
+
+    num_features = 64
+    num_classes = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_stage(1, 32), *_stage(32, 32), nn.MaxPool2d(2), *_stage(32, 64), nn.MaxPool2d(2), *_stage(64, 64), nn.Flatten()
+        )
+        self.drop = nn.Dropout(0.3)
+        self.embed = nn.Linear(64 * 4 * 4, self.num_features)
+        self.norm = nn.BatchNorm1d(self.num_features, affine=False)
+        self.head = nn.Linear(self.num_features, self.num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.tanh(self.norm(self.embed(self.drop(self.body(images)))))
+        return features, self.head(features)
+
+
+def _stage(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
