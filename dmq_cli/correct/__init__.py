@@ -1,0 +1,6 @@
+"""Corrections at sampling time, on top of a quantized network."""
+
+from dmq_cli.correct.base import NoCorrection
+from dmq_cli.correct.tac import Tac, TacCorrection, solve_gain
+
+__all__ = ["NoCorrection", "Tac", "TacCorrection", "solve_gain"]

@@ -1,0 +1,28 @@
+"""Numbers for images: Fréchet distance, inception score, KID, precision and recall by torch-fidelity, and
+PSNR.
+"""
+
+import dmq_cli.compat  # noqa: F401
+from dmq_cli.metrics.extractors import Images, extract, extractor_sha256
+from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features
+from dmq_cli.metrics.paired import PSNR_CAP, psnr
+from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
+from dmq_cli.metrics.weights import INCEPTION_SHA256, INCEPTION_URL
+
+__all__ = [
+    "EXTRACTORS",
+    "INCEPTION_SHA256",
+    "INCEPTION_URL",
+    "PSNR_CAP",
+    "RESULTS",
+    "Images",
+    "Protocol",
+    "extract",
+    "extractor_sha256",
+    "fidelity",
+    "images_sha256",
+    "measure",
+    "psnr",
+    "reference_features",
+    "to_uint8",
+]

@@ -1,0 +1,22 @@
+"""Networks of diffusion models and the words in which the rest of dmq speaks of them. Knows nothing of quantization."""
+
+import dmq_cli.compat  # noqa: F401
+from dmq_cli.models.adapter import Adapter, Layer, Site, sites
+from dmq_cli.models.denoiser import Denoiser, ModelDenoiser
+from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.unet import UNetAdapter
+
+__all__ = [
+    "Adapter",
+    "Denoiser",
+    "DigitsCNN",
+    "Layer",
+    "ModelDenoiser",
+    "Site",
+    "UNetAdapter",
+    "folder_sha256",
+    "load_adapter",
+    "load_schedule",
+    "sites",
+]

@@ -1,0 +1,37 @@
+"""Pure torch functions and records without state: fake quantization, granularity, ranges, random numbers."""
+
+from dmq_cli.ops.fake_quant import (
+    Rounding,
+    fake_log2,
+    fake_uniform,
+    log2_codes,
+    round_ste,
+    scale_gradient,
+    smallest_scale,
+    uniform_codes,
+)
+from dmq_cli.ops.granularity import Granularity, PerChannel, PerTensor
+from dmq_cli.ops.ranges import LpSearch, MinMax, Percentile, Range, RangeEstimator, RangeGrid
+from dmq_cli.ops.rng import generators, noise
+
+__all__ = [
+    "Granularity",
+    "LpSearch",
+    "MinMax",
+    "PerChannel",
+    "PerTensor",
+    "Percentile",
+    "Range",
+    "RangeEstimator",
+    "RangeGrid",
+    "Rounding",
+    "fake_log2",
+    "fake_uniform",
+    "generators",
+    "log2_codes",
+    "noise",
+    "round_ste",
+    "scale_gradient",
+    "smallest_scale",
+    "uniform_codes",
+]

@@ -48,14 +48,14 @@ SCHEDULER: dict[str, Any] = {
 class UNetTraining:
     """How the weights are made. steps: optimizer steps; warmup in steps; ema: decay per step; held_out: fraction."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 64
     lr: float = 6e-4
     warmup: int = 200
     ema: float = 0.9985
     held_out: float = 0.1
     seed: int = 0
-    save_every: int = 500
+    save_every: int = 250
 
 
 def train_unet(config: UNetTraining, work: Path, report: Callable[[int, int, float], None]) -> dict[str, Any]:

@@ -1,0 +1,217 @@
+"""The command line: click outside, Hydra inside. The only place that catches errors; imports no torch at the top."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli import __version__
+from dmq_cli.errors import ConfigError, DiskError, DmqError
+
+_FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
+_VERBS = {
+    "calibrate": "Fit the ranges of all quantizers.",
+    "reconstruct": "Learn rounding and activation scales, block by block.",
+    "correct": "Estimate the correction that is applied while sampling.",
+    "sample": "Sample images, full precision and quantized, from the same noise.",
+    "evaluate": "Measure the images: distances, and each against its full-precision twin.",
+}
+_OPTIONS = {
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "help_option_names": [],
+    "allow_interspersed_args": False,
+}
+
+
+class _Forwarding(click.Group):
+    """Hydra's tab completion calls the program without a verb: pass that on."""
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        if arguments and arguments[0] in ("-sc", "--shell-completion"):
+            sys.exit(_complete(arguments))
+        return super().main(arguments, **extra)
+
+
+@click.group(cls=_Forwarding, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dmq")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@click.option("--json", is_flag=True, help="Print the result as one line of JSON.")
+@click.pass_context
+def main(context: click.Context, **flags: bool) -> None:
+    """Quantize diffusion models: dmq <verb> [group=choice] [key=value] [-m].
+
+    For example: dmq evaluate model=ddim_digits method=tac bits=w3a8
+
+    Each verb makes what it needs first and takes from the cache what is there. `dmq <verb> --help` lists the groups.
+    """
+    context.obj = {name for name, on in flags.items() if on}
+
+
+def _verb(name: str, about: str) -> None:
+    @main.command(name, help=about, context_settings=_OPTIONS, add_help_option=False)
+    @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def command(context: click.Context, overrides: tuple[str, ...]) -> None:
+        _start(context, name, overrides, _run)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("verb", type=click.Choice(list(_VERBS)))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def plan(context: click.Context, verb: str, overrides: tuple[str, ...]) -> None:
+    """Print what a verb would compute: plan <verb> [overrides]."""
+    _start(context, verb, overrides, _plan)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train(context: click.Context, overrides: tuple[str, ...]) -> None:
+    """Train an embedded model and its feature extractor from the data."""
+    _start(context, "train", overrides, _train)
+
+
+for _name, _about in _VERBS.items():
+    _verb(_name, _about)
+
+
+def _start(context: click.Context, verb: str, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
+    """Run a job for every configuration that Hydra makes of the words, and turn errors into sentences and exit codes."""
+    flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
+    overrides = [word for word in words if word not in _FLAGS]
+    if "--version" in overrides:
+        click.echo(f"dmq, version {__version__}")
+        return
+    sys.exit(guarded(lambda: _hydra(verb, overrides, flags, job), "json" in flags))
+
+
+def guarded(action: Callable[[], None], as_json: bool = False) -> int:
+    """Run the action; 0, or the exit code of the error after one sentence about it on stderr."""
+    try:
+        action()
+    except DmqError as error:
+        return _say(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return _say(f"{error.strerror} at {error.filename}; free some space and run the same command again.", DiskError.exit_code, as_json)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        return _say(" ".join(str(error).split()), ConfigError.exit_code, as_json)
+    return 0
+
+
+def _say(sentence: str, code: int, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    click.echo(f"Error: {sentence}", err=True)
+    return code
+
+
+def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., dict[str, Any]]) -> None:
+    import hydra
+
+    from dmq_cli.paths import conf_folder
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
+    command = shlex.join(["dmq", verb, *overrides])
+
+    def task(config: Any) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
+        _set_up_logging(flags)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        found = job(plain, command, flags)
+        _show(found, flags)
+        return found
+
+    sys.argv = ["dmq", f"stage={verb}", *model_overrides(overrides)]
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+
+
+def model_overrides(overrides: Sequence[str]) -> list[str]:
+    """`model=/a/folder` becomes the choice model=folder with its path; everything else stays."""
+    found: list[str] = []
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key == "model" and ("/" in value or value in (".", "..")):
+            path = Path(value).expanduser().absolute()
+            name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name) or "folder"
+            found += ["model=folder", f"model.path='{path}'", f"model.name='{name}'"]
+        else:
+            found.append(word)
+    return found
+
+
+def _run(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.verbs import run
+
+    return run(config, command, quiet="quiet" in flags)
+
+
+def _plan(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.plan import plan
+
+    return {"plan": plan(config, config["stage"])}
+
+
+def _train(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.train import train
+
+    return train(config, command, quiet="quiet" in flags)
+
+
+def _show(found: dict[str, Any], flags: set[str]) -> None:
+    if "json" in flags:
+        click.echo(json.dumps(found))
+    elif "quiet" not in flags:
+        from dmq_cli.report import describe
+
+        click.echo(describe(found))
+
+
+def _set_up_logging(flags: set[str]) -> None:
+    logger = logging.getLogger("dmq")
+    logger.setLevel(logging.DEBUG if "verbose" in flags else logging.WARNING if "quiet" in flags else logging.INFO)
+    logger.propagate = False
+    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+
+
+def _complete(arguments: list[str]) -> int:
+    """Answer Hydra's completion script; the line being completed has a verb that Hydra does not know."""
+    line = os.environ.get("COMP_LINE", "")
+    os.environ["COMP_LINE"] = re.sub(rf"^(\S+\s+)(plan\s+)?({'|'.join([*_VERBS, 'train'])})\s", r"\1", line)
+    return guarded(lambda: _hydra_completion(arguments))
+
+
+def _hydra_completion(arguments: list[str]) -> None:
+    import hydra
+
+    from dmq_cli.paths import conf_folder
+
+    sys.argv = ["dmq", *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(lambda config: None)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What every correction configuration offers, and the one that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NoCorrection:
+    """Leaves the quantized network as it is. Stands where a correction stands: estimate once, load to use."""
+
+    seeds: str | None = None
+
+    def estimate(self, *_: Any, **__: Any) -> dict[str, Tensor]:
+        """Nothing to estimate."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Nothing to apply; raises nothing."""
+        return None

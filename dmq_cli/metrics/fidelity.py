@@ -1,0 +1,128 @@
+"""Numbers of a set of images against a reference, by torch-fidelity's own functions from features to
+metric.
+
+Fréchet distance: Heusel et al., NeurIPS 2017 (1706.08500). Inception score: Salimans et al., NeurIPS 2016
+(1606.03498). KID: Bińkowski et al., ICLR 2018 (1801.01401). Precision and recall: Kynkäänniemi et al.,
+NeurIPS 2019 (1904.06991).
+
+What `torch_fidelity.calculate_metrics` computes, with three differences: the features of a reference are
+extracted once per process and not once per call, nothing is cached in files (its cache unpickles), and the
+statistics of FD and KID are computed in float64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256
+from dmq_cli.metrics.protocol import Protocol
+
+Features = dict[str, Tensor]
+
+
+def fidelity(images: Images, reference: Images, protocol: Protocol) -> dict[str, float]:
+    """Measure images against a reference; both uint8 (N, H, W, 1 or 3), the images exactly
+    `protocol.num_images`.
+
+    Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall}: fd >=
+    0 in squared feature units, is in [1, classes], kid around 0 for equal distributions, precision and
+    recall in [0, 1]; is_std and kid_std are deviations over splits and subsets. Raises EvaluationError for
+    another number of images or a reference that is too small; errors of weights as in `read_weights`.
+    """
+    _check_counts(len(images), len(reference), protocol)
+    return measure(extract(images, protocol), reference_features(reference, protocol), protocol)
+
+
+def measure(features: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+    """`fidelity` from what `extract` returned for the images and for the reference."""
+    _check_counts(len(features["features"]), len(reference["features"]), protocol)
+    result: dict[str, float] = {}
+    for metric in protocol.metrics:
+        result |= _METRICS[metric](features, reference, protocol)
+    return result
+
+
+def reference_features(reference: Images, protocol: Protocol) -> Features:
+    """`extract`, remembered: the last two references of a process are not extracted again."""
+    key = (extractor_sha256(protocol), images_sha256(reference))
+    if key not in _remembered:
+        while len(_remembered) >= 2:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = extract(reference, protocol)
+    return _remembered[key]
+
+
+def images_sha256(images: Images) -> str:
+    """The sha256 of a set of uint8 images: its shape and its bytes, in the order (N, H, W, C)."""
+    pixels = as_tensor(images)
+    state = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)}\n".encode())
+    state.update(pixels.numpy().data)
+    return state.hexdigest()
+
+
+def _fd(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+    ours, theirs = (fid_features_to_statistics(set_["features"].double()) for set_ in (images, reference))
+    return {"fd": float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID])}
+
+
+def _is(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+    found = isc_features_to_metric(
+        images["logits"], protocol.splits, shuffle=True, rng_seed=protocol.rng_seed
+    )
+    return {"is": found[KEY_METRIC_ISC_MEAN], "is_std": found[KEY_METRIC_ISC_STD]}
+
+
+def _kid(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+    found = kid_features_to_metric(
+        images["features"].double(), reference["features"].double(), verbose=False, **_kid_options(protocol)
+    )
+    return {"kid": found[KEY_METRIC_KID_MEAN], "kid_std": found[KEY_METRIC_KID_STD]}
+
+
+def _prc(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+    # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
+    found = prc_features_to_metric(
+        images["features"], reference["features"], verbose=False, prc_neighborhood=protocol.prc_neighbourhood
+    )
+    return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+
+
+def _kid_options(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "kid_subsets": protocol.kid_subsets,
+        "kid_subset_size": protocol.kid_subset_size,
+        "rng_seed": protocol.rng_seed,
+    }
+
+
+def _check_counts(images: int, reference: int, protocol: Protocol) -> None:
+    if images != protocol.num_images:
+        raise EvaluationError(
+            f"Protocol {protocol.name} measures exactly {protocol.num_images} images, but {images} were "
+            "given, and the number changes the result; sample as many, or set protocol.num_images."
+        )
+    least = {"fd": 2, "is": 1, "kid": protocol.kid_subset_size, "prc": protocol.prc_neighbourhood + 1}
+    needed = max([1, *(least[metric] for metric in protocol.metrics)])
+    if reference < needed:
+        raise EvaluationError(
+            f"Protocol {protocol.name} needs at least {needed} reference images, but {protocol.reference} "
+            f"has {reference}; give a larger reference or a smaller protocol.kid_subset_size."
+        )
+
+
+_METRICS: dict[str, Callable[[Features, Features, Protocol], dict[str, float]]] = {
+    "fd": _fd,
+    "is": _is,
+    "kid": _kid,
+    "prc": _prc,
+}
+_remembered: dict[tuple[str, str], Features] = {}

@@ -1,0 +1,173 @@
+"""What a number in a table means: extractor, reference, rounding, counts and the constants of each metric."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmq_cli.errors import ConfigError, NumericsError, nearest
+from dmq_cli.store.digest import digest
+
+EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-inception"}
+"""The extractors a protocol can name, and the names under which torch-fidelity finds them."""
+
+RESULTS = {
+    "fd": ("fd",),
+    "is": ("is", "is_std"),
+    "kid": ("kid", "kid_std"),
+    "prc": ("precision", "recall"),
+}
+"""The metrics a protocol can ask for, and the keys each one adds to the result."""
+
+_ROUNDINGS = ("edm", "round", "trunc")
+_INCEPTION_ONLY = {"is", "kid", "inceptionscore"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A recipe for numbers. Two rows of a table are comparable if and only if their protocols have the same
+    hash.
+
+    name: of the configuration. extractor: a key of EXTRACTORS. extractor_path: its weights, a path or
+    `package:` and a path inside dmq_cli. extractor_sha256: what these weights must hash to, or None.
+    reference: name of the reference set; reference_path: where it lies, or None where the name says it.
+    to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. splits: of the inception
+    score. kid_subset_size: images per KID subset, kid_subsets of them. prc_neighbourhood: k of the
+    precision and recall balls. metrics: keys of RESULTS. columns: result key -> heading in tables.
+    rng_seed: of the shuffle before the splits and of the KID subsets.
+
+    Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
+    extractor.
+    """
+
+    name: str
+    extractor: str
+    extractor_path: str
+    extractor_sha256: str | None
+    reference: str
+    reference_path: str | None
+    to_uint8: str
+    num_images: int
+    splits: int = 10
+    kid_subset_size: int = 1000
+    prc_neighbourhood: int = 3
+    metrics: tuple[str, ...] = ("fd", "is", "kid", "prc")
+    columns: Mapping[str, str] = field(default_factory=dict)
+    kid_subsets: int = 100
+    rng_seed: int = 2020
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        object.__setattr__(self, "columns", dict(self.columns))
+        _known("extractor", self.extractor, EXTRACTORS)
+        _known("to_uint8", self.to_uint8, _ROUNDINGS)
+        for metric in self.metrics:
+            _known("metric", metric, RESULTS)
+        self._check_counts()
+        for key, column in self.columns.items():
+            self._check_column(key, column)
+
+    def record(self, reference_sha256: str, extractor_sha256: str) -> dict[str, Any]:
+        """The protocol as it enters metrics.json: its labels, everything that defines its numbers, and
+        their `hash`.
+
+        Files are known by their sha256 and not by where they lie, so moving one changes nothing.
+        """
+        labels = {"name": self.name, "reference": self.reference, "columns": dict(self.columns)}
+        numbers = self._numbers(reference_sha256, extractor_sha256)
+        return {**labels, **numbers, "hash": digest(numbers, length=16)}
+
+    def hash(self, reference_sha256: str, extractor_sha256: str) -> str:
+        """16 hexadecimal digits that change with everything that can change a number, and with nothing
+        else.
+        """
+        return digest(self._numbers(reference_sha256, extractor_sha256), length=16)
+
+    def _numbers(self, reference_sha256: str, extractor_sha256: str) -> dict[str, Any]:
+        return {
+            "extractor": self.extractor,
+            "extractor_sha256": extractor_sha256,
+            "reference_sha256": reference_sha256,
+            "to_uint8": self.to_uint8,
+            "num_images": self.num_images,
+            "splits": self.splits,
+            "kid_subset_size": self.kid_subset_size,
+            "kid_subsets": self.kid_subsets,
+            "prc_neighbourhood": self.prc_neighbourhood,
+            "metrics": list(self.metrics),
+            "rng_seed": self.rng_seed,
+            "torch_fidelity": importlib.metadata.version("torch-fidelity"),
+        }
+
+    def _check_counts(self) -> None:
+        least = {
+            "num_images": 2,
+            "splits": 1,
+            "kid_subset_size": 2,
+            "kid_subsets": 1,
+            "prc_neighbourhood": 1,
+            "rng_seed": 0,
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(
+                    f"Protocol {self.name} asks for {name}={getattr(self, name)}; give at least {minimum}."
+                )
+        for metric, name, spare in (
+            ("is", "splits", 0),
+            ("kid", "kid_subset_size", 0),
+            ("prc", "prc_neighbourhood", 1),
+        ):
+            if metric in self.metrics and getattr(self, name) + spare > self.num_images:
+                raise ConfigError(
+                    f"Protocol {self.name} asks for {name}={getattr(self, name)} with "
+                    f"num_images={self.num_images}; give at most {self.num_images - spare}."
+                )
+
+    def _check_column(self, key: str, column: str) -> None:
+        _known("result", key, [key for keys in RESULTS.values() for key in keys])
+        letters = re.sub(r"[^a-z]", "", column.lower())
+        claims_fid = "fid" in letters or "frechetinception" in letters
+        claims_inception = claims_fid or letters in _INCEPTION_ONLY
+        if claims_inception and self.extractor != "inception-v3-compat":
+            raise ConfigError(
+                f"Protocol {self.name} names a column '{column}', but its extractor is {self.extractor}; "
+                f"only numbers of inception-v3-compat have that name, so call it '{key.upper()}-digits'."
+            )
+        if claims_fid and key != "fd":
+            raise ConfigError(
+                f"Protocol {self.name} names the column of {key} '{column}'; only fd can be an FID."
+            )
+
+
+def to_uint8(images: Tensor, how: str) -> Tensor:
+    """Images in [-1, 1], any floating type and shape, to uint8 of the same shape; values outside are
+    clamped.
+
+    `edm`: 127.5 x + 128, truncated (NVlabs/edm generate.py, DiT). `round`: 127.5 (x + 1) to the nearest,
+    halves to the even one. `trunc`: 127.5 (x + 1), truncated (openai/guided-diffusion). Computed in
+    float32, as there. Raises NumericsError for NaN and infinity, ConfigError for another `how`.
+    """
+    _known("to_uint8", how, _ROUNDINGS)
+    images = images.detach().float()
+    if not bool(torch.isfinite(images).all()):
+        raise NumericsError(
+            "Images to evaluate must be finite, but some pixels are NaN or infinite; look at the sampler."
+        )
+    scaled = images * 127.5 + 128 if how == "edm" else (images + 1) * 127.5
+    if how == "round":
+        scaled = scaled.round()
+    return scaled.clamp(0, 255).to(torch.uint8)
+
+
+def _known(what: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"A protocol asks for {what} '{value}', which does not exist.{nearest(value, known)}"
+        )

@@ -1,0 +1,27 @@
+"""The one seam: everything that estimates noise is a Denoiser. Samplers, corrections and metrics know nothing else."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from dmq_cli.models.adapter import Adapter
+
+
+class Denoiser(Protocol):
+    """Estimates the noise in a sample."""
+
+    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """sample (B, C, H, W), timestep () or (B,) in 0..999. Returns the noise estimate, (B, C, H, W)."""
+        ...
+
+
+class ModelDenoiser:
+    """The network as it is: the full-precision twin of everything that is compared with it."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+
+    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        return self.adapter.predict(sample, timestep, cond)

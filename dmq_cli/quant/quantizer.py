@@ -1,0 +1,67 @@
+"""The one quantizer: a grid, a source of scales and a rounding."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.quant.grids import Grid, Log2
+from dmq_cli.quant.rounding import FixedRound, SoftRound
+from dmq_cli.quant.scales import Dynamic, PerStep
+
+
+class TensorQuantizer(nn.Module):
+    """Fake-quantizes a tensor. enabled=False returns it untouched."""
+
+    def __init__(self, grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
+        """scale: `scale(x) -> (scale, zero_point)`; rounding: `rounding(x / scale)`, same shape.
+
+        ConfigError for parts that make no sense together: a learned rounding on Log2 or on scales that
+        change (Dynamic, PerStep), and a Dynamic that was made for another grid.
+        """
+        super().__init__()
+        _check_rounding(grid, scale, rounding)
+        _check_dynamic(grid, scale)
+        self.grid = grid
+        self.scale = scale
+        self.rounding = rounding
+        self.enabled = True
+
+    def extra_repr(self) -> str:
+        """The grid, for printing."""
+        return f"grid={self.grid}"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.grid.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x quantized and back, in x's shape and dtype."""
+        if not self.enabled:
+            return x
+        scale, zero_point = self.scale(x)
+        return self.grid(x, scale, zero_point, self.rounding)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The integer-valued codes of x, in a floating dtype, whether enabled or not."""
+        scale, zero_point = self.scale(x)
+        return self.grid.codes(x, scale, zero_point, self.rounding)
+
+
+def _check_rounding(grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
+    if not isinstance(rounding, SoftRound | FixedRound):
+        return
+    for part, kinds in ((grid, Log2), (scale, (Dynamic, PerStep))):
+        if isinstance(part, kinds):
+            raise ConfigError(
+                f"A quantizer was asked to combine {type(rounding).__name__} with {type(part).__name__}; "
+                "learned rounding needs a Uniform grid whose scale stays as it is, or use Nearest."
+            )
+
+
+def _check_dynamic(grid: Grid, scale: nn.Module) -> None:
+    if isinstance(scale, Dynamic) and scale.grid != grid:
+        raise ConfigError(
+            f"A quantizer on {grid} was given Dynamic scales for {scale.grid}; give both the same grid."
+        )

@@ -1,0 +1,46 @@
+"""Which noise an image starts from: one seed for each image index, written as ranges."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from dmq_cli.errors import SeedError
+
+
+def parse_range(text: str | int) -> range:
+    """ "0-1999" to range(0, 2000); "7" to range(7, 8). Raises SeedError for anything else, and for an empty range."""
+    first, _, last = str(text).strip().partition("-")
+    if not first.isdigit() or (last and not last.isdigit()):
+        raise SeedError(f"The seeds {text!r} are not a range; write them like 0-1999.")
+    found = range(int(first), int(last or first) + 1)
+    if not found:
+        raise SeedError(f"The seed range {text!r} is empty; write the lower end first, like 0-1999.")
+    return found
+
+
+def parse_ranges(value: str | int | Sequence[str | int]) -> list[range]:
+    """One range or several, which must not overlap and must have the same length."""
+    texts = [value] if isinstance(value, str | int) else list(value)
+    if not texts:
+        raise SeedError("The list of seeds is empty; give at least one range, like seeds=0-1999.")
+    found = [parse_range(text) for text in texts]
+    require_disjoint({f"seeds[{i}]": r for i, r in enumerate(found)})
+    if len({len(r) for r in found}) > 1:
+        raise SeedError(f"The seed ranges {texts} differ in length, so their distances cannot be compared; make them equal.")
+    return found
+
+
+def require_disjoint(named: Mapping[str, range]) -> None:
+    """Raise SeedError if two of the ranges share a seed: what is measured must not be what was fitted on."""
+    for (name, one), (other, two) in itertools.combinations(named.items(), 2):
+        low, high = max(one.start, two.start), min(one.stop, two.stop)
+        if low < high:
+            raise SeedError(
+                f"{name} ({show(one)}) and {other} ({show(two)}) share the seeds {low}-{high - 1}; use ranges that do not overlap."
+            )
+
+
+def show(seeds: range) -> str:
+    """The range as the user writes it."""
+    return f"{seeds.start}-{seeds.stop - 1}"

@@ -1,0 +1,85 @@
+"""Turns configuration sections into objects. The only place, with the command line, that knows Hydra's `_target_`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor
+
+from dmq_cli.errors import ConfigError, DmqError
+from dmq_cli.models import Adapter, ModelDenoiser, load_adapter, load_schedule
+from dmq_cli.sampling import DDIM, Sampler
+from dmq_cli.store.tensors import RowFile, load_tensors
+from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, load_state, quantizing
+
+
+def make(section: Mapping[str, Any]) -> Any:
+    """Call what `_target_` names with the other keys. Raises ConfigError if the arguments do not fit."""
+    try:
+        return instantiate(section, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, DmqError):
+            raise error.__cause__ from error
+        text = " ".join(str(error).split())
+        raise ConfigError(f"The configuration of {section.get('_target_')} does not fit ({text}); see its YAML file in conf/.") from error
+
+
+def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
+    """The network of config["model"], on the run's device."""
+    loaded = load_adapter(Path(config["model"]["path"]))
+    loaded.model.to(runtime["device"])
+    return loaded
+
+
+def sampler(config: Mapping[str, Any]) -> tuple[Sampler, DDIM]:
+    """The sampler settings and the scheduler they give for this model's noise schedule."""
+    settings: Sampler = make(config["sampler"])
+    return settings, settings.scheduler(load_schedule(Path(config["model"]["path"])))
+
+
+def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:
+    """The network with quantizers; `state`: the artifact of calibrate or reconstruct to put into them."""
+    made = attach(adapter(config, runtime), make(config["scheme"]), sampler(config)[1].timesteps)
+    made.model.to(runtime["device"])
+    made.grid.to(runtime["device"])
+    if state is not None:
+        load_state(made, load_tensors(state / "quantizers.safetensors"))
+    return made
+
+
+class Quantized:
+    """Full-precision and quantized Denoiser from one network in memory."""
+
+    def __init__(self, config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path) -> None:
+        self.attached = attached(config, runtime, state)
+        bake(self.attached)
+        self._full, self._quantized = ModelDenoiser(self.attached.adapter), QuantDenoiser(self.attached)
+
+    def full(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """The network as it was before quantization."""
+        with quantizing(self.attached, weights=False, activations=False):
+            return self._full(sample, timestep, cond)
+
+    def quantized(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """The quantized network."""
+        return self._quantized(sample, timestep, cond)
+
+
+def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (sample, timestep) of a calibration set: all of it, or `num` rows spread evenly over it."""
+    samples, timesteps = RowFile(folder / "sample.safetensors"), load_tensors(folder / "timestep.safetensors")["data"]
+    rows = torch.arange(len(samples)) if num is None else spread(len(samples), num)
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        yield samples.rows(chosen), timesteps[chosen]
+
+
+def spread(total: int, num: int) -> Tensor:
+    """`num` of 0..total-1 (or all of them): a fixed shuffle cut off, so that steps and trajectories stay mixed."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(total))
+    return order[:num].sort().values

@@ -1,0 +1,140 @@
+"""Stages as nodes of a graph. A node turns artifacts into an artifact, keyed by the hash of all it may read.
+
+key = sha256(name, version, the configuration sections it reads, the keys of what it needs): a Merkle chain. The function
+of a node is handed only those sections, so that nothing outside the key can change what it makes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.stages.progress import Progress
+from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
+
+Config = Mapping[str, Any]
+_log = logging.getLogger("dmq")
+
+# Names, places and defaults that other sections have taken up: they do not say what a thing is.
+LABELS = {"name", "cite", "path", "about", "sampling"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a node's function gets. config: only the sections it reads; inputs: folders of what it needs."""
+
+    config: Config
+    inputs: Mapping[str, Path]
+    work: Path
+    runtime: Config
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage. version: to be raised with every change of what `run` makes from the same inputs.
+
+    cost(config) estimates the work in network calls on one sample, for `dmq plan`.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    run: Callable[[Task], None]
+    needs: tuple[str, ...] = ()
+    version: int = 1
+    cost: Callable[[Config], float] = field(default=lambda config: 0.0)
+
+
+class Graph:
+    """The nodes and the store their artifacts live in."""
+
+    def __init__(self, nodes: Mapping[str, Node], store: ArtifactStore, progress: Progress) -> None:
+        self.nodes, self.store, self.progress = nodes, store, progress
+
+    def key(self, name: str, config: Config) -> str:
+        """The address of what node `name` makes under this configuration."""
+        node = self.nodes[name]
+        read = {section: identity(config[section]) for section in node.reads}
+        return digest([name, node.version, read, [self.key(need, config) for need in node.needs]])
+
+    def ensure(self, name: str, config: Config) -> Path:
+        """The folder of the artifact: from the store, or computed now with everything upstream.
+
+        runtime.force names stages to compute again; runtime.upstream=require makes a miss upstream an ArtifactError.
+        """
+        node, key = self.nodes[name], self.key(name, config)
+        if name in config["runtime"]["force"] and (name, key) not in self.progress.forced:
+            self.store.remove(name, key)
+            self.progress.forced.add((name, key))
+        if found := self.store.find(name, key):
+            _log.debug("%s %s from the cache", name, key[:8])
+            return found
+        inputs = {need: self._upstream(need, name, config) for need in node.needs}
+        with self.store.claim(name, key) as claim:
+            if claim.done is not None:
+                return claim.done
+            return self._compute(node, key, config, inputs, claim)
+
+    def _upstream(self, need: str, name: str, config: Config) -> Path:
+        mode = config["runtime"]["upstream"]
+        if mode == "require" and self.store.find(need, self.key(need, config)) is None:
+            raise ArtifactError(
+                f"{name} needs {need} {self.key(need, config)[:8]}, which is not there, and runtime.upstream=require forbids"
+                f" computing it; leave that out, or run the stage {need} first."
+            )
+        return self.ensure(need, config)
+
+    def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Any) -> Path:
+        task = Task({s: config[s] for s in node.reads}, inputs, claim.work, config["runtime"], self.progress)
+        with self.progress.stage(node.name, key), Stopwatch() as watch:
+            node.run(task)
+        manifest = {
+            "stage": node.name,
+            "key": key,
+            "version": node.version,
+            "config": {section: identity(config[section]) for section in node.reads},
+            "inputs": {need: path.name for need, path in inputs.items()},
+            "environment": environment(),
+            "device": config["runtime"]["device"],
+            "batch_size": config["runtime"]["batch_size"],
+            "seconds": round(watch.seconds, 3),
+            "peak_memory_mb": round(watch.peak_memory_mb, 1),
+        }
+        folder: Path = claim.commit(manifest)
+        return folder
+
+    def chain(self, name: str) -> Iterator[str]:
+        """The nodes that `name` rests on, upstream first, `name` last, each once."""
+        seen: list[str] = []
+        for need in self.nodes[name].needs:
+            seen += [node for node in self.chain(need) if node not in seen]
+        yield from [*seen, name]
+
+    def why_missing(self, name: str, config: Config) -> str:
+        """Why an artifact has to be computed: what differs from the nearest one of the same stage."""
+        keys = self.store.keys(name)
+        if not keys:
+            return "never computed here"
+        wanted = {section: identity(config[section]) for section in self.nodes[name].reads}
+        kept = (read_json(self.store.root / name / key / "manifest.json").get("config", {}) for key in keys)
+        differing = min(([s for s in wanted if have.get(s) != wanted[s]] for have in kept), key=len)
+        return f"differs in {', '.join(differing)}" if differing else "something upstream is new"
+
+
+def identity(section: Any) -> Any:
+    """A configuration section without labels and paths."""
+    if isinstance(section, Mapping):
+        return {k: identity(v) for k, v in section.items() if k not in LABELS}
+    return [identity(item) for item in section] if isinstance(section, list | tuple) else section
+
+
+def check_sections(config: Config, nodes: Mapping[str, Node]) -> None:
+    """Raise ConfigError if a section that some node reads is missing."""
+    for node in nodes.values():
+        for section in node.reads:
+            if section not in config:
+                raise ConfigError(f"The configuration has no section {section}, which {node.name} reads; use conf/config.yaml.")

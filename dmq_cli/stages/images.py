@@ -1,0 +1,86 @@
+"""Sampled images on disk, reference sets, and grids for people to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dmq_cli.errors import ArtifactCorruptError, ConfigError, EvaluationError
+from dmq_cli.metrics import to_uint8
+from dmq_cli.zoo.digits import digit_images
+
+Pixels = NDArray[np.uint8]
+FILE = "images.npz"
+
+
+def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
+    """Images (B, C, H, W) in [-1, 1] to a .npy of uint8 (B, H, W, C), written aside and renamed."""
+    aside = file.with_name(f".{file.name}.tmp")
+    with aside.open("wb") as handle:
+        np.save(handle, to_uint8(images, rounding).permute(0, 2, 3, 1).cpu().numpy(), allow_pickle=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    aside.replace(file)
+
+
+def save_images(folder: Path, chunks: Sequence[Path]) -> None:
+    """Join chunks into images.npz: `arr_0` uint8 (N, H, W, C), the layout that ADM's evaluator reads."""
+    np.savez(folder / FILE, arr_0=np.concatenate([np.load(chunk, allow_pickle=False) for chunk in chunks]))
+
+
+def load_images(folder: Path) -> Pixels:
+    """All images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError if the file is not what it should be."""
+    return _read(folder / FILE)
+
+
+def _read(file: Path) -> Pixels:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            images = archive["arr_0"]
+    except Exception as error:  # zipfile, numpy and the OS each have their own
+        raise ArtifactCorruptError(f"{file} could not be read as images ({error}); delete its folder and run again.") from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ArtifactCorruptError(
+            f"{file} holds {images.dtype} {images.shape} instead of uint8 images (N, H, W, C); delete its folder and run again."
+        )
+    found: Pixels = images
+    return found
+
+
+def reference_images(name: str, path: str | None) -> Pixels:
+    """The real images a protocol compares with: `digits`, or an .npz in ADM's layout at `path`."""
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise EvaluationError(f"The protocol's reference {name} should be at {file}, which is no file; set protocol.reference_path.")
+        return _read(file)
+    if name != "digits":
+        raise ConfigError(f"The protocol's reference {name} is not part of dmq; set protocol.reference_path to an .npz of its images.")
+    pixels: Pixels = digit_images()[0].permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:
+    """One row of pictures for each entry, the same noise below the same noise, the entry's name on the left."""
+    font = ImageFont.load_default(size=13)
+    height, width = next(iter(rows.values())).shape[1:3]
+    cell_w, cell_h = width * zoom + 2, height * zoom + 2
+    label = 16 + max(int(font.getlength(name)) for name in rows)
+    picture = Image.new("RGB", (label + columns * cell_w, len(rows) * cell_h), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, (name, images) in enumerate(rows.items()):
+        draw.text((6, row * cell_h + cell_h // 2), name, fill="black", anchor="lm", font=font)
+        for column, image in enumerate(images[:columns]):
+            picture.paste(_cell(image, (width * zoom, height * zoom)), (label + column * cell_w, row * cell_h))
+    return picture
+
+
+def _cell(image: Any, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB").resize(size, Image.Resampling.NEAREST)

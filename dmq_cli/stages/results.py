@@ -1,0 +1,100 @@
+"""What a run leaves for people and tables: metrics.json, the grid of samples, the cell of a table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.sampling import parse_ranges, show
+from dmq_cli.stages.images import grid, load_images
+from dmq_cli.store import digest, read_json, write_json
+
+Paths = Mapping[str, Path]
+
+
+def title(config: Mapping[str, Any]) -> str:
+    """model, method and bits, as people call this run."""
+    return f"{config['model']['name']} {config['method']['name']} {config['bits']['name']}"
+
+
+def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, Any]:
+    """metrics.json: protocol, counts, the numbers of both twins with mean and deviation over the seed ranges."""
+    ranges = [show(seeds) for seeds in parse_ranges(config["seeds"])]
+    full = [read_json(paths[f"evaluate_fp-{r}"] / "numbers.json") for r in ranges]
+    quantized = [read_json(paths[f"evaluate-{r}"] / "numbers.json") for r in ranges]
+    return {
+        "protocol": quantized[0]["protocol"],
+        "num_images": quantized[0]["protocol"]["num_images"],
+        "seeds": ranges,
+        "fp": spread_over([n["numbers"] for n in full]),
+        "quantized": spread_over([n["numbers"] for n in quantized]),
+        "paired": spread_over([n["paired"] for n in quantized]),
+        "method": config["method"]["name"],
+        "bits": config["bits"]["name"],
+        "model": config["model"]["name"],
+        "cite": config["method"]["cite"],
+        "policy": read_json(paths["calibrate"] / "policy.json"),
+        "config": dict(config),
+        "artifacts": {name: path.name for name, path in paths.items()},
+        "seconds": {name: cost["seconds"] for name, cost in costs(paths).items()},
+        "command": command,
+    }
+
+
+def spread_over(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean of every number over the seed ranges; with several, also `<name>_std` (sample deviation) and `<name>_each`."""
+    found: dict[str, Any] = {}
+    for name in rows[0]:
+        values = [float(row[name]) for row in rows]
+        found[name] = statistics.fmean(values)
+        if len(values) > 1:
+            found[f"{name}_over_seeds"] = {"std": statistics.stdev(values), "each": values}
+    return found
+
+
+def costs(paths: Paths) -> dict[str, dict[str, float]]:
+    """Wall time and peak memory of every artifact, as it was when it was made."""
+    manifests = {name: read_json(path / "manifest.json") for name, path in paths.items()}
+    return {name: {k: m[k] for k in ("seconds", "peak_memory_mb")} for name, m in manifests.items()}
+
+
+def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:
+    """samples.png: the first images of the full-precision and of the quantized network from the same noise."""
+    first = show(parse_ranges(config["seeds"])[0])
+    label = f"{config['method']['name']} {config['bits']['name']}"
+    rows = {"fp": load_images(paths[f"sample_fp-{first}"]), label: load_images(paths[f"sample-{first}"])}
+    grid(rows).save(file)
+
+
+def cell_folder(config: Mapping[str, Any], key: str) -> Path | None:
+    """Where this run's cell of the table lies, if the run belongs to a table."""
+    name = config["table"]["name"] if config.get("table") else None
+    if name is None or config["stage"] != "evaluate":
+        return None
+    label = "-".join((config["model"]["name"], config["method"]["name"], config["bits"]["name"], key[:8]))
+    return Path(config["runtime"]["outputs"]) / "tables" / name / label
+
+
+def write_cell(cell: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Keep the numbers and their proof where they are committed; metrics.json comes last and marks the cell finished."""
+    cell.mkdir(parents=True, exist_ok=True)
+    write_json(cell / "manifest.json", dict(manifest))
+    write_json(cell / "metrics.json", {**found, "config_sha256": digest(found["config"])})
+
+
+@contextlib.contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Also write what dmq logs to this file."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("dmq")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

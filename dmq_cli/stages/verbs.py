@@ -1,0 +1,106 @@
+"""What each verb of the command line does with a prepared configuration."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmq_cli.errors import DmqError
+from dmq_cli.sampling import parse_ranges, show
+from dmq_cli.stages import results
+from dmq_cli.stages.graph import Graph
+from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages.prepare import prepare
+from dmq_cli.stages.progress import Progress
+from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, read_json, write_json
+
+VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
+_log = logging.getLogger("dmq")
+
+
+def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The nodes a verb asks for, each with its configuration; sampling and evaluation once for each seed range."""
+    if verb not in ("sample", "evaluate"):
+        yield verb, {**config, "seeds": show(parse_ranges(config["seeds"])[0])}
+        return
+    for seeds in parse_ranges(config["seeds"]):
+        own = {**config, "seeds": show(seeds)}
+        yield f"{verb}_fp", own
+        yield verb, own
+
+
+def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
+    """The graph of all stages over the store of this configuration."""
+    return Graph(NODES, ArtifactStore(Path(config["runtime"]["outputs"]) / "artifacts"), progress)
+
+
+def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
+    """Run the verb `composed["stage"]` and return what it found: metrics for evaluate, paths for the others.
+
+    Writes outputs/runs/<verb>/<time>-<key>/ with config, manifest, log, links to the artifacts and, for evaluate,
+    metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
+    """
+    verb = composed["stage"]
+    if threads := composed["runtime"]["threads"]:
+        torch.set_num_threads(threads)
+    config = prepare(composed)
+    made = graph(config, Progress(quiet))
+    wanted = list(targets(verb, config))
+    key = digest([made.key(name, own) for name, own in wanted])
+    cell = results.cell_folder(config, key)
+    if cell is not None and (cell / "metrics.json").is_file():
+        _log.info("%s is finished: %s", results.title(config), cell)
+        return dict(read_json(cell / "metrics.json"))
+    folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
+    with results.logging_to(folder.log):
+        try:
+            found = _run(folder, verb, config, made, wanted, key, command, cell)
+        except BaseException as error:
+            folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
+            raise
+        folder.finish("done")
+    return found
+
+
+def _run(
+    folder: Run, verb: str, config: dict[str, Any], made: Graph, wanted: list[tuple[str, dict[str, Any]]], key: str,
+    command: str, cell: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    started = time.monotonic()
+    _log.info("%s: %s", verb, results.title(config))
+    paths: dict[str, Path] = {}
+    for name, own in wanted:
+        made.ensure(name, own)
+        for part in made.chain(name):
+            found = made.store.find(part, made.key(part, own))
+            if found is not None:
+                paths[f"{part}-{own['seeds']}" if part.startswith(("sample", "evaluate")) else part] = found
+    for name, path in paths.items():
+        folder.link(name, path)
+    manifest = {
+        "verb": verb,
+        "key": key,
+        "command": command,
+        "seeds": config["seeds"],
+        "artifacts": {name: path.name for name, path in paths.items()},
+        "stages": results.costs(paths),
+        "environment": environment(),
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mb": max((c["peak_memory_mb"] for c in results.costs(paths).values()), default=0.0),
+    }
+    folder.write_json("manifest.json", manifest)
+    summary: dict[str, Any] = {"run": str(folder.path), "artifacts": {n: str(p) for n, p in paths.items()}}
+    if verb in ("sample", "evaluate"):
+        results.write_grid(folder.path / "samples.png", config, paths)
+    if verb != "evaluate":
+        return summary
+    metrics = results.metrics(config, paths, command)
+    folder.write_json("metrics.json", metrics)
+    if cell is not None:
+        results.write_cell(cell, metrics, manifest)
+    return {**metrics, "run": str(folder.path)}

@@ -1,0 +1,100 @@
+"""Writing files so that a kill leaves the old one or the new one, never half of one; naming a bad disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dmq_cli.errors import ArtifactCorruptError, DiskError, NumericsError
+
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Give a scratch path beside `path`; at the block's end what was written there becomes `path`, at once.
+
+    The name starts with "." and ends with ".tmp", so that a commit sweeps away what a kill left. Creates the
+    parent folder. After an exception the scratch file is removed and `path` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield scratch
+        fsync(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Write a plain value as JSON (indent 1). Raises NumericsError for NaN or infinity; OSError."""
+    try:
+        text = json.dumps(obj, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise NumericsError(
+            f"{path} was to be written as JSON, but a value in it is NaN or infinite: "
+            "look for the step that made it."
+        ) from error
+    with aside(path) as scratch:
+        scratch.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises ArtifactCorruptError if it is missing, unreadable, malformed or holds NaN."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactCorruptError(
+            f"{path} was to be read as JSON, but it cannot be ({reason}): delete it and make it again."
+        ) from error
+
+
+@contextmanager
+def disk_errors(where: Path, doing: str) -> Iterator[None]:
+    """Turn "disk full", "over quota", "read-only" and "not allowed" in the block into a DiskError.
+
+    Other errors pass. where: the folder whose free space is told. doing: the sentence's start, such as
+    "Computing sample 8f3a1b2c".
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRNOS:
+            raise
+        path = error.filename or where
+        raise DiskError(
+            f"{doing} stopped at {path}: {os.strerror(error.errno)} ({_free(where)} free there); free space "
+            "or make the folder writable, or choose another one, then run the same command again."
+        ) from error
+
+
+def _free(where: Path) -> str:
+    """Free space of the disk that holds `where`, which need not exist yet."""
+    for folder in (where, *where.absolute().parents):
+        try:
+            return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB"
+        except OSError:
+            continue
+    return "an unknown amount"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}")

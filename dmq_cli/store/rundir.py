@@ -1,0 +1,78 @@
+"""The folder of one run: what was asked, what came of it, its log and links to the artifacts it used."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from dmq_cli.store.files import disk_errors, read_json, write_json
+
+__all__ = ["Run", "create_run", "read_json", "write_json"]
+
+
+class Run:
+    """A run folder: config.json, status.json, run.log, artifacts/<name> and whatever `write_json` puts there.
+
+    path: the folder. log: the file to log to (created by whoever logs).
+    status.json: {"status": "running" | "done" | "failed: ...", "started": ISO time, "finished": ISO time or
+    null}; a run that was killed keeps "running".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "run.log"
+        self._started = _now()
+        self._write_status("running", None)
+
+    def link(self, name: str, target: Path) -> Path:
+        """Make (or replace) artifacts/<name>, a relative link to `target`, and return it. Raises OSError."""
+        link = self.path / "artifacts" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        # Real paths: "..", followed through a linked outputs folder, leads elsewhere.
+        relative = os.path.relpath(target.resolve(), link.parent.resolve())
+        scratch = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
+        scratch.symlink_to(relative)
+        os.replace(scratch, link)
+        return link
+
+    def write_json(self, name: str, obj: object) -> Path:
+        """Write a plain value to <name> in the run folder, in one step, and return its path."""
+        write_json(self.path / name, obj)
+        return self.path / name
+
+    def finish(self, status: str) -> None:
+        """Say how the run ended: "done", or "failed: " and the sentence."""
+        self._write_status(status, _now())
+
+    def _write_status(self, status: str, finished: str | None) -> None:
+        self.write_json("status.json", {"status": status, "started": self._started, "finished": finished})
+
+
+def create_run(root: Path, verb: str, key: str, config: dict[str, object]) -> Run:
+    """Make root/<verb>/<YYYYmmdd-HHMMSS>-<first 8 of key>, "-2", "-3" ... after it where that is taken.
+
+    config: plain values, written to config.json. Raises DiskError for a full or unwritable disk.
+    """
+    with disk_errors(root, f"Starting a run of {verb}"):
+        run = Run(_new_folder(Path(root) / verb, f"{datetime.now():%Y%m%d-%H%M%S}-{key[:8]}"))
+        run.write_json("config.json", config)
+    return run
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Create the first free one of name, name-2, name-3 ...; mkdir decides, so no two processes share one."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, count = parent / name, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = parent / f"{name}-{count}"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,73 @@
+"""Quantizers inside attention, without a copy of any library's attention code.
+
+The processor runs the original one inside a function mode that redirects exactly one call, that of
+`scaled_dot_product_attention`, to the same product written out with quantizers on q, k, v and the probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dmq_cli.models.roles import ATTENTION_SLOTS
+
+
+class QuantAttention:
+    """An attention processor for diffusers: `original` with the product quantized.
+
+    The parameters are named because diffusers drops arguments that do not stand in the signature.
+    """
+
+    def __init__(self, original: Callable[..., Tensor]) -> None:
+        self.original = original
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if not any(getattr(quantizer, "enabled", False) for quantizer in slot_quantizers(attn)):
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        with _Redirect(attn) as redirect:
+            output = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if redirect.calls != 1:
+            raise RuntimeError(f"{type(self.original).__name__} made {redirect.calls} attention products instead of one")
+        return output
+
+
+def slot_quantizers(attn: nn.Module) -> list[nn.Module]:
+    """The quantizers of q, k, v and the probabilities, in this order."""
+    return [getattr(attn, f"{slot}_quantizer") for slot in ATTENTION_SLOTS]
+
+
+def attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(q k^T * scale + mask) v with all four operands quantized. Shapes (B, heads, tokens, dim)."""
+    quant_q, quant_k, quant_v, quant_prob = slot_quantizers(attn)
+    logits = quant_q(query) @ quant_k(key).transpose(-1, -2) * scale
+    if mask is not None:
+        logits = logits + mask if mask.dtype != torch.bool else logits.masked_fill(~mask, -math.inf)
+    output: Tensor = quant_prob(logits.softmax(-1)) @ quant_v(value)
+    return output
+
+
+class _Redirect(TorchFunctionMode):
+    def __init__(self, attn: nn.Module) -> None:
+        super().__init__()
+        self.attn, self.calls = attn, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        self.calls += 1
+        query, key, value = args
+        scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
+        return attend(self.attn, query, key, value, kwargs.get("attn_mask"), scale)

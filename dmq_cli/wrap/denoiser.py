@@ -1,0 +1,18 @@
+"""The quantized network as a Denoiser."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dmq_cli.wrap.attach import Attached
+
+
+class QuantDenoiser:
+    """Looks the timestep up in the time grid, opens the step scope for the quantizers and runs the network."""
+
+    def __init__(self, attached: Attached) -> None:
+        self.attached = attached
+
+    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        with self.attached.context.at(self.attached.grid(timestep)):
+            return self.attached.adapter.predict(sample, timestep, cond)

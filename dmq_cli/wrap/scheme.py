@@ -1,0 +1,106 @@
+"""Which tensor is quantized how: ordered rules over roles.
+
+A rule sets some fields for all sites whose label (`resnet.conv1.weight`) matches its pattern; later rules win field by
+field. Every rule must match something and every site must end up with bits, so that nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dmq_cli.errors import SchemeError
+from dmq_cli.models import Site
+from dmq_cli.ops import LpSearch, MinMax, Percentile, PerChannel, PerTensor
+from dmq_cli.quant import Uniform
+
+FULL_PRECISION = 32
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How one site is quantized. bits 32 leaves it in full precision."""
+
+    bits: int | None = None
+    grid: Callable[..., Any] = Uniform
+    granularity: PerTensor | PerChannel = PerTensor()
+    ranges: MinMax | Percentile | LpSearch = MinMax()
+    per_step: bool = False
+    split: bool = False
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits != FULL_PRECISION
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Fields to set where `match` fits a site's label and `part` its part of the network; None leaves a field alone."""
+
+    match: str
+    part: str = "*"
+    bits: int | None = None
+    grid: Callable[..., Any] | None = None
+    granularity: PerTensor | PerChannel | None = None
+    ranges: MinMax | Percentile | LpSearch | None = None
+    per_step: bool | None = None
+    split: bool | None = None
+
+    def fits(self, site: Site) -> bool:
+        return fnmatchcase(site.label, self.match) and fnmatchcase(site.part, self.part)
+
+    def changes(self) -> dict[str, Any]:
+        names = [field.name for field in fields(Spec)]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class Scheme:
+    """An ordered list of rules."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = list(rules)
+        for number, rule in enumerate(self.rules, 1):
+            _check_bits(number, rule)
+
+    def resolve(self, sites: Sequence[Site]) -> dict[Site, Spec]:
+        """The specification of every site. Raises SchemeError for a rule that matches nothing or a site without bits."""
+        specs = dict.fromkeys(sites, Spec())
+        for number, rule in enumerate(self.rules, 1):
+            matched = [site for site in sites if rule.fits(site)]
+            if not matched:
+                _refuse(number, rule, sites)
+            for site in matched:
+                specs[site] = replace(specs[site], **rule.changes())
+        bare = [site.name for site, spec in specs.items() if spec.bits is None]
+        if bare:
+            raise SchemeError(
+                f"The scheme gives no bits to {len(bare)} of {len(sites)} sites (first: {bare[0]}); add a rule, with bits 32 to leave them as they are."
+            )
+        return specs
+
+
+def policy(specs: dict[Site, Spec]) -> dict[str, int]:
+    """Bits of every label, for people to read: {"edge.in.weight": 8, ...}; a label with several widths gets its part."""
+    widths: dict[str, set[int | None]] = {}
+    for site, spec in specs.items():
+        widths.setdefault(site.label, set()).add(spec.bits)
+    named = {s: s.label if len(widths[s.label]) == 1 else f"{s.part}:{s.label}" for s in specs}
+    return {named[site]: int(spec.bits or FULL_PRECISION) for site, spec in specs.items()}
+
+
+def _check_bits(number: int, rule: Rule) -> None:
+    bits = rule.bits
+    if bits is not None and not (isinstance(bits, int) and (2 <= bits <= 16 or bits == FULL_PRECISION)):
+        raise SchemeError(
+            f"Scheme rule {number} ({rule.match}) asks for {bits!r} bits; give a whole number from 2 to 16, or 32 for full precision."
+        )
+
+
+def _refuse(number: int, rule: Rule, sites: Sequence[Site]) -> None:
+    labels = ", ".join(sorted({site.label for site in sites}))
+    part = "" if rule.part == "*" else f" in part {rule.part}"
+    raise SchemeError(
+        f"Scheme rule {number} ({rule.match}{part}) matches none of the {len(sites)} sites of this model; labels here: {labels}."
+    )

@@ -1,0 +1,60 @@
+"""Images and protocols that the tests of the evaluator share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmq_cli.metrics import Protocol
+
+SHIPPED = "package:zoo/weights/digits_cnn/model.safetensors"
+
+
+def protocol(**changes: Any) -> Protocol:
+    """The embedded protocol, small; every field can be changed."""
+    fields: dict[str, Any] = {
+        "name": "digits",
+        "extractor": "digits_cnn",
+        "extractor_path": SHIPPED,
+        "extractor_sha256": None,
+        "reference": "digits",
+        "reference_path": None,
+        "to_uint8": "edm",
+        "num_images": 300,
+        "kid_subset_size": 100,
+        "kid_subsets": 20,
+        "columns": {"fd": "FD-digits", "is": "IS-digits"},
+    }
+    return Protocol(**{**fields, **changes})
+
+
+def digits(start: int, stop: int) -> np.ndarray[Any, Any]:
+    """Real digits as uint8 (N, 16, 16, 1), in a fixed random order."""
+    from dmq_cli.zoo.digits import digit_images
+
+    images = digit_images()[0]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
+    return images[order[start:stop]].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def noisy(images: np.ndarray[Any, Any], sigma: float) -> np.ndarray[Any, Any]:
+    """Images with Gaussian noise of `sigma` grey levels, uint8 again."""
+    noise = np.random.default_rng(0).normal(0, sigma, images.shape)
+    worse: np.ndarray[Any, Any] = (images + noise).round().clip(0, 255).astype(np.uint8)
+    return worse
+
+
+class ImageSet(torch.utils.data.Dataset[Tensor]):
+    """uint8 (N, H, W, C) as the channels-first dataset that torch-fidelity reads."""
+
+    def __init__(self, images: np.ndarray[Any, Any]) -> None:
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
