@@ -47,16 +47,19 @@ def collect(
     batch_size: int = 64,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write sample.safetensors (N, C, H, W) row by row and timestep.safetensors (N,) int64 into `folder`."""
+    """Write sample.safetensors (N, C, H, W) and timestep.safetensors (N,) int64 into `folder`.
+
+    One trajectory after the other, so that the order of rows does not depend on the batch size.
+    """
     total = len(scheduler.timesteps)
     kept, seeds, timesteps = set(strategy.steps(total)), parse_range(strategy.seeds), []
     done = 0
     with RowWriter(folder / "sample.safetensors", (strategy.size(total), *shape), torch.float32) as writer:
         for batch in batches(seeds, batch_size):
-            for step in walk(denoiser, scheduler, batch, shape, eta=eta):
-                if step.call in kept:
-                    writer.append(step.sample)
-                    timesteps += [step.timestep] * len(batch)
+            steps = walk(denoiser, scheduler, batch, shape, eta=eta)
+            found = [(step.timestep, step.sample) for step in steps if step.call in kept]
+            writer.append(torch.stack([sample for _, sample in found], dim=1).flatten(0, 1))
+            timesteps += [timestep for timestep, _ in found] * len(batch)
             done += len(batch)
             report(done, len(seeds))
     save_tensors(folder / "timestep.safetensors", {"data": torch.tensor(timesteps)})

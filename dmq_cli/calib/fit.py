@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import NumericsError
 from dmq_cli.quant import PerStep, TensorQuantizer
-from dmq_cli.wrap import Attached, QuantDenoiser, Spec, quantizing
+from dmq_cli.wrap import Attached, QuantDenoiser, Spec, observing
 
 _KEPT_VALUES = 1 << 17  # values kept for a search over ranges, for each scale
 
 
 def fit_weights(attached: Attached) -> None:
-    """Set scale and zero point of every weight quantizer from the weight itself."""
+    """Set scale and zero point of every weight quantizer from the weight itself. Baked weights are dropped."""
     for _, quantizer, weight, spec in attached.weight_pieces():
         _set(quantizer, *spec.ranges.fit(spec.granularity.grouped(weight), quantizer.grid))
+    for layer in attached.layers().values():
+        layer.baked = None
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def fit_activations(
         return
     hooks = [o.quantizer.register_forward_pre_hook(o.hook(attached)) for o in observers]
     try:
-        with quantizing(attached, weights=False, activations=False):
+        with observing(attached):
             _watch(attached, calibration, report)
     finally:
         for hook in hooks:
@@ -68,6 +70,7 @@ class _Observer:
         self.minimum = torch.full((self.groups,), torch.inf)
         self.maximum = torch.full((self.groups,), -torch.inf)
         self.values: list[list[Tensor]] = [[] for _ in range(self.groups)]
+        self.shares = [4096] * self.groups
         self.generator = torch.Generator().manual_seed(0)
 
     def hook(self, attached: Attached) -> Callable[..., None]:
@@ -82,18 +85,21 @@ class _Observer:
         low, high = rows.aminmax(dim=1)
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise NumericsError(f"The activations at {self.name} have values that are not finite; check the weights of the model.")
-        self.minimum.index_reduce_(0, step, low.float(), "amin")
-        self.maximum.index_reduce_(0, step, high.float(), "amax")
-        if self.spec.ranges.needs_values:
-            for group in step.unique().tolist():
-                self._keep(group, rows[step == group])
+        for group in step.unique().tolist():
+            chosen = step == group
+            self.minimum[group] = torch.minimum(self.minimum[group], low[chosen].min())
+            self.maximum[group] = torch.maximum(self.maximum[group], high[chosen].max())
+            if self.spec.ranges.needs_values:
+                self._keep(group, rows[chosen])
 
     def _keep(self, group: int, rows: Tensor) -> None:
-        """A bounded random part of the values, an equal share from every batch."""
-        flat = rows.reshape(-1)
-        share = min(len(flat), 4096)
-        if sum(map(len, self.values[group])) < _KEPT_VALUES:
-            self.values[group].append(flat[torch.randint(len(flat), (share,), generator=self.generator)].clone())
+        """A bounded random part of the values, an equal share from every batch: when full, all are halved."""
+        flat, kept = rows.reshape(-1), self.values[group]
+        share = min(len(flat), self.shares[group])
+        kept.append(flat[torch.randint(len(flat), (share,), generator=self.generator)])
+        if sum(map(len, kept)) > _KEPT_VALUES:
+            self.values[group] = [values[::2].clone() for values in kept]
+            self.shares[group] = max(1, share // 2)
 
     def finish(self) -> None:
         self._fill_gaps()

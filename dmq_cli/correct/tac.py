@@ -25,6 +25,9 @@ from dmq_cli.models import Denoiser
 from dmq_cli.sampling import DDIM, Step, parse_range, walk
 
 
+_TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("samples", "mean")
+
+
 @dataclass(frozen=True)
 class Tac:
     """Options. seeds: the noise it is estimated on; lambda1, lambda2, k_threshold: eq. 11 and 17."""
@@ -47,6 +50,9 @@ class Tac:
                 f"correct has lambda1={self.lambda1}, lambda2={self.lambda2}, k_threshold={self.k_threshold};"
                 " lambda1 lies in 0..1, the others are not negative."
             )
+        for name, known in (("relative_term", _TERMS), ("mask", _MASKS), ("pooling", _POOLINGS)):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"correct.{name}={value} is not known; use {' or '.join(known)}.")
 
     def estimate(
         self, full: Denoiser, quantized: Denoiser, scheduler: DDIM, shape: tuple[int, int, int], eta: float = 0.0,

@@ -24,8 +24,9 @@ from torch_fidelity.utils import create_feature_extractor
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
-from dmq_cli.metrics.weights import read_weights, resolve
+from dmq_cli.metrics.weights import read_weights
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.paths import resolve
 
 Images = np.ndarray[Any, Any] | Tensor
 """uint8 (N, H, W, C) with 1 or 3 channels."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
-from pathlib import Path
 
 from dmq_cli.errors import EvaluationError, MissingWeightsError
+from dmq_cli.paths import resolve
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -14,18 +13,10 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
-_PACKAGE = "package:"
 _REMEDY = {
     "digits_cnn": "dmq ships it and makes it again with: dmq train model=ddim_digits",
     "inception-v3-compat": f"download {INCEPTION_URL} and give its place as protocol.extractor_path",
 }
-
-
-def resolve(path: str) -> Path:
-    """A user's path, with `~`; `package:zoo/x` is the file zoo/x of the installed package dmq_cli."""
-    if path.startswith(_PACKAGE):
-        return Path(str(importlib.resources.files("dmq_cli"))) / path.removeprefix(_PACKAGE)
-    return Path(path).expanduser()
 
 
 def read_weights(extractor: str, path: str | None, sha256: str | None = None) -> tuple[bytes, str]:

@@ -49,13 +49,13 @@ def load_adapter(path: Path) -> Adapter:
     """
     folder = network_folder(path)
     name = _read_json(folder / "config.json").get("_class_name")
-    if name not in _FAMILIES:
+    if not isinstance(name, str) or name not in _FAMILIES:
         known = ", ".join(_FAMILIES)
         raise ModelError(f"The model in {folder} is a {name}, which dmq does not know; families known here: {known}.")
     _require_weights(folder)
     network, adapter = _FAMILIES[name]
     model = _load(network, folder)
-    check_finite(dict(model.state_dict()), f"the weights in {folder}")
+    check_finite(dict(model.state_dict()), f"The weights in {folder}")
     loaded: Adapter = adapter(model.eval().requires_grad_(False))
     return loaded
 
@@ -99,7 +99,9 @@ def _schedule_file(path: Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, not an object")
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} could not be read as JSON ({error}); copy the model folder again.") from error
+        raise ModelError(f"The file {path} could not be read as JSON ({error}); copy the model folder again.") from error
     return found

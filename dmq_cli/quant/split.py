@@ -29,6 +29,11 @@ class Split(nn.Module):
             )
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether any part quantizes."""
+        return any(getattr(part, "enabled", True) for part in self.parts)
+
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape whose dimension `dim` is as long as all sizes together; ConfigError otherwise."""
         if x.shape[self.dim] != sum(self.sizes):

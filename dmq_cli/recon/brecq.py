@@ -82,7 +82,7 @@ class Setting:
 
 def _reconstruct(setting: Setting) -> None:
     attached = setting.attached
-    units = attached.adapter.units()
+    units = attached.units()
     bake(attached)
     for stage, slots, learn in (("weights", ("weight",), _learn_rounding), ("activations", _ACTIVATIONS, _learn_scales)):
         for index, unit in enumerate(units):

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmq_cli.errors import NumericsError
+from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
 from dmq_cli.ops import generators, noise
 from dmq_cli.sampling.ddim import DDIM
+
+
+_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 class Correction(Protocol):
@@ -44,9 +47,18 @@ class Sampler:
     set_alpha_to_one: bool = True
     clip_sample: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"sampler.eta={self.eta} is not possible; use 0 (deterministic) to 1 (ancestral).")
+
     def scheduler(self, schedule: dict[str, Any]) -> DDIM:
-        """The scheduler for a model trained with this noise schedule (a diffusers scheduler configuration)."""
-        kept = {k: schedule[k] for k in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule") if k in schedule}
+        """The scheduler for a model trained with this noise schedule (a diffusers scheduler configuration).
+
+        Raises ConfigError for a model that predicts something else than the noise.
+        """
+        if (kind := schedule.get("prediction_type", "epsilon")) != "epsilon":
+            raise ConfigError(f"The model was trained to predict {kind}; dmq samples models that predict epsilon, the noise.")
+        kept = {k: schedule[k] for k in _SCHEDULE if k in schedule}
         found = DDIM(**kept, clip_sample=self.clip_sample, set_alpha_to_one=self.set_alpha_to_one)
         found.set_spacing(self.num_inference_steps, self.spacing)
         return found

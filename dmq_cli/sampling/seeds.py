@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 
 from dmq_cli.errors import SeedError
@@ -10,10 +11,10 @@ from dmq_cli.errors import SeedError
 
 def parse_range(text: str | int) -> range:
     """ "0-1999" to range(0, 2000); "7" to range(7, 8). Raises SeedError for anything else, and for an empty range."""
-    first, _, last = str(text).strip().partition("-")
-    if not first.isdigit() or (last and not last.isdigit()):
+    match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", str(text).strip())  # 18 digits fit a generator's seed
+    if match is None:
         raise SeedError(f"The seeds {text!r} are not a range; write them like 0-1999.")
-    found = range(int(first), int(last or first) + 1)
+    found = range(int(match[1]), int(match[2] or match[1]) + 1)
     if not found:
         raise SeedError(f"The seed range {text!r} is empty; write the lower end first, like 0-1999.")
     return found

@@ -1,6 +1,6 @@
 """Joins quantizers and networks."""
 
-from dmq_cli.wrap.attach import Attached, attach, bake, quantizing
+from dmq_cli.wrap.attach import Attached, attach, bake, observing, quantizing
 from dmq_cli.wrap.denoiser import QuantDenoiser
 from dmq_cli.wrap.scheme import FULL_PRECISION, Rule, Scheme, Spec, policy
 from dmq_cli.wrap.state import load_quantizer_state, load_state, quantizer_state, state
@@ -16,6 +16,7 @@ __all__ = [
     "bake",
     "load_quantizer_state",
     "load_state",
+    "observing",
     "policy",
     "quantizer_state",
     "quantizing",

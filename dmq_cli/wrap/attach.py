@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.errors import SchemeError
 from dmq_cli.models import Adapter, Site, sites
+from dmq_cli.ops import PerTensor
 from dmq_cli.quant import Nearest, PerStep, Split, Static, StepContext, TensorQuantizer, TimeGrid
 from dmq_cli.wrap.attention import QuantAttention
 from dmq_cli.wrap.layers import QuantMixin, with_quantizers
@@ -31,7 +33,7 @@ class Attached:
 
     def quantizers(self, *slots: str) -> dict[str, TensorQuantizer]:
         """Every quantizer of these slots (all without arguments) by its path; a split counts once for each part."""
-        found = {}
+        found: dict[str, TensorQuantizer] = {}
         for site, spec in self.specs.items():
             if spec.quantized and (not slots or site.slot in slots):
                 root = self.model.get_submodule(site.name)
@@ -50,6 +52,11 @@ class Attached:
                         yield f"{site.name}.parts.{number}", quantizer.parts[number], piece, spec  # type: ignore[misc]
                 else:
                     yield site.name, quantizer, weight, spec  # type: ignore[misc]
+
+    def units(self) -> list[str]:
+        """`Adapter.units`, traced in full precision: no step is set here, and per-step quantizers would ask for one."""
+        with quantizing(self, weights=False, activations=False):
+            return self.adapter.units()
 
     def layers(self) -> dict[str, QuantMixin]:
         """Every layer that was replaced, by its path."""
@@ -94,6 +101,20 @@ def quantizing(attached: Attached, *, weights: bool, activations: bool) -> Itera
             quantizer.enabled = states[name]
 
 
+@contextlib.contextmanager
+def observing(attached: Attached) -> Iterator[None]:
+    """Inside, the network computes in full precision and every quantizer is called with what it would quantize."""
+    processors = [attached.model.get_submodule(a.name).processor for a in attached.adapter.attentions()]
+    try:
+        for processor in processors:
+            processor.observed = True  # type: ignore[union-attr]
+        with quantizing(attached, weights=False, activations=False):
+            yield
+    finally:
+        for processor in processors:
+            processor.observed = False  # type: ignore[union-attr]
+
+
 def bake(attached: Attached) -> None:
     """Quantize every weight once; sampling then costs what activations cost."""
     for layer in attached.layers().values():
@@ -113,6 +134,13 @@ def _build(
 
 def _quantizer(site: Site, spec: Spec, model: nn.Module, context: StepContext, steps: int) -> TensorQuantizer:
     grid = spec.grid(bits=spec.bits)
+    if site.slot == "weight" and spec.per_step:
+        raise SchemeError(f"The scheme asks for a scale for each step at {site.name}, but weights have no steps; match *.input.")
+    if site.slot != "weight" and spec.granularity != PerTensor():
+        raise SchemeError(
+            f"The scheme asks for {spec.granularity} at {site.name}, but activations have one range for the whole tensor;"
+            " match *.weight."
+        )
     if site.slot == "weight":
         weight = model.get_submodule(site.module).weight
         groups = spec.granularity.grouped(weight).shape[0]

@@ -20,11 +20,13 @@ from dmq_cli.models.roles import ATTENTION_SLOTS
 class QuantAttention:
     """An attention processor for diffusers: `original` with the product quantized.
 
-    The parameters are named because diffusers drops arguments that do not stand in the signature.
+    The parameters are named because diffusers drops arguments that do not stand in the signature. observed: write the
+    product out even where every quantizer is off, so that what they would see can be watched.
     """
 
     def __init__(self, original: Callable[..., Tensor]) -> None:
         self.original = original
+        self.observed = False
 
     def __call__(
         self,
@@ -34,12 +36,13 @@ class QuantAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        if not any(getattr(quantizer, "enabled", False) for quantizer in slot_quantizers(attn)):
+        if not self.observed and not any(getattr(q, "enabled", False) for q in slot_quantizers(attn)):
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        with _Redirect(attn) as redirect:
+        calls: list[int] = []  # a list of this scope: torch.compile does not see attributes that a mode changes
+        with _Redirect(attn, calls):
             output = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        if redirect.calls != 1:
-            raise RuntimeError(f"{type(self.original).__name__} made {redirect.calls} attention products instead of one")
+        if len(calls) != 1:
+            raise RuntimeError(f"{type(self.original).__name__} made {len(calls)} attention products instead of one")
         return output
 
 
@@ -59,15 +62,16 @@ def attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
 
 
 class _Redirect(TorchFunctionMode):
-    def __init__(self, attn: nn.Module) -> None:
+    def __init__(self, attn: nn.Module, calls: list[int]) -> None:
         super().__init__()
-        self.attn, self.calls = attn, 0
+        self.attn = attn
+        self.calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        self.calls += 1
+        self.calls.append(1)
         query, key, value = args
         scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
         return attend(self.attn, query, key, value, kwargs.get("attn_mask"), scale)

@@ -28,9 +28,12 @@ class QuantMixin:
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Quantize the weight once and keep the result, so that sampling does not round it again at every call."""
+        """Quantize the weight once and keep the result, so that sampling does not round it again at every call.
+
+        A weight whose quantizer is off is not kept: it would pass for quantized when the quantizer is on again.
+        """
         self.baked = None
-        if not isinstance(self.weight_quantizer, nn.Identity):
+        if getattr(self.weight_quantizer, "enabled", False):
             self.baked = self.quantized_weight().detach().contiguous()
 
 
@@ -54,7 +57,9 @@ def with_quantizers(layer: nn.Module, input_quantizer: nn.Module, weight_quantiz
     for kind, quantized in ((nn.Linear, QuantLinear), (nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d)):
         if type(layer) is kind:
             twin = cast(Any, quantized).__new__(quantized)
-            twin.__dict__ = {k: dict(v) if k in ("_parameters", "_modules") else v for k, v in layer.__dict__.items()}
-            twin.input_quantizer, twin.weight_quantizer, twin.baked = input_quantizer, weight_quantizer, None
+            own = ("_parameters", "_modules", "_buffers", "_non_persistent_buffers_set")
+            twin.__dict__ = {k: v.copy() if k in own else v for k, v in layer.__dict__.items()}
+            twin.input_quantizer, twin.weight_quantizer = input_quantizer, weight_quantizer
+            twin.register_buffer("baked", None, persistent=False)  # goes along to another device or dtype
             return cast(nn.Module, twin)
     raise TypeError(f"{type(layer).__name__} has no quantized subclass")

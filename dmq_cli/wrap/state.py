@@ -19,14 +19,20 @@ def state(attached: Attached) -> dict[str, Tensor]:
 
 
 def load_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
-    """Put `state` back, learned rounding included; strict, see load_quantizer_state."""
+    """Put `state` back, learned rounding included; strict, see load_quantizer_state. Baked weights are dropped."""
     rest = {name: value for name, value in tensors.items() if name != _GRID}
     if _GRID not in tensors or tensors[_GRID].shape != attached.grid.timesteps.shape:
         raise ArtifactCorruptError(
             "The stored quantization state was made for another number of sampler steps; delete the artifact and run again."
         )
-    attached.grid.timesteps.copy_(tensors[_GRID])
+    for name, _, weight, _ in attached.weight_pieces():
+        up = rest.get(f"{name}.rounding.up")
+        if up is not None and up.shape != weight.shape:
+            raise _misfit(1, f"{name}.rounding.up")
     load_quantizer_state(attached.quantizers(), rest)
+    attached.grid.timesteps.copy_(tensors[_GRID])
+    for layer in attached.layers().values():
+        layer.baked = None
 
 
 def quantizer_state(quantizers: Mapping[str, TensorQuantizer]) -> dict[str, Tensor]:
@@ -44,12 +50,17 @@ def load_quantizer_state(quantizers: Mapping[str, TensorQuantizer], tensors: Map
         if f"{name}.rounding.up" in tensors:
             quantizer.rounding = FixedRound(tensors[f"{name}.rounding.up"].clone())
     expected = quantizer_state(quantizers)
-    wrong = sorted(set(expected) ^ set(tensors)) or [k for k, v in expected.items() if v.shape != tensors[k].shape]
+    wrong = sorted(set(expected) ^ set(tensors))
+    wrong = wrong or [k for k, v in expected.items() if v.shape != tensors[k].shape]
     if wrong:
-        raise ArtifactCorruptError(
-            f"The stored quantization state does not fit this network and scheme ({len(wrong)} tensors differ,"
-            f" first: {wrong[0]}); delete the artifact and run again."
-        )
+        raise _misfit(len(wrong), wrong[0])
     for name, quantizer in quantizers.items():
         own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         quantizer.load_state_dict(own)
+
+
+def _misfit(count: int, first: str) -> ArtifactCorruptError:
+    return ArtifactCorruptError(
+        f"The stored quantization state does not fit this network and scheme ({count} tensors differ,"
+        f" first: {first}); delete the artifact and run again."
+    )

@@ -1,0 +1,26 @@
+"""Whether a model repeats its training images: how near samples lie to them, against how near unseen images lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
+    """Root mean squared pixel difference of each image to the nearest of the others. float (N, ...) and (M, ...) -> (N,)."""
+    pixels = images[0].numel()
+    return torch.cdist(images.flatten(1), others.flatten(1)).amin(1) / pixels**0.5
+
+
+def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float]:
+    """Nearest-neighbour distances in pixels of [-1, 1].
+
+    median_sample and median_held_out: of samples and of unseen real images to the training images. copies: the fraction
+    of samples nearer to a training image than 99 % of the unseen images are; 0.01 is what chance gives.
+    """
+    own, unseen = nearest_distance(samples, train), nearest_distance(held_out, train)
+    return {
+        "median_sample": float(own.median()),
+        "median_held_out": float(unseen.median()),
+        "copies": float((own < unseen.quantile(0.01)).float().mean()),
+    }

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.sampling import DDIM, Sampler
+from tests.tiny import SCHEDULE, one_sentence, scheduler
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+ALPHAS = np.cumprod(1 - BETAS)  # alpha of arXiv 2010.02502, which is alpha bar of DDPM
+GENERATOR = np.random.default_rng(0)
+
+
+def double(found: DDIM) -> DDIM:
+    """With the exact noise schedule; diffusers keeps it in float32."""
+    assert np.allclose(found.alphas_cumprod.numpy(), ALPHAS, rtol=1e-4)
+    found.alphas_cumprod = torch.from_numpy(ALPHAS)
+    one = found.config.set_alpha_to_one
+    found.final_alpha_cumprod = torch.tensor(1.0 if one else ALPHAS[0], dtype=torch.float64)
+    return found
+
+
+def times(steps: int, spacing: str) -> list[int]:
+    if spacing == "uniform":
+        return [1000 // steps * i for i in range(steps)][::-1]
+    return [int(np.floor((np.sqrt(800) * i / (steps - 1)) ** 2 + 1e-9)) for i in range(steps)][::-1]
+
+
+def formula(
+    x: np.ndarray[Any, Any], eps: np.ndarray[Any, Any], z: np.ndarray[Any, Any], now: float, to: float, eta: float
+) -> np.ndarray[Any, Any]:
+    """Eq. 12, with sigma of eq. 16."""
+    sigma = eta * np.sqrt((1 - to) / (1 - now)) * np.sqrt(1 - now / to)
+    predicted = (x - np.sqrt(1 - now) * eps) / np.sqrt(now)
+    result: np.ndarray[Any, Any] = np.sqrt(to) * predicted + np.sqrt(1 - to - sigma**2) * eps + sigma * z
+    return result
+
+
+@pytest.mark.parametrize("alpha_one", [True, False])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("spacing", "steps"), [("uniform", 10), ("uniform", 7), ("quad", 10), ("quad", 2), ("uniform", 1)])
+def test_every_step_is_equation_12(spacing: str, steps: int, eta: float, alpha_one: bool) -> None:
+    found = double(scheduler(steps, spacing=spacing, set_alpha_to_one=alpha_one))
+    expected = times(steps, spacing)
+    # the square of the last point of linspace may fall just under 800, as in the authors' code
+    assert found.timesteps.tolist()[1:] == expected[1:] and found.timesteps[0] in (expected[0], expected[0] - 1)
+    visited = found.timesteps.tolist()
+    ends = [*(ALPHAS[t] for t in visited[1:]), 1.0 if alpha_one else ALPHAS[0]]
+    for timestep, to in zip(visited, ends, strict=True):
+        x, eps, z = GENERATOR.normal(size=(3, 2, 5))
+        got = found.step(*map_torch(eps), timestep, *map_torch(x), eta=eta, noise=torch.from_numpy(z))
+        assert got.dtype == torch.float64
+        assert np.allclose(got.numpy(), formula(x, eps, z, ALPHAS[timestep], to, eta), rtol=1e-12, atol=1e-12)
+
+
+def map_torch(*arrays: np.ndarray[Any, Any]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def test_the_last_step_ends_at_the_clean_image() -> None:
+    x, eps = map_torch(*GENERATOR.normal(size=(2, 3, 4)))
+    found = double(scheduler(4, spacing="quad"))
+    clean = (x - np.sqrt(1 - ALPHAS[0]) * eps) / np.sqrt(ALPHAS[0])
+    assert torch.allclose(found.step(eps, 0, x, eta=1.0, noise=eps * 1e9), clean, rtol=1e-12)
+    other = double(scheduler(4, spacing="quad", set_alpha_to_one=False))
+    assert torch.allclose(other.step(eps, 0, x), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("alpha_one", [True, False])
+@pytest.mark.parametrize("clip", [True, False])
+def test_diffusers_own_scheduler_where_the_stride_is_even(eta: float, alpha_one: bool, clip: bool) -> None:
+    from diffusers import DDIMScheduler
+
+    reference = DDIMScheduler(**SCHEDULE, clip_sample=clip, set_alpha_to_one=alpha_one)
+    reference.set_timesteps(20)
+    found = scheduler(20, set_alpha_to_one=alpha_one, clip_sample=clip)
+    assert found.timesteps.tolist() == reference.timesteps.tolist()
+    for timestep in found.timesteps.tolist():
+        x, eps, z = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(timestep))
+        expected = reference.step(eps, timestep, x, eta=eta, variance_noise=z if eta else None).prev_sample
+        got = found.step(eps, timestep, x, eta=eta, noise=z)
+        # clipped, diffusers still takes the estimate as it was given, like this scheduler
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "spacing"), [(0, "uniform"), (-3, "uniform"), (1001, "uniform"), (0, "quad"), (100, "quad")])
+def test_step_counts_that_cannot_be(steps: int, spacing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"num_inference_steps={steps} with {spacing} spacing") as caught:
+        scheduler(steps, spacing=spacing)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "quad"])
+def test_step_counts_that_can(spacing: str) -> None:
+    most = {"uniform": 1000, "quad": 29}[spacing]
+    for steps in (1, 2, most):
+        visited = scheduler(steps, spacing=spacing).timesteps.tolist()
+        assert len(set(visited)) == steps and visited == sorted(visited, reverse=True) and 0 <= visited[0] < 1000
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="spacing=cubic is not known; use uniform or quad"):
+        scheduler(5, spacing="cubic")
+    for eta in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=r"sampler\.eta=.* is not possible"):
+            Sampler(5, eta=eta)
+    with pytest.raises(ConfigError, match="trained to predict v_prediction") as caught:
+        Sampler(5).scheduler({**SCHEDULE, "prediction_type": "v_prediction"})
+    one_sentence(caught.value)
+
+
+def test_the_model_s_own_noise_schedule_is_used() -> None:
+    betas = [0.1, 0.2, 0.3, 0.4]
+    found = Sampler(2).scheduler({"num_train_timesteps": 4, "trained_betas": betas, "clip_sample": True, "_class_name": "X"})
+    assert np.allclose(found.alphas_cumprod.numpy(), np.cumprod(1 - np.array(betas)))
+    assert found.timesteps.tolist() == [2, 0] and not found.config.clip_sample
