@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from dmq_cli import __version__
-from dmq_cli.errors import ConfigError, DiskError, DmqError
+from dmq_cli.errors import ConfigError, DiskError, DmqError, nearest
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
 _VERBS = {
@@ -26,6 +26,7 @@ _VERBS = {
     "sample": "Sample images, full precision and quantized, from the same noise.",
     "evaluate": "Measure the images: distances, and each against its full-precision twin.",
 }
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 _OPTIONS = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,
@@ -37,11 +38,11 @@ _OPTIONS = {
 class _Forwarding(click.Group):
     """Hydra's tab completion calls the program without a verb: pass that on."""
 
-    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         if arguments and arguments[0] in ("-sc", "--shell-completion"):
             sys.exit(_complete(arguments))
-        return super().main(arguments, **extra)
+        return super().main(arguments, *more, **extra)
 
 
 @click.group(cls=_Forwarding, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +51,7 @@ class _Forwarding(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @click.option("--json", is_flag=True, help="Print the result as one line of JSON.")
 @click.pass_context
-def main(context: click.Context, **flags: bool) -> None:
+def main(context: click.Context, /, **flags: bool) -> None:
     """Quantize diffusion models: dmq <verb> [group=choice] [key=value] [-m].
 
     For example: dmq evaluate model=ddim_digits method=tac bits=w3a8
@@ -107,15 +108,27 @@ def guarded(action: Callable[[], None], as_json: bool = False) -> int:
         return _say(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
         return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        return _say(f"{error.strerror} at {error.filename}; free some space and run the same command again.", DiskError.exit_code, as_json)
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
+        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
+            return _say(_hydra_sentence(error), ConfigError.exit_code, as_json)
+        if not isinstance(error, OSError) or error.errno not in _DISK:
             raise
-        return _say(" ".join(str(error).split()), ConfigError.exit_code, as_json)
+        place = f" at {error.filename}" if error.filename else ""
+        sentence = f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
+        return _say(sentence, DiskError.exit_code, as_json)
     return 0
+
+
+def _hydra_sentence(error: Exception) -> str:
+    """What Hydra says, in one line; for a key that does not exist, the keys that do."""
+    text = " ".join(str(error).split()).split(" Config search path:")[0]
+    if (override := getattr(error, "override", None)) is not None:
+        return f"{override} could not be read ({text})."
+    parent = getattr(error.__cause__, "parent_node", None)
+    if text.startswith("Could not override") and parent is not None:
+        key = str(getattr(error.__cause__, "full_key", ""))
+        return f"There is no {key} in the configuration.{nearest(key.rpartition('.')[2], map(str, parent.keys()))}"
+    return text
 
 
 def _say(sentence: str, code: int, as_json: bool) -> int:
@@ -132,18 +145,30 @@ def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., 
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
     command = shlex.join(["dmq", verb, *overrides])
+    failed: list[Exception] = []
 
     def task(config: Any) -> dict[str, Any]:
+        from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
         _set_up_logging(flags)
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        found = job(plain, command, flags)
+        try:
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            found = job(plain, command, flags)
+        except Exception as error:
+            if HydraConfig.get().mode.name == "MULTIRUN":
+                raise  # Hydra goes on with the other jobs, then raises the first error
+            failed.append(error)  # Hydra would print all overrides before the sentence
+            return {}
         _show(found, flags)
         return found
 
-    sys.argv = ["dmq", f"stage={verb}", *model_overrides(overrides)]
+    sweep = [word for word in overrides if word in ("-m", "--multirun")]  # anywhere; Hydra takes them at the ends only
+    rest = [word for word in overrides if word not in sweep]
+    sys.argv = ["dmq", *sweep, f"stage={verb}", *model_overrides(rest)]
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    if failed:
+        raise failed[0]
 
 
 def model_overrides(overrides: Sequence[str]) -> list[str]:
@@ -154,7 +179,8 @@ def model_overrides(overrides: Sequence[str]) -> list[str]:
         if key == "model" and ("/" in value or value in (".", "..")):
             path = Path(value).expanduser().absolute()
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name) or "folder"
-            found += ["model=folder", f"model.path='{path}'", f"model.name='{name}'"]
+            quoted = str(path).replace("'", "\\'")
+            found += ["model=folder", f"model.path='{quoted}'", f"model.name='{name}'"]
         else:
             found.append(word)
     return found

@@ -1,8 +1,23 @@
-"""From metrics.json files to what people read: a summary in the terminal, Markdown tables, the README's numbers."""
+"""From metrics.json files to what people read: a summary in the terminal, Markdown tables, the README's numbers.
+
+`python -m dmq_cli.report NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table;
+`python -m dmq_cli.report --readme` puts every table that README.md has a place for into it.
+"""
 
 from __future__ import annotations
 
+import re
+import statistics
+from pathlib import Path
 from typing import Any
+
+import click
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.store import read_json
+from dmq_cli.store.files import aside
+
+_PLACE = re.compile(r"<!-- table (?P<name>[\w-]+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -14,18 +29,122 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
 
 
+def table(folder: Path) -> str:
+    """The Markdown table of all finished cells below `folder`, with the protocol and the seeds under it.
+
+    Raises ConfigError if there are none, or if two protocols would share a column.
+    """
+    cells = [read_json(file) for file in sorted(folder.glob("*/metrics.json"))]
+    if not cells:
+        raise ConfigError(f"The table {folder.name} has no finished cells in {folder}; fill it with: make table-{folder.name}")
+    protocols = {(c["protocol"]["hash"], c["model"], tuple(c["seeds"])) for c in cells}
+    if len(protocols) > 1:
+        raise ConfigError(
+            f"The cells in {folder} were measured under {len(protocols)} protocols, models or seeds, which cannot share a column; remove those that do not belong."
+        )
+    columns = cells[0]["protocol"]["columns"]
+    varied = _varied(cells)
+    head = ["bits", "method", *varied, *(f"{name} {_ARROWS.get(key, '')}".strip() for key, name in columns.items()), "PSNR to FP ↑"]
+    rows = [["32/32", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""]]
+    for cell in sorted(cells, key=lambda c: (_order(c), [str(_at(c, v)) for v in varied])):
+        numbers = [_number(cell["quantized"], key) for key in columns]
+        rows.append([cell["bits"], cell["method"], *(str(_at(cell, v)) for v in varied), *numbers, _number(cell["paired"], "psnr") + " dB"])
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join([*lines, "", _under(cells[0])])
+
+
+_ARROWS = {"fd": "↓", "is": "↑"}
+_METHODS = ("minmax", "qdiffusion", "tac")
+
+
+def _order(cell: dict[str, Any]) -> tuple[Any, ...]:
+    widths = [-int(n) for n in re.findall(r"\d+", cell["bits"])]
+    method = cell["method"]
+    return (widths, _METHODS.index(method) if method in _METHODS else len(_METHODS), method)
+
+
+def _varied(cells: list[dict[str, Any]]) -> list[str]:
+    """Settings of the correction that differ between cells of the same method: they need a column of their own."""
+    found = []
+    for key in sorted({key for cell in cells for key in cell["config"]["correct"]}):
+        values = {str(cell["config"]["correct"].get(key)) for cell in cells if key in cell["config"]["correct"]}
+        if len(values) > 1:
+            found.append(key)
+    return found
+
+
+def _at(cell: dict[str, Any], key: str) -> Any:
+    return cell["config"]["correct"].get(key, "")
+
+
+def _under(cell: dict[str, Any]) -> str:
+    protocol, budget = cell["protocol"], cell["config"]["budget"]["name"]
+    ranges = "mean ± standard deviation over seeds" if len(cell["seeds"]) > 1 else "seeds"
+    return (
+        f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps, {protocol['num_images']} images in each range,"
+        f" {ranges} {', '.join(cell['seeds'])}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
+    )
+
+
+def picture(folder: Path) -> Path | None:
+    """Write samples.png: full precision and every finished cell from the same noise, where the images are at hand."""
+    from dmq_cli.stages.images import grid, load_images
+
+    rows, artifacts = {}, folder.parents[1] / "artifacts"
+    cells = sorted((read_json(file) for file in folder.glob("*/metrics.json")), key=_order)
+    for cell in cells:
+        first = cell["seeds"][0]
+        full, own = (artifacts / s / cell["artifacts"].get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
+        if full.is_dir() and own.is_dir():
+            rows.setdefault("full precision", load_images(full))
+            rows[f"{cell['method']} {cell['bits']}"] = load_images(own)
+    if not rows:
+        return None
+    grid(rows).save(folder / "samples.png")
+    return folder / "samples.png"
+
+
+def fill(text: str, tables: Path) -> str:
+    """README text with the generated table at every `<!-- table NAME -->`."""
+
+    def generated(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- table {name} -->\n{table(tables / name)}\n<!-- end of table -->"
+
+    return _PLACE.sub(generated, text)
+
+
+def _write(file: Path, text: str) -> None:
+    with aside(file) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
 def _evaluation(found: dict[str, Any]) -> str:
-    columns = found["protocol"]["columns"]
-    lines = [f"{found['model']} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"]
-    for key, name in columns.items():
+    head = f"{found['model']} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
+    lines = [head]
+    for key, name in found["protocol"]["columns"].items():
         lines.append(f"  {name:12s} fp {_number(found['fp'], key)}   quantized {_number(found['quantized'], key)}")
     lines.append(f"  {'PSNR to fp':12s} {_number(found['paired'], 'psnr')} dB")
-    return "\n".join([*lines, f"  run: {found.get('run', 'from the table')}"])
+    lines.append(f"  {'policy':12s} {_policy(found['policy'])}")
+    return "\n".join([*lines, f"  run: {found.get('run', 'a finished cell of the table')}"])
+
+
+def _policy(bits: dict[str, int]) -> str:
+    """The layer policy in one line: the width of most sites, and every label that differs from its kind."""
+    kinds: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
+    for label, width in bits.items():
+        kinds["weights" if label.endswith(".weight") else "activations"][label] = width
+    parts = []
+    for kind, widths in kinds.items():
+        most = statistics.mode(widths.values())
+        others = ", ".join(f"{label} {width}" for label, width in widths.items() if width != most)
+        parts.append(f"{kind} {most} bits" + (f" but {others}" if others else ""))
+    return "; ".join(parts)
 
 
 def _number(numbers: dict[str, Any], key: str) -> str:
     spread = numbers.get(f"{key}_over_seeds")
-    return f"{numbers[key]:.3f}" + (f" ± {spread['std']:.3f}" if spread else "")
+    return f"{numbers[key]:.2f}" + (f" ± {spread['std']:.2f}" if spread else "")
 
 
 def _plan(rows: list[dict[str, Any]]) -> str:
@@ -35,3 +154,28 @@ def _plan(rows: list[dict[str, Any]]) -> str:
         state = "cached" if row["cached"] else "to compute"
         lines.append(f"{row['stage']:13s}{row['seeds']:16s}{row['key']:10s}{state:12s}{estimate:>10s}  {row['why']}")
     return "\n".join(lines)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--readme", is_flag=True, help="Put the tables into README.md.")
+@click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+def main(names: tuple[str, ...], readme: bool, outputs: Path) -> None:
+    """Write the Markdown and the picture of the tables NAMES from their finished cells."""
+    for name in names:
+        folder = outputs / "tables" / name
+        _write(folder / "table.md", table(folder) + "\n")
+        click.echo(table(folder))
+        shown = picture(folder)
+        click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''})")
+    if readme:
+        file = Path("README.md")
+        _write(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from dmq_cli.cli import guarded
+
+    sys.exit(guarded(lambda: main(standalone_mode=False)))

@@ -1,7 +1,8 @@
-"""A random UNet of 45,000 parameters, its quantized twin, and calibration data, for tests of everything above."""
+"""A random UNet of 45,000 parameters, its quantized twin, and calibration data, for many tests."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,11 @@ ARCHITECTURE: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": None,
+}
+SMALL: dict[str, Any] = {  # changes to it: one level, ten units
+    "block_out_channels": (8,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
 }
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -75,7 +81,7 @@ def batches(
     num: int = 8, size: int = 4, dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[Tensor, Tensor]]:
     sample, timestep = data(num, dtype)
-    return zip(sample.split(size), timestep.split(size), strict=True)
+    return zip(torch.split(sample, size), torch.split(timestep, size), strict=True)
 
 
 def wrapped(
@@ -95,7 +101,7 @@ def scheduler(steps: int = 4, **options: Any) -> DDIM:
 
 
 def one_sentence(error: BaseException) -> str:
-    """The message, after a look at its form."""
+    """The message, which starts with a capital or the name of a setting and ends with a full stop."""
     text = str(error)
-    assert text[0].isupper() and text.endswith(".") and "\n" not in text, text
+    assert re.match(r"[A-Z]|[a-z_]+[.\[]", text) and text.endswith(".") and "\n" not in text, text
     return text

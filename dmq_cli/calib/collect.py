@@ -20,16 +20,19 @@ from dmq_cli.store.tensors import RowWriter, save_tensors
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every (S // num_steps)-th step of the sampler, the trajectory of every seed at each. seeds: a range like "10-73"."""
+    """Evenly spaced steps of the sampler, at most num_steps; the trajectory of every seed at each.
+
+    seeds: a range like "10-73".
+    """
 
     seeds: str
     num_steps: int
 
     def steps(self, total: int) -> list[int]:
-        """Calls whose inputs are kept, of `total`."""
-        if not 1 <= self.num_steps <= total:
-            raise ConfigError(f"calib.num_steps={self.num_steps} does not fit a sampler of {total} steps; use 1 to {total}.")
-        return list(range(0, total, total // self.num_steps))[: self.num_steps]
+        """Calls whose inputs are kept, of `total`: every (total // num_steps)-th."""
+        if self.num_steps < 1:
+            raise ConfigError(f"calib.num_steps={self.num_steps} keeps nothing of a trajectory; use at least 1.")
+        return list(range(0, total, max(1, total // self.num_steps)))[: self.num_steps]
 
     def size(self, total: int) -> int:
         return len(parse_range(self.seeds)) * len(self.steps(total))

@@ -64,9 +64,8 @@ class _Observer:
 
     def __init__(self, name: str, quantizer: TensorQuantizer, spec: Spec) -> None:
         self.name, self.quantizer, self.spec = name, quantizer, spec
-        per_step = isinstance(quantizer.scale, PerStep)
-        self.groups = len(quantizer.scale.scale) if per_step else 1
-        self.per_step = per_step
+        self.per_step = isinstance(quantizer.scale, PerStep)
+        self.groups = len(quantizer.scale.scale) if isinstance(quantizer.scale, PerStep) else 1
         self.minimum = torch.full((self.groups,), torch.inf)
         self.maximum = torch.full((self.groups,), -torch.inf)
         self.values: list[list[Tensor]] = [[] for _ in range(self.groups)]
@@ -75,8 +74,8 @@ class _Observer:
 
     def hook(self, attached: Attached) -> Callable[..., None]:
         def watch(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            value: Tensor = inputs[0].detach()
-            step = attached.context.step.expand(len(value)) if self.per_step else torch.zeros(len(value), dtype=torch.int64)
+            value: Tensor = inputs[0].detach().cpu()
+            step = attached.context.step.cpu().expand(len(value)) if self.per_step else torch.zeros(len(value), dtype=torch.int64)
             self.update(value.reshape(len(value), -1), step)
 
         return watch
@@ -85,7 +84,7 @@ class _Observer:
         low, high = rows.aminmax(dim=1)
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise NumericsError(f"The activations at {self.name} have values that are not finite; check the weights of the model.")
-        for group in step.unique().tolist():
+        for group in sorted(set(step.tolist())):
             chosen = step == group
             self.minimum[group] = torch.minimum(self.minimum[group], low[chosen].min())
             self.maximum[group] = torch.maximum(self.maximum[group], high[chosen].max())
@@ -128,5 +127,6 @@ class _Observer:
 @torch.no_grad()
 def _set(quantizer: TensorQuantizer, minimum: Tensor, maximum: Tensor) -> None:
     scale, zero_point = quantizer.grid.parameters(minimum, maximum)
-    quantizer.scale.scale.copy_(scale.view(quantizer.scale.scale.shape))
-    quantizer.scale.zero_point.copy_(zero_point.view(quantizer.scale.zero_point.shape))
+    source: Any = quantizer.scale
+    source.scale.copy_(scale.view(source.scale.shape))
+    source.zero_point.copy_(zero_point.view(source.zero_point.shape))

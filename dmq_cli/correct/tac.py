@@ -6,7 +6,8 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
 * eq. 16 has the relative term summed, eq. 12 averaged: `relative_term` sum (as printed, default) or mean;
 * the mask of eq. 18 is one-sided: `mask` two_sided (|eps| > tau, default) or one_sided;
 * the sums of eq. 19 are pooled over the samples: `pooling` samples (default) or mean (of per-sample K);
-* |eps| is floored by 1e-3 of its mean in quotients, so that an unmasked pixel near 0 cannot take over;
+* |eps| is floored by 1e-3 of its mean in quotients, so that they stay finite; it is the mask (k_threshold > 0) that keeps
+  pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
 * x_0 is not shifted: it is no input of the network.
 """
@@ -23,7 +24,6 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
 from dmq_cli.sampling import DDIM, Step, parse_range, walk
-
 
 _TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("samples", "mean")
 
@@ -47,7 +47,7 @@ class Tac:
     def __post_init__(self) -> None:
         if not (0 <= self.lambda1 <= 1 and self.lambda2 >= 0 and self.k_threshold >= 0):
             raise ConfigError(
-                f"correct has lambda1={self.lambda1}, lambda2={self.lambda2}, k_threshold={self.k_threshold};"
+                f"The correction was given lambda1={self.lambda1}, lambda2={self.lambda2}, k_threshold={self.k_threshold};"
                 " lambda1 lies in 0..1, the others are not negative."
             )
         for name, known in (("relative_term", _TERMS), ("mask", _MASKS), ("pooling", _POOLINGS)):

@@ -2,7 +2,7 @@
 
 import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
-from dmq_cli.models.denoiser import Denoiser, ModelDenoiser
+from dmq_cli.models.denoiser import Denoiser, ModelDenoiser, device_of
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.unet import UNetAdapter
@@ -15,6 +15,7 @@ __all__ = [
     "ModelDenoiser",
     "Site",
     "UNetAdapter",
+    "device_of",
     "folder_sha256",
     "load_adapter",
     "load_schedule",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dmq_cli.models.adapter import Adapter
@@ -13,7 +14,7 @@ class Denoiser(Protocol):
     """Estimates the noise in a sample."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        """sample (B, C, H, W), timestep () or (B,) in 0..999. Returns the noise estimate, (B, C, H, W)."""
+        """sample (B, C, H, W), timestep () or (B,) in 0..999. Returns the noise estimate (B, C, H, W) on the sample's device."""
         ...
 
 
@@ -24,4 +25,10 @@ class ModelDenoiser:
         self.adapter = adapter
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        return self.adapter.predict(sample, timestep, cond)
+        device = device_of(self.adapter)
+        return self.adapter.predict(sample.to(device), timestep.to(device), cond).to(sample.device)
+
+
+def device_of(adapter: Adapter) -> torch.device:
+    """Where the network's parameters are."""
+    return next(adapter.model.parameters()).device

@@ -51,7 +51,7 @@ class UNetAdapter:
         """Residual blocks and attentions whole, other layers alone, in the order in which one forward pass runs them."""
         order: list[str] = []
         hooks = [
-            module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name))  # type: ignore[misc]
+            module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name))
             for name, module in _candidates(self.model)
         ]
         try:

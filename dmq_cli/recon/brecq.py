@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmq_cli.errors import NumericsError
 from dmq_cli.quant import SoftRound, TensorQuantizer
@@ -119,7 +119,7 @@ def _learn_scales(setting: Setting, index: int, unit: str, chosen: Mapping[str, 
     """Gradient descent on the activation scales of the unit; zero points stay."""
     config, attached = setting.config, setting.attached
     captured = capture(attached, unit, setting.data, setting.num, setting.work / "tmp-capture", activations=True)
-    scales = [quantizer.scale.scale.requires_grad_(True) for quantizer in chosen.values()]
+    scales = [quantizer.scale.get_parameter("scale").requires_grad_(True) for quantizer in chosen.values()]
     optimizer = torch.optim.Adam(scales, lr=config.act_lr)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.act_iterations))
     with quantizing(attached, weights=True, activations=True), torch.enable_grad():
@@ -133,7 +133,7 @@ def _learn_scales(setting: Setting, index: int, unit: str, chosen: Mapping[str, 
 
 
 @torch.no_grad()
-def _keep_positive(scales: list[nn.Parameter]) -> None:
+def _keep_positive(scales: list[Tensor]) -> None:
     for scale in scales:
         scale.clamp_(min=1e-8)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.models import device_of
 from dmq_cli.store.tensors import RowFile, RowWriter
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
@@ -30,8 +31,10 @@ class Captured:
     timesteps: Tensor
 
     def batch(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """(inputs, target, timesteps) of these rows."""
-        return {k: f.rows(rows) for k, f in self.inputs.items()}, self.target.rows(rows), self.timesteps[rows]
+        """(inputs, target, timesteps) of these rows, on the device the timesteps are on."""
+        device = self.timesteps.device
+        inputs = {name: file.rows(rows).to(device) for name, file in self.inputs.items()}
+        return inputs, self.target.rows(rows).to(device), self.timesteps[rows]
 
 
 def capture(attached: Attached, unit: str, data: Batches, num: int, folder: Path, *, activations: bool) -> Captured:
@@ -45,7 +48,7 @@ def capture(attached: Attached, unit: str, data: Batches, num: int, folder: Path
         inputs, _ = _record(attached, module, data, num, folder / "quantized", outputs=False)
     with quantizing(attached, weights=False, activations=False):
         _, target = _record(attached, module, data, num, folder / "full", outputs=True)
-    timesteps = torch.cat([timestep for _, timestep in data()])
+    timesteps = torch.cat([timestep for _, timestep in data()]).to(device_of(attached.adapter))
     if target is None:
         raise RuntimeError(f"the unit {unit} was not reached by the network")
     return Captured(inputs, target, timesteps)
@@ -74,7 +77,7 @@ def _record(
             with contextlib.suppress(_Reached):
                 denoiser(sample, timestep)
     files = {name: RowFile(folder / f"{name}.safetensors") for name in writers.open}
-    return ({}, files["target"]) if outputs else (files, None)
+    return ({}, files.get("target")) if outputs else (files, None)
 
 
 class _Writers:
@@ -86,7 +89,7 @@ class _Writers:
         if name not in self.open:
             file = self.folder / f"{name}.safetensors"
             self.open[name] = self.stack.enter_context(RowWriter(file, (self.num, *value.shape[1:]), value.dtype))
-        self.open[name].append(value)
+        self.open[name].append(value.cpu())
 
 
 def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """From noise to images, for anything that is a Denoiser."""
 
 from dmq_cli.sampling.ddim import DDIM
-from dmq_cli.sampling.loop import Correction, Report, Sampler, Step, batches, sample_images, walk
+from dmq_cli.sampling.loop import Correction, Sampler, Step, batches, sample_images, walk
 from dmq_cli.sampling.seeds import parse_range, parse_ranges, require_disjoint, show
 
 __all__ = [
     "DDIM",
     "Correction",
-    "Report",
     "Sampler",
     "Step",
     "batches",

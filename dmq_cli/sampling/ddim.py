@@ -22,20 +22,21 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
     def set_spacing(self, num_inference_steps: int, spacing: str) -> None:
         """Choose the timesteps, highest first; `self.timesteps` and `self.previous` hold them and their successors.
 
-        uniform: i * (T // S). quad: floor(linspace(0, sqrt(0.8 T), S)^2), as in the authors' CIFAR-10 runs.
-        Raises ConfigError where two steps would share a timestep.
+        uniform: i * (T // S). quad: floor(linspace(0, sqrt(0.8 T), S)^2), as in the authors' CIFAR-10 runs; with many
+        steps it repeats timesteps near 0 (S = 100: t = 0 four times), and since a step from t to t changes nothing the
+        repeats are left out. Raises ConfigError for a number of steps that cannot be.
         """
         total = int(self.config.num_train_timesteps)
-        ascending = _spaced(total, num_inference_steps, spacing)
-        if len(set(ascending)) < len(ascending) or not ascending:
+        if not 1 <= num_inference_steps <= total:
             raise ConfigError(
-                f"sampler.num_inference_steps={num_inference_steps} with {spacing} spacing visits a timestep of {total} twice or none; use fewer steps, at least 1."
+                f"sampler.num_inference_steps={num_inference_steps} does not fit a model of {total} timesteps; use 1 to {total}."
             )
-        self.num_inference_steps = num_inference_steps
+        ascending = sorted(set(_spaced(total, num_inference_steps, spacing)))
+        self.num_inference_steps = len(ascending)
         self.timesteps = torch.tensor(ascending[::-1])
         self.previous = dict(zip(ascending[::-1], [*ascending[-2::-1], -1], strict=True))
 
-    def step(  # type: ignore[override]
+    def step(
         self, model_output: Tensor, timestep: int, sample: Tensor, eta: float = 0.0, noise: Tensor | None = None, **_: Any
     ) -> Tensor:
         """The sample at the previous timestep of the list (eq. 12), same shape. noise: needed for eta > 0."""
@@ -53,8 +54,6 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
 
 
 def _spaced(total: int, count: int, spacing: str) -> list[int]:
-    if not 1 <= count <= total:
-        return []
     if spacing == "uniform":
         return [i * (total // count) for i in range(count)]
     if spacing == "quad":

@@ -14,7 +14,6 @@ from dmq_cli.models import Denoiser
 from dmq_cli.ops import generators, noise
 from dmq_cli.sampling.ddim import DDIM
 
-
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
@@ -77,7 +76,7 @@ def walk(
 ) -> Iterator[Step]:
     """Yield every step from pure noise to images. Image i depends on seeds[i] only, whatever the batch.
 
-    Raises NumericsError where the estimate is not finite.
+    Samples stay on the CPU, where the noise is drawn; a Denoiser brings them to its device and back. Raises NumericsError where the estimate is not finite.
     """
     own = generators(seeds)
     sample = noise(shape, own, dtype)
@@ -112,5 +111,3 @@ def batches(seeds: range, size: int) -> Iterator[range]:
     """Consecutive pieces of at most `size` seeds, the last one included."""
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
-
-Report = Callable[[int, int, str], None]

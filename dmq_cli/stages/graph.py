@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.errors import ArtifactError
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
 
@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 _log = logging.getLogger("dmq")
 
 # Names, places and defaults that other sections have taken up: they do not say what a thing is.
-LABELS = {"name", "cite", "path", "about", "sampling"}
+LABELS = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Graph:
         runtime.force names stages to compute again; runtime.upstream=require makes a miss upstream an ArtifactError.
         """
         node, key = self.nodes[name], self.key(name, config)
-        if name in config["runtime"]["force"] and (name, key) not in self.progress.forced:
-            self.store.remove(name, key)
-            self.progress.forced.add((name, key))
+        self._force(name, config)
         if found := self.store.find(name, key):
             _log.debug("%s %s from the cache", name, key[:8])
             return found
@@ -78,6 +76,16 @@ class Graph:
             if claim.done is not None:
                 return claim.done
             return self._compute(node, key, config, inputs, claim)
+
+    def _force(self, name: str, config: Config) -> None:
+        """Compute the forced ones of `name` and what it rests on again, each once in a run."""
+        for part in self.chain(name):
+            made = (part, self.key(part, config))
+            if part in config["runtime"]["force"] and made not in self.progress.forced:
+                self.progress.forced.add(made)
+                self.store.remove(*made)
+                if part != name:
+                    self.ensure(part, config)
 
     def _upstream(self, need: str, name: str, config: Config) -> Path:
         mode = config["runtime"]["upstream"]
@@ -130,11 +138,3 @@ def identity(section: Any) -> Any:
     if isinstance(section, Mapping):
         return {k: identity(v) for k, v in section.items() if k not in LABELS}
     return [identity(item) for item in section] if isinstance(section, list | tuple) else section
-
-
-def check_sections(config: Config, nodes: Mapping[str, Node]) -> None:
-    """Raise ConfigError if a section that some node reads is missing."""
-    for node in nodes.values():
-        for section in node.reads:
-            if section not in config:
-                raise ConfigError(f"The configuration has no section {section}, which {node.name} reads; use conf/config.yaml.")

@@ -38,7 +38,7 @@ def calibrate(task: Task) -> None:
     data = build.calibration(folder, task.runtime["batch_size"])
     fit_activations(attached, data, lambda done: task.progress.update("samples", done, total))
     tensors = state(attached)
-    check_finite(tensors, "the calibrated ranges")
+    check_finite(tensors, "The calibrated ranges")
     save_tensors(task.work / "quantizers.safetensors", tensors)
     write_json(task.work / "policy.json", policy(attached.specs))
 
@@ -49,7 +49,7 @@ def reconstruct(task: Task) -> None:
     method, folder = build.make(task.config["recon"]), task.inputs["calibset"]
     total = len(load_tensors(folder / "timestep.safetensors")["data"])
     num = min(total, method.num_samples or total)
-    units = attached.adapter.units()
+    units = attached.units()
 
     def report(unit: str, iteration: int, iterations: int, loss: float) -> None:
         task.progress.update(f"block {units.index(unit) + 1}/{len(units)} {unit}", iteration, iterations, loss)
@@ -59,7 +59,7 @@ def reconstruct(task: Task) -> None:
 
     method.run(attached, data, num, task.work, report)
     tensors = state(attached)
-    check_finite(tensors, "the reconstructed quantizers")
+    check_finite(tensors, "The reconstructed quantizers")
     save_tensors(task.work / "quantizers.safetensors", tensors)
 
 
@@ -72,7 +72,7 @@ def correct(task: Task) -> None:
             pair.full, pair.quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
             report=lambda done, total: task.progress.update("calls", done, total),
         )  # fmt: skip
-    check_finite(tensors, "the correction tables")
+    check_finite(tensors, "The correction tables")
     save_tensors(task.work / "tables.safetensors", tensors)
 
 
@@ -128,7 +128,8 @@ def _trajectories(seeds: str, config: Config) -> float:
 
 
 def _samples(config: Config) -> float:
-    return len(parse_range(config["calib"]["seeds"])) * int(config["calib"]["num_steps"])
+    kept = min(min(int(config["calib"]["num_steps"]), int(config["sampler"]["num_inference_steps"])), int(config["sampler"]["num_inference_steps"]))
+    return len(parse_range(config["calib"]["seeds"])) * kept
 
 
 def _reconstruct_cost(config: Config) -> float:
@@ -161,7 +162,7 @@ NODES: dict[str, Node] = {
             "sample", ("model", "sampler", "scheme", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
             cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
-        Node("evaluate_fp", ("protocol",), evaluate_fp, ("sample_fp",)),
-        Node("evaluate", ("protocol",), evaluate, ("sample", "sample_fp")),
+        Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",)),
+        Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp")),
     )
 }  # fmt: skip

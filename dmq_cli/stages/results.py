@@ -76,7 +76,7 @@ def cell_folder(config: Mapping[str, Any], key: str) -> Path | None:
     if name is None or config["stage"] != "evaluate":
         return None
     label = "-".join((config["model"]["name"], config["method"]["name"], config["bits"]["name"], key[:8]))
-    return Path(config["runtime"]["outputs"]) / "tables" / name / label
+    return Path(config["runtime"]["outputs"]) / "tables" / str(name) / label
 
 
 def write_cell(cell: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

@@ -46,9 +46,9 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
     """
     verb = composed["stage"]
-    if threads := composed["runtime"]["threads"]:
-        torch.set_num_threads(threads)
     config = prepare(composed)
+    if threads := config["runtime"]["threads"]:
+        torch.set_num_threads(threads)
     made = graph(config, Progress(quiet))
     wanted = list(targets(verb, config))
     key = digest([made.key(name, own) for name, own in wanted])

@@ -43,7 +43,7 @@ def check_files(folder: Path, stage: str, full: bool = False) -> None:
 
     Sizes always. Hashes with `full`; otherwise if the files have less than 64 MB together, and then only once
     per process for as long as their inodes, sizes and times stay the same.
-    Raises ArtifactCorruptError naming the file, the folder and `force=<stage>`.
+    Raises ArtifactCorruptError naming the file, the folder and `runtime.force=[<stage>]`.
     """
     records = _listed(folder, stage)
     prints = tuple(_size_checked(folder, stage, record) for record in records)
@@ -98,5 +98,5 @@ def _check_hash(folder: Path, stage: str, record: FileRecord) -> None:
 def _corrupt(folder: Path, stage: str, name: str, found: str) -> ArtifactCorruptError:
     return ArtifactCorruptError(
         f"The {stage} artifact {folder.name[:8]} was asked for, but its file {name} {found}: delete "
-        f"{folder} or rerun with force={stage}."
+        f"{folder} or rerun with runtime.force=[{stage}]."
     )

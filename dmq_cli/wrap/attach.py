@@ -33,11 +33,12 @@ class Attached:
 
     def quantizers(self, *slots: str) -> dict[str, TensorQuantizer]:
         """Every quantizer of these slots (all without arguments) by its path; a split counts once for each part."""
+        modules = {n: m for n, m in self.model.named_modules() if isinstance(m, (TensorQuantizer, Split))}
         found: dict[str, TensorQuantizer] = {}
         for site, spec in self.specs.items():
             if spec.quantized and (not slots or site.slot in slots):
-                root = self.model.get_submodule(site.name)
-                parts = {f"{site.name}.{n}".rstrip("."): m for n, m in root.named_modules()}
+                root = modules[site.name]
+                parts = {f"{site.name}.parts.{i}": m for i, m in enumerate(root.parts)} if isinstance(root, Split) else {site.name: root}
                 found |= {name: m for name, m in parts.items() if isinstance(m, TensorQuantizer)}
         return found
 
@@ -90,14 +91,14 @@ def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
 @contextlib.contextmanager
 def quantizing(attached: Attached, *, weights: bool, activations: bool) -> Iterator[None]:
     """Inside, exactly these quantizers are on; afterwards each is as it was before."""
-    weight = attached.quantizers("weight")
-    states = {name: q.enabled for name, q in attached.quantizers().items()}
+    weight, everything = attached.quantizers("weight"), attached.quantizers()
+    states = {name: quantizer.enabled for name, quantizer in everything.items()}
     try:
-        for name, quantizer in attached.quantizers().items():
+        for name, quantizer in everything.items():
             quantizer.enabled = weights if name in weight else activations
         yield
     finally:
-        for name, quantizer in attached.quantizers().items():
+        for name, quantizer in everything.items():
             quantizer.enabled = states[name]
 
 
@@ -126,8 +127,12 @@ def _build(
 ) -> nn.Module:
     if not spec.quantized:
         return nn.Identity()
-    sizes = splits.get(site.module) if spec.split else None
-    if sizes is None:
+    sizes = splits.get(site.module)
+    if spec.split and sizes is None:
+        raise SchemeError(
+            f"The scheme splits {site.name}, but that layer reads no concatenation of a skip connection; narrow the rule, for example by part: up."
+        )
+    if not spec.split or sizes is None:
         return _quantizer(site, spec, model, context, steps)
     return Split(sizes, [_quantizer(site, spec, model, context, steps) for _ in sizes], dim=1)
 
@@ -142,7 +147,7 @@ def _quantizer(site: Site, spec: Spec, model: nn.Module, context: StepContext, s
             " match *.weight."
         )
     if site.slot == "weight":
-        weight = model.get_submodule(site.module).weight
+        weight = model.get_parameter(f"{site.module}.weight")
         groups = spec.granularity.grouped(weight).shape[0]
         shape: tuple[int, ...] = spec.granularity.shape(weight.dim(), groups)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dmq_cli.models import device_of
 from dmq_cli.wrap.attach import Attached
 
 
@@ -14,5 +15,6 @@ class QuantDenoiser:
         self.attached = attached
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        device, timestep = sample.device, timestep.to(device_of(self.attached.adapter))
         with self.attached.context.at(self.attached.grid(timestep)):
-            return self.attached.adapter.predict(sample, timestep, cond)
+            return self.attached.adapter.predict(sample.to(timestep.device), timestep, cond).to(device)

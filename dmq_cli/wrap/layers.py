@@ -44,12 +44,14 @@ class QuantLinear(QuantMixin, nn.Linear):
 
 class QuantConv1d(QuantMixin, nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(input), self.quantized_weight(), self.bias)
+        output: Tensor = self._conv_forward(self.input_quantizer(input), self.quantized_weight(), self.bias)
+        return output
 
 
 class QuantConv2d(QuantMixin, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(input), self.quantized_weight(), self.bias)
+        output: Tensor = self._conv_forward(self.input_quantizer(input), self.quantized_weight(), self.bias)
+        return output
 
 
 def with_quantizers(layer: nn.Module, input_quantizer: nn.Module, weight_quantizer: nn.Module) -> nn.Module:

@@ -134,7 +134,10 @@ def impossible_config(path: Path) -> None:
 
 DAMAGES: dict[Callable[[Path], None], tuple[type[DmqError], str]] = {
     without_weights: (MissingWeightsError, r"has no diffusion_pytorch_model\.safetensors; save"),
-    only_a_pickle: (MissingWeightsError, r"\(diffusion_pytorch_model\.bin is a pickle, which dmq does not read\)"),
+    only_a_pickle: (
+        MissingWeightsError,
+        r"\(diffusion_pytorch_model\.bin is a pickle, which dmq does not read\)",
+    ),
     truncated: (ModelError, "could not be read"),
     wrong_shapes: (ModelError, "the wrong shape for"),
     missing_key: (ModelError, r"no values for 1 tensors .*\(first: conv_in\.bias\)"),

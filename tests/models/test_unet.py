@@ -14,7 +14,11 @@ from dmq_cli.models.roles import ROLES
 from dmq_cli.zoo.unet import ARCHITECTURE as EMBEDDED
 from tests.tiny import ARCHITECTURE, adapter, network, one_sentence
 
-KINDS = {"tiny": ARCHITECTURE, "embedded": EMBEDDED, "two blocks a level": ARCHITECTURE | {"layers_per_block": 2}}
+KINDS = {
+    "tiny": ARCHITECTURE,
+    "embedded": EMBEDDED,
+    "two blocks a level": ARCHITECTURE | {"layers_per_block": 2},
+}
 ROLE_COUNTS = {
     "tiny": (1, 1, 2, 8, 8, 8, 5, 4, 4, 4, 4, 1, 1, 4),
     "embedded": (1, 1, 2, 11, 11, 11, 7, 4, 4, 4, 4, 2, 2, 4),
@@ -57,7 +61,9 @@ def test_units_hold_every_layer_once_and_come_in_execution_order(kind: str) -> N
     units, ran = found.units(), list[str]()
     assert len(units) == len(set(units))
     hooks = [
-        found.model.get_submodule(layer.name).register_forward_hook(lambda _m, _x, _y, n=layer.name: ran.append(n))
+        found.model.get_submodule(layer.name).register_forward_hook(
+            lambda _m, _x, _y, n=layer.name: ran.append(n)
+        )
         for layer in found.layers()
     ]
     run(found)
@@ -99,7 +105,7 @@ def test_skip_splits_are_the_tensors_that_are_joined(kind: str) -> None:
 
 def test_a_layer_without_a_role_is_an_error() -> None:
     found = adapter()
-    found.model.mid_block.extra = nn.Linear(3, 3)  # type: ignore[union-attr]
+    found.model.mid_block.extra = nn.Linear(3, 3)
     with pytest.raises(ModelError, match=r"Layer mid_block\.extra .* has no role") as caught:
         found.layers()
     one_sentence(caught.value)
@@ -107,7 +113,9 @@ def test_a_layer_without_a_role_is_an_error() -> None:
 
 def test_predict_takes_one_timestep_or_one_for_each() -> None:
     found = adapter()
-    sample = torch.randn(3, *found.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sample = torch.randn(
+        3, *found.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     direct = network()(sample, torch.tensor([7, 7, 7])).sample
     for timestep in (torch.tensor(7), torch.tensor([7]), torch.tensor([7, 7, 7])):
         assert torch.equal(found.predict(sample, timestep, None), direct)

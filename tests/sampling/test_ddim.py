@@ -31,7 +31,12 @@ def times(steps: int, spacing: str) -> list[int]:
 
 
 def formula(
-    x: np.ndarray[Any, Any], eps: np.ndarray[Any, Any], z: np.ndarray[Any, Any], now: float, to: float, eta: float
+    x: np.ndarray[Any, Any],
+    eps: np.ndarray[Any, Any],
+    z: np.ndarray[Any, Any],
+    now: float,
+    to: float,
+    eta: float,
 ) -> np.ndarray[Any, Any]:
     """Eq. 12, with sigma of eq. 16."""
     sigma = eta * np.sqrt((1 - to) / (1 - now)) * np.sqrt(1 - now / to)
@@ -42,17 +47,23 @@ def formula(
 
 @pytest.mark.parametrize("alpha_one", [True, False])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("spacing", "steps"), [("uniform", 10), ("uniform", 7), ("quad", 10), ("quad", 2), ("uniform", 1)])
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("uniform", 10), ("uniform", 7), ("quad", 10), ("quad", 2), ("uniform", 1)]
+)
 def test_every_step_is_equation_12(spacing: str, steps: int, eta: float, alpha_one: bool) -> None:
     found = double(scheduler(steps, spacing=spacing, set_alpha_to_one=alpha_one))
     expected = times(steps, spacing)
     # the square of the last point of linspace may fall just under 800, as in the authors' code
-    assert found.timesteps.tolist()[1:] == expected[1:] and found.timesteps[0] in (expected[0], expected[0] - 1)
+    assert found.timesteps.tolist()[1:] == expected[1:] and found.timesteps[0] in (
+        expected[0],
+        expected[0] - 1,
+    )
     visited = found.timesteps.tolist()
     ends = [*(ALPHAS[t] for t in visited[1:]), 1.0 if alpha_one else ALPHAS[0]]
     for timestep, to in zip(visited, ends, strict=True):
         x, eps, z = GENERATOR.normal(size=(3, 2, 5))
-        got = found.step(*map_torch(eps), timestep, *map_torch(x), eta=eta, noise=torch.from_numpy(z))
+        estimate, sample, noise = map_torch(eps, x, z)
+        got = found.step(estimate, timestep, sample, eta=eta, noise=noise)
         assert got.dtype == torch.float64
         assert np.allclose(got.numpy(), formula(x, eps, z, ALPHAS[timestep], to, eta), rtol=1e-12, atol=1e-12)
 
@@ -88,7 +99,9 @@ def test_diffusers_own_scheduler_where_the_stride_is_even(eta: float, alpha_one:
         assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "spacing"), [(0, "uniform"), (-3, "uniform"), (1001, "uniform"), (0, "quad"), (100, "quad")])
+@pytest.mark.parametrize(
+    ("steps", "spacing"), [(0, "uniform"), (-3, "uniform"), (1001, "uniform"), (0, "quad"), (100, "quad")]
+)
 def test_step_counts_that_cannot_be(steps: int, spacing: str) -> None:
     with pytest.raises(ConfigError, match=rf"num_inference_steps={steps} with {spacing} spacing") as caught:
         scheduler(steps, spacing=spacing)
@@ -100,7 +113,9 @@ def test_step_counts_that_can(spacing: str) -> None:
     most = {"uniform": 1000, "quad": 29}[spacing]
     for steps in (1, 2, most):
         visited = scheduler(steps, spacing=spacing).timesteps.tolist()
-        assert len(set(visited)) == steps and visited == sorted(visited, reverse=True) and 0 <= visited[0] < 1000
+        assert (
+            len(set(visited)) == steps and visited == sorted(visited, reverse=True) and 0 <= visited[0] < 1000
+        )
 
 
 def test_settings_that_cannot_be() -> None:
@@ -116,6 +131,8 @@ def test_settings_that_cannot_be() -> None:
 
 def test_the_model_s_own_noise_schedule_is_used() -> None:
     betas = [0.1, 0.2, 0.3, 0.4]
-    found = Sampler(2).scheduler({"num_train_timesteps": 4, "trained_betas": betas, "clip_sample": True, "_class_name": "X"})
+    found = Sampler(2).scheduler(
+        {"num_train_timesteps": 4, "trained_betas": betas, "clip_sample": True, "_class_name": "X"}
+    )
     assert np.allclose(found.alphas_cumprod.numpy(), np.cumprod(1 - np.array(betas)))
     assert found.timesteps.tolist() == [2, 0] and not found.config.clip_sample

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import NumericsError
-from dmq_cli.models import ModelDenoiser
+from dmq_cli.models import Denoiser, ModelDenoiser
 from dmq_cli.sampling import batches, sample_images, walk
 from tests.tiny import SHAPE, adapter, one_sentence, scheduler
 
@@ -14,19 +14,22 @@ DOUBLE = torch.float64
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_an_image_does_not_depend_on_its_batch(eta: float) -> None:
-    denoiser = ModelDenoiser(adapter())
+    def images(denoiser: Denoiser, seeds: range) -> Tensor:
+        steps = list(walk(denoiser, scheduler(3), seeds, SHAPE, eta=eta, dtype=DOUBLE))
+        assert torch.equal(sample_images(iter(steps)), steps[-1].following.clamp(-1, 1))
+        return steps[-1].following
 
-    def images(seeds: range) -> Tensor:
-        return sample_images(walk(denoiser, scheduler(3), seeds, SHAPE, eta=eta, dtype=DOUBLE))
-
-    whole = images(range(40, 47))
-    assert whole.shape == (7, *SHAPE) and len({tuple(x.flatten().tolist()) for x in whole}) == 7
-    for size in (1, 2, 3):
-        assert torch.equal(torch.cat([images(batch) for batch in batches(range(40, 47), size)]), whole)
+    # convolutions add up in another order for another batch size, so only the toy is the same to the last bit
+    for denoiser, error in ((toy, 0.0), (ModelDenoiser(adapter()), 1e-11)):
+        whole = images(denoiser, range(40, 47))
+        assert whole.shape == (7, *SHAPE) and len({tuple(x.flatten().tolist()) for x in whole}) == 7
+        for size in (1, 2, 3):
+            parts = torch.cat([images(denoiser, batch) for batch in batches(range(40, 47), size)])
+            assert torch.allclose(parts, whole, rtol=error, atol=0)
 
 
 def toy(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-    return 0.3 * sample + timestep / 1000
+    return 0.3 * sample + timestep.double() / 1000
 
 
 class Shift:
@@ -59,7 +62,9 @@ def test_the_walk_written_out(eta: float) -> None:
         x = x - 0.1 * call
         eps = (0.3 * x + timestep / 1000) * (1 + call)
         assert (step.call, step.timestep) == (call, timestep)
-        assert torch.allclose(step.sample, x, rtol=1e-13) and torch.allclose(step.eps, eps, rtol=1e-12, atol=1e-13)
+        assert torch.allclose(step.sample, x, rtol=1e-13) and torch.allclose(
+            step.eps, eps, rtol=1e-12, atol=1e-13
+        )
         x = plan.step(eps, timestep, x, eta=eta, noise=draw() if eta else None)
         assert torch.allclose(step.following, x, rtol=1e-12, atol=1e-13)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,25 @@ def test_an_empty_range_is_refused(first: int, more: int) -> None:
     one_sentence(caught.value)
 
 
-BAD = ["", "-", "5-", "-5", "1-2-3", "a", "1-b", "0..5", "1,2", "0 - 9", "²", "٣", "1.5", "+3", "9" * 19, -1, None]
+BAD = [
+    "",
+    "-",
+    "5-",
+    "-5",
+    "1-2-3",
+    "a",
+    "1-b",
+    "0..5",
+    "1,2",
+    "0 - 9",
+    "²",
+    "٣",
+    "1.5",
+    "+3",
+    "9" * 19,
+    -1,
+    None,
+]
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -38,14 +58,12 @@ def test_anything_else_is_refused(text: str) -> None:
 
 @given(st.text(alphabet="0123456789-² a", max_size=6))
 def test_text_gives_a_range_or_a_seed_error(text: str) -> None:
-    try:
+    with contextlib.suppress(SeedError):
         assert len(parse_range(text)) >= 1
-    except SeedError:
-        pass
 
 
 def test_several_ranges() -> None:
-    assert parse_ranges(["0-9", "10-19", "30-39"]) == [range(0, 10), range(10, 20), range(30, 40)]
+    assert parse_ranges(["0-9", "10-19", "30-39"]) == [range(10), range(10, 20), range(30, 40)]
     assert parse_ranges("0-9") == [range(10)] and parse_ranges(4) == [range(4, 5)]
     for value, words in (
         ([], "list of seeds is empty"),
@@ -54,7 +72,7 @@ def test_several_ranges() -> None:
         (["0-9", "20-24"], "differ in length"),
     ):
         with pytest.raises(SeedError, match=words) as caught:
-            parse_ranges(value)  # type: ignore[arg-type]
+            parse_ranges(value)
         one_sentence(caught.value)
 
 

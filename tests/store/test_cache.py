@@ -140,7 +140,7 @@ def test_damage_is_noticed(store: ArtifactStore, how: str, found: str, way: str,
     damage(folder, how)
     with pytest.raises(ArtifactCorruptError, match=found) as caught:
         store.claim("sample", KEY).__enter__() if way == "claim" else getattr(store, way)("sample", KEY)
-    assert f"delete {folder} or rerun with force=sample." in str(caught.value)
+    assert f"delete {folder} or rerun with runtime.force=[sample]." in str(caught.value)
     store.remove("sample", KEY)
     assert make(store) == store.find("sample", KEY)
 

@@ -5,19 +5,22 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import lookup_backend
 
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.quant import PerStep, Split, TensorQuantizer
-from dmq_cli.wrap import Attached, QuantDenoiser, Rule, attach, bake, quantizing
+from dmq_cli.wrap import Attached, QuantDenoiser, Rule, bake, quantizing
 from dmq_cli.wrap.layers import with_quantizers
-from tests.tiny import TIMESTEPS, adapter, data, network, scheme, wrapped
+from tests.tiny import SMALL, TIMESTEPS, adapter, data, network, scheme, wrapped
 
 PER_STEP = Rule("*.input", per_step=True)
 
 
 def run(attached: Attached, sample: Tensor | None = None, timestep: Tensor | None = None) -> Tensor:
     own = data()
-    return QuantDenoiser(attached)(own[0] if sample is None else sample, own[1] if timestep is None else timestep)
+    return QuantDenoiser(attached)(
+        own[0] if sample is None else sample, own[1] if timestep is None else timestep
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -59,7 +62,10 @@ def test_a_quantizer_at_every_site_and_two_at_a_split() -> None:
     assert len(attached.quantizers("weight")) == len(list(attached.weight_pieces())) == 51 + 4
     assert set(attached.quantizers("weight")) == {name for name, *_ in attached.weight_pieces()}
     assert len(attached.quantizers("q", "prob")) == 8
-    bits = {q.bits for q in attached.quantizers("weight").values()}, {q.bits for q in attached.quantizers("v").values()}
+    bits = (
+        {q.bits for q in attached.quantizers("weight").values()},
+        {q.bits for q in attached.quantizers("v").values()},
+    )
     assert bits == ({4}, {8})
 
 
@@ -102,12 +108,16 @@ def test_baked_weights_follow_the_model_to_another_dtype() -> None:
     attached = wrapped(dtype=torch.float32)
     bake(attached)
     attached.model.double()
-    assert {layer.baked.dtype for layer in attached.layers().values() if layer.baked is not None} == {torch.float64}
+    assert {layer.baked.dtype for layer in attached.layers().values() if layer.baked is not None} == {
+        torch.float64
+    }
     assert run(attached).dtype == torch.float64
 
 
 def test_mixed_steps_in_a_batch_are_the_steps_one_by_one() -> None:
-    attached = wrapped(scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False)))
+    attached = wrapped(
+        scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False))
+    )
     assert sum(isinstance(q.scale, PerStep) for q in attached.quantizers().values()) == 55 + 16
     sample, timestep = data()
     together = run(attached, sample, timestep)
@@ -159,7 +169,7 @@ def test_a_copy_stands_alone() -> None:
     twin = copy.deepcopy(attached)
     assert torch.equal(run(twin), expected)
     for quantizer in twin.quantizers().values():
-        quantizer.scale.scale.mul_(3)  # type: ignore[union-attr, operator]
+        quantizer.scale.scale.mul_(3)  # type: ignore[operator]
     bake(twin)
     assert not torch.equal(run(twin), expected) and torch.equal(run(attached), expected)
     scales = [q.scale for q in twin.quantizers().values() if isinstance(q.scale, PerStep)]
@@ -167,32 +177,27 @@ def test_a_copy_stands_alone() -> None:
 
 
 def test_one_compiled_graph_for_all_steps() -> None:
-    attached = wrapped(scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False)))
+    rules = scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False))
+    attached = wrapped(rules, **SMALL)
     bake(attached)
     sample, _ = data(2)
     expected = [run(attached, sample, step[None]) for step in TIMESTEPS[:3]]
-    graphs = []
+    graphs: list[torch.fx.GraphModule] = []
+    aot_eager = lookup_backend("aot_eager")
 
-    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> object:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
         graphs.append(graph)
-        return graph.forward
+        return aot_eager(graph, inputs)
 
     compiled = torch.compile(attached.model, fullgraph=True, backend=backend)
     for step, eager in zip(TIMESTEPS[:3], expected, strict=True):
         with attached.context.at(attached.grid(step[None])):
-            assert torch.allclose(compiled(sample, step[None], return_dict=False)[0], eager, rtol=1e-12, atol=1e-12)
+            assert torch.allclose(
+                compiled(sample, step[None], return_dict=False)[0], eager, rtol=1e-12, atol=1e-12
+            )
     assert len(graphs) == 1
 
 
 def test_layers_of_another_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="ConvTranspose2d has no quantized subclass"):
         with_quantizers(nn.ConvTranspose2d(1, 1, 1), nn.Identity(), nn.Identity())
-
-
-def test_ranges_that_a_site_cannot_have_are_refused() -> None:
-    from dmq_cli.errors import SchemeError
-    from dmq_cli.ops import PerChannel
-
-    for rule in (Rule("attn.q", granularity=PerChannel()), Rule("*.weight", per_step=True)):
-        with pytest.raises(SchemeError):
-            attach(adapter(), scheme(rule), TIMESTEPS)

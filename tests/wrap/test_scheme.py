@@ -28,7 +28,12 @@ def test_later_rules_win_field_by_field() -> None:
     first = specs["conv_in.weight_quantizer"]
     assert (first.bits, first.granularity, first.ranges) == (6, PerChannel(), LpSearch())
     inside = specs["mid_block.resnets.0.conv1.input_quantizer"]
-    assert (inside.bits, inside.granularity, inside.ranges, inside.per_step) == (8, PerTensor(), MinMax(), True)
+    assert (inside.bits, inside.granularity, inside.ranges, inside.per_step) == (
+        8,
+        PerTensor(),
+        MinMax(),
+        True,
+    )
     assert not specs["mid_block.resnets.0.time_emb_proj.input_quantizer"].per_step
     assert not specs["up_blocks.0.resnets.0.conv1.input_quantizer"].per_step
     assert sum(spec.per_step for spec in specs.values()) == 4
@@ -36,7 +41,9 @@ def test_later_rules_win_field_by_field() -> None:
     assert specs["conv_in.input_quantizer"].grid is Uniform
 
 
-@pytest.mark.parametrize("rule", [Rule("resnet.conv3.*", bits=4), Rule("resnet.*", part="middle", bits=4), Rule("attn")])
+@pytest.mark.parametrize(
+    "rule", [Rule("resnet.conv3.*", bits=4), Rule("resnet.*", part="middle", bits=4), Rule("attn")]
+)
 def test_a_rule_that_matches_nothing_is_an_error(rule: Rule) -> None:
     with pytest.raises(SchemeError, match=r"Scheme rule 2 \(.* matches none of the 118 sites") as caught:
         Scheme([Rule("*", bits=8), rule]).resolve(SITES)
@@ -45,7 +52,9 @@ def test_a_rule_that_matches_nothing_is_an_error(rule: Rule) -> None:
 
 
 def test_a_site_without_bits_is_an_error() -> None:
-    with pytest.raises(SchemeError, match=r"no bits to 4 of 118 sites \(first: .*\.prob_quantizer\)") as caught:
+    with pytest.raises(
+        SchemeError, match=r"no bits to 4 of 118 sites \(first: .*\.prob_quantizer\)"
+    ) as caught:
         Scheme([Rule("*.*[!b]", bits=8)]).resolve(SITES)
     one_sentence(caught.value)
 
@@ -73,7 +82,11 @@ def test_policy_lists_every_label_once() -> None:
 def test_policy_names_the_part_where_widths_differ() -> None:
     found = policy(scheme(Rule("resnet.conv1.weight", part="mid", bits=32)).resolve(SITES))
     parts = {name: bits for name, bits in found.items() if "resnet.conv1.weight" in name}
-    assert parts == {"mid:resnet.conv1.weight": 32, "down:resnet.conv1.weight": 4, "up:resnet.conv1.weight": 4}
+    assert parts == {
+        "mid:resnet.conv1.weight": 32,
+        "down:resnet.conv1.weight": 4,
+        "up:resnet.conv1.weight": 4,
+    }
 
 
 @pytest.mark.parametrize(

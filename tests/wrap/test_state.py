@@ -51,7 +51,7 @@ def test_the_state_is_a_copy() -> None:
     stored = state(attached)
     for tensor in stored.values():
         tensor.zero_()
-    assert all(bool(quantizer.scale.scale.all()) for quantizer in attached.quantizers().values())  # type: ignore[union-attr, operator]
+    assert all(bool(quantizer.scale.scale.all()) for quantizer in attached.quantizers().values())  # type: ignore[operator]
 
 
 def missing(tensors: dict[str, Tensor]) -> None:

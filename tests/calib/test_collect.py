@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmq_cli.calib import Uniform, collect
+from dmq_cli.errors import ConfigError, SeedError
+from dmq_cli.models import ModelDenoiser
+from dmq_cli.ops import generators, noise
+from dmq_cli.store.tensors import load_tensors
+from tests.tiny import SHAPE, adapter, one_sentence, scheduler
+
+
+def toy(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+    return 0.3 * sample + timestep / 1000
+
+
+def read(folder: Path) -> tuple[Tensor, Tensor]:
+    return tuple(load_tensors(folder / f"{name}.safetensors")["data"] for name in ("sample", "timestep"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_inputs_of_the_chosen_steps_of_every_trajectory(tmp_path: Path, eta: float) -> None:
+    strategy, plan = Uniform("7-11", 3), scheduler(10)
+    seen: list[tuple[int, int]] = []
+    collect(strategy, toy, plan, SHAPE, tmp_path, eta=eta, batch_size=2, report=lambda *at: seen.append(at))
+    sample, timestep = read(tmp_path)
+    assert seen == [(2, 5), (4, 5), (5, 5)] and strategy.size(10) == len(sample) == 15
+    assert timestep.dtype == torch.int64 and sample.dtype == torch.float32
+    own = generators(range(7, 12))
+    x, rows = noise(SHAPE, own), {}
+    for call, at in enumerate(plan.timesteps.tolist()):
+        if call in (0, 3, 6):
+            rows[at] = x
+        x = plan.step(toy(x, torch.tensor([at])), at, x, eta=eta, noise=noise(SHAPE, own) if eta else None)
+    assert sorted(rows) == [300, 600, 900]
+    for at, expected in rows.items():
+        assert torch.equal(sample[timestep == at], expected)
+
+
+def test_the_files_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    denoiser = ModelDenoiser(adapter(torch.float32))
+    for size in (1, 2, 3, 5, 64):
+        collect(Uniform("0-4", 2), denoiser, scheduler(4), SHAPE, tmp_path / str(size), batch_size=size)
+    sample, timestep = read(tmp_path / "1")
+    for size in (2, 3, 5, 64):
+        others = read(tmp_path / str(size))
+        assert torch.equal(others[1], timestep) and torch.allclose(others[0], sample, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_are_evenly_spaced() -> None:
+    assert Uniform("0-1", 4).steps(20) == [0, 5, 10, 15]
+    assert Uniform("0-1", 3).steps(10) == [0, 3, 6]
+    assert Uniform("0-1", 10).steps(10) == list(range(10))
+    for wanted in (0, 11):
+        with pytest.raises(
+            ConfigError, match=rf"calib\.num_steps={wanted} does not fit a sampler of 10 steps"
+        ) as caught:
+            Uniform("0-1", wanted).steps(10)
+        one_sentence(caught.value)
+    with pytest.raises(SeedError):
+        Uniform("5-1", 2).size(10)
+
+
+def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
+    def broken(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(Uniform("0-4", 2), broken, scheduler(4), SHAPE, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,227 @@
+"""Keys and the cache: what makes a stage run again and what does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmq_cli.errors import ArtifactError
+from dmq_cli.stages.graph import Graph, Node, Task, identity
+from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages.plan import plan
+from dmq_cli.stages.prepare import prepare
+from dmq_cli.stages.progress import Progress
+from dmq_cli.store import ArtifactStore
+from tests.chain import FEW, tiny_folder
+from tests.test_conf import composed
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+    words = [word for word in FEW if not word.startswith("runtime")]
+    return prepare(composed("model=folder", f"model.path={folder}", "model.name=tiny", "method=tac", *words))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Graph:
+    return Graph(NODES, ArtifactStore(tmp_path), Progress(quiet=True))
+
+
+def keys(graph: Graph, config: Config) -> dict[str, str]:
+    return {name: graph.key(name, config) for name in NODES}
+
+
+def changed(graph: Graph, config: Config, edit: Callable[[Config], object]) -> set[str]:
+    """The stages whose keys an edit of the configuration changes."""
+    other = copy.deepcopy(config)
+    edit(other)
+    before, after = keys(graph, config), keys(graph, other)
+    return {name for name in NODES if before[name] != after[name]}
+
+
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all plain values below a section."""
+    if isinstance(node, dict):
+        return [leaf for key, value in node.items() for leaf in leaves(value, (*path, key))]
+    if isinstance(node, list) and node:
+        return [leaf for index, value in enumerate(node) for leaf in leaves(value, (*path, index))]
+    return [path]
+
+
+def other_value(config: Config, path: tuple[Any, ...]) -> Config:
+    """A copy in which one plain value is another one."""
+    made = copy.deepcopy(config)
+    node: Any = made
+    for step in path[:-1]:
+        node = node[step]
+    node[path[-1]] = f"not {node[path[-1]]}"
+    return made
+
+
+def test_every_field_that_is_read_is_in_the_key(graph: Graph, config: Config) -> None:
+    labels = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
+    before, swept = keys(graph, config), 0
+    for node in NODES.values():
+        for section in node.reads:
+            for path in leaves(config[section], (section,)):
+                after = graph.key(node.name, other_value(config, path))
+                is_label = bool(labels & set(path[1:]))
+                assert (after == before[node.name]) == is_label, (node.name, path)
+                swept += 1
+    assert swept >= 150
+
+
+def test_nothing_else_is(graph: Graph, config: Config) -> None:
+    read = {section for node in NODES.values() for section in node.reads}
+    before, swept = keys(graph, config), 0
+    for section in set(config) - read:
+        for path in leaves(config[section], (section,)):
+            assert keys(graph, other_value(config, path)) == before, path
+            swept += 1
+    assert {"runtime", "method", "bits", "budget", "stage", "table", "train"} <= set(config) - read
+    assert swept >= 20
+
+
+def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -> None:
+    def fewer(made: Config) -> None:
+        made["scheme"]["rules"][1]["bits"] = 2
+
+    assert changed(graph, config, fewer) == {"calibrate", "reconstruct", "correct", "sample", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("section", "stages"),
+    [
+        ("seeds", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
+        ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
+        ("protocol", {"evaluate_fp", "evaluate"}),
+        ("measured_with", {"evaluate_fp", "evaluate"}),
+        ("correct", {"correct", "sample", "evaluate"}),
+        ("recon", {"reconstruct", "correct", "sample", "evaluate"}),
+        ("calib", {"calibset", "calibrate", "reconstruct", "correct", "sample", "evaluate"}),
+        ("sampler", set(NODES)),
+        ("model", set(NODES)),
+    ],
+)
+def test_a_section_changes_what_rests_on_it(
+    section: str, stages: set[str], graph: Graph, config: Config
+) -> None:
+    assert changed(graph, config, lambda made: made.update({section: "other"})) == stages
+
+
+def test_the_model_is_known_by_its_bytes(graph: Graph, config: Config, tmp_path: Path) -> None:
+    def prepared(path: Path) -> Config:
+        section = {**config["model"], "path": str(path), "name": path.name}
+        return prepare({**config, "model": section})
+
+    same = prepared(tiny_folder(tmp_path / "elsewhere"))
+    assert same["model"]["path"] != config["model"]["path"]
+    assert keys(graph, same) == keys(graph, config)
+    other = prepared(tiny_folder(tmp_path / "wider", block_out_channels=(8, 24)))
+    assert not set(keys(graph, other).values()) & set(keys(graph, config).values())
+
+
+def test_the_reference_is_known_by_its_bytes(config: Config, tmp_path: Path, graph: Graph) -> None:
+    def prepared(name: str, content: bytes) -> Config:
+        (tmp_path / name).write_bytes(content)
+        protocol = {**config["protocol"], "reference": "mine", "reference_path": str(tmp_path / name)}
+        return prepare({**config, "protocol": protocol})
+
+    first, moved, other = prepared("a", b"1"), prepared("b", b"1"), prepared("a", b"2")
+    assert keys(graph, first) == keys(graph, moved)
+    assert graph.key("evaluate", first) != graph.key("evaluate", other)
+    assert graph.key("sample", first) == graph.key("sample", other)
+
+
+def test_identity_drops_labels_at_any_depth() -> None:
+    assert identity({"name": 1, "a": [{"path": 2, "b": 3}], "c": {"cite": 4}}) == {"a": [{"b": 3}], "c": {}}
+
+
+def toy(ran: list[str]) -> dict[str, Node]:
+    """Two stages that note that they ran; `late` reads a section it did not declare if it is told to."""
+
+    def early(task: Task) -> None:
+        ran.append("early")
+        (task.work / "number").write_text(str(task.config["a"]), encoding="utf-8")
+
+    def late(task: Task) -> None:
+        ran.append("late")
+        number = int((task.inputs["early"] / "number").read_text(encoding="utf-8"))
+        (task.work / "sum").write_text(str(number + task.config["b"]), encoding="utf-8")
+        if task.config["b"] < 0:
+            raise RuntimeError(f"undeclared {task.config['a']}")
+
+    return {"early": Node("early", ("a",), early), "late": Node("late", ("b",), late, ("early",))}
+
+
+def plain(a: int, b: int, **runtime: Any) -> Config:
+    return {
+        "a": a,
+        "b": b,
+        "runtime": {"device": "cpu", "batch_size": 1, "force": [], "upstream": "ensure"} | runtime,
+    }
+
+
+def test_a_node_is_handed_what_it_declares_only(tmp_path: Path) -> None:
+    graph = Graph(toy([]), ArtifactStore(tmp_path), Progress(quiet=True))
+    with pytest.raises(KeyError, match="'a'"):
+        graph.ensure("late", plain(1, -1))
+    assert graph.store.keys("late") == [] and len(graph.store.keys("early")) == 1
+
+
+def test_a_stage_runs_once_for_each_key(tmp_path: Path) -> None:
+    ran: list[str] = []
+    graph = Graph(toy(ran), ArtifactStore(tmp_path), Progress(quiet=True))
+    for config in (plain(1, 2), plain(1, 2), plain(1, 3), plain(1, 2, batch_size=9, device="other")):
+        folder = graph.ensure("late", config)
+        assert (folder / "sum").read_text(encoding="utf-8") == str(1 + config["b"])
+    assert ran == ["early", "late", "late"]
+    assert list(graph.chain("late")) == ["early", "late"]
+    graph.ensure("early", plain(5, 0))
+    assert ran[3:] == ["early"]
+
+
+def test_force_computes_again_once_even_below_a_finished_stage(tmp_path: Path) -> None:
+    ran: list[str] = []
+    for force, again in (([], ["early", "late"]), (["early"], ["early"]), (["late"], ["late"]), (["x"], [])):
+        graph = Graph(toy(ran), ArtifactStore(tmp_path), Progress(quiet=True))
+        ran.clear()
+        for _ in range(2):
+            graph.ensure("late", plain(1, 2, force=force))
+        assert ran == again
+
+
+def test_upstream_require_computes_the_asked_for_stage_only(tmp_path: Path) -> None:
+    ran: list[str] = []
+    graph = Graph(toy(ran), ArtifactStore(tmp_path), Progress(quiet=True))
+    with pytest.raises(ArtifactError, match=r"late needs early .* run the stage early first\."):
+        graph.ensure("late", plain(1, 2, upstream="require"))
+    graph.ensure("early", plain(1, 2))
+    graph.ensure("late", plain(1, 2, upstream="require"))
+    assert ran == ["early", "late"]
+
+
+def test_why_a_stage_is_missing(tmp_path: Path) -> None:
+    graph = Graph(toy([]), ArtifactStore(tmp_path), Progress(quiet=True))
+    assert graph.why_missing("late", plain(1, 2)) == "never computed here"
+    graph.ensure("late", plain(1, 2))
+    assert graph.why_missing("late", plain(1, 3)) == "differs in b"
+    assert graph.why_missing("late", plain(7, 2)) == "something upstream is new"
+
+
+def test_the_estimate_counts_the_work(config: Config, tmp_path: Path) -> None:
+    rows = {
+        row["stage"]: row
+        for row in plan({**config, "runtime": {**config["runtime"], "outputs": str(tmp_path)}}, "evaluate")
+    }
+    assert rows["sample_fp"]["work"] == 40 * 4 and rows["calibset"]["work"] == 8 * 4
+    assert rows["calibrate"]["work"] == 8 * 4 and rows["correct"]["work"] == 2 * 128 * 4
+    assert rows["reconstruct"]["work"] > 40 * 32
+    assert all(row["seconds"] >= 0 and row["why"] == "never computed here" for row in rows.values())

@@ -1,0 +1,126 @@
+"""What was finished survives a kill, and two processes share it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from dmq_cli.stages import nodes
+from dmq_cli.stages.images import write_chunk
+from tests.chain import (
+    TAC,
+    Result,
+    artifact,
+    artifacts,
+    counting,
+    dmq,
+    spawn,
+    words,
+)
+
+
+def test_a_killed_sampling_goes_on(model: Path, done: tuple[Path, Result, list[str]]) -> None:
+    outputs, _, _ = done
+    command = words("sample", model, outputs, *TAC, "seeds=200-239", "runtime.batch_size=10")
+    written: list[str] = []
+
+    def stops_at(limit: int) -> Callable[..., None]:
+        def writing(file: Path, *rest: Any) -> None:
+            if len(written) == limit:
+                raise KeyboardInterrupt
+            write_chunk(file, *rest)
+            written.append(file.name)
+
+        return writing
+
+    with patch.object(nodes, "write_chunk", stops_at(6)):
+        assert dmq(*command).code == 1
+    assert len(written) == 6, "four chunks of the twin, two of the quantized network"
+    written.clear()
+    with patch.object(nodes, "write_chunk", stops_at(99)), counting() as ran:
+        assert dmq(*command).code == 0
+    assert ran == ["sample"] and written == ["tmp-220-230.npy", "tmp-230-240.npy"]
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_killed_in_reconstruct_it_ends_in_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    more = (
+        "method=qdiffusion",
+        "bits=w3a8",
+        "recon.weight_iterations=6",
+        "recon.act_iterations=3",
+        "recon.num_samples=16",
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = spawn(words("reconstruct", model, killed, *more))
+    stage = killed / "artifacts" / "reconstruct"
+    try:
+        wait_for(lambda: len(list(stage.glob(".work-*/tmp-weights-*.safetensors"))) >= 3, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    (work,) = stage.glob(".work-*")
+    finished = {path: path.stat().st_mtime_ns for path in work.glob("tmp-weights-*.safetensors")}
+    assert len(finished) < 15 and artifacts(killed)["reconstruct"] == 0, "killed before it was done"
+    learned: list[str] = []
+    from dmq_cli.recon import brecq
+
+    learn = brecq._learn_rounding
+
+    def counted(setting: Any, index: int, unit: str, chosen: Any) -> None:
+        learned.append(unit)
+        learn(setting, index, unit, chosen)
+
+    with patch.object(brecq, "_learn_rounding", counted), counting() as ran:
+        assert dmq(*words("reconstruct", model, killed, *more)).code == 0
+        resumed = len(learned)
+        assert ran == ["reconstruct"]
+        assert dmq(*words("reconstruct", model, whole, *more)).code == 0
+    assert resumed == len(learned) - resumed - len(finished), "finished blocks are not learned again"
+    files = [artifact(outputs, "reconstruct") / "quantizers.safetensors" for outputs in (killed, whole)]
+    assert files[0].parent.name == files[1].parent.name
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_two_processes_that_want_the_same(model: Path, tmp_path: Path) -> None:
+    command = words("correct", model, tmp_path, "method=minmax", "-v")
+    stages = ["calibrate", "calibset", "correct", "reconstruct"]
+    pair = [spawn(command), spawn(command)]
+    said = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert artifacts(tmp_path) == dict.fromkeys(stages, 1)
+    for stage in stages:
+        assert sum(text.count(f" {stage} {artifact(tmp_path, stage).name[:8]} done in") for text in said) == 1
+    assert len(list((tmp_path / "runs" / "correct").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_the_joblib_launcher(model: Path, tmp_path: Path) -> None:
+    command = words(
+        "evaluate",
+        model,
+        tmp_path,
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "bits=w4a8,w8a8",
+    )
+    process = spawn(command)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert artifacts(tmp_path)["calibset"] == 1 and artifacts(tmp_path)["evaluate"] == 2
+    assert out.count("FD-digits") == 2

@@ -1,0 +1,190 @@
+"""What a user meets: help, flags, errors as one sentence with a stable exit code, completion, the plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+import dmq_cli
+from dmq_cli.cli import main, model_overrides
+from tests.chain import IMAGES, QUICK, artifacts, counting, dmq, tiny_folder, words
+
+VERBS = ["calibrate", "reconstruct", "correct", "sample", "evaluate"]
+WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def filled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An outputs folder in which `evaluate method=minmax` is finished."""
+    outputs = tmp_path_factory.mktemp("filled")
+    assert dmq(*words("evaluate", model, outputs)).code == 0
+    return outputs
+
+
+def test_help_lists_the_verbs() -> None:
+    for flag in ("--help", "-h"):
+        result = dmq(flag)
+        assert result.code == 0 and result.err == ""
+        assert all(re.search(rf"^  {verb} ", result.out, re.M) for verb in [*VERBS, "plan", "train"])
+    groups = dmq("evaluate", "--help")
+    assert groups.code == 0 and "method: minmax, qdiffusion, tac" in groups.out
+
+
+def test_version_before_and_after_the_verb() -> None:
+    for arguments in (["--version"], ["evaluate", "--version"], ["plan", "sample", "--version"]):
+        result = dmq(*arguments)
+        assert (result.code, result.out) == (0, f"dmq, version {dmq_cli.__version__}\n")
+
+
+def test_an_unknown_verb() -> None:
+    for arguments in (["evaluat"], ["plan", "evaluat"]):
+        result = dmq(*arguments)
+        assert result.code == 2 and "evaluate" in result.sentence
+    assert dmq("plan").code == 2
+
+
+def test_quiet_verbose_and_json_before_and_after_the_verb(model: Path, filled: Path) -> None:
+    command = words("evaluate", model, filled)
+    plain = dmq(*command)
+    assert "FD-digits" in plain.out and "evaluate: tiny minmax w4a8" in plain.err
+    for flag in ("-q", "--quiet"):
+        for result in (dmq(flag, *command), dmq(*command, flag)):
+            assert (result.code, result.out, result.err) == (0, "", "")
+    for flag in ("-v", "--verbose"):
+        for result in (dmq(flag, *command), dmq(*command, flag)):
+            assert "from the cache" in result.err and "FD-digits" in result.out
+    found = [json.loads(result.out) for result in (dmq("--json", *command), dmq(*command, "--json"))]
+    assert all(one["num_images"] == IMAGES and one["method"] == "minmax" for one in found)
+
+
+def test_an_error_as_json() -> None:
+    result = dmq("evaluate", "method=tacc", "--json")
+    assert json.loads(result.out) == {"error": result.sentence, "exit_code": 2}
+
+
+@pytest.mark.parametrize("stage", ["calibset", "calibrate", "sample_fp", "evaluate"])
+def test_an_altered_artifact_and_force(stage: str, model: Path, filled: Path) -> None:
+    command = words("evaluate", model, filled)
+    (folder,) = [path for path in (filled / "artifacts" / stage).iterdir() if path.name[0] != "."]
+    victim = max((p for p in folder.iterdir() if p.name != "manifest.json"), key=lambda p: p.stat().st_size)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-7])
+    result = dmq(*command)
+    assert result.code == 1 and str(folder) in result.sentence and victim.name in result.sentence
+    assert f"runtime.force=[{stage}]" in result.sentence
+    with counting() as ran:
+        assert dmq(*command, f"runtime.force=[{stage}]").code == 0
+    assert ran == [stage]
+    assert victim.read_bytes() == whole or stage == "evaluate"
+    with counting() as ran:
+        assert dmq(*command).code == 0
+    assert ran == []
+
+
+def test_upstream_require(model: Path, filled: Path) -> None:
+    assert dmq(*words("evaluate", model, filled, "runtime.upstream=require")).code == 0
+    result = dmq(*words("evaluate", model, filled, "runtime.upstream=require", "bits=w2a8"))
+    assert result.code == 1 and "runtime.upstream=require" in result.sentence
+
+
+def test_cfg_job_prints_the_configuration() -> None:
+    result = dmq("evaluate", "method=tac", "bits=w3a8", "--cfg", "job")
+    assert result.code == 0 and "stage: evaluate" in result.out and "name: w3a8" in result.out
+    assert "_target_: dmq_cli.correct.Tac" in result.out
+
+
+@pytest.mark.parametrize("line", ["dmq evaluate met", "dmq plan evaluate met", "dmq met"])
+def test_completion_forwards_to_hydra(line: str) -> None:
+    with patch.dict(os.environ, {"COMP_LINE": line, "COMP_POINT": str(len(line))}):
+        result = dmq("-sc", "query=bash")
+    assert result.code == 0 and "method=" in result.out.split() and "bits=" not in result.out.split()
+
+
+def test_completion_of_a_choice() -> None:
+    line = "dmq evaluate bits=w4a8 method="
+    with patch.dict(os.environ, {"COMP_LINE": line, "COMP_POINT": str(len(line))}):
+        result = dmq("-sc", "query=bash")
+    assert result.out.split() == ["method=minmax", "method=qdiffusion", "method=tac"]
+
+
+def test_a_path_as_model() -> None:
+    assert model_overrides(["model=ddim_digits", "seeds=0-9"]) == ["model=ddim_digits", "seeds=0-9"]
+    assert model_overrides(["model=/a/my net"]) == [
+        "model=folder",
+        "model.path='/a/my net'",
+        "model.name='my_net'",
+    ]
+    here = str(Path.cwd())
+    assert model_overrides(["model=./x"])[1] == f"model.path='{here}/x'"
+    assert model_overrides(["model=~/x"])[1] == f"model.path='{Path.home()}/x'"
+
+
+def test_a_path_with_odd_characters(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "it's, a=model (1)")
+    result = dmq(*words("calibrate", folder, tmp_path / "out"))
+    assert result.code == 0, result.err
+    config = json.loads(next(tmp_path.glob("out/runs/calibrate/*/config.json")).read_text(encoding="utf-8"))
+    assert config["model"]["path"] == str(folder)
+
+
+def test_multirun_may_stand_anywhere_and_a_failing_job_is_one_sentence(model: Path, filled: Path) -> None:
+    base = words("evaluate", model, filled)
+    for command in (
+        [base[0], "-m", *base[1:], "bits=w4a8,w8a8"],
+        [*base, "-m", "bits=w4a8,w8a8"],
+        [*base, "bits=w4a8,w8a8", "--multirun"],
+    ):
+        result = dmq(*command)
+        assert result.code == 0 and result.out.count("FD-digits") == 2, result.err
+    result = dmq(*base, "-m", "bits.weight=0,4")
+    assert result.code == 2 and "0 bits" in result.sentence
+    assert result.out.count("FD-digits") == 1, "the other job was done"
+
+
+def test_plan(model: Path, filled: Path, tmp_path: Path) -> None:
+    with counting() as ran:
+        fresh, done = (
+            dmq("plan", *words("evaluate", model, tmp_path)),
+            dmq("plan", *words("evaluate", model, filled)),
+        )
+        other = dmq("plan", *words("evaluate", model, filled, "method=qdiffusion", "bits=w2a8", *QUICK))
+    assert ran == [] and not list(filled.glob("runs/plan")) and artifacts(tmp_path) == {}
+    stages = [
+        "sample_fp",
+        "evaluate_fp",
+        "calibset",
+        "calibrate",
+        "reconstruct",
+        "correct",
+        "sample",
+        "evaluate",
+    ]
+    for result in (fresh, done, other):
+        assert result.code == 0
+        assert [line.split()[0] for line in result.out.splitlines()[1:9]] == stages
+    assert all("to compute" in line and " s " in line for line in fresh.out.splitlines()[1:9])
+    assert fresh.out.count("never computed here") == 8
+    assert done.out.count(" cached ") == 8 and "to compute" not in done.out
+    assert other.out.count(" cached ") == 3 and "differs in scheme" in other.out
+    forced = dmq("plan", *words("evaluate", model, filled, "runtime.force=[calibrate]"))
+    assert [line.split()[0] for line in forced.out.splitlines() if "forced" in line] == ["calibrate"]
+    assert dmq("plan", *words("calibrate", model, filled)).out.count("\n") <= 5
+    rows = json.loads(dmq("plan", *words("evaluate", model, filled), "--json").out)["plan"]
+    assert [row["cached"] for row in rows] == [True] * 8
+
+
+def test_the_command_is_what_the_package_installs() -> None:
+    from importlib.metadata import entry_points
+
+    (script,) = [point for point in entry_points(group="console_scripts") if point.name == "dmq"]
+    assert script.load() is main

@@ -1,0 +1,226 @@
+"""Everything in conf/: it composes, it fits the constructors it names, and typing errors are told."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.paths import PACKAGE, conf_folder
+from dmq_cli.stages.check import check_runtime, check_types
+from dmq_cli.stages.nodes import NODES
+
+CONF = conf_folder()
+BITS = ["fp", "w2a8", "w3a3", "w3a6", "w3a8", "w4a32", "w4a4", "w4a6", "w4a8", "w6a6", "w8a4", "w8a5", "w8a6"]
+BITS += ["w8a7", "w8a8"]
+METHODS = {"minmax", "qdiffusion", "tac"}
+BUILT = ("calib", "scheme", "recon", "correct", "sampler", "protocol")
+FILLED = {
+    "model=folder": ["model.path=/somewhere", "model.name=x"],
+    "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
+}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of a command, resolved, as the stages get it."""
+    more = [value for choice, values in FILLED.items() if choice in overrides for value in values]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("config", ["stage=evaluate", *more, *overrides])
+    plain = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def targets(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Every mapping with a `_target_`, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def bind(config: Mapping[str, Any]) -> int:
+    """Bind the signature of everything the configuration would call; how many there were."""
+    count = 0
+    for node in targets(config):
+        assert node["_target_"].startswith("dmq_cli."), "only re-exported names of dmq_cli"
+        signature = inspect.signature(get_object(node["_target_"]))
+        keywords = {key: value for key, value in node.items() if not key.startswith("_")}
+        (signature.bind_partial if node.get("_partial_") else signature.bind)(**keywords)
+        count += 1
+    return count
+
+
+def test_the_choices_are_those_of_the_issue() -> None:
+    assert choices("bits") == sorted(BITS)
+    assert set(choices("method")) >= METHODS
+    assert {"digits", "fid_torch_fidelity"} <= set(choices("protocol"))
+    assert {"smoke", "light", "paper"} <= set(choices("budget"))
+    assert "uniform" in choices("calib")
+
+
+def test_every_model_method_and_bits_compose_and_fit() -> None:
+    from dmq_cli.stages import build
+
+    every = list(itertools.product(choices("model"), choices("method"), choices("bits")))
+    assert len(every) >= 2 * 3 * 15
+    bound = 0
+    for model, method, bits in every:
+        config = composed(f"model={model}", f"method={method}", f"bits={bits}")
+        assert (config["method"]["name"], config["bits"]["name"]) == (method, bits)
+        bound += bind(config)
+        for section in BUILT:
+            check_types(section, config[section])
+            build.make(config[section])
+        check_runtime(config["runtime"], NODES)
+        assert {section for node in NODES.values() for section in node.reads} <= {
+            *config,
+            "to_uint8",
+            "measured_with",
+        }
+    assert bound >= 15 * len(every), "sections, five rules and their parts in each"
+
+
+def test_every_other_choice_composes_and_fits() -> None:
+    groups = {str(path.parent.relative_to(CONF)) for path in CONF.glob("*/*.yaml")}
+    others = groups - {"model", "method", "bits"}
+    assert others >= {
+        "budget",
+        "calib",
+        "scheme",
+        "recon",
+        "correct",
+        "sampler",
+        "protocol",
+        "train",
+        "table",
+    }
+    count = 0
+    for group in sorted(others):
+        for name in choices(group):
+            config = composed(f"{group}={name}")
+            assert bind(config) > 0
+            for section in BUILT:
+                check_types(section, config[section])
+            count += 1
+    assert count == len(list(CONF.glob("*/*.yaml"))) - len([*choices("model"), *choices("method"), *BITS])
+    assert count >= 17
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_a_method_overrides_groups_and_cites(method: str) -> None:
+    text = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{method}.yaml"))
+    assert isinstance(text, dict)
+    assert set(text) == {"defaults", "method"}, "values would survive a swap of their group"
+    assert all(key.startswith("override /") for entry in text["defaults"] for key in entry)
+    assert set(text["method"]) == {"name", "cite"} and text["method"]["name"] == method
+    assert "arXiv:" in text["method"]["cite"] and len(text["method"]["cite"]) > 40
+    groups = {key.removeprefix("override /") for entry in text["defaults"] for key in entry}
+    assert groups == {"calib", "scheme", "recon", "correct"}, (
+        "a method that leaves one out depends on config.yaml"
+    )
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_bits_are_what_their_name_says(bits: str) -> None:
+    found = composed(f"bits={bits}")["bits"]
+    if bits == "fp":
+        weight, act = 32, 32
+    else:
+        weight, act = (int(number) for number in bits[1:].split("a"))
+    assert (found["name"], found["weight"], found["act"], found["prob"]) == (bits, weight, act, act)
+    assert found["edge_weight"] == (32 if bits == "fp" else 8)
+    assert found["edge_act"] == (32 if act == 32 else 8)
+
+
+def test_a_choice_wins_over_the_method_and_brings_no_values_along() -> None:
+    swapped = composed("method=tac", "correct=none")
+    assert swapped["correct"] == {"_target_": "dmq_cli.correct.NoCorrection"}
+    assert swapped["recon"]["_target_"] == "dmq_cli.recon.Brecq"
+
+
+def test_tables_sweep_and_keep_their_cells() -> None:
+    from dmq_cli.sampling import parse_ranges
+
+    tables = [name for name in choices("table") if name != "none"]
+    assert {"demo", "main"} <= set(tables)
+    for name in tables:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            found = compose("config", ["stage=evaluate", f"table={name}"], return_hydra_config=True)
+        assert found.table.name == name and found.hydra.mode.name == "MULTIRUN"
+        sweep = found.hydra.sweeper.params
+        assert set(str(sweep.method).split(",")) <= set(choices("method"))
+        assert set(str(sweep.bits).split(",")) <= set(choices("bits"))
+        config = composed(f"table={name}")
+        assert all(len(seeds) == config["protocol"]["num_images"] for seeds in parse_ranges(config["seeds"]))
+
+
+def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
+    from dmq_cli.stages.build import make
+    from dmq_cli.stages.prepare import check_seeds
+
+    for table, method in itertools.product(choices("table"), choices("method")):
+        config = composed(f"table={table}", f"method={method}")
+        check_seeds(config, make(config["correct"]).seeds)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("method=tacc", ["method/tacc", "tac", "qdiffusion", "minmax"]),
+        ("bits=w9a9", ["bits/w9a9", "w4a8", "fp"]),
+        ("protocol=fid", ["protocol/fid", "digits", "fid_torch_fidelity"]),
+    ],
+)
+def test_a_wrong_choice_names_what_exists(override: str, named: list[str]) -> None:
+    with pytest.raises(HydraException) as caught:
+        composed(override)
+    assert all(name in str(caught.value) for name in named)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "sentence"),
+    [
+        ("sampler", {"spacing": None}, "sampler.spacing=None is not possible; give text."),
+        ("calib", {"num_steps": "many"}, "calib.num_steps=many is not possible; give a whole number."),
+        ("sampler", {"eta": True}, "sampler.eta=True is not possible; give a number."),
+        ("sampler", {"clip_sample": 1}, "sampler.clip_sample=1 is not possible; give true or false."),
+        ("recon", {"num_samples": 1.5}, "recon.num_samples=1.5 is not possible; give a whole number or null."),
+        ("recon", {"beta": [20.0]}, "recon.beta=[20.0] is not possible; give a list of a number 2 times."),
+        ("correct", {"mask": "x"}, "correct.mask=x is not possible; give one of two_sided, one_sided."),
+        ("protocol", {"metrics": "fd"}, "protocol.metrics=fd is not possible; give a list of text."),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_told(section: str, value: dict[str, Any], sentence: str) -> None:
+    config = composed("method=tac")
+    with pytest.raises(ConfigError) as caught:
+        check_types(section, {**config[section], **value})
+    assert str(caught.value) == sentence
+
+
+def test_seeds_may_be_a_number_and_numbers_may_be_whole() -> None:
+    config = composed("method=tac")
+    check_types("calib", {**config["calib"], "seeds": 7})
+    check_types("correct", {**config["correct"], "lambda1": 1})
+    check_types("recon", {**config["recon"], "num_samples": None})
+
+
+def test_the_checkout_uses_its_own_conf() -> None:
+    assert PACKAGE.parent / "conf" == CONF
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert isinstance(compose("config"), DictConfig)
