@@ -20,13 +20,13 @@ _declared: list[torch.library.Library] = []  # a Library withdraws its declarati
 def ensure_torchvision() -> bool:
     """Import torchvision, declaring its operators only where the plain import fails. True if they were declared."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
         _declared.append(library)
         import torchvision  # noqa: F401
     return bool(_declared)

@@ -90,7 +90,8 @@ def picture(folder: Path) -> Path | None:
     """Write samples.png: full precision and every finished cell from the same noise, where the images are at hand."""
     from dmq_cli.stages.images import grid, load_images
 
-    rows, artifacts = {}, folder.parents[1] / "artifacts"
+    rows: dict[str, Any] = {}
+    artifacts = folder.parents[1] / "artifacts"
     cells = sorted((read_json(file) for file in folder.glob("*/metrics.json")), key=_order)
     for cell in cells:
         first = cell["seeds"][0]

@@ -42,7 +42,7 @@ def refused(result: Result, code: int) -> str:
         ("bitz=w4a8", ["There is no bitz", "Did you mean bits?", "protocol"]),
         ("sampler.steps=3", ["There is no sampler.steps", "num_inference_steps"]),
         ("sampler.num_inference_steps=many", ["sampler.num_inference_steps=many", "a whole number"]),
-        ("sampler.num_inference_steps=0", ["sampler.num_inference_steps=0", "at least 1"]),
+        ("sampler.num_inference_steps=0", ["sampler.num_inference_steps=0", "use 1 to 1000"]),
         ("sampler.spacing=cubic", ["cubic", "uniform or quad"]),
         ("calib.num_steps=0", ["calib.num_steps=0", "at least 1"]),
         ("bits.weight=0", ["*.weight", "0 bits", "2 to 16"]),

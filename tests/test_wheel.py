@@ -56,8 +56,9 @@ def test_an_unpacked_wheel_runs_from_its_own_conf(wheel: Path, tmp_path: Path) -
         "print(conf_folder()); print(resolve('package:zoo/weights/digits_cnn/model.safetensors').is_file())\n"
         "dmq_cli.cli.main(['evaluate', 'method=tac', '--cfg', 'job'])"
     )
-    options = {"env": {**os.environ, "PYTHONPATH": str(site)}, "cwd": tmp_path, "timeout": 60}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == [str(site / "dmq_cli" / "conf"), "True"]

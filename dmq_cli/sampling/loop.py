@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -99,11 +100,7 @@ def walk(
 @torch.inference_mode()
 def sample_images(steps: Iterator[Step]) -> Tensor:
     """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only."""
-    last = None
-    for last in steps:
-        pass
-    if last is None:
-        raise ValueError("the scheduler has no timesteps")
+    last = deque(steps, maxlen=1).pop()
     return last.following.clamp(-1, 1)
 
 

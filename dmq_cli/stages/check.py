@@ -16,7 +16,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def check_types(name: str, section: Mapping[str, Any]) -> None:
-    """Compare a section's values with the annotations of the dataclass its `_target_` names. Raises ConfigError."""
+    """Compare values with the annotations of the dataclass that `_target_` names. Raises ConfigError."""
     target = get_object(section["_target_"])
     hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
     for key, value in section.items():

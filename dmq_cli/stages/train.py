@@ -24,7 +24,6 @@ from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
 from dmq_cli.zoo import digit_images, memorisation, save_classifier, split, to_float, train_classifier, train_unet
 
-
 _RETRAINED = 0.5  # another seed, thread count or library moves the distance of a trained model by up to this fraction
 
 

@@ -17,7 +17,7 @@ from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, read_json, write_json
+from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, read_json
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
 _log = logging.getLogger("dmq")

@@ -7,7 +7,7 @@ field. Every rule must match something and every site must end up with bits, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,8 +25,8 @@ class Spec:
 
     bits: int | None = None
     grid: Callable[..., Any] = Uniform
-    granularity: PerTensor | PerChannel = PerTensor()
-    ranges: MinMax | Percentile | LpSearch = MinMax()
+    granularity: PerTensor | PerChannel = field(default_factory=PerTensor)
+    ranges: MinMax | Percentile | LpSearch = field(default_factory=MinMax)
     per_step: bool = False
     split: bool = False
 
@@ -52,7 +52,7 @@ class Rule:
         return fnmatchcase(site.label, self.match) and fnmatchcase(site.part, self.part)
 
     def changes(self) -> dict[str, Any]:
-        names = [field.name for field in fields(Spec)]
+        names = [one.name for one in fields(Spec)]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

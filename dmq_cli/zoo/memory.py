@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,8 @@ from torch import Tensor
 def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
     """Root mean squared pixel difference of each image to the nearest of the others. float (N, ...) and (M, ...) -> (N,)."""
     pixels = images[0].numel()
-    return torch.cdist(images.flatten(1), others.flatten(1)).amin(1) / pixels**0.5
+    distance: Tensor = torch.cdist(images.flatten(1), others.flatten(1)).amin(1)
+    return distance / math.sqrt(pixels)
 
 
 def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float]:

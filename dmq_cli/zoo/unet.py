@@ -128,7 +128,7 @@ class _Run:
             group["lr"] = config.lr * self._schedule()
         loss = diffusion_loss(self.model, batch, (strata * 1000).long().clamp_max(999), noise)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1

@@ -16,6 +16,7 @@ import dmq_cli.metrics.extractors as module
 import dmq_cli.metrics.weights as weights
 from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.metrics import INCEPTION_SHA256, INCEPTION_URL, extract, extractor_sha256
+from dmq_cli.paths import resolve
 from tests.metrics.helpers import SHIPPED, digits, protocol
 
 
@@ -75,7 +76,7 @@ def test_building_draws_no_random_numbers() -> None:
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    data = weights.resolve(SHIPPED).read_bytes()
+    data = resolve(SHIPPED).read_bytes()
     file.write_bytes(data)
     first = extract(digits(0, 2), protocol(extractor_path=str(file)))["logits"]
     file.write_bytes(data[:-4] + bytes(4))
@@ -84,7 +85,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 def test_the_sha256_is_recorded_and_checked() -> None:
     found = extractor_sha256(protocol())
-    assert found == hashlib.sha256(weights.resolve(SHIPPED).read_bytes()).hexdigest()
+    assert found == hashlib.sha256(resolve(SHIPPED).read_bytes()).hexdigest()
     assert extractor_sha256(protocol(extractor_sha256=found.upper())) == found
     with pytest.raises(EvaluationError, match=f"must have the sha256 {'0' * 64}, but .* has {found}"):
         extract(digits(0, 2), protocol(extractor_sha256="0" * 64))
@@ -93,7 +94,7 @@ def test_the_sha256_is_recorded_and_checked() -> None:
 @pytest.mark.parametrize("keep", [0, 5, 1000, 500_000])
 def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "model.safetensors"
-    file.write_bytes(weights.resolve(SHIPPED).read_bytes()[:keep])
+    file.write_bytes(resolve(SHIPPED).read_bytes()[:keep])
     with pytest.raises(EvaluationError, match=r"does not hold a DigitsCNN .* dmq train model=ddim_digits"):
         extract(digits(0, 2), protocol(extractor_path=str(file)))
 

@@ -99,13 +99,19 @@ def test_diffusers_own_scheduler_where_the_stride_is_even(eta: float, alpha_one:
         assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("steps", "spacing"), [(0, "uniform"), (-3, "uniform"), (1001, "uniform"), (0, "quad"), (100, "quad")]
-)
+@pytest.mark.parametrize(("steps", "spacing"), [(0, "uniform"), (-3, "uniform"), (1001, "uniform"), (0, "quad")])
 def test_step_counts_that_cannot_be(steps: int, spacing: str) -> None:
-    with pytest.raises(ConfigError, match=rf"num_inference_steps={steps} with {spacing} spacing") as caught:
+    with pytest.raises(ConfigError, match=rf"num_inference_steps={steps} does not fit a model of 1000") as caught:
         scheduler(steps, spacing=spacing)
     one_sentence(caught.value)
+
+
+def test_quad_leaves_out_steps_that_go_nowhere() -> None:
+    """The authors' 100 quadratic steps visit t = 0 four times; a step from t to t changes nothing at eta 0."""
+    listed = [int(t) for t in np.linspace(0, np.sqrt(800), 100) ** 2]
+    found = scheduler(100, spacing="quad")
+    assert listed.count(0) == 4 and found.timesteps.tolist() == sorted(set(listed), reverse=True)
+    assert found.num_inference_steps == len(set(listed)) < 100
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "quad"])

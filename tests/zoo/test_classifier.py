@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmq_cli.metrics.weights import resolve
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.paths import resolve
 from dmq_cli.zoo.classifier import (
     ClassifierTraining,
     accuracy,
