@@ -18,5 +18,5 @@ def test_forward(benchmark: BenchmarkFixture) -> None:
     bake(attached)
     quantized, inputs = QuantDenoiser(attached), cifar.batch(32, seed=1)
     assert not torch.equal(quantized(*inputs), full(*inputs))
-    times = by_turns(benchmark, lambda: quantized(*inputs), lambda: full(*inputs), rounds=8)
+    times = by_turns(benchmark, lambda: quantized(*inputs), lambda: full(*inputs), rounds=5)
     show_ratio(benchmark, "W4A8 forward / FP forward", times, "1.5")

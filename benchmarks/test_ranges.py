@@ -41,9 +41,7 @@ def test_range_search(benchmark: BenchmarkFixture) -> None:
     fastest of a few rounds counts for each layer.
     """
     kinds = (nn.Conv2d, nn.Linear)
-    weights = [
-        PerChannel().grouped(m.weight) for m in cifar.adapter().model.modules() if isinstance(m, kinds)
-    ]
+    weights = [PerChannel().grouped(m.weight) for m in cifar.adapter().model.modules() if isinstance(m, kinds)]
     fast, slow = [[float("inf")] * len(weights) for _ in range(2)]
     agree: list[bool] = []
 

@@ -30,9 +30,7 @@ def by_turns(
     return times[0][1:], times[1][1:]
 
 
-def show_ratio(
-    benchmark: BenchmarkFixture, what: str, times: tuple[list[float], list[float]], target: str
-) -> None:
+def show_ratio(benchmark: BenchmarkFixture, what: str, times: tuple[list[float], list[float]], target: str) -> None:
     """Print the first over the second: the ratio of the fastest calls, which other programs disturb least."""
     lowest = min(times[0]) / min(times[1])
     say(

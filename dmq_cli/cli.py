@@ -114,7 +114,9 @@ def guarded(action: Callable[[], None], as_json: bool = False) -> int:
         if not isinstance(error, OSError) or error.errno not in _DISK:
             raise
         place = f" at {error.filename}" if error.filename else ""
-        sentence = f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
+        sentence = (
+            f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
+        )
         return _say(sentence, DiskError.exit_code, as_json)
     return 0
 

@@ -14,7 +14,9 @@ def conf_folder() -> Path:
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"The configuration folder conf/ was looked for in {PACKAGE} and beside it and is in neither; install dmq again.")
+    raise ConfigError(
+        f"The configuration folder conf/ was looked for in {PACKAGE} and beside it and is in neither; install dmq again."
+    )
 
 
 def resolve(path: str) -> Path:

@@ -36,7 +36,9 @@ def table(folder: Path) -> str:
     """
     cells = [read_json(file) for file in sorted(folder.glob("*/metrics.json"))]
     if not cells:
-        raise ConfigError(f"The table {folder.name} has no finished cells in {folder}; fill it with: make table-{folder.name}")
+        raise ConfigError(
+            f"The table {folder.name} has no finished cells in {folder}; fill it with: make table-{folder.name}"
+        )
     protocols = {(c["protocol"]["hash"], c["model"], tuple(c["seeds"])) for c in cells}
     if len(protocols) > 1:
         raise ConfigError(
@@ -44,11 +46,25 @@ def table(folder: Path) -> str:
         )
     columns = cells[0]["protocol"]["columns"]
     varied = _varied(cells)
-    head = ["bits", "method", *varied, *(f"{name} {_ARROWS.get(key, '')}".strip() for key, name in columns.items()), "PSNR to FP ↑"]
+    head = [
+        "bits",
+        "method",
+        *varied,
+        *(f"{name} {_ARROWS.get(key, '')}".strip() for key, name in columns.items()),
+        "PSNR to FP ↑",
+    ]
     rows = [["32/32", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""]]
     for cell in sorted(cells, key=lambda c: (_order(c), [str(_at(c, v)) for v in varied])):
         numbers = [_number(cell["quantized"], key) for key in columns]
-        rows.append([cell["bits"], cell["method"], *(str(_at(cell, v)) for v in varied), *numbers, _number(cell["paired"], "psnr") + " dB"])
+        rows.append(
+            [
+                cell["bits"],
+                cell["method"],
+                *(str(_at(cell, v)) for v in varied),
+                *numbers,
+                _number(cell["paired"], "psnr") + " dB",
+            ]
+        )
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join([*lines, "", _under(cells[0])])
 

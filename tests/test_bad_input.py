@@ -124,9 +124,7 @@ def test_missing_inception_weights_are_refused_before_sampling(model: Path, tmp_
         assert str(reference) in text and "protocol.reference_path" in text
         reference.write_bytes(b"pixels")
         text = refused(dmq(*words("evaluate", model, tmp_path, *more)), 4)
-    assert (
-        str(tmp_path / "inception.pth") in text and "https://" in text and "protocol.extractor_path" in text
-    )
+    assert str(tmp_path / "inception.pth") in text and "https://" in text and "protocol.extractor_path" in text
     assert ran == []
 
 

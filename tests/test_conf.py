@@ -131,9 +131,7 @@ def test_a_method_overrides_groups_and_cites(method: str) -> None:
     assert set(text["method"]) == {"name", "cite"} and text["method"]["name"] == method
     assert "arXiv:" in text["method"]["cite"] and len(text["method"]["cite"]) > 40
     groups = {key.removeprefix("override /") for entry in text["defaults"] for key in entry}
-    assert groups == {"calib", "scheme", "recon", "correct"}, (
-        "a method that leaves one out depends on config.yaml"
-    )
+    assert groups == {"calib", "scheme", "recon", "correct"}, "a method that leaves one out depends on config.yaml"
 
 
 @pytest.mark.parametrize("bits", BITS)

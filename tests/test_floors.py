@@ -139,9 +139,7 @@ def test_no_assert_and_no_unpickling() -> None:
                 loads += 1
                 assert given.get("allow_pickle") is False, where
         for name, _ in imports(file):
-            assert name.split(".")[0] not in ("pickle", "dill", "joblib", "cloudpickle"), (
-                f"{file} imports {name}"
-            )
+            assert name.split(".")[0] not in ("pickle", "dill", "joblib", "cloudpickle"), f"{file} imports {name}"
     assert calls >= 1500 and loads >= 3
 
 
@@ -155,8 +153,6 @@ def test_help_is_quick_to_import(words: list[str]) -> None:
         "heavy = slow & set(sys.modules)\n"
         "print('heavy', sorted(heavy))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "heavy []"
     assert done.stdout.splitlines()[-2] == ("exit 2" if words == ["nonsense"] else "exit 0")

@@ -13,9 +13,7 @@ import pytest
 from dmq_cli.paths import PACKAGE, conf_folder, resolve
 
 ROOT = PACKAGE.parent
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "pyproject.toml").is_file(), reason="a wheel is built from a checkout"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="a wheel is built from a checkout")
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +29,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_what_the_package_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    configured = {
-        f"dmq_cli/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")
-    }
+    configured = {f"dmq_cli/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     sources = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-    weights = {
-        str(path.relative_to(ROOT)) for path in (PACKAGE / "zoo" / "weights").rglob("*") if path.is_file()
-    }
+    weights = {str(path.relative_to(ROOT)) for path in (PACKAGE / "zoo" / "weights").rglob("*") if path.is_file()}
     assert len(configured) >= 35 and len(sources) >= 70 and len(weights) >= 2
     assert configured | sources | weights <= names
     assert "dmq_cli/conf/config.yaml" in names
     assert "dmq_cli/zoo/weights/digits_cnn/model.safetensors" in names
-    assert not [name for name in names if not name.startswith(("dmq_cli/", "dmq-"))], (
-        "nothing else is installed"
-    )
+    assert not [name for name in names if not name.startswith(("dmq_cli/", "dmq-"))], "nothing else is installed"
 
 
 def test_an_unpacked_wheel_runs_from_its_own_conf(wheel: Path, tmp_path: Path) -> None:

@@ -77,9 +77,7 @@ def data(num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tens
     return sample, TIMESTEPS[torch.arange(num) % len(TIMESTEPS)]
 
 
-def batches(
-    num: int = 8, size: int = 4, dtype: torch.dtype = torch.float64
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(num: int = 8, size: int = 4, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor]]:
     sample, timestep = data(num, dtype)
     return zip(torch.split(sample, size), torch.split(timestep, size), strict=True)
 

@@ -75,7 +75,11 @@ class _Observer:
     def hook(self, attached: Attached) -> Callable[..., None]:
         def watch(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             value: Tensor = inputs[0].detach().cpu()
-            step = attached.context.step.cpu().expand(len(value)) if self.per_step else torch.zeros(len(value), dtype=torch.int64)
+            step = (
+                attached.context.step.cpu().expand(len(value))
+                if self.per_step
+                else torch.zeros(len(value), dtype=torch.int64)
+            )
             self.update(value.reshape(len(value), -1), step)
 
         return watch
@@ -83,7 +87,9 @@ class _Observer:
     def update(self, rows: Tensor, step: Tensor) -> None:
         low, high = rows.aminmax(dim=1)
         if not bool((low.isfinite() & high.isfinite()).all()):
-            raise NumericsError(f"The activations at {self.name} have values that are not finite; check the weights of the model.")
+            raise NumericsError(
+                f"The activations at {self.name} have values that are not finite; check the weights of the model."
+            )
         for group in sorted(set(step.tolist())):
             chosen = step == group
             self.minimum[group] = torch.minimum(self.minimum[group], low[chosen].min())
@@ -117,7 +123,9 @@ class _Observer:
         """A step that the calibration set skipped takes the range of the nearest step that it has."""
         seen = (self.minimum <= self.maximum).nonzero().flatten()
         if not len(seen):
-            raise NumericsError(f"The calibration set showed nothing to the quantizer {self.name}; use a set with at least one sample.")
+            raise NumericsError(
+                f"The calibration set showed nothing to the quantizer {self.name}; use a set with at least one sample."
+            )
         nearest = seen[(torch.arange(self.groups)[:, None] - seen[None]).abs().argmin(1)]
         self.minimum, self.maximum = self.minimum[nearest], self.maximum[nearest]
         if any(self.values):

@@ -35,7 +35,7 @@ class Tac:
     seeds: str
     lambda1: float = 0.5
     lambda2: float = 0.1
-    k_threshold: float = 1.0
+    k_threshold: float = 2.0
     ner: bool = True
     ibc: bool = True
     timestep_aware: bool = True

@@ -120,9 +120,7 @@ def load_extractor(protocol: Protocol) -> Any:
     It gives what the Fréchet distance reads, then what the inception score reads. Errors as in
     `read_weights`.
     """
-    return _build(
-        EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path)), extractor_sha256(protocol)
-    )
+    return _build(EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path)), extractor_sha256(protocol))
 
 
 @torch.no_grad()

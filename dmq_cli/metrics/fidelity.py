@@ -75,9 +75,7 @@ def _fd(images: Features, reference: Features, protocol: Protocol) -> dict[str, 
 
 
 def _is(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
-    found = isc_features_to_metric(
-        images["logits"], protocol.splits, shuffle=True, rng_seed=protocol.rng_seed
-    )
+    found = isc_features_to_metric(images["logits"], protocol.splits, shuffle=True, rng_seed=protocol.rng_seed)
     return {"is": found[KEY_METRIC_ISC_MEAN], "is_std": found[KEY_METRIC_ISC_STD]}
 
 

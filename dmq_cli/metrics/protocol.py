@@ -141,9 +141,7 @@ class Protocol:
                 f"only numbers of inception-v3-compat have that name, so call it '{key.upper()}-digits'."
             )
         if claims_fid and key != "fd":
-            raise ConfigError(
-                f"Protocol {self.name} names the column of {key} '{column}'; only fd can be an FID."
-            )
+            raise ConfigError(f"Protocol {self.name} names the column of {key} '{column}'; only fd can be an FID.")
 
 
 def to_uint8(images: Tensor, how: str) -> Tensor:
@@ -168,6 +166,4 @@ def to_uint8(images: Tensor, how: str) -> Tensor:
 
 def _known(what: str, value: str, known: Any) -> None:
     if value not in known:
-        raise ConfigError(
-            f"A protocol asks for {what} '{value}', which does not exist.{nearest(value, known)}"
-        )
+        raise ConfigError(f"A protocol asks for {what} '{value}', which does not exist.{nearest(value, known)}")

@@ -20,7 +20,13 @@ class DigitsCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *_stage(1, 32), *_stage(32, 32), nn.MaxPool2d(2), *_stage(32, 64), nn.MaxPool2d(2), *_stage(64, 64), nn.Flatten()
+            *_stage(1, 32),
+            *_stage(32, 32),
+            nn.MaxPool2d(2),
+            *_stage(32, 64),
+            nn.MaxPool2d(2),
+            *_stage(64, 64),
+            nn.Flatten(),
         )
         self.drop = nn.Dropout(0.3)
         self.embed = nn.Linear(64 * 4 * 4, self.num_features)

@@ -25,8 +25,12 @@ def network_folder(path: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not path.is_dir():
-        raise MissingWeightsError(f"The model folder {path} does not exist; give the path of a diffusers folder on this machine.")
-    raise ModelError(f"The folder {path} was given as a model but has neither unet/config.json nor config.json; give a diffusers folder.")
+        raise MissingWeightsError(
+            f"The model folder {path} does not exist; give the path of a diffusers folder on this machine."
+        )
+    raise ModelError(
+        f"The folder {path} was given as a model but has neither unet/config.json nor config.json; give a diffusers folder."
+    )
 
 
 def folder_sha256(path: Path) -> str:
@@ -63,7 +67,9 @@ def load_adapter(path: Path) -> Adapter:
 def _load(network: Any, folder: Path) -> nn.Module:
     options = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False}
     try:
-        model, report = network.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        model, report = network.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The weights in {folder} could not be read ({first}); copy the folder again.") from error
@@ -75,7 +81,11 @@ def _load(network: Any, folder: Path) -> nn.Module:
 
 
 def _refuse(folder: Path, kind: str, keys: list[Any]) -> None:
-    found = {"mismatched": "the wrong shape for", "missing": "no values for", "unexpected": "values that do not belong to"}
+    found = {
+        "mismatched": "the wrong shape for",
+        "missing": "no values for",
+        "unexpected": "values that do not belong to",
+    }
     raise ModelError(
         f"The checkpoint in {folder} has {found[kind]} {len(keys)} tensors of the network in its config.json"
         f" (first: {keys[0]}); use the config.json that belongs to these weights."
@@ -87,14 +97,18 @@ def _require_weights(folder: Path) -> None:
         return
     other = next((f.name for pattern in ("*.bin", "*.ckpt", "*.pt") for f in folder.glob(pattern)), None)
     hint = f" ({other} is a pickle, which dmq does not read)" if other else ""
-    raise MissingWeightsError(f"The model folder {folder} has no {WEIGHTS}{hint}; save the model with safetensors and put that file there.")
+    raise MissingWeightsError(
+        f"The model folder {folder} has no {WEIGHTS}{hint}; save the model with safetensors and put that file there."
+    )
 
 
 def _schedule_file(path: Path) -> Path:
     for file in (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"):
         if file.is_file():
             return file
-    raise ModelError(f"The model folder {path} has no scheduler/scheduler_config.json, so its noise schedule is unknown; add that file.")
+    raise ModelError(
+        f"The model folder {path} has no scheduler/scheduler_config.json, so its noise schedule is unknown; add that file."
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -103,5 +117,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
     except (OSError, ValueError) as error:
-        raise ModelError(f"The file {path} could not be read as JSON ({error}); copy the model folder again.") from error
+        raise ModelError(
+            f"The file {path} could not be read as JSON ({error}); copy the model folder again."
+        ) from error
     return found

@@ -90,7 +90,9 @@ def _role(name: str) -> str:
     for pattern, role in _ROLES:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, role, name)
-    raise ModelError(f"Layer {name} of this UNet2DModel has no role in dmq, so no rule could quantize it; use a known family.")
+    raise ModelError(
+        f"Layer {name} of this UNet2DModel has no role in dmq, so no rule could quantize it; use a known family."
+    )
 
 
 def _part(name: str) -> str:

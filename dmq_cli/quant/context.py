@@ -35,8 +35,7 @@ class StepContext:
         """Set the step, int64 of shape (1,) or (B,), in a scope; scopes nest. ValueError for others."""
         if step.ndim != 1 or step.dtype != torch.int64:
             raise ValueError(
-                f"StepContext.at was given {step.dtype} of shape {tuple(step.shape)}; "
-                "pass int64 of shape (1,) or (B,)."
+                f"StepContext.at was given {step.dtype} of shape {tuple(step.shape)}; pass int64 of shape (1,) or (B,)."
             )
         before, self._step = self._step, step
         try:

@@ -62,6 +62,4 @@ def _check_rounding(grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
 
 def _check_dynamic(grid: Grid, scale: nn.Module) -> None:
     if isinstance(scale, Dynamic) and scale.grid != grid:
-        raise ConfigError(
-            f"A quantizer on {grid} was given Dynamic scales for {scale.grid}; give both the same grid."
-        )
+        raise ConfigError(f"A quantizer on {grid} was given Dynamic scales for {scale.grid}; give both the same grid.")

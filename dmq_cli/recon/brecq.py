@@ -84,7 +84,10 @@ def _reconstruct(setting: Setting) -> None:
     attached = setting.attached
     units = attached.units()
     bake(attached)
-    for stage, slots, learn in (("weights", ("weight",), _learn_rounding), ("activations", _ACTIVATIONS, _learn_scales)):
+    for stage, slots, learn in (
+        ("weights", ("weight",), _learn_rounding),
+        ("activations", _ACTIVATIONS, _learn_scales),
+    ):
         for index, unit in enumerate(units):
             chosen = {n: q for n, q in attached.quantizers(*slots).items() if n.startswith(f"{unit}.")}
             done = setting.work / f"tmp-{stage}-{index:03d}.safetensors"

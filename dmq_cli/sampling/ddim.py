@@ -37,7 +37,13 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
         self.previous = dict(zip(ascending[::-1], [*ascending[-2::-1], -1], strict=True))
 
     def step(
-        self, model_output: Tensor, timestep: int, sample: Tensor, eta: float = 0.0, noise: Tensor | None = None, **_: Any
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        eta: float = 0.0,
+        noise: Tensor | None = None,
+        **_: Any,
     ) -> Tensor:
         """The sample at the previous timestep of the list (eq. 12), same shape. noise: needed for eta > 0."""
         now, before = self._alpha(int(timestep)), self._alpha(self.previous[int(timestep)])

@@ -15,7 +15,14 @@ from dmq_cli.models import Denoiser
 from dmq_cli.ops import generators, noise
 from dmq_cli.sampling.ddim import DDIM
 
-_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_SCHEDULE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 
 
 class Correction(Protocol):
@@ -57,7 +64,9 @@ class Sampler:
         Raises ConfigError for a model that predicts something else than the noise.
         """
         if (kind := schedule.get("prediction_type", "epsilon")) != "epsilon":
-            raise ConfigError(f"The model was trained to predict {kind}; dmq samples models that predict epsilon, the noise.")
+            raise ConfigError(
+                f"The model was trained to predict {kind}; dmq samples models that predict epsilon, the noise."
+            )
         kept = {k: schedule[k] for k in _SCHEDULE if k in schedule}
         found = DDIM(**kept, clip_sample=self.clip_sample, set_alpha_to_one=self.set_alpha_to_one)
         found.set_spacing(self.num_inference_steps, self.spacing)
@@ -107,4 +116,3 @@ def sample_images(steps: Iterator[Step]) -> Tensor:
 def batches(seeds: range, size: int) -> Iterator[range]:
     """Consecutive pieces of at most `size` seeds, the last one included."""
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
-

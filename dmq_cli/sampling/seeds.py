@@ -28,7 +28,9 @@ def parse_ranges(value: str | int | Sequence[str | int]) -> list[range]:
     found = [parse_range(text) for text in texts]
     require_disjoint({f"seeds[{i}]": r for i, r in enumerate(found)})
     if len({len(r) for r in found}) > 1:
-        raise SeedError(f"The seed ranges {texts} differ in length, so their distances cannot be compared; make them equal.")
+        raise SeedError(
+            f"The seed ranges {texts} differ in length, so their distances cannot be compared; make them equal."
+        )
     return found
 
 

@@ -26,7 +26,9 @@ def make(section: Mapping[str, Any]) -> Any:
         if isinstance(error.__cause__, DmqError):
             raise error.__cause__ from error
         text = " ".join(str(error).split())
-        raise ConfigError(f"The configuration of {section.get('_target_')} does not fit ({text}); see its YAML file in conf/.") from error
+        raise ConfigError(
+            f"The configuration of {section.get('_target_')} does not fit ({text}); see its YAML file in conf/."
+        ) from error
 
 
 def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:

@@ -29,19 +29,13 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
     for key, least in (("batch_size", 1), ("threads", 1)):
         value = runtime[key]
         if not (_fits(value, int) and value >= least) and not (key == "threads" and value is None):
-            raise ConfigError(
-                f"runtime.{key}={value} is not possible; give a whole number, at least {least}."
-            )
+            raise ConfigError(f"runtime.{key}={value} is not possible; give a whole number, at least {least}.")
     if not isinstance(runtime["outputs"], str) or not runtime["outputs"]:
-        raise ConfigError(
-            f"runtime.outputs={runtime['outputs']} is no path; write one like runtime.outputs=outputs."
-        )
+        raise ConfigError(f"runtime.outputs={runtime['outputs']} is no path; write one like runtime.outputs=outputs.")
     if runtime["upstream"] not in ("ensure", "require"):
         raise ConfigError(f"runtime.upstream={runtime['upstream']} is not known; use ensure or require.")
     if not isinstance(runtime["force"], list):
-        raise ConfigError(
-            f"runtime.force={runtime['force']} is no list of stages; write runtime.force=[reconstruct]."
-        )
+        raise ConfigError(f"runtime.force={runtime['force']} is no list of stages; write runtime.force=[reconstruct].")
     known = list(stages)
     for stage in runtime["force"]:
         if stage not in known:
@@ -52,9 +46,7 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
         torch.empty(0, device=runtime["device"])
     except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"runtime.device={runtime['device']} cannot be used here ({first}); use cpu."
-        ) from error
+        raise ConfigError(f"runtime.device={runtime['device']} cannot be used here ({first}); use cpu.") from error
 
 
 def _fits(value: object, hint: Any) -> bool:

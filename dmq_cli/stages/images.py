@@ -45,7 +45,9 @@ def _read(file: Path) -> Pixels:
         with np.load(file, allow_pickle=False) as archive:
             images = archive["arr_0"]
     except Exception as error:  # zipfile, numpy and the OS each have their own
-        raise ArtifactCorruptError(f"{file} could not be read as images ({error}); delete its folder and run again.") from error
+        raise ArtifactCorruptError(
+            f"{file} could not be read as images ({error}); delete its folder and run again."
+        ) from error
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ArtifactCorruptError(
             f"{file} holds {images.dtype} {images.shape} instead of uint8 images (N, H, W, C); delete its folder and run again."
@@ -59,10 +61,14 @@ def reference_images(name: str, path: str | None) -> Pixels:
     if path is not None:
         file = Path(path)
         if not file.is_file():
-            raise EvaluationError(f"The protocol's reference {name} should be at {file}, which is no file; set protocol.reference_path.")
+            raise EvaluationError(
+                f"The protocol's reference {name} should be at {file}, which is no file; set protocol.reference_path."
+            )
         return _read(file)
     if name != "digits":
-        raise ConfigError(f"The protocol's reference {name} is not part of dmq; set protocol.reference_path to an .npz of its images.")
+        raise ConfigError(
+            f"The protocol's reference {name} is not part of dmq; set protocol.reference_path to an .npz of its images."
+        )
     pixels: Pixels = digit_images()[0].permute(0, 2, 3, 1).numpy()
     return pixels
 
@@ -83,4 +89,8 @@ def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.
 
 
 def _cell(image: Any, size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).convert("RGB").resize(size, Image.Resampling.NEAREST)
+    return (
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        .convert("RGB")
+        .resize(size, Image.Resampling.NEAREST)
+    )

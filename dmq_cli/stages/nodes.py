@@ -128,7 +128,10 @@ def _trajectories(seeds: str, config: Config) -> float:
 
 
 def _samples(config: Config) -> float:
-    kept = min(min(int(config["calib"]["num_steps"]), int(config["sampler"]["num_inference_steps"])), int(config["sampler"]["num_inference_steps"]))
+    kept = min(
+        min(int(config["calib"]["num_steps"]), int(config["sampler"]["num_inference_steps"])),
+        int(config["sampler"]["num_inference_steps"]),
+    )
     return len(parse_range(config["calib"]["seeds"])) * kept
 
 

@@ -26,7 +26,9 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     protocol that are not there, and values of the wrong type.
     """
     if config["stage"] not in NODES:
-        raise ConfigError(f"stage={config['stage']} does not exist; leave it to the verb.{nearest(str(config['stage']), NODES)}")
+        raise ConfigError(
+            f"stage={config['stage']} does not exist; leave it to the verb.{nearest(str(config['stage']), NODES)}"
+        )
     check_runtime(config["runtime"], NODES)
     for section in _SECTIONS:
         check_types(section, config[section])

@@ -62,7 +62,9 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     made = Graph(NODES, graph(composed, progress).store, progress)
     sections = {**composed, "unet": settings["unet"], "classifier": settings["classifier"]}
     unet, classifier = made.ensure("train_unet", sections), made.ensure("train_classifier", sections)
-    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", made.key("train_unet", sections), dict(composed))
+    run = create_run(
+        Path(composed["runtime"]["outputs"]) / "runs", "train", made.key("train_unet", sections), dict(composed)
+    )
     folder, extractor = run.path / "ddim_digits", run.path / "digits_cnn"
     shutil.copytree(unet / "model", folder)
     shutil.copytree(classifier, extractor, ignore=shutil.ignore_patterns("manifest.json"))
@@ -79,13 +81,18 @@ def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> d
     """Fréchet distance of the new model over the seed ranges, the floor beside it, and a look for memorised images."""
     config = prepare({**composed, "stage": "evaluate", "model": {**composed["model"], "path": str(folder)}})
     made, ranges = graph(config, progress), [show(r) for r in parse_ranges(config["seeds"])]
-    numbers = [read_json(made.ensure("evaluate_fp", {**config, "seeds": r}) / "numbers.json")["numbers"] for r in ranges]
+    numbers = [
+        read_json(made.ensure("evaluate_fp", {**config, "seeds": r}) / "numbers.json")["numbers"] for r in ranges
+    ]
     images = load_images(made.ensure("sample_fp", {**config, "seeds": ranges[0]}))
     protocol: Protocol = build.make(config["protocol"])
     distance = spread_over(numbers)
     return {
         "distance": distance,
-        "interval": [round(max(0.0, distance["fd"] * (1 - _RETRAINED)), 2), round(distance["fd"] * (1 + _RETRAINED), 2)],
+        "interval": [
+            round(max(0.0, distance["fd"] * (1 - _RETRAINED)), 2),
+            round(distance["fd"] * (1 + _RETRAINED), 2),
+        ],
         "seeds": ranges,
         "num_images": protocol.num_images,
         "num_inference_steps": config["sampler"]["num_inference_steps"],

@@ -49,8 +49,7 @@ class Claim:
         """
         if self.done is not None:
             raise ArtifactError(
-                f"{self._folder} was to be committed, but it is there already: use it, or remove "
-                "it before the claim."
+                f"{self._folder} was to be committed, but it is there already: use it, or remove it before the claim."
             )
         _drop_scratch(self.work)
         write_json(self.work / MANIFEST, {**manifest, "files": record_files(self.work)})
@@ -88,9 +87,7 @@ class ArtifactStore:
         """
         folder = self._folder(stage, key)
         if not folder.is_dir():
-            raise ArtifactError(
-                f"{folder} was to be verified, but there is no such artifact: run what makes it first."
-            )
+            raise ArtifactError(f"{folder} was to be verified, but there is no such artifact: run what makes it first.")
         check_files(folder, stage, full=True)
         return folder
 

@@ -42,9 +42,7 @@ def _check(obj: object, where: str) -> None:
     if type(obj) is dict:
         for key, value in obj.items():
             if type(key) is not str:
-                raise _refused(
-                    where, f"the key {key!r} of type {type(key).__name__}", "write keys as strings"
-                )
+                raise _refused(where, f"the key {key!r} of type {type(key).__name__}", "write keys as strings")
             _check(value, f"{where}.{key}" if where else key)
     elif type(obj) in (list, tuple):
         for index, value in enumerate(obj):  # type: ignore[arg-type]
@@ -53,9 +51,7 @@ def _check(obj: object, where: str) -> None:
         if not math.isfinite(obj):
             raise _refused(where, repr(obj), "give a finite number or null")
     elif type(obj) not in (type(None), bool, int, str):
-        raise _refused(
-            where, f"a {type(obj).__name__}", "use null, booleans, numbers, strings, lists and dicts"
-        )
+        raise _refused(where, f"a {type(obj).__name__}", "use null, booleans, numbers, strings, lists and dicts")
 
 
 def _refused(where: str, found: str, advice: str) -> ConfigError:

@@ -49,8 +49,7 @@ def write_json(path: Path, obj: object) -> None:
         text = json.dumps(obj, indent=1, allow_nan=False)
     except ValueError as error:
         raise NumericsError(
-            f"{path} was to be written as JSON, but a value in it is NaN or infinite: "
-            "look for the step that made it."
+            f"{path} was to be written as JSON, but a value in it is NaN or infinite: look for the step that made it."
         ) from error
     with aside(path) as scratch:
         scratch.write_text(text + "\n", encoding="utf-8")

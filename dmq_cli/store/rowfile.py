@@ -81,9 +81,7 @@ class RowFile:
             raise self._corrupt(f"it has {found} bytes instead of {expected}")
 
     def _corrupt(self, found: str) -> ArtifactCorruptError:
-        return ArtifactCorruptError(
-            f"Rows were to be read from {self.path}, but {found}: delete it and make it again."
-        )
+        return ArtifactCorruptError(f"Rows were to be read from {self.path}, but {found}: delete it and make it again.")
 
 
 def _as_list(indices: Sequence[int] | Tensor) -> Sequence[int]:

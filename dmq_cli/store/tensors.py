@@ -20,9 +20,7 @@ from dmq_cli.store.rowwriter import RowWriter
 __all__ = ["RowFile", "RowWriter", "check_finite", "load_tensors", "save_tensors"]
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors, of any shapes and dtypes, to one safetensors file in one step.
 
     Views and tensors that share memory are copied. Raises OSError (a full disk too, which safetensors hides).

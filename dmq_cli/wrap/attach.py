@@ -38,7 +38,11 @@ class Attached:
         for site, spec in self.specs.items():
             if spec.quantized and (not slots or site.slot in slots):
                 root = modules[site.name]
-                parts = {f"{site.name}.parts.{i}": m for i, m in enumerate(root.parts)} if isinstance(root, Split) else {site.name: root}
+                parts = (
+                    {f"{site.name}.parts.{i}": m for i, m in enumerate(root.parts)}
+                    if isinstance(root, Split)
+                    else {site.name: root}
+                )
                 found |= {name: m for name, m in parts.items() if isinstance(m, TensorQuantizer)}
         return found
 
@@ -78,7 +82,9 @@ def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
     }
     for layer in adapter.layers():
         parent, _, child = layer.name.rpartition(".")
-        twin = with_quantizers(adapter.model.get_submodule(layer.name), made[layer.name, "input"], made[layer.name, "weight"])
+        twin = with_quantizers(
+            adapter.model.get_submodule(layer.name), made[layer.name, "input"], made[layer.name, "weight"]
+        )
         setattr(adapter.model.get_submodule(parent), child, twin)
     for attention in adapter.attentions():
         module = adapter.model.get_submodule(attention.name)
@@ -140,7 +146,9 @@ def _build(
 def _quantizer(site: Site, spec: Spec, model: nn.Module, context: StepContext, steps: int) -> TensorQuantizer:
     grid = spec.grid(bits=spec.bits)
     if site.slot == "weight" and spec.per_step:
-        raise SchemeError(f"The scheme asks for a scale for each step at {site.name}, but weights have no steps; match *.input.")
+        raise SchemeError(
+            f"The scheme asks for a scale for each step at {site.name}, but weights have no steps; match *.input."
+        )
     if site.slot != "weight" and spec.granularity != PerTensor():
         raise SchemeError(
             f"The scheme asks for {spec.granularity} at {site.name}, but activations have one range for the whole tensor;"

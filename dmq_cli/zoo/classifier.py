@@ -142,9 +142,7 @@ def _batches(count: int, config: ClassifierTraining, generator: torch.Generator)
         yield from torch.split(order, config.batch_size)[: count // config.batch_size]
 
 
-def _loss(
-    model: DigitsCNN, decoder: nn.Module, images: Tensor, labels: Tensor, config: ClassifierTraining
-) -> Tensor:
+def _loss(model: DigitsCNN, decoder: nn.Module, images: Tensor, labels: Tensor, config: ClassifierTraining) -> Tensor:
     features, logits = model(images)
     drawn = nn.functional.mse_loss(decoder(features), images.flatten(1))
     right = nn.functional.cross_entropy(logits, labels)

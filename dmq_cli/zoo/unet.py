@@ -122,7 +122,9 @@ class _Run:
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         batch = images[torch.randint(len(images), (config.batch_size,), generator=generator)]
-        strata = (torch.arange(config.batch_size) + torch.rand(config.batch_size, generator=generator)) / config.batch_size
+        strata = (
+            torch.arange(config.batch_size) + torch.rand(config.batch_size, generator=generator)
+        ) / config.batch_size
         noise = torch.randn(batch.shape, generator=generator)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * self._schedule()

@@ -79,10 +79,7 @@ def test_attention_is_watched_although_it_is_fused() -> None:
     for number, quantizer in enumerate(attached.quantizers("prob").values()):
         place = [0, 2, 3, 1][number]  # execution order is down, mid, up, up; model order is down, up, up, mid
         high = max(probs[place], probs[4 + place])
-        assert (
-            float(table(quantizer)[0]) == pytest.approx(high / 255, rel=1e-5)
-            and float(table(quantizer)[1]) == 0
-        )
+        assert float(table(quantizer)[0]) == pytest.approx(high / 255, rel=1e-5) and float(table(quantizer)[1]) == 0
 
 
 def assert_same(one: Attached, other: Attached) -> None:
@@ -115,11 +112,7 @@ def test_every_step_gets_its_own_range() -> None:
         quantizer = attached.quantizers()[f"{name}.input_quantizer"]
         assert isinstance(quantizer.scale, PerStep)
         for step, at in enumerate(TIMESTEPS.tolist()):
-            values = (
-                seen[name][timestep == at]
-                if "attentions" not in name
-                else seen[name].view(8, -1)[timestep == at]
-            )
+            values = seen[name][timestep == at] if "attentions" not in name else seen[name].view(8, -1)[timestep == at]
             width = values.max().clamp(min=0) - values.min().clamp(max=0)
             assert float(quantizer.scale.scale[step]) == pytest.approx(float(width) / 255, rel=1e-5)
 
@@ -138,9 +131,7 @@ def test_a_step_without_samples_takes_the_nearest_range() -> None:
 def test_activations_that_are_not_finite() -> None:
     attached, (sample, timestep) = wrapped(fit=False), data()
     sample[3, 0, 0, 0] = torch.nan
-    with pytest.raises(
-        NumericsError, match=r"activations at conv_in\.input_quantizer have values that"
-    ) as caught:
+    with pytest.raises(NumericsError, match=r"activations at conv_in\.input_quantizer have values that") as caught:
         fit_activations(attached, [(sample, timestep)])
     one_sentence(caught.value)
     assert not any(q._forward_pre_hooks for q in attached.quantizers().values())

@@ -29,26 +29,18 @@ def estimates(samples: int = 3) -> tuple[Tensor, Tensor]:
     return 0.8 * full + 0.3 * torch.randn(full.shape, generator=generator, dtype=torch.float64), full
 
 
-def loss(
-    k: float, quantized: np.ndarray[Any, Any], full: np.ndarray[Any, Any], config: Tac, channel: int
-) -> float:
+def loss(k: float, quantized: np.ndarray[Any, Any], full: np.ndarray[Any, Any], config: Tac, channel: int) -> float:
     """N times eq. 12, or with the relative term summed, for one channel of one sample; mask of eq. 17-18."""
     n = full.size
     tau = config.k_threshold * np.abs(full).sum() / n
     q, e = quantized[channel].ravel(), full[channel].ravel()
     chosen = [i for i in range(len(e)) if (e[i] if config.mask == "one_sided" else abs(e[i])) > tau]
     squared = sum((k * q[i] - e[i]) ** 2 for i in chosen) / n
-    relative = sum(((k * q[i] - e[i]) / e[i]) ** 2 for i in chosen) / (
-        n if config.relative_term == "mean" else 1
-    )
-    return float(
-        n * ((1 - config.lambda1) * squared + config.lambda1 * relative + config.lambda2 * (k - 1) ** 2)
-    )
+    relative = sum(((k * q[i] - e[i]) / e[i]) ** 2 for i in chosen) / (n if config.relative_term == "mean" else 1)
+    return float(n * ((1 - config.lambda1) * squared + config.lambda1 * relative + config.lambda2 * (k - 1) ** 2))
 
 
-OPTIONS = list(
-    itertools.product(["sum", "mean"], ["two_sided", "one_sided"], ["samples", "mean"], [0.0, 0.4, 1.0])
-)
+OPTIONS = list(itertools.product(["sum", "mean"], ["two_sided", "one_sided"], ["samples", "mean"], [0.0, 0.4, 1.0]))
 
 
 def minimum(function: Any) -> float:
@@ -59,9 +51,7 @@ def minimum(function: Any) -> float:
 def test_the_closed_form_is_the_minimum_of_the_loss(
     relative_term: str, mask: str, pooling: str, lambda1: float
 ) -> None:
-    config = tac(
-        relative_term=relative_term, mask=mask, pooling=pooling, lambda1=lambda1, lambda2=0.2, k_threshold=0.7
-    )
+    config = tac(relative_term=relative_term, mask=mask, pooling=pooling, lambda1=lambda1, lambda2=0.2, k_threshold=0.7)
     quantized, full = estimates()
     found = solve_gain(config, quantized, full)
     assert found.shape == (2,)
@@ -86,9 +76,7 @@ def test_every_option_changes_the_gain() -> None:
     assert all(not torch.allclose(solve_gain(tac(**change), *pair), base, rtol=1e-4) for change in changes)
 
 
-@pytest.mark.parametrize(
-    ("mask", "pooling"), list(itertools.product(["two_sided", "one_sided"], ["samples", "mean"]))
-)
+@pytest.mark.parametrize(("mask", "pooling"), list(itertools.product(["two_sided", "one_sided"], ["samples", "mean"])))
 def test_a_planted_gain_is_recovered(mask: str, pooling: str) -> None:
     _, full = estimates(5)
     planted = torch.tensor([0.6, 1.7], dtype=torch.float64)

@@ -38,9 +38,7 @@ def estimate(
     return config.estimate(full, quantized, plan or scheduler(STEPS), SHAPE, eta, DOUBLE)
 
 
-def run(
-    denoiser: Denoiser, correction: object = None, seeds: range = range(50, 54), eta: float = 0.0
-) -> Tensor:
+def run(denoiser: Denoiser, correction: object = None, seeds: range = range(50, 54), eta: float = 0.0) -> Tensor:
     return sample_images(
         walk(denoiser, scheduler(STEPS), seeds, SHAPE, eta=eta, correction=correction, dtype=DOUBLE)  # type: ignore[arg-type]
     )
@@ -68,10 +66,7 @@ def test_algorithm_1_on_the_corrected_trajectory(ner: int, ibc: int, aware: int,
     def draws() -> list[Tensor]:
         """The starting noise and that of every step, seed by seed."""
         own = [torch.Generator().manual_seed(seed) for seed in range(7)]
-        return [
-            torch.stack([torch.randn(SHAPE, generator=g, dtype=DOUBLE) for g in own])
-            for _ in range(STEPS + 1)
-        ]
+        return [torch.stack([torch.randn(SHAPE, generator=g, dtype=DOUBLE) for g in own]) for _ in range(STEPS + 1)]
 
     z = draws()
     x, reference = z[0], []
@@ -81,11 +76,7 @@ def test_algorithm_1_on_the_corrected_trajectory(ner: int, ibc: int, aware: int,
         x = plan.step(eps, timestep, x, eta=eta, noise=z[call + 1])
     y = z[0]
     for call, timestep in enumerate(times):
-        bias = (
-            (y - reference[call][0]).mean(0)
-            if ibc and (aware or call == 1)
-            else torch.zeros(SHAPE, dtype=DOUBLE)
-        )
+        bias = (y - reference[call][0]).mean(0) if ibc and (aware or call == 1) else torch.zeros(SHAPE, dtype=DOUBLE)
         y = y - bias
         estimated = rounded(y, torch.tensor([timestep]))
         k = np.ones(2)
@@ -144,9 +135,7 @@ def test_a_planted_bias_of_the_input_is_removed() -> None:
     corrected = list(walk(shifted, plan, range(50, 54), SHAPE, correction=config.load(tables), dtype=DOUBLE))
     for one, other in zip(corrected, reference, strict=True):
         assert torch.allclose(one.sample, other.sample, rtol=0, atol=1e-12)
-    last = (
-        corrected[-1].following - reference[-1].following
-    )  # x_0 is not shifted: the error of the last step stays
+    last = corrected[-1].following - reference[-1].following  # x_0 is not shifted: the error of the last step stays
     assert torch.allclose(last, plan.step(shift, times[-1], zero).expand_as(last), rtol=1e-9, atol=1e-12)
     assert float(last.abs().max()) > 1e-4
 

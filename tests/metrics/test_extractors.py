@@ -126,9 +126,7 @@ def test_another_file_is_not_inception(tmp_path: Path) -> None:
     torch.save({}, file)
     own = hashlib.sha256(file.read_bytes()).hexdigest()
     for wanted in (None, own):  # a protocol cannot declare another network to be Inception
-        plan = protocol(
-            extractor="inception-v3-compat", extractor_path=str(file), extractor_sha256=wanted, columns={}
-        )
+        plan = protocol(extractor="inception-v3-compat", extractor_path=str(file), extractor_sha256=wanted, columns={})
         with pytest.raises(EvaluationError, match=f"sha256 {INCEPTION_SHA256}, but .*{own}; download"):
             extract(digits(0, 2), plan)
     assert INCEPTION_SHA256.startswith(file.stem[-8:])

@@ -38,11 +38,7 @@ def test_against_plain_python() -> None:
     for x, y in zip(a, b, strict=True):
         squares = [(int(p) - int(q)) ** 2 for p, q in zip(x.ravel(), y.ravel(), strict=True)]
         each.append(20 * math.log10(255) - 10 * math.log10(sum(squares) / len(squares)))
-    assert (
-        psnr(a, b)
-        == pytest.approx(sum(each) / 5, abs=1e-12)
-        == psnr(torch.from_numpy(b), torch.from_numpy(a))
-    )
+    assert psnr(a, b) == pytest.approx(sum(each) / 5, abs=1e-12) == psnr(torch.from_numpy(b), torch.from_numpy(a))
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,7 @@ def test_units_hold_every_layer_once_and_come_in_execution_order(kind: str) -> N
     units, ran = found.units(), list[str]()
     assert len(units) == len(set(units))
     hooks = [
-        found.model.get_submodule(layer.name).register_forward_hook(
-            lambda _m, _x, _y, n=layer.name: ran.append(n)
-        )
+        found.model.get_submodule(layer.name).register_forward_hook(lambda _m, _x, _y, n=layer.name: ran.append(n))
         for layer in found.layers()
     ]
     run(found)
@@ -113,9 +111,7 @@ def test_a_layer_without_a_role_is_an_error() -> None:
 
 def test_predict_takes_one_timestep_or_one_for_each() -> None:
     found = adapter()
-    sample = torch.randn(
-        3, *found.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    sample = torch.randn(3, *found.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     direct = network()(sample, torch.tensor([7, 7, 7])).sample
     for timestep in (torch.tensor(7), torch.tensor([7]), torch.tensor([7, 7, 7])):
         assert torch.equal(found.predict(sample, timestep, None), direct)

@@ -18,9 +18,7 @@ from dmq_cli.ops import (
     uniform_codes,
 )
 
-VALUES = st.lists(st.floats(-50, 50), min_size=1, max_size=40).map(
-    lambda v: torch.tensor(v, dtype=torch.float64)
-)
+VALUES = st.lists(st.floats(-50, 50), min_size=1, max_size=40).map(lambda v: torch.tensor(v, dtype=torch.float64))
 SCALES = st.floats(1e-3, 2.0).map(lambda v: torch.tensor(v, dtype=torch.float64))
 BITS = st.integers(1, 8)
 
@@ -33,9 +31,7 @@ def codes_of(bits: int, signed: bool, data: st.DataObject) -> tuple[int, int, Te
 
 @settings(deadline=None)
 @given(VALUES, SCALES, BITS, st.booleans(), st.data())
-def test_laws_of_the_uniform_grid(
-    x: Tensor, scale: Tensor, bits: int, signed: bool, data: st.DataObject
-) -> None:
+def test_laws_of_the_uniform_grid(x: Tensor, scale: Tensor, bits: int, signed: bool, data: st.DataObject) -> None:
     lo, hi, zero_point = codes_of(bits, signed, data)
     y = fake_uniform(x, scale, zero_point, lo, hi, round_ste)
     assert y.shape == x.shape and y.dtype == x.dtype

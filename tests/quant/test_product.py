@@ -115,9 +115,7 @@ def test_the_product_is_counted() -> None:
     refused = set(ALL) - set(ACCEPTED)
     assert (len(ALL), len(ACCEPTED), len(refused)) == (96, 51, 45)
     for names in refused:
-        with pytest.raises(
-            ConfigError, match=r"combine (SoftRound|FixedRound) with .*; learned rounding needs"
-        ):
+        with pytest.raises(ConfigError, match=r"combine (SoftRound|FixedRound) with .*; learned rounding needs"):
             build(*names)
 
 
@@ -164,13 +162,9 @@ def test_compiled_is_eager(names: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize("names", [("uniform", "lsq", "nearest"), ("symmetric", "channel", "soft")])
 def test_compiled_gradients_are_eager_gradients(names: tuple[str, str, str]) -> None:
     quantizer = build(*names)
-    eager = torch.autograd.grad(
-        quantizer(X).pow(2).sum(), [p for p in quantizer.parameters() if p.requires_grad]
-    )
+    eager = torch.autograd.grad(quantizer(X).pow(2).sum(), [p for p in quantizer.parameters() if p.requires_grad])
     compiled = torch.compile(quantizer, backend="aot_eager", fullgraph=True)
-    again = torch.autograd.grad(
-        compiled(X).pow(2).sum(), [p for p in quantizer.parameters() if p.requires_grad]
-    )
+    again = torch.autograd.grad(compiled(X).pow(2).sum(), [p for p in quantizer.parameters() if p.requires_grad])
     assert len(eager) == 1 and torch.allclose(eager[0], again[0], rtol=1e-12)
 
 

@@ -31,9 +31,7 @@ def rows() -> Iterator[tuple[Tensor, Tensor]]:
     return batches(NUM, 8)
 
 
-def run(
-    config: Brecq, attached: Attached, work: Path, stop: Callable[[str, int], bool] | None = None
-) -> list[Losses]:
+def run(config: Brecq, attached: Attached, work: Path, stop: Callable[[str, int], bool] | None = None) -> list[Losses]:
     """Losses by unit, of the weight stage and of the activation stage."""
     assert config.weight_iterations != config.act_iterations
     stages: list[Losses] = [{}, {}]
@@ -79,9 +77,7 @@ def test_learned_rounding_beats_nearest(tmp_path: Path) -> None:
     bake(nearest)
     assert output_error(attached) < 0.6 * output_error(nearest)
     assert all(isinstance(q.rounding, FixedRound) for q in attached.quantizers("weight").values())
-    assert all(
-        isinstance(q.rounding, Nearest) for q in attached.quantizers("input", "q", "k", "v", "prob").values()
-    )
+    assert all(isinstance(q.rounding, Nearest) for q in attached.quantizers("input", "q", "k", "v", "prob").values())
     turned, count = 0, 0
     for name, quantizer, weight, _ in attached.weight_pieces():
         assert isinstance(quantizer.rounding, FixedRound)
@@ -119,9 +115,7 @@ def test_losses_fall_in_both_stages(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in attached.model.parameters())
 
 
-def test_both_halves_of_a_split_are_regularised_and_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_halves_of_a_split_are_regularised_and_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[SoftRound] = []
     original = SoftRound.regulariser
 
@@ -137,9 +131,7 @@ def test_both_halves_of_a_split_are_regularised_and_learned(
     assert all(isinstance(weights[f"{SPLIT}.{i}"].rounding, FixedRound) for i in (0, 1))
 
 
-def test_the_regulariser_alone_pushes_every_rounding_to_an_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_regulariser_alone_pushes_every_rounding_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[SoftRound] = []
     original = SoftRound.frozen
 
@@ -148,9 +140,7 @@ def test_the_regulariser_alone_pushes_every_rounding_to_an_end(
         return original(self)
 
     monkeypatch.setattr(SoftRound, "frozen", frozen)
-    settings = quick(
-        weight_iterations=40, act_iterations=1, batch_size=2, regulariser=10.0, weight_lr=0.2, warmup=0.0
-    )
+    settings = quick(weight_iterations=40, act_iterations=1, batch_size=2, regulariser=10.0, weight_lr=0.2, warmup=0.0)
     run(settings, small(), tmp_path)
     ends = torch.cat([r.h().detach().flatten() for r in kept])
     assert len(kept) == SMALL_WEIGHTS and float(((ends == 0) | (ends == 1)).double().mean()) > 0.95
@@ -216,9 +206,7 @@ def test_baked_weights_are_away_only_while_their_unit_learns(tmp_path: Path) -> 
 def test_a_unit_left_in_full_precision_is_passed_over(tmp_path: Path) -> None:
     attached = small(Rule("edge.*", bits=32))
     stages = run(quick(), attached, tmp_path)
-    assert [list(stage) for stage in stages] == [
-        [u for u in attached.units() if not u.startswith("conv_")]
-    ] * 2
+    assert [list(stage) for stage in stages] == [[u for u in attached.units() if not u.startswith("conv_")]] * 2
 
 
 def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -226,9 +214,7 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     sample, timestep = data(NUM)
     sample[3] = torch.nan
     with pytest.raises(NumericsError, match="Reconstructing conv_in ended in a loss of nan") as caught:
-        quick(batch_size=NUM).run(
-            attached, lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_: None
-        )
+        quick(batch_size=NUM).run(attached, lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_: None)
     one_sentence(caught.value)
 
 

@@ -41,9 +41,7 @@ def watch(model: nn.Module, unit: str, run: Any) -> tuple[list[Tensor], Tensor]:
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("activations", [False, True])
-def test_inputs_are_quantized_and_targets_full_precision(
-    unit: str, activations: bool, tmp_path: Path
-) -> None:
+def test_inputs_are_quantized_and_targets_full_precision(unit: str, activations: bool, tmp_path: Path) -> None:
     attached = wrapped(scheme(PER_STEP, weight=3, act=4))
     bake(attached)
     found = take(attached, unit, tmp_path, activations=activations)
@@ -90,9 +88,7 @@ def test_a_unit_called_again_with_mixed_timesteps_gives_what_it_gave(unit: str, 
 
 def test_the_network_is_run_only_up_to_the_unit(tmp_path: Path) -> None:
     attached, calls = wrapped(), [0]
-    attached.model.get_submodule("conv_out").register_forward_pre_hook(
-        lambda *_: calls.__setitem__(0, calls[0] + 1)
-    )
+    attached.model.get_submodule("conv_out").register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     take(attached, UNITS[2], tmp_path)
     assert calls == [0]
     module = attached.model.get_submodule(UNITS[2])

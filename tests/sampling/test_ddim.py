@@ -119,9 +119,7 @@ def test_step_counts_that_can(spacing: str) -> None:
     most = {"uniform": 1000, "quad": 29}[spacing]
     for steps in (1, 2, most):
         visited = scheduler(steps, spacing=spacing).timesteps.tolist()
-        assert (
-            len(set(visited)) == steps and visited == sorted(visited, reverse=True) and 0 <= visited[0] < 1000
-        )
+        assert len(set(visited)) == steps and visited == sorted(visited, reverse=True) and 0 <= visited[0] < 1000
 
 
 def test_settings_that_cannot_be() -> None:

@@ -62,9 +62,7 @@ def test_the_walk_written_out(eta: float) -> None:
         x = x - 0.1 * call
         eps = (0.3 * x + timestep / 1000) * (1 + call)
         assert (step.call, step.timestep) == (call, timestep)
-        assert torch.allclose(step.sample, x, rtol=1e-13) and torch.allclose(
-            step.eps, eps, rtol=1e-12, atol=1e-13
-        )
+        assert torch.allclose(step.sample, x, rtol=1e-13) and torch.allclose(step.eps, eps, rtol=1e-12, atol=1e-13)
         x = plan.step(eps, timestep, x, eta=eta, noise=draw() if eta else None)
         assert torch.allclose(step.following, x, rtol=1e-12, atol=1e-13)
 

@@ -75,9 +75,7 @@ def test_the_run_folder(done: tuple[Path, Result, list[str]]) -> None:
     assert {link.resolve() for link in links} == {artifact(outputs, stage).resolve() for stage in STAGES}
     assert not any(os.path.isabs(os.readlink(link)) for link in links), "the folder can be moved"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    assert {"verb", "key", "command", "seeds", "environment", "stages", "seconds", "peak_memory_mb"} <= set(
-        manifest
-    )
+    assert {"verb", "key", "command", "seeds", "environment", "stages", "seconds", "peak_memory_mb"} <= set(manifest)
     assert manifest["environment"]["versions"]["torch"] and manifest["peak_memory_mb"] > 50
     assert json.loads((run / "status.json").read_text(encoding="utf-8"))["status"] == "done"
     log = (run / "run.log").read_text(encoding="utf-8")
@@ -149,9 +147,7 @@ def test_several_seed_ranges(model: Path, done: tuple[Path, Result, list[str]]) 
     with counting() as ran:
         result = dmq(*words("evaluate", model, outputs, *TAC, "seeds=[0-39,100-139]", "--json"))
     assert result.code == 0, result.err
-    assert sorted(ran) == ["evaluate", "evaluate_fp", "sample", "sample_fp"], (
-        "the first range is there already"
-    )
+    assert sorted(ran) == ["evaluate", "evaluate_fp", "sample", "sample_fp"], "the first range is there already"
     found = json.loads(result.out)
     assert found["seeds"] == ["0-39", "100-139"]
     spread = found["quantized"]["fd_over_seeds"]

@@ -110,9 +110,7 @@ def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -
         ("model", set(NODES)),
     ],
 )
-def test_a_section_changes_what_rests_on_it(
-    section: str, stages: set[str], graph: Graph, config: Config
-) -> None:
+def test_a_section_changes_what_rests_on_it(section: str, stages: set[str], graph: Graph, config: Config) -> None:
     assert changed(graph, config, lambda made: made.update({section: "other"})) == stages
 
 

@@ -110,9 +110,7 @@ def damage(folder: Path, how: str) -> None:
         target.mkdir()
     else:
         old = target.stat()
-        target.write_text(
-            {"altered": "012345678X", "truncated": "0123", "manifest malformed": "{"}.get(how, how[9:])
-        )
+        target.write_text({"altered": "012345678X", "truncated": "0123", "manifest malformed": "{"}.get(how, how[9:]))
         os.utime(target, ns=(old.st_atime_ns, old.st_mtime_ns))
 
 
@@ -145,9 +143,7 @@ def test_damage_is_noticed(store: ArtifactStore, how: str, found: str, way: str,
     assert make(store) == store.find("sample", KEY)
 
 
-def test_large_artifacts_are_hashed_by_verify_only(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_artifacts_are_hashed_by_verify_only(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "HASHED_BELOW", 5)
     folder = make(store)
     damage(folder, "altered")
@@ -174,9 +170,7 @@ def test_an_artifact_is_hashed_once(store: ArtifactStore, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_bad_disk_is_one_sentence(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_bad_disk_is_one_sentence(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(number, "no", str(store.root / "big"))
 

@@ -22,9 +22,7 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_store_imports_no_heavy_library() -> None:
-    code = (
-        "import sys, dmq_cli.store; print({'torch', 'numpy', 'safetensors', 'omegaconf'} & set(sys.modules))"
-    )
+    code = "import sys, dmq_cli.store; print({'torch', 'numpy', 'safetensors', 'omegaconf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, text=True, capture_output=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -47,9 +47,7 @@ def test_what_is_written_is_read(tmp_path: Path, shape: tuple[int, ...], dtype: 
     file = RowFile(path)
     assert (file.shape, file.dtype, len(file)) == (shape, dtype, shape[0])
     assert torch.equal(file.rows(range(len(file))), data)
-    assert [len(batch) for batch in file.batches(4)] == [
-        min(4, len(data) - start) for start in range(0, len(data), 4)
-    ]
+    assert [len(batch) for batch in file.batches(4)] == [min(4, len(data) - start) for start in range(0, len(data), 4)]
     assert torch.equal(torch.cat([data[:0], *file.batches(4)]), data)
     assert file.rows([]).shape == (0, *shape[1:])
     assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
@@ -63,9 +61,7 @@ def test_any_rows_equal_the_full_tensors(shared: RowFile, indices: list[int]) ->
     assert torch.equal(shared.rows(torch.tensor(indices, dtype=torch.int64)), expected)
 
 
-@pytest.mark.parametrize(
-    "wrong", [[50], [0, -1], torch.tensor(3), torch.ones(50, dtype=torch.bool), torch.ones(2)]
-)
+@pytest.mark.parametrize("wrong", [[50], [0, -1], torch.tensor(3), torch.ones(50, dtype=torch.bool), torch.ones(2)])
 def test_rows_that_are_not_there(shared: RowFile, wrong: Any) -> None:
     with pytest.raises(IndexError):
         shared.rows(wrong)
@@ -88,9 +84,7 @@ def test_views_and_gradients_are_written(tmp_path: Path) -> None:
     assert torch.equal(RowFile(tmp_path / "x").rows(range(6)), data.detach().t())
 
 
-@pytest.mark.parametrize(
-    "batch", [torch.zeros(2, 4), torch.zeros(2, 3).double(), torch.zeros(5, 3), torch.zeros(3)]
-)
+@pytest.mark.parametrize("batch", [torch.zeros(2, 4), torch.zeros(2, 3).double(), torch.zeros(5, 3), torch.zeros(3)])
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path, batch: torch.Tensor) -> None:
     with pytest.raises(ArtifactError, match=r"takes 4 rows of shape \(3,\)"):  # noqa: SIM117 - one more would hide it
         with RowWriter(tmp_path / "x", (4, 3), torch.float32) as writer:

@@ -75,7 +75,5 @@ def test_check_finite() -> None:
     good = {"count": torch.arange(3), "empty": torch.zeros(0), "half": torch.ones(2, dtype=torch.float16)}
     check_finite(good, "The state")
     bad = torch.tensor([1.0, float("nan"), float("inf"), -float("inf")])
-    with pytest.raises(
-        NumericsError, match="The state must be finite, but 3 of the 4 values of scale are NaN"
-    ):
+    with pytest.raises(NumericsError, match="The state must be finite, but 3 of the 4 values of scale are NaN"):
         check_finite({**good, "scale": bad, "later": bad[1:]}, "The state")

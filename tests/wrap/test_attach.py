@@ -18,9 +18,7 @@ PER_STEP = Rule("*.input", per_step=True)
 
 def run(attached: Attached, sample: Tensor | None = None, timestep: Tensor | None = None) -> Tensor:
     own = data()
-    return QuantDenoiser(attached)(
-        own[0] if sample is None else sample, own[1] if timestep is None else timestep
-    )
+    return QuantDenoiser(attached)(own[0] if sample is None else sample, own[1] if timestep is None else timestep)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -108,16 +106,12 @@ def test_baked_weights_follow_the_model_to_another_dtype() -> None:
     attached = wrapped(dtype=torch.float32)
     bake(attached)
     attached.model.double()
-    assert {layer.baked.dtype for layer in attached.layers().values() if layer.baked is not None} == {
-        torch.float64
-    }
+    assert {layer.baked.dtype for layer in attached.layers().values() if layer.baked is not None} == {torch.float64}
     assert run(attached).dtype == torch.float64
 
 
 def test_mixed_steps_in_a_batch_are_the_steps_one_by_one() -> None:
-    attached = wrapped(
-        scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False))
-    )
+    attached = wrapped(scheme(PER_STEP, Rule("attn.*", per_step=True), Rule("attn.to_*.weight", per_step=False)))
     assert sum(isinstance(q.scale, PerStep) for q in attached.quantizers().values()) == 55 + 16
     sample, timestep = data()
     together = run(attached, sample, timestep)
@@ -192,9 +186,7 @@ def test_one_compiled_graph_for_all_steps() -> None:
     compiled = torch.compile(attached.model, fullgraph=True, backend=backend)
     for step, eager in zip(TIMESTEPS[:3], expected, strict=True):
         with attached.context.at(attached.grid(step[None])):
-            assert torch.allclose(
-                compiled(sample, step[None], return_dict=False)[0], eager, rtol=1e-12, atol=1e-12
-            )
+            assert torch.allclose(compiled(sample, step[None], return_dict=False)[0], eager, rtol=1e-12, atol=1e-12)
     assert len(graphs) == 1
 
 

@@ -52,9 +52,7 @@ def test_a_rule_that_matches_nothing_is_an_error(rule: Rule) -> None:
 
 
 def test_a_site_without_bits_is_an_error() -> None:
-    with pytest.raises(
-        SchemeError, match=r"no bits to 4 of 118 sites \(first: .*\.prob_quantizer\)"
-    ) as caught:
+    with pytest.raises(SchemeError, match=r"no bits to 4 of 118 sites \(first: .*\.prob_quantizer\)") as caught:
         Scheme([Rule("*.*[!b]", bits=8)]).resolve(SITES)
     one_sentence(caught.value)
 

@@ -58,10 +58,7 @@ def test_a_short_training() -> None:
     again, _ = train_classifier(config, report)
     assert torch.equal(before, torch.random.get_rng_state()) and not model.training
     assert steps[:3] == [(1, 3), (2, 3), (3, 3)] and len(steps) == 6
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert card["num_train"] == 359 and card["num_held_out"] == 1438
     assert card["training"]["seed"] == 5 and 0 <= card["accuracy_held_out"] <= 1
 
