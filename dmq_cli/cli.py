@@ -146,7 +146,6 @@ def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., 
     from dmq_cli.paths import conf_folder
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
-    command = shlex.join(["dmq", verb, *overrides])
     failed: list[Exception] = []
 
     def task(config: Any) -> dict[str, Any]:
@@ -154,6 +153,8 @@ def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., 
         from omegaconf import OmegaConf
 
         _set_up_logging(flags)
+        own = [word for word in HydraConfig.get().overrides.task if not word.startswith("stage=")]
+        command = shlex.join(["dmq", verb, *own])  # of this job, in a sweep too
         try:
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             found = job(plain, command, flags)

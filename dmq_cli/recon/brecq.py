@@ -2,7 +2,7 @@
 
 Li et al.: BRECQ, ICLR 2021 (arXiv 2102.05426), with AdaRound's learned rounding (Nagel et al., ICML 2020, arXiv 2004.10568,
 eq. 21-25), as Q-Diffusion (Li et al., ICCV 2023) uses it: units in execution order, weights first, then activation scales.
-Compared with Xiuyu-Li/q-diffusion @ 715783d. Deliberate deviations: the network stays in eval mode (no dropout); units come
+Deliberate deviations from the released code (Xiuyu-Li/q-diffusion @ 715783d): the network stays in eval mode (no dropout); units come
 in execution order, not in that of named_children; both halves of a split are regularised; the activation stage reads inputs
 from the quantized predecessors, as the paper words it, not from the full-precision network.
 """

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.models import Adapter, ModelDenoiser, load_adapter, load_schedule
+from dmq_cli.paths import resolve
 from dmq_cli.sampling import DDIM, Sampler
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, load_state, quantizing
@@ -33,7 +34,7 @@ def make(section: Mapping[str, Any]) -> Any:
 
 def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
     """The network of config["model"], on the run's device."""
-    loaded = load_adapter(Path(config["model"]["path"]))
+    loaded = load_adapter(resolve(config["model"]["path"]))
     loaded.model.to(runtime["device"])
     return loaded
 
@@ -41,7 +42,7 @@ def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
 def sampler(config: Mapping[str, Any]) -> tuple[Sampler, DDIM]:
     """The sampler settings and the scheduler they give for this model's noise schedule."""
     settings: Sampler = make(config["sampler"])
-    return settings, settings.scheduler(load_schedule(Path(config["model"]["path"])))
+    return settings, settings.scheduler(load_schedule(resolve(config["model"]["path"])))
 
 
 def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:

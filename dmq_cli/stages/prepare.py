@@ -21,9 +21,9 @@ _SECTIONS = ("calib", "scheme", "recon", "correct", "sampler", "protocol")
 def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration every stage is keyed by. config: composed and resolved, plain values.
 
-    Adds the sha256 of the model and of what it is measured with, makes the model's path absolute, and refuses, before
-    anything is computed, seeds that overlap, image counts that do not fit the protocol, weights or references of the
-    protocol that are not there, and values of the wrong type.
+    Adds the sha256 of the model and of what it is measured with, and refuses, before anything is computed, seeds that
+    overlap, image counts that do not fit the protocol, weights or references of the protocol that are not there, and
+    values of the wrong type.
     """
     if config["stage"] not in NODES:
         raise ConfigError(
@@ -33,7 +33,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in _SECTIONS:
         check_types(section, config[section])
     path = resolve(config["model"]["path"])
-    model = {**config["model"], "path": str(path), "sha256": folder_sha256(path)}
+    model = {**config["model"], "sha256": folder_sha256(path)}
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     objects = {section: build.make(config[section]) for section in _SECTIONS}
     check_seeds(config, objects["correct"].seeds)
