@@ -34,7 +34,7 @@ class Tac:
 
     seeds: str
     lambda1: float = 0.5
-    lambda2: float = 0.1
+    lambda2: float = 1000.0
     k_threshold: float = 2.0
     ner: bool = True
     ibc: bool = True

@@ -1,0 +1,106 @@
+"""Tables are what commands made: the README's, too."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmq_cli import report
+from dmq_cli.errors import ConfigError
+from dmq_cli.stages.results import spread_over
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT / "outputs" / "tables"
+
+
+def cell(method: str, fd: float, **changes: Any) -> dict[str, Any]:
+    made = {
+        "protocol": {
+            "hash": "h",
+            "name": "digits",
+            "num_images": 40,
+            "columns": {"fd": "FD-digits", "is": "IS-digits"},
+        },
+        "seeds": ["0-39", "40-79"],
+        "fp": spread_over([{"fd": 1.0, "is": 8.0}, {"fd": 1.2, "is": 8.2}]),
+        "quantized": spread_over([{"fd": fd, "is": 7.0}, {"fd": fd + 0.2, "is": 7.0}]),
+        "paired": spread_over([{"psnr": 20.0}, {"psnr": 21.0}]),
+        "method": method,
+        "bits": "w3a8",
+        "model": "m",
+        "config": {"correct": {}, "budget": {"name": "light"}, "sampler": {"num_inference_steps": 3}},
+        "artifacts": {},
+    }
+    return {**made, **changes}
+
+
+def fill(folder: Path, cells: list[dict[str, Any]]) -> Path:
+    for number, one in enumerate(cells):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "metrics.json").write_text(json.dumps(one), encoding="utf-8")
+    return folder
+
+
+def test_table_has_the_twin_every_cell_and_the_spread(tmp_path: Path) -> None:
+    lines = report.table(
+        fill(tmp_path / "t", [cell("tac", 2.0), cell("minmax", 5.0), cell("qdiffusion", 3.0)])
+    ).splitlines()
+    assert lines[0] == "| bits | method | FD-digits ↓ | IS-digits ↑ | PSNR to FP ↑ |"
+    assert [line.split(" | ")[1] for line in lines[2:6]] == ["full precision", "minmax", "qdiffusion", "tac"]
+    assert "1.10 ± 0.14 | 8.10 ± 0.14" in lines[2] and "5.10 ± 0.14" in lines[3] and "20.50 ± 0.71 dB" in lines[3]
+    assert "40 images" in lines[-1] and "0-39, 40-79" in lines[-1] and "`h`" in lines[-1]
+
+
+def test_settings_that_differ_get_a_column(tmp_path: Path) -> None:
+    cells = [cell("tac", 2.0 + value) for value in (0.1, 0.5)]
+    for one, value in zip(cells, (0.5, 0.1), strict=True):
+        one["config"] = copy.deepcopy(one["config"]) | {"correct": {"lambda1": value, "mask": "x"}}
+    lines = report.table(fill(tmp_path / "t", cells)).splitlines()
+    assert "| lambda1 |" in lines[0] and "mask" not in lines[0]
+    assert [line.split(" | ")[2] for line in lines[3:5]] == ["0.1", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"protocol": {"hash": "other", "name": "x", "num_images": 4, "columns": {}}}, {"model": "n"}, {"seeds": ["0-9"]}],
+    ids=["protocol", "model", "seeds"],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = fill(tmp_path / "t", [cell("tac", 2.0), cell("minmax", 5.0, **change)])
+    with pytest.raises(ConfigError, match="2 protocols, models or seeds"):
+        report.table(folder)
+
+
+def test_a_table_without_cells_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make table-none"):
+        report.table(tmp_path / "none")
+
+
+def test_only_the_place_in_the_readme_changes(tmp_path: Path) -> None:
+    fill(tmp_path / "t", [cell("tac", 2.0)])
+    text = "before\n<!-- table t -->\nold\n<!-- end of table -->\nafter"
+    filled = report.fill(text, tmp_path)
+    assert filled.startswith("before\n<!-- table t -->\n| bits") and filled.endswith("<!-- end of table -->\nafter")
+    assert "old" not in filled and report.fill(filled, tmp_path) == filled
+
+
+def test_the_readme_shows_the_generated_tables() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- table main -->" in text
+    assert report.fill(text, TABLES) == text
+
+
+def test_every_committed_cell_has_its_proof() -> None:
+    cells = sorted(TABLES.glob("*/*/metrics.json"))
+    assert len(cells) >= 6, "the cells of the main table are committed"
+    for file in cells:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads((file.parent / "manifest.json").read_text(encoding="utf-8"))
+        assert manifest["artifacts"] == metrics["artifacts"] and manifest["command"] == metrics["command"]
+        assert len(metrics["protocol"]["hash"]) == 16 and metrics["num_images"] >= 2000
+        assert {"fd", "is"} <= set(metrics["fp"]) & set(metrics["quantized"]) and metrics["paired"]["psnr"] > 0
+        assert not metrics["config"]["model"]["path"].startswith("/")
