@@ -39,34 +39,28 @@ def table(folder: Path) -> str:
         raise ConfigError(
             f"The table {folder.name} has no finished cells in {folder}; fill it with: make table-{folder.name}"
         )
-    protocols = {(c["protocol"]["hash"], c["model"], tuple(c["seeds"])) for c in cells}
-    if len(protocols) > 1:
-        raise ConfigError(
-            f"The cells in {folder} were measured under {len(protocols)} protocols, models or seeds, which cannot share a column; remove those that do not belong."
-        )
-    columns = cells[0]["protocol"]["columns"]
-    varied = _varied(cells)
-    head = [
-        "bits",
-        "method",
-        *varied,
-        *(f"{name} {_ARROWS.get(key, '')}".strip() for key, name in columns.items()),
-        "PSNR to FP ↑",
+    _require_one_protocol(folder, cells)
+    columns, varied = cells[0]["protocol"]["columns"], _varied(cells)
+    names = (f"{name} {_ARROWS.get(key, '')}".strip() for key, name in columns.items())
+    rows = [
+        ["bits", "method", *varied, *names, "PSNR to FP ↑"],
+        ["---"] * (len(varied) + len(columns) + 3),
+        ["32/32", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""],
     ]
-    rows = [["32/32", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""]]
-    for cell in sorted(cells, key=lambda c: (_order(c), [str(_at(c, v)) for v in varied])):
-        numbers = [_number(cell["quantized"], key) for key in columns]
-        rows.append(
-            [
-                cell["bits"],
-                cell["method"],
-                *(str(_at(cell, v)) for v in varied),
-                *numbers,
-                _number(cell["paired"], "psnr") + " dB",
-            ]
+    for cell in sorted(cells, key=lambda c: (_order(c), [_sortable(_at(c, v)) for v in varied])):
+        settings = (str(_at(cell, key)) for key in varied)
+        numbers = (_number(cell["quantized"], key) for key in columns)
+        rows.append([cell["bits"], cell["method"], *settings, *numbers, _number(cell["paired"], "psnr") + " dB"])
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells[0])])
+
+
+def _require_one_protocol(folder: Path, cells: list[dict[str, Any]]) -> None:
+    found = {(cell["protocol"]["hash"], cell["model"], tuple(cell["seeds"])) for cell in cells}
+    if len(found) > 1:
+        raise ConfigError(
+            f"The cells in {folder} were measured under {len(found)} protocols, models or seeds, which cannot share a"
+            " column; remove those that do not belong."
         )
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join([*lines, "", _under(cells[0])])
 
 
 _ARROWS = {"fd": "↓", "is": "↑"}
@@ -91,6 +85,10 @@ def _varied(cells: list[dict[str, Any]]) -> list[str]:
 
 def _at(cell: dict[str, Any], key: str) -> Any:
     return cell["config"]["correct"].get(key, "")
+
+
+def _sortable(value: Any) -> str:
+    return f"{value:020.6f}" if isinstance(value, int | float) else str(value)
 
 
 def _under(cell: dict[str, Any]) -> str:
