@@ -45,7 +45,7 @@ def table(folder: Path) -> str:
     rows = [
         ["bits", "method", *varied, *names, "PSNR to FP ↑"],
         ["---"] * (len(varied) + len(columns) + 3),
-        ["32/32", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""],
+        ["fp", "full precision", *("" for _ in varied), *(_number(cells[0]["fp"], key) for key in columns), ""],
     ]
     for cell in sorted(cells, key=lambda c: (_order(c), [_sortable(_at(c, v)) for v in varied])):
         settings = (str(_at(cell, key)) for key in varied)
@@ -75,12 +75,11 @@ def _order(cell: dict[str, Any]) -> tuple[Any, ...]:
 
 def _varied(cells: list[dict[str, Any]]) -> list[str]:
     """Settings of the correction that differ between cells of the same method: they need a column of their own."""
-    found = []
-    for key in sorted({key for cell in cells for key in cell["config"]["correct"]}):
-        values = {str(cell["config"]["correct"].get(key)) for cell in cells if key in cell["config"]["correct"]}
-        if len(values) > 1:
-            found.append(key)
-    return found
+    values: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, value in cell["config"]["correct"].items():
+            values.setdefault(f"{cell['method']} {key}", set()).add(str(value))
+    return sorted({name.split()[1] for name, seen in values.items() if len(seen) > 1})
 
 
 def _at(cell: dict[str, Any], key: str) -> Any:
@@ -101,7 +100,10 @@ def _under(cell: dict[str, Any]) -> str:
 
 
 def picture(folder: Path) -> Path | None:
-    """Write samples.png: full precision and every finished cell from the same noise, where the images are at hand."""
+    """Write samples.png: full precision and every finished cell from the same noise, where the images are at hand.
+
+    Not for a table over settings of one method, whose rows look alike.
+    """
     from dmq_cli.stages.images import grid, load_images
 
     rows: dict[str, Any] = {}
@@ -113,7 +115,7 @@ def picture(folder: Path) -> Path | None:
         if full.is_dir() and own.is_dir():
             rows.setdefault("full precision", load_images(full))
             rows[f"{cell['method']} {cell['bits']}"] = load_images(own)
-    if not rows:
+    if not rows or _varied(cells):
         return None
     grid(rows).save(folder / "samples.png")
     return folder / "samples.png"
