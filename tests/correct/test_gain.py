@@ -18,7 +18,7 @@ WIDE = (-1e9, 1e9)
 
 
 def tac(**changes: Any) -> Tac:
-    return Tac(**{"seeds": "0-3", "clamp": WIDE, **changes})
+    return Tac(**{"seeds": "0-3", "clamp": WIDE, "lambda1": 0.5, "lambda2": 0.1, "k_threshold": 1.0, **changes})
 
 
 def estimates(samples: int = 3) -> tuple[Tensor, Tensor]:

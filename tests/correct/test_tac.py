@@ -29,7 +29,7 @@ def rounded(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
 
 
 def tac(**changes: Any) -> Tac:
-    return Tac(**{"seeds": "0-6", "lambda1": 0.3, **changes})
+    return Tac(**{"seeds": "0-6", "lambda1": 0.3, "lambda2": 0.1, "k_threshold": 1.0, **changes})
 
 
 def estimate(
