@@ -74,16 +74,20 @@ def _order(cell: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _varied(cells: list[dict[str, Any]]) -> list[str]:
-    """Settings of the correction that differ between cells of the same method: they need a column of their own."""
+    """Settings of budget and correction that differ between cells of the same method: each needs a column of its own."""
     values: dict[str, set[str]] = {}
     for cell in cells:
-        for key, value in cell["config"]["correct"].items():
+        for key, value in _settings(cell).items():
             values.setdefault(f"{cell['method']} {key}", set()).add(str(value))
     return sorted({name.split()[1] for name, seen in values.items() if len(seen) > 1})
 
 
 def _at(cell: dict[str, Any], key: str) -> Any:
-    return cell["config"]["correct"].get(key, "")
+    return _settings(cell).get(key, "")
+
+
+def _settings(cell: dict[str, Any]) -> dict[str, Any]:
+    return {**cell["config"]["budget"], **cell["config"]["correct"]}
 
 
 def _sortable(value: Any) -> str:
