@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from dmq_cli.calib import collect, fit_activations, fit_weights
-from dmq_cli.errors import SeedError
 from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, images_sha256, psnr
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
@@ -123,15 +122,15 @@ def _measure(task: Task, images: Pixels, **more: Any) -> None:
     write_json(task.work / "numbers.json", {"numbers": numbers, "protocol": record, **more})
 
 
+_TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and this is an estimate
+
+
 def _trajectories(seeds: str, config: Config) -> float:
     return len(parse_range(seeds)) * int(config["sampler"]["num_inference_steps"])
 
 
 def _samples(config: Config) -> float:
-    kept = min(
-        min(int(config["calib"]["num_steps"]), int(config["sampler"]["num_inference_steps"])),
-        int(config["sampler"]["num_inference_steps"]),
-    )
+    kept = min(int(config["calib"]["num_steps"]), int(config["sampler"]["num_inference_steps"]))
     return len(parse_range(config["calib"]["seeds"])) * kept
 
 
@@ -141,16 +140,14 @@ def _reconstruct_cost(config: Config) -> float:
         return 0.0
     used = min(_samples(config), recon["num_samples"] or _samples(config))
     iterations = int(recon["weight_iterations"]) + int(recon["act_iterations"])
-    # forward and backward of each unit once an iteration is three passes of the network; capturing is half a pass of two
-    # networks for each unit and stage
-    return iterations * 32 * 3 + 23 * 2 * used
+    # Forward and backward of each unit once an iteration is three passes of the network; capturing is half a pass of two
+    # networks for each unit, in both stages.
+    return iterations * int(recon["batch_size"]) * 3 + _TYPICAL_UNITS * 2 * used
 
 
 def _correct_cost(config: Config) -> float:
-    try:
-        return 2 * _trajectories(config["correct"]["seeds"], config)
-    except (KeyError, SeedError):
-        return 0.0
+    seeds = config["correct"].get("seeds")
+    return 2 * _trajectories(seeds, config) if seeds else 0.0
 
 
 NODES: dict[str, Node] = {

@@ -82,16 +82,17 @@ def _run(
                 paths[f"{part}-{own['seeds']}" if part.startswith(("sample", "evaluate")) else part] = found
     for name, path in paths.items():
         folder.link(name, path)
+    costs = results.costs(paths)
     manifest = {
         "verb": verb,
         "key": key,
         "command": command,
         "seeds": config["seeds"],
         "artifacts": {name: path.name for name, path in paths.items()},
-        "stages": results.costs(paths),
+        "stages": costs,
         "environment": environment(),
         "seconds": round(time.monotonic() - started, 3),
-        "peak_memory_mb": max((c["peak_memory_mb"] for c in results.costs(paths).values()), default=0.0),
+        "peak_memory_mb": max((c["peak_memory_mb"] for c in costs.values()), default=0.0),
     }
     folder.write_json("manifest.json", manifest)
     summary: dict[str, Any] = {"run": str(folder.path), "artifacts": {n: str(p) for n, p in paths.items()}}

@@ -102,4 +102,6 @@ def test_what_a_site_cannot_have_is_refused(rule: Rule, words: str) -> None:
 
 
 def test_a_grid_s_own_limits_hold() -> None:
-    attach(adapter(), scheme(Rule("*.weight", grid=partial(Uniform, symmetric=True))), TIMESTEPS)
+    made = attach(adapter(), scheme(Rule("*.weight", grid=partial(Uniform, symmetric=True))), TIMESTEPS)
+    grids = [quantizer.grid for quantizer in made.quantizers("weight").values()]
+    assert grids and all(grid.lo == -(2 ** (grid.bits - 1)) and grid.hi == 2 ** (grid.bits - 1) - 1 for grid in grids)
