@@ -14,7 +14,7 @@ from torch import Tensor
 from dmq_cli.calib.features import mid_features
 from dmq_cli.calib.strategy import Strategy
 from dmq_cli.models import Adapter, Denoiser
-from dmq_cli.sampling import Scheduler, Step, batches, parse_range, walk
+from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, Step, batches, parse_range, walk
 from dmq_cli.store.tensors import RowWriter, save_tensors
 
 
@@ -30,8 +30,13 @@ def collect(
     batch_size: int = 64,
     report: Callable[[int, int], None] = lambda done, total: None,
     adapter: Adapter | None = None,
+    guide: Guide = UNGUIDED,
 ) -> None:
     """Write sample.safetensors (N, C, H, W) and timestep.safetensors (N,) int64 into `folder`.
+
+    For a conditional model also condition.safetensors, a row for each trajectory, and index.safetensors (N,) int64, the row of
+    each sample. With guidance every sample is there twice, as the network reads it twice: with its trajectory's condition, then
+    with the one that says nothing, the last row.
 
     One trajectory after the other, its steps in sampling order, so that the order of rows does not depend on the batch
     size. scheduler: the sampler's; it is not changed. adapter: the network that `denoiser` runs, for strategies that look into
@@ -39,17 +44,34 @@ def collect(
     """
     strategy.check(scheduler)
     plan, seeds = strategy.scheduler(scheduler), parse_range(strategy.seeds)
-    calls = strategy.choose(plan, lambda num: mid_features(adapter, denoiser, plan, seeds[:num], shape, eta))
+    calls = strategy.choose(plan, lambda num: mid_features(adapter, denoiser, plan, seeds[:num], shape, eta, guide))
+    times = 1 if guide.none is None else 2
     timesteps: list[int] = []
-    rows = (strategy.size(len(scheduler.timesteps)), *shape)
-    with RowWriter(folder / "sample.safetensors", rows, torch.float32) as writer:
+    with RowWriter(
+        folder / "sample.safetensors", (times * strategy.size(len(scheduler.timesteps)), *shape), torch.float32
+    ) as writer:
         for batch in batches(seeds, batch_size):
             done = batch.stop - seeds.start
-            samples, found = _kept(walk(denoiser, plan, batch, shape, eta=eta), calls[done - len(batch) : done])
-            writer.append(samples)
+            steps = walk(denoiser, plan, batch, shape, eta=eta, guide=guide)
+            samples, found = _kept(steps, calls[done - len(batch) : done])
+            writer.append(samples.repeat_interleave(times, 0))
             timesteps += found
             report(done, len(seeds))
-    save_tensors(folder / "timestep.safetensors", {"data": torch.tensor(timesteps)})
+    _save_conditions(folder, guide, seeds, [len(chosen) for chosen in calls])
+    save_tensors(folder / "timestep.safetensors", {"data": torch.tensor(timesteps).repeat_interleave(times)})
+
+
+def _save_conditions(folder: Path, guide: Guide, seeds: range, counts: Sequence[int]) -> None:
+    """counts: how many inputs of each trajectory are kept."""
+    told, none = guide.cond(seeds), guide.none
+    if told is None:
+        return
+    index = torch.arange(len(seeds)).repeat_interleave(torch.tensor(counts))
+    if none is not None:
+        told = {name: torch.cat([value, none[name]]) for name, value in told.items()}
+        index = torch.stack([index, torch.full_like(index, len(seeds))], 1).flatten()
+    save_tensors(folder / "condition.safetensors", told)
+    save_tensors(folder / "index.safetensors", {"data": index})
 
 
 def _kept(steps: Iterable[Step], calls: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:

@@ -84,7 +84,7 @@ class Seen:
 def choose_by_likelihood(attached: Attached, data: Batches, report: Report = lambda done: None) -> None:
     """Set every choice of kind ByLikelihood: at each step log2 (1) where the power law is the likelier one, else uniform (0).
 
-    data() gives batches of (sample (B, C, H, W), timestep (B,)), run once in full precision. Steps that it skips take the choice of
+    data() gives batches as for fit_activations, run once in full precision. Steps that it skips take the choice of
     the nearest one seen. Raises NumericsError for values that are not finite and for an empty set.
     """
     choices = {name: choice for name, choice in attached.choices().items() if isinstance(choice.kind, ByLikelihood)}

@@ -10,32 +10,35 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Adapter, Denoiser
-from dmq_cli.sampling import Scheduler, batches, walk
+from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, batches, walk
 
 # Not the run's batch size: rounding differs with it, and a step on the edge of a radius would then be counted or not.
 _TOGETHER = 8
 
 
 def mid_features(
-    adapter: Adapter | None, denoiser: Denoiser, scheduler: Scheduler, seeds: range, shape: Sequence[int], eta: float
-) -> Iterator[Tensor]:
+    adapter: Adapter | None, denoiser: Denoiser, scheduler: Scheduler, seeds: range, shape: Sequence[int], eta: float,
+    guide: Guide = UNGUIDED,
+) -> Iterator[Tensor]:  # fmt: skip
     """Walk the trajectories, a few at a time, and yield the inputs (S, B, C, ...) of their S calls, on the CPU.
 
+    With guidance those of the conditional half, which the network reads last.
     adapter: names the network that `denoiser` runs. Raises ConfigError if it has no attention in its mid-block.
     """
     attention = mid_attention(adapter)
     seen: list[Tensor] = []
+    last: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         read: Tensor = inputs[0].detach()
         channels_first = read.transpose(1, 2) if read.ndim == 3 else read  # transformers' tokens are (B, N, C)
-        seen.append(channels_first.to("cpu", copy=True))
+        last[:] = [channels_first]
 
     for batch in batches(seeds, _TOGETHER):
         hook = attention.register_forward_pre_hook(keep)
         try:
-            for _ in walk(denoiser, scheduler, batch, shape, eta=eta):
-                pass
+            for _ in walk(denoiser, scheduler, batch, shape, eta=eta, guide=guide):
+                seen.append(last.pop()[-len(batch) :].to("cpu", copy=True))
         finally:
             hook.remove()
         yield torch.stack(seen)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 import torch
 
 from dmq_cli.calib.observer import Observer
+from dmq_cli.models import Call
 from dmq_cli.quant import source_of
 from dmq_cli.wrap import Attached, QuantDenoiser, observing
 
 Report = Callable[[int], None]
-Data = Iterable[tuple[torch.Tensor, torch.Tensor]]
+Data = Iterable[Call]
 
 
 def fit_weights(attached: Attached) -> None:
@@ -27,7 +28,7 @@ def fit_weights(attached: Attached) -> None:
 def fit_activations(attached: Attached, calibration: Data, report: Report = lambda done: None) -> None:
     """Set scale and zero point of every activation quantizer from what the full-precision network shows it.
 
-    calibration: batches of (sample (B, C, H, W), timestep (B,)). Raises NumericsError for NaN or infinity.
+    calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
     """
     quantizers = attached.quantizers("input", "q", "k", "v", "prob")
     observers = [
@@ -50,7 +51,7 @@ def fit_activations(attached: Attached, calibration: Data, report: Report = lamb
 def watch(attached: Attached, calibration: Data, report: Report = lambda done: None) -> None:
     """Run the network, as it is, over the calibration set."""
     denoiser, done = QuantDenoiser(attached), 0
-    for sample, timestep in calibration:
-        denoiser(sample, timestep)
-        done += len(sample)
+    for batch in calibration:
+        denoiser(*batch)
+        done += len(batch[0])
         report(done)

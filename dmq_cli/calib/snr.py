@@ -20,6 +20,7 @@ from torch import Tensor
 from dmq_cli.calib.daq import Batches, put_choice
 from dmq_cli.calib.fit import Report
 from dmq_cli.errors import ConfigError
+from dmq_cli.models import Call
 from dmq_cli.quant import BySnr, Choice
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
@@ -30,7 +31,7 @@ def choose_by_snr(
 ) -> None:
     """Set every choice of kind BySnr, all of them alike; part 0 is the widest.
 
-    data() gives batches of (sample (B, C, H, W), timestep (B,)); each is run in full precision and once for each width, with the
+    data() gives batches as for fit_activations; each is run in full precision and once for each width, with the
     fitted quantizers. alphas_cumprod: abar of the training timesteps, (1000,). Steps that the data skip take the choice of
     the nearest one seen. Raises ConfigError for choices among different widths, NumericsError for an empty set.
     """
@@ -38,10 +39,10 @@ def choose_by_snr(
     if not choices:
         return
     energies, done = Energies(len(grid), len(next(iter(choices.values())).parts)), 0
-    for sample, timestep in data():
-        full, estimates = estimate(attached, list(choices.values()), sample, timestep)
-        energies.update(attached.grid(timestep.to(grid.device)).cpu(), full.double(), estimates)
-        done += len(sample)
+    for batch in data():
+        full, estimates = estimate(attached, list(choices.values()), batch)
+        energies.update(attached.grid(batch[1].to(grid.device)).cpu(), full.double(), estimates)
+        done += len(full)
         report(done)
     found = fewest(energies.snr(), forward_snr(alphas_cumprod, grid))
     for name, choice in choices.items():
@@ -77,18 +78,16 @@ def by_snr(attached: Attached) -> dict[str, Choice]:
     return {name: choice for name, choice in attached.choices().items() if isinstance(kinds[name], BySnr)}
 
 
-def estimate(
-    attached: Attached, choices: list[Choice], sample: Tensor, timestep: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+def estimate(attached: Attached, choices: list[Choice], batch: Call) -> tuple[Tensor, list[Tensor]]:
     """Noise estimates (B, C, H, W): of full precision, and with every choice at each of its parts in turn, where it stays."""
     denoiser, found = QuantDenoiser(attached), []
     with quantizing(attached, weights=False, activations=False):
-        full = denoiser(sample, timestep)
+        full = denoiser(*batch)
     with quantizing(attached, weights=True, activations=True):
         for part in range(len(choices[0].parts)):
             for choice in choices:
                 choice.choice.fill_(part)
-            found.append(denoiser(sample, timestep))
+            found.append(denoiser(*batch))
     return full, found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Denoiser
-from dmq_cli.sampling import Correction
+from dmq_cli.sampling import UNGUIDED, Correction, Guide
 
 
 class CorrectedDenoiser:
@@ -19,21 +19,22 @@ class CorrectedDenoiser:
     timesteps: the sampler's own, highest first; scale: its `scale_model_input`, as the correction shifts the sampler's x. A loop
     that steps from x itself leaves out that the whole step starts from the corrected sample (eq. 24 of TAC), and the noise it
     adds is its own: a correction's `variance` (PTQD at eta > 0) cannot be applied from here. Use `correction` with dmq's loop
-    for both. Raises ConfigError for a timestep that the
+    for both. guide: how a conditional model is guided; `cond` of a call is then what it is told. Raises ConfigError for a timestep that the
     correction was not estimated at, and for one that has two rows, as PLMS' second timestep has.
     """
 
     def __init__(
         self, denoiser: Denoiser, correction: Correction | None, timesteps: Tensor,
-        scale: Callable[[Tensor, int], Tensor] = lambda sample, _: sample,
+        scale: Callable[[Tensor, int], Tensor] = lambda sample, _: sample, guide: Guide = UNGUIDED,
     ) -> None:  # fmt: skip
-        self.denoiser, self.correction, self.scale = denoiser, correction, scale
+        self.estimator, self.correction, self.scale, self.guide = denoiser, correction, scale, guide
+        self.denoiser = guide.around(denoiser)
         self._times = Counter(timesteps.tolist())
         self._calls = {int(t): call for call, t in enumerate(timesteps.tolist())}
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         if self.correction is None:
-            return self.denoiser(sample, timestep, cond)
+            return self.guide.join(self.denoiser(sample, timestep, cond))
         first = int(timestep.flatten()[0])
         if first not in self._calls or not bool((timestep == first).all()):
             known = ", ".join(map(str, self._calls))
@@ -46,4 +47,4 @@ class CorrectedDenoiser:
             )
         call, factor = self._calls[first], self.scale(torch.ones(()), first)
         shifted = self.correction.pre(sample / factor, call) * factor
-        return self.correction.post(self.denoiser(shifted, timestep, cond), call)
+        return self.guide.join(self.correction.post(self.denoiser(shifted, timestep, cond), call))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
-from dmq_cli.sampling import Scheduler, parse_range, walk
+from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, Target, parse_range, walk
 
 _VARIANCES, _BIASES = ("auto", "on", "off"), ("residual", "raw")
 
@@ -36,7 +36,7 @@ _VARIANCES, _BIASES = ("auto", "on", "off"), ("residual", "raw")
 class Ptqd:
     """Options. seeds: the noise it is estimated on; correlation false: k = 0.
 
-    variance: whether sigma makes room for the residual; auto where the sampler adds noise, on insists that it does, off
+    target: guided or None, as its statistics are those of the guided estimate. variance: whether sigma makes room for the residual; auto where the sampler adds noise, on insists that it does, off
     never. Raises ConfigError for values that cannot be.
     """
 
@@ -44,11 +44,16 @@ class Ptqd:
     variance: Literal["auto", "on", "off"] = "auto"
     bias: Literal["residual", "raw"] = "residual"
     correlation: bool = True
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("variance", _VARIANCES), ("bias", _BIASES)):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"correct.{name}={value} is not known; use {', '.join(known[:-1])} or {known[-1]}.")
+        if self.target not in (None, "guided"):
+            raise ConfigError(
+                f"correct.target={self.target} does not go with PTQD, whose variance is that of the guided estimate; use guided."
+            )
 
     def check(self, eta: float) -> None:
         """Raise ConfigError where variance=on meets a sampler without noise."""
@@ -60,6 +65,7 @@ class Ptqd:
     def estimate(
         self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, int, int], eta: float = 0.0,
         dtype: torch.dtype = torch.float32, report: Callable[[int, int], None] = lambda done, total: None,
+        guide: Guide = UNGUIDED,
     ) -> dict[str, Tensor]:  # fmt: skip
         """{"slope": (S,), "bias": (S, C), "std": (S,)}, a row for each call, both networks at the full-precision samples.
 
@@ -68,8 +74,10 @@ class Ptqd:
         """
         self.check(eta)
         calls, rows = len(scheduler.timesteps), []
-        for step in walk(full, scheduler, parse_range(self.seeds), shape, eta=eta, dtype=dtype):
-            estimated = quantized(step.input, torch.tensor([step.timestep]))
+        seeds = parse_range(self.seeds)
+        estimate, cond = guide.around(quantized), guide.cond(seeds)
+        for step in walk(full, scheduler, seeds, shape, eta=eta, dtype=dtype, guide=guide):
+            estimated = estimate(step.input, torch.tensor([step.timestep]), cond)
             rows.append(fit_error(self, estimated, step.eps, step.call))
             report(step.call + 1, calls)
         names = ("slope", "bias", "std")

@@ -10,6 +10,8 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
   pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
 * x_0 is not shifted: it is no input of the network.
+With guidance `target` says which estimate NER corrects: the guided one, the unconditional half alone (Appendix L: the conditional
+one differs more from prompt to prompt) or each half with its own K. IBC shifts the input of both halves alike.
 Appendix B's alternative to IBC, `noise_bias`, corrects the mean of the noise estimate instead of the input. The appendix
 says neither where this goes relative to NER nor whether NER is on: it takes IBC's place, before NER, so that K is solved
 on an estimate whose mean is right, and NER stays as `ner` says. It follows `timestep_aware` like NER: first call or all.
@@ -27,7 +29,7 @@ from torch import Tensor
 from dmq_cli.correct.gain import solve_gain
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Denoiser
-from dmq_cli.sampling import Scheduler, Step, parse_range, walk
+from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
 _TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("samples", "mean")
 
@@ -36,7 +38,7 @@ _TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("sampl
 class Tac:
     """Options. seeds: the noise it is estimated on; lambda1, lambda2, k_threshold: eq. 11 and 17; noise_bias: Appendix B.
 
-    Raises ConfigError for values that cannot be.
+    target: what is corrected under guidance; None where there is none. Raises ConfigError for values that cannot be.
     """
 
     seeds: str
@@ -51,6 +53,7 @@ class Tac:
     mask: Literal["two_sided", "one_sided"] = "two_sided"
     pooling: Literal["samples", "mean"] = "samples"
     clamp: tuple[float, float] = (0.2, 5.0)
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.lambda1 <= 1 and self.lambda2 >= 0 and self.k_threshold >= 0):
@@ -58,9 +61,10 @@ class Tac:
                 f"The correction was given lambda1={self.lambda1}, lambda2={self.lambda2}, k_threshold={self.k_threshold};"
                 " lambda1 lies in 0..1, the others are not negative."
             )
-        for name, known in (("relative_term", _TERMS), ("mask", _MASKS), ("pooling", _POOLINGS)):
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"correct.{name}={value} is not known; use {' or '.join(known)}.")
+        known = {"relative_term": _TERMS, "mask": _MASKS, "pooling": _POOLINGS, "target": (None, *TARGETS)}
+        for name, values in known.items():
+            if (value := getattr(self, name)) not in values:
+                raise ConfigError(f"correct.{name}={value} is not known; use {' or '.join(map(str, values))}.")
 
     def check(self, eta: float) -> None:
         """Fits every eta; raises nothing."""
@@ -68,16 +72,18 @@ class Tac:
     def estimate(
         self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, int, int], eta: float = 0.0,
         dtype: torch.dtype = torch.float32, report: Callable[[int, int], None] = lambda done, total: None,
+        guide: Guide = UNGUIDED,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Algorithm 1, pre-calculation: {"gain": (S, C), "bias": (S, C, H, W)} and, if asked for, "noise_bias" like "bias".
 
+        With guide.halves the gain is (S, 2 C) and the noise bias (S, 2 C, H, W), the unconditional half first.
         Both networks start from the same noise. At each call K and B are solved from where the corrected trajectory
         stands, applied, and only then is the next step taken.
         """
         seeds = parse_range(self.seeds)
-        reference = list(walk(full, scheduler, seeds, shape, eta=eta, dtype=dtype))
+        reference = list(walk(full, scheduler, seeds, shape, eta=eta, dtype=dtype, guide=guide))
         learner = _Learner(self, reference)
-        for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype):
+        for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
         found = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
         return {name: table for name, table in found.items() if table is not None}
@@ -118,9 +124,12 @@ class _Learner(TacCorrection):
 
     def __init__(self, config: Tac, reference: list[Step]) -> None:
         self.config, self.reference = config, reference
-        calls, first = len(reference), reference[0].sample[0]
-        bias = first.new_zeros(calls, *first.shape)
-        super().__init__(first.new_ones(calls, len(first)), bias, bias.clone() if config.noise_bias else None)
+        calls, sample, eps = len(reference), reference[0].sample[0], reference[0].eps[0]
+        noise_bias = eps.new_zeros(calls, *eps.shape) if config.noise_bias else None
+        super().__init__(eps.new_ones(calls, len(eps)), sample.new_zeros(calls, *sample.shape), noise_bias)
+        channels = len(sample)
+        halves = [slice(start, start + channels) for start in range(0, len(eps), channels)]
+        self.solved = halves[:1] if config.target == "uncond" else halves
 
     def pre(self, sample: Tensor, call: int) -> Tensor:
         """B, eq. 22; "first step only" corrects the input of the second call, the first one that a step has changed."""
@@ -130,9 +139,13 @@ class _Learner(TacCorrection):
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         if self.config.timestep_aware or call == 0:
-            full = self.reference[call].eps
-            if self.noise_bias is not None:
-                self.noise_bias[call] = (eps - full).mean(0)
-            if self.config.ner:
-                self.gain[call] = solve_gain(self.config, self.centre(eps, call), full, call)
+            for half in self.solved:
+                self._solve(eps, self.reference[call].eps[:, half], call, half)
         return super().post(eps, call)
+
+    def _solve(self, eps: Tensor, full: Tensor, call: int, half: slice) -> None:
+        """full: the full-precision estimate of the channels that are solved together."""
+        if self.noise_bias is not None:
+            self.noise_bias[call, half] = (eps[:, half] - full).mean(0)
+        if self.config.ner:
+            self.gain[call, half] = solve_gain(self.config, self.centre(eps, call)[:, half], full, call)

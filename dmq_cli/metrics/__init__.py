@@ -3,6 +3,7 @@ PSNR. Numbers for networks: what a call costs, what the weights weigh.
 """
 
 import dmq_cli.compat  # noqa: F401
+from dmq_cli.metrics.agreement import agreement, asked_digit
 from dmq_cli.metrics.cost import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256
 from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features
@@ -19,6 +20,8 @@ __all__ = [
     "Cost",
     "Images",
     "Protocol",
+    "agreement",
+    "asked_digit",
     "extract",
     "extractor_sha256",
     "fidelity",

@@ -131,7 +131,7 @@ def extract(images: Images, protocol: Protocol, batch_size: int = 250) -> dict[s
     EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
     pixels, extractor = _channels_first(images), load_extractor(protocol)
-    pieces = [extractor(batch) for batch in torch.split(pixels, batch_size)]
+    pieces = [extractor(_resized(batch, protocol.resize)) for batch in torch.split(pixels, batch_size)]
     features, logits = (torch.cat(piece) for piece in zip(*pieces, strict=True))
     return {"features": features, "logits": logits}
 
@@ -152,6 +152,11 @@ def _channels_first(images: Images) -> Tensor:
             "and put the channels last."
         )
     return pixels.permute(0, 3, 1, 2)
+
+
+def _resized(pixels: Tensor, side: int | None) -> Tensor:
+    """Mean of every square of pixels, float (B, C, side, side); unchanged where side is None."""
+    return pixels if side is None else nn.functional.interpolate(pixels.float(), (side, side), mode="area")
 
 
 @functools.lru_cache(maxsize=2)

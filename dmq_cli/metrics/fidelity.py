@@ -13,7 +13,7 @@ statistics of FD and KID are computed in float64.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,31 +23,40 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.agreement import agreement
 from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256
 from dmq_cli.metrics.protocol import Protocol
 
 Features = dict[str, Tensor]
 
 
-def fidelity(images: Images, reference: Images, protocol: Protocol) -> dict[str, float]:
+def fidelity(
+    images: Images, reference: Images, protocol: Protocol, asked: Sequence[str] | None = None
+) -> dict[str, float]:
     """Measure images against a reference; both uint8 (N, H, W, 1 or 3), the images exactly
     `protocol.num_images`.
 
-    Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall}: fd >=
+    Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall, agreement}: fd >=
     0 in squared feature units, is in [1, classes], kid around 0 for equal distributions, precision and
-    recall in [0, 1]; is_std and kid_std are deviations over splits and subsets. Raises EvaluationError for
+    recall in [0, 1]; is_std and kid_std are deviations over splits and subsets. asked: what each image was to show;
+    without it there is no agreement. Raises EvaluationError for
     another number of images or a reference that is too small; errors of weights as in `read_weights`.
     """
     _check_counts(len(images), len(reference), protocol)
-    return measure(extract(images, protocol), reference_features(reference, protocol), protocol)
+    return measure(extract(images, protocol), reference_features(reference, protocol), protocol, asked)
 
 
-def measure(features: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+def measure(
+    features: Features, reference: Features, protocol: Protocol, asked: Sequence[str] | None = None
+) -> dict[str, float]:
     """`fidelity` from what `extract` returned for the images and for the reference."""
     _check_counts(len(features["features"]), len(reference["features"]), protocol)
     result: dict[str, float] = {}
     for metric in protocol.metrics:
-        result |= _METRICS[metric](features, reference, protocol)
+        if metric in _METRICS:
+            result |= _METRICS[metric](features, reference, protocol)
+        elif asked is not None:
+            result["agreement"] = agreement(features["logits"], asked)
     return result
 
 
@@ -109,7 +118,7 @@ def _check_counts(images: int, reference: int, protocol: Protocol) -> None:
             "given, and the number changes the result; sample as many, or set protocol.num_images."
         )
     least = {"fd": 2, "is": 1, "kid": protocol.kid_subset_size, "prc": protocol.prc_neighbourhood + 1}
-    needed = max([1, *(least[metric] for metric in protocol.metrics)])
+    needed = max([1, *(least.get(metric, 1) for metric in protocol.metrics)])
     if reference < needed:
         raise EvaluationError(
             f"Protocol {protocol.name} needs at least {needed} reference images, but {protocol.reference} "

@@ -22,6 +22,7 @@ RESULTS = {
     "is": ("is", "is_std"),
     "kid": ("kid", "kid_std"),
     "prc": ("precision", "recall"),
+    "agreement": ("agreement",),
 }
 """The metrics a protocol can ask for, and the keys each one adds to the result."""
 
@@ -40,7 +41,8 @@ class Protocol:
     to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. splits: of the inception
     score. kid_subset_size: images per KID subset, kid_subsets of them. prc_neighbourhood: k of the
     precision and recall balls. metrics: keys of RESULTS. columns: result key -> heading in tables.
-    rng_seed: of the shuffle before the splits and of the KID subsets.
+    rng_seed: of the shuffle before the splits and of the KID subsets. resize: the side that larger images
+    are averaged down to for the extractor, None: as they are.
 
     Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
     extractor.
@@ -61,6 +63,7 @@ class Protocol:
     columns: Mapping[str, str] = field(default_factory=dict)
     kid_subsets: int = 100
     rng_seed: int = 2020
+    resize: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -69,6 +72,10 @@ class Protocol:
         _known("to_uint8", self.to_uint8, _ROUNDINGS)
         for metric in self.metrics:
             _known("metric", metric, RESULTS)
+        if self.extractor != "digits_cnn" and ("agreement" in self.metrics or self.resize is not None):
+            raise ConfigError(
+                f"Protocol {self.name} asks for agreement or resize, which only digits_cnn has; leave both out."
+            )
         self._check_counts()
         for key, column in self.columns.items():
             self._check_column(key, column)
@@ -103,6 +110,7 @@ class Protocol:
             "metrics": list(self.metrics),
             "rng_seed": self.rng_seed,
             "torch_fidelity": importlib.metadata.version("torch-fidelity"),
+            **({} if self.resize is None else {"resize": self.resize}),
         }
 
     def _check_counts(self) -> None:
@@ -113,6 +121,7 @@ class Protocol:
             "kid_subsets": 1,
             "prc_neighbourhood": 1,
             "rng_seed": 0,
+            **({} if self.resize is None else {"resize": 1}),
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:

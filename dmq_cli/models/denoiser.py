@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from dmq_cli.models.adapter import Adapter
+from dmq_cli.models.conditions import Cond
+
+Call = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Cond]
+"""The arguments of a Denoiser: a batch of inputs of the network."""
 
 
 class Denoiser(Protocol):

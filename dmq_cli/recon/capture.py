@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import Denoiser, device_of
+from dmq_cli.recon.calls import Batches, rows_of, timesteps_of
 from dmq_cli.store.tensors import RowFile, RowWriter
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 TARGET = "target"
 _JOINT = "--"
 
@@ -75,7 +75,7 @@ def capture(
     if TARGET not in full or (reads_full and len(full) == 1):
         with quantizing(attached, weights=False, activations=False):
             full = record(denoiser, module, data, num, folder / "full", inputs=reads_full, stop=True)[unit]
-    timesteps = torch.cat([timestep for _, timestep in data()]).to(device_of(attached.adapter))
+    timesteps = timesteps_of(data).to(device_of(attached.adapter))
     return Captured(quantized, full.pop(TARGET), timesteps, full)
 
 
@@ -88,7 +88,7 @@ def record_targets(
 
 def bytes_of_targets(denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, inputs: bool) -> int:
     """What one sample takes on disk in `record_targets`."""
-    sample, timestep = next(data())
+    one = rows_of(next(data()), slice(1), "cpu")
     total = 0
 
     def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -97,7 +97,7 @@ def bytes_of_targets(denoiser: Denoiser, modules: Mapping[str, nn.Module], data:
         total += sum(value.nbytes for value in values)
 
     with _hooked(modules, lambda _name: seen):
-        denoiser(sample[:1], timestep[:1])
+        denoiser(*one)
     return total
 
 
@@ -130,10 +130,10 @@ def record(
     with contextlib.ExitStack() as stack, _hooked(modules, keeping):
         for one in writers.values():
             one.stack = stack
-        for sample, timestep in data():
+        for batch in data():
             ran.clear()
             with contextlib.suppress(_Reached):
-                denoiser(sample, timestep)
+                denoiser(*batch)
     found = {name: _read(folder, name) for name in modules}
     if missed := [name for name, files in found.items() if not files]:
         raise RuntimeError(f"the unit {missed[0]} was not reached by the network")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dmq_cli.errors import NumericsError
 from dmq_cli.quant import TensorQuantizer
-from dmq_cli.recon.capture import Batches, Captured
+from dmq_cli.recon.calls import Batches
+from dmq_cli.recon.capture import Captured
 from dmq_cli.recon.fine import LayerErrors, mixed
 from dmq_cli.recon.learners import Learner
 from dmq_cli.recon.losses import lp_loss

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.models import device_of, fits
+from dmq_cli.models import Call, Cond, device_of, fits
 from dmq_cli.quant import FixedRound, Nearest, TensorQuantizer
-from dmq_cli.recon.capture import Batches
+from dmq_cli.recon.calls import Batches, joined, rows_of
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
 from dmq_cli.recon.learning import Report, descend, draws
@@ -84,9 +84,9 @@ class Quest:
     ) -> None:
         """The base's reconstruction, then both stages, in place; see Reconstruction.run."""
         self.base.run(attached, data, num, work, report, targets)
-        sample, timestep = (torch.cat(parts) for parts in zip(*data(), strict=True))
+        call = joined(data)
         for number, (name, pattern) in enumerate((("temporal", self.temporal), ("attention", self.attention))):
-            _stage(_Stage(self, attached, name, pattern, number), sample, timestep, work, report)
+            _stage(_Stage(self, attached, name, pattern, number), call, work, report)
         bake(attached)
 
 
@@ -130,7 +130,7 @@ class _Stage:
         return [layer.name for layer in layers if fits(layer.role, patterns)]
 
 
-def _stage(stage: _Stage, sample: Tensor, timestep: Tensor, work: Path, report: Report) -> None:
+def _stage(stage: _Stage, call: Call, work: Path, report: Report) -> None:
     """From the file of an earlier attempt, or learned now."""
     attached, layers = stage.attached, stage.layers()
     done = work / f"tmp-quest-{stage.number}.safetensors"
@@ -138,7 +138,7 @@ def _stage(stage: _Stage, sample: Tensor, timestep: Tensor, work: Path, report: 
     if done.exists():
         _restore(attached, layers, load_tensors(done))
     elif learners := stage.learners(layers):
-        _tune(stage, layers, learners, sample, timestep, report)
+        _tune(stage, layers, learners, call, report)
         tuned = {f"{name}.tuned": layer.latent_weight() for name, layer in layers.items()}
         save_tensors(done, {**quantizer_state(attached.quantizers(*ACTIVATIONS)), **tuned})
 
@@ -172,27 +172,25 @@ def _restore(attached: Attached, layers: Mapping[str, QuantMixin], tensors: dict
     load_quantizer_state(attached.quantizers(*ACTIVATIONS), tensors)
 
 
-def _tune(
-    stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], sample: Tensor, timestep: Tensor, report: Report
-) -> None:  # fmt: skip
+def _tune(stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], call: Call, report: Report) -> None:
     config, device = stage.config, device_of(stage.attached.adapter)
     what, lower = f"Fine-tuning ({stage.name})", "recon.weight_lr or recon.scale_lr"
     key = config.seed * 1_000_003 + stage.number
-    for iteration, rows in enumerate(draws(len(sample), config.batch_size, config.iterations, key)):
-        loss = _loss(stage, layers, sample[rows].to(device), timestep[rows].to(device))
+    for iteration, rows in enumerate(draws(len(call[0]), config.batch_size, config.iterations, key)):
+        loss = _loss(stage, layers, *rows_of(call, rows, device))
         value = descend(learners, loss, iteration, what, lower)
         report(stage.name, iteration + 1, config.iterations, value)
     for learner in learners:
         learner.finish()
 
 
-def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor) -> Tensor:
+def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
     """L_G, the error of the network's output; in the first stage also L_TLA, the errors of the tuned layers' outputs."""
     attached = stage.attached
     with attached.at(timestep), outputs_of(layers if stage.local else {}) as seen:
         with quantizing(attached, weights=False, activations=False), torch.no_grad():
-            target = attached.adapter.predict(sample, timestep, None)
+            target = attached.adapter.predict(sample, timestep, cond)
         full = dict(seen)
         with quantizing(attached, weights=True, activations=True), torch.enable_grad():
-            loss = nn.functional.mse_loss(attached.adapter.predict(sample, timestep, None), target)
+            loss = nn.functional.mse_loss(attached.adapter.predict(sample, timestep, cond), target)
             return loss + sum(nn.functional.mse_loss(seen[name], full[name]) for name in full)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.recon.capture import Batches
+from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.learning import Report, Setting, learn, start
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from dmq_cli.models import Adapter, device_of, executed
-from dmq_cli.recon.capture import Batches, Captured, call, capture
+from dmq_cli.recon.calls import Batches, condition_of, timesteps_of
+from dmq_cli.recon.capture import Captured, call, capture
 from dmq_cli.wrap import Attached, QuantMixin, quantizing
 
+_LABELS = "class_labels"
 TEMPORAL = ("time.", "resnet.time_proj")
 
 
@@ -85,17 +87,23 @@ class TemporalUnit:
         self, attached: Attached, data: Batches, num: int, folder: Path, *, activations: bool, targets: Path | None,
         reads_full: bool,
     ) -> Captured:  # fmt: skip
-        """The full-precision features of every timestep; the timestep itself is the input."""
-        timesteps = torch.cat([timestep for _, timestep in data()]).to(device_of(attached.adapter))
-        known, rows = torch.unique(timesteps, return_inverse=True)
-        with quantizing(attached, weights=False, activations=False), torch.no_grad(), attached.at(known):
-            features = self.run(attached, {"timestep": known})
-        inputs = {"timestep": _Kept(timesteps)}
-        return Captured(inputs, _Kept(features, rows), timesteps, inputs)
+        """The full-precision features of every timestep; the timestep itself (and the class, where one is embedded with it)
+        is the input."""
+        device = device_of(attached.adapter)
+        told = [cond for call in data() if (cond := condition_of(call)) is not None and _LABELS in cond]
+        given = {"timestep": timesteps_of(data).to(device)}
+        given |= {_LABELS: torch.cat([cond[_LABELS] for cond in told]).to(device)} if told else {}
+        known, rows = torch.unique(torch.stack(list(given.values()), 1), dim=0, return_inverse=True)
+        finite = dict(zip(given, known.unbind(1), strict=True))
+        with quantizing(attached, weights=False, activations=False), torch.no_grad(), attached.at(finite["timestep"]):
+            features = self.run(attached, finite)
+        inputs = {name: _Kept(value) for name, value in given.items()}
+        return Captured(inputs, _Kept(features, rows), given["timestep"], inputs)
 
     def run(self, attached: Attached, inputs: Mapping[str, Tensor]) -> Tensor:
         """All features side by side, (B, sum of widths): summing over dim 1 sums the losses of the projections."""
-        return torch.cat(list(attached.adapter.temporal(inputs["timestep"]).values()), dim=1)
+        cond = {_LABELS: inputs[_LABELS]} if _LABELS in inputs else None
+        return torch.cat(list(attached.adapter.temporal(inputs["timestep"], cond).values()), dim=1)
 
 
 class _Kept:

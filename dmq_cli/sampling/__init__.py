@@ -2,6 +2,7 @@
 
 from dmq_cli.sampling.ddim import DDIM
 from dmq_cli.sampling.deterministic import PLMS, DPMpp2M, DPMpp2S, Euler, UniPC
+from dmq_cli.sampling.guidance import TARGETS, UNGUIDED, Guide, Guided, Halves, Target
 from dmq_cli.sampling.loop import Correction, Step, batches, sample_images, walk
 from dmq_cli.sampling.scheduler import Scheduler
 from dmq_cli.sampling.seeds import parse_range, parse_ranges, require_disjoint, show
@@ -12,15 +13,21 @@ from dmq_cli.sampling.spacing import spaced
 __all__ = [
     "DDIM",
     "PLMS",
+    "TARGETS",
+    "UNGUIDED",
     "Correction",
     "DPMpp2M",
     "DPMpp2S",
     "Deterministic",
     "Euler",
+    "Guide",
+    "Guided",
+    "Halves",
     "Sampler",
     "Scheduler",
     "Solver",
     "Step",
+    "Target",
     "UniPC",
     "batches",
     "parse_range",

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import NumericsError
-from dmq_cli.models import Denoiser
+from dmq_cli.models import Decoder, Denoiser
 from dmq_cli.ops import generators, noise
+from dmq_cli.sampling.guidance import UNGUIDED, Guide
 from dmq_cli.sampling.scheduler import Scheduler
 
 
 class Correction(Protocol):
     """Changes the sample before a network call, the estimate after it, and the noise that the step adds.
 
+    The estimate is the guided one, or with `guide.halves` both halves side by side.
     `call` counts 0.. in the scheduler's own list. variance: the standard deviation of the step's fresh noise, given the
     scheduler's own `sigma` and `noise_gain`, the size of the coefficient by which an error of the estimate enters the next
     sample (both 0-dim, >= 0). Only the scheduler knows that coefficient, only the correction knows how large the error is.
@@ -37,7 +39,8 @@ class Correction(Protocol):
 class Step:
     """What happens at one network call: the sampler's x after `pre`, the estimate after `post`, and the x that follows.
 
-    input: what the network read; another tensor than sample only where the scheduler scales it (Euler).
+    input: what the network read; another tensor than sample only where the scheduler scales it (Euler). eps: with
+    `guide.halves` both halves, (B, 2 C, H, W), before they are joined.
     """
 
     call: int
@@ -56,20 +59,22 @@ def walk(
     *,
     eta: float = 0.0,
     correction: Correction | None = None,
-    cond: object = None,
+    guide: Guide = UNGUIDED,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
     """Yield every call from noise to images. Image i depends on seeds[i] only, whatever the batch and earlier walks.
 
+    denoiser: the network itself; guide: what it is told, and how the two estimates of guidance become one.
     Samples stay on the CPU, where the noise is drawn; a Denoiser brings them to its device and back. Raises NumericsError where the estimate is not finite.
     """
     own, plan = generators(seeds), scheduler.fresh()
     sample = noise(shape, own, dtype) * float(plan.init_noise_sigma)
+    estimate, cond = guide.around(denoiser), guide.cond(seeds)
     for call, timestep in enumerate(plan.timesteps.tolist()):
         if correction is not None:
             sample = correction.pre(sample, call)
         given = plan.scale_model_input(sample, timestep)
-        eps = denoiser(given, torch.tensor([timestep]), cond)
+        eps = estimate(given, torch.tensor([timestep]), cond)
         if not bool(eps.isfinite().all()):
             raise NumericsError(
                 f"The noise estimate at timestep {timestep} (call {call}) has values that are not finite; check the weights and the quantization ranges."
@@ -78,16 +83,16 @@ def walk(
             eps = correction.post(eps, call)
         extra = noise(shape, own, dtype) if eta > 0 else None
         variance = None if correction is None else partial(correction.variance, call=call)
-        following = plan.step(eps, timestep, sample, eta=eta, noise=extra, variance=variance)
+        following = plan.step(guide.join(eps), timestep, sample, eta=eta, noise=extra, variance=variance)
         yield Step(call, timestep, sample, given, eps, following)
         sample = following
 
 
 @torch.inference_mode()
-def sample_images(steps: Iterator[Step]) -> Tensor:
-    """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only."""
-    last = deque(steps, maxlen=1).pop()
-    return last.following.clamp(-1, 1)
+def sample_images(steps: Iterator[Step], decode: Decoder | None = None) -> Tensor:
+    """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only. decode: of a latent model."""
+    last = deque(steps, maxlen=1).pop().following
+    return (last if decode is None else decode(last)).clamp(-1, 1)
 
 
 def batches(seeds: range, size: int) -> Iterator[range]:

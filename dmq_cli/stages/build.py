@@ -12,9 +12,18 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, DmqError
-from dmq_cli.models import Adapter, ModelDenoiser, load_adapter, load_schedule
+from dmq_cli.models import (
+    Adapter,
+    Call,
+    Decoder,
+    ModelDenoiser,
+    load_adapter,
+    load_conditions,
+    load_decoder,
+    load_schedule,
+)
 from dmq_cli.paths import resolve
-from dmq_cli.sampling import Deterministic, Sampler, Scheduler
+from dmq_cli.sampling import UNGUIDED, Deterministic, Guide, Sampler, Scheduler
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, freeze, load_state, quantizing
 
@@ -37,6 +46,20 @@ def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
     loaded = load_adapter(resolve(config["model"]["path"]))
     loaded.model.to(runtime["device"])
     return loaded
+
+
+def guide(config: Mapping[str, Any], runtime: Mapping[str, Any], target: Any = None) -> Guide:
+    """What the model of config["model"] is told. target: what a correction sees; None: the guided estimate."""
+    told = config["model"].get("cond")
+    if told is None:
+        return UNGUIDED
+    conditions = load_conditions(resolve(config["model"]["path"]), told["classes"], told["path"])
+    return Guide(conditions, told["guidance"], runtime["guidance_calls"], target)
+
+
+def decoder(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Decoder | None:
+    """From latents to images; None for a model of pixels."""
+    return load_decoder(resolve(config["model"]["path"]), runtime["device"])
 
 
 def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sampler | Deterministic, Scheduler]:
@@ -79,13 +102,16 @@ class Quantized:
         return self._quantized(sample, timestep, cond)
 
 
-def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (sample, timestep) of a calibration set: all of it, or `num` rows spread evenly over it."""
+def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[Call]:
+    """Batches (sample, timestep, condition) of a calibration set: all of it, or `num` rows spread evenly over it."""
     samples, timesteps = RowFile(folder / "sample.safetensors"), load_tensors(folder / "timestep.safetensors")["data"]
+    told = load_tensors(folder / "condition.safetensors") if (folder / "condition.safetensors").exists() else None
+    index = None if told is None else load_tensors(folder / "index.safetensors")["data"]
     rows = torch.arange(len(samples)) if num is None else spread(len(samples), num)
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        yield samples.rows(chosen), timesteps[chosen]
+        cond = None if told is None or index is None else {name: value[index[chosen]] for name, value in told.items()}
+        yield samples.rows(chosen), timesteps[chosen], cond
 
 
 def spread(total: int, num: int) -> Tensor:

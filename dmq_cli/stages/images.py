@@ -18,6 +18,7 @@ from dmq_cli.zoo.digits import digit_images
 
 Pixels = NDArray[np.uint8]
 FILE = "images.npz"
+_DIGITS = {"digits": 16, "digits32": 32}
 
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
@@ -57,7 +58,7 @@ def _read(file: Path) -> Pixels:
 
 
 def reference_images(name: str, path: str | None) -> Pixels:
-    """The real images a protocol compares with: `digits`, or an .npz in ADM's layout at `path`."""
+    """The real images a protocol compares with: `digits` (16x16), `digits32`, or an .npz in ADM's layout at `path`."""
     if path is not None:
         file = Path(path)
         if not file.is_file():
@@ -65,11 +66,11 @@ def reference_images(name: str, path: str | None) -> Pixels:
                 f"The protocol's reference {name} should be at {file}, which is no file; set protocol.reference_path."
             )
         return _read(file)
-    if name != "digits":
+    if name not in _DIGITS:
         raise ConfigError(
             f"The protocol's reference {name} is not part of dmq; set protocol.reference_path to an .npz of its images."
         )
-    pixels: Pixels = digit_images()[0].permute(0, 2, 3, 1).numpy()
+    pixels: Pixels = digit_images(_DIGITS[name])[0].permute(0, 2, 3, 1).numpy()
     return pixels
 
 

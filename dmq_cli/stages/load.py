@@ -23,18 +23,21 @@ class Loaded(CorrectedDenoiser):
     def __init__(self, config: Mapping[str, Any], state: Path, tables: Path) -> None:
         self.config = config
         self.settings, self.scheduler = build.sampler(config)
+        guide = build.guide(config, config["runtime"], config["correct"].get("target"))
         pair = build.Quantized(config, config["runtime"], state)
         correction = build.make(config["correct"]).load(load_tensors(tables / "tables.safetensors"))
-        super().__init__(pair.quantized, correction, self.scheduler.timesteps, self.scheduler.scale_model_input)
+        scale = self.scheduler.scale_model_input
+        super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
+        self.decode = build.decoder(config, config["runtime"])
         self.adapter, self.network = pair.attached.adapter, pair.attached.model
 
     def sample(self, seeds: str) -> Tensor:
         """The images (B, C, H, W) in [-1, 1] that this run's sampler makes of these seeds, e.g. "0-15"."""
         shape, eta = self.adapter.sample_shape(), self.settings.eta
+        own, correction, guide = parse_range(seeds), self.correction, self.guide
         with torch.inference_mode():
-            return sample_images(
-                walk(self.denoiser, self.scheduler, parse_range(seeds), shape, eta=eta, correction=self.correction)
-            )
+            steps = walk(self.estimator, self.scheduler, own, shape, eta=eta, correction=correction, guide=guide)
+            return sample_images(steps, self.decode)
 
 
 def load_run(run: str | Path) -> Loaded:

@@ -14,10 +14,13 @@ from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
 from dmq_cli.stages.graph import Config, Node, Task
-from dmq_cli.stages.images import Pixels, load_images, reference_images, save_images, write_chunk
-from dmq_cli.store import write_json
+from dmq_cli.stages.images import load_images, reference_images, save_images, write_chunk
+from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors
 from dmq_cli.transform import NoTransform
+
+ASKED = "asked.json"
+"""What each image was to show, where the model is told."""
 
 
 def sample_fp(task: Task) -> None:
@@ -36,33 +39,38 @@ def sample(task: Task) -> None:
 def _sample(task: Task, adapter: Adapter, denoiser: Denoiser, correction: Correction | None) -> None:
     """In chunks of one batch; a chunk that is there already, from an attempt that was killed, is kept."""
     settings, scheduler = build.sampler(task.config)
+    guide = build.guide(task.config, task.runtime, task.config.get("correct", {}).get("target"))
+    decode = build.decoder(task.config, task.runtime)
     seeds, shape, files, done = parse_range(task.config["seeds"]), adapter.sample_shape(), [], 0
     for chunk in batches(seeds, task.runtime["batch_size"]):
         files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")
         if not files[-1].exists():
             with torch.inference_mode():
-                steps = walk(denoiser, scheduler, chunk, shape, eta=settings.eta, correction=correction)
-                write_chunk(files[-1], sample_images(steps), task.config["to_uint8"])
+                steps = walk(denoiser, scheduler, chunk, shape, eta=settings.eta, correction=correction, guide=guide)
+                write_chunk(files[-1], sample_images(steps, decode), task.config["to_uint8"])
         done += len(chunk)
         task.progress.update("images", done, len(seeds))
+    if guide.conditions is not None:
+        write_json(task.work / ASKED, {"asked": guide.conditions.asked(seeds)})
     save_images(task.work, files)
 
 
 def evaluate_fp(task: Task) -> None:
     """Distances of the full-precision twin."""
-    _measure(task, load_images(task.inputs["sample_fp"]))
+    _measure(task, "sample_fp")
 
 
 def evaluate(task: Task) -> None:
     """Distances of the quantized images, and how far each is from its twin from the same noise."""
     full, quantized = load_images(task.inputs["sample_fp"]), load_images(task.inputs["sample"])
-    _measure(task, quantized, paired={"psnr": psnr(full, quantized)})
+    _measure(task, "sample", paired={"psnr": psnr(full, quantized)})
 
 
-def _measure(task: Task, images: Pixels, **more: Any) -> None:
+def _measure(task: Task, stage: str, **more: Any) -> None:
+    images, asked = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     protocol: Protocol = build.make(task.config["protocol"])
     reference = reference_images(protocol.reference, protocol.reference_path)
-    numbers = fidelity(images, reference, protocol)
+    numbers = fidelity(images, reference, protocol, read_json(asked)["asked"] if asked.is_file() else None)
     record = protocol.record(images_sha256(reference), extractor_sha256(protocol))
     write_json(task.work / "numbers.json", {"numbers": numbers, "protocol": record, **more})
 
@@ -70,16 +78,22 @@ def _measure(task: Task, images: Pixels, **more: Any) -> None:
 _TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and this is an estimate
 
 
+def _halves(config: Config) -> int:
+    """Network calls that one estimate takes for one sample."""
+    return 1 if (config["model"].get("cond") or {}).get("guidance") is None else 2
+
+
 def _trajectories(seeds: str, config: Config) -> float:
-    return float(len(parse_range(seeds)) * build.make(config["sampler"]).calls)
+    return float(len(parse_range(seeds)) * build.make(config["sampler"]).calls * _halves(config))
 
 
 def _samples(config: Config) -> float:
-    return float(build.make(config["calib"]).size(build.make(config["calib_sampler"]).calls))
+    return float(build.make(config["calib"]).size(build.make(config["calib_sampler"]).calls) * _halves(config))
 
 
 def _calibset_cost(config: Config) -> float:
-    return float(build.make(config["calib"]).evaluations(build.make(config["calib_sampler"]).calls))
+    strategy, sampler = build.make(config["calib"]), build.make(config["calib_sampler"])
+    return float(strategy.evaluations(sampler.calls) * _halves(config))
 
 
 def _transform_cost(config: Config) -> float:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError, SeedError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256
-from dmq_cli.models import folder_sha256, load_schedule
+from dmq_cli.models import (
+    Conditions,
+    conditions_sha256,
+    first_stage_sha256,
+    folder_sha256,
+    load_conditions,
+    load_schedule,
+)
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
@@ -35,7 +44,8 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in _SECTIONS:
         check_types(section, config[section])
     path = resolve(config["model"]["path"])
-    model = {**config["model"], "sha256": folder_sha256(path)}
+    model = {**config["model"], "sha256": folder_sha256(path), **other_parts(path, config["cond"])}
+    config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     objects = {section: build.make(config[section]) for section in _SECTIONS}
     check_seeds(config, objects["correct"].seeds)
@@ -51,6 +61,46 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         prepared.pop("fp_seeds", None)  # without it, what is recorded is what was recorded before it existed
     prepared["measured_with"] = measured_with(objects["protocol"]) if config["stage"] == "evaluate" else None
     return prepared
+
+
+def other_parts(path: Path, cond: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is besides its network: first_stage, the hash of its autoencoder, and cond, what it is told and how.
+
+    Nothing for an unconditional model of pixels. cond: the section of that name. Raises ConfigError for guidance that cannot
+    be, and what `load_conditions` and `load_decoder` raise.
+    """
+    found: dict[str, Any] = {}
+    if (autoencoder := first_stage_sha256(path)) is not None:
+        found["first_stage"] = autoencoder
+    conditions = load_conditions(path, cond["classes"], cond["prompts"])
+    check_guidance(cond["guidance"], conditions)
+    if conditions is not None:
+        prompts = cond["prompts"] and file_sha256(resolve(cond["prompts"]))
+        sha256 = {"prompts": prompts, "encoder": conditions_sha256(path)}
+        found["cond"] = {"guidance": cond["guidance"], "classes": cond["classes"], **sha256, "path": cond["prompts"]}
+    return found
+
+
+def check_guidance(scale: Any, conditions: Conditions | None) -> None:
+    """Raise ConfigError for a scale that is no number, or for guidance of a model that is told nothing."""
+    if scale is None:
+        return
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 <= scale < math.inf:
+        raise ConfigError(f"cond.guidance={scale} is not possible; give a number, at least 0, or null for none.")
+    if conditions is None:
+        raise ConfigError(f"cond.guidance={scale} was given, but this model is unconditional; leave it at null.")
+    conditions.none()
+
+
+def correction(section: Mapping[str, Any], cond: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The section `correct`; without guidance it has no target, and a given one is refused with a ConfigError."""
+    if cond is not None and cond["guidance"] is not None:
+        return dict(section)
+    if section.get("target") is not None:
+        raise ConfigError(
+            f"correct.target={section['target']} was given, but there is no guidance whose halves it could mean; leave it at null."
+        )
+    return {key: value for key, value in section.items() if key != "target"}
 
 
 def calib_sampler(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
 from dmq_cli.metrics import network_cost
-from dmq_cli.models import Denoiser, ModelDenoiser
+from dmq_cli.models import Call, Denoiser, ModelDenoiser
 from dmq_cli.recon import bytes_of_targets, module_names, record_targets
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
@@ -35,7 +35,7 @@ class Rows:
         total = len(load_tensors(self.folder / "timestep.safetensors")["data"])
         return min(total, self.num or total)
 
-    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __call__(self) -> Iterator[Call]:
         return build.calibration(self.folder, self.batch_size, len(self))
 
 
@@ -53,7 +53,7 @@ def _collect(task: Task, denoiser: Denoiser, adapter: Any, folder: Path) -> None
     strategy, (settings, scheduler) = build.make(task.config["calib"]), build.sampler(task.config, "calib_sampler")
     collect(
         strategy, denoiser, scheduler, adapter.sample_shape(), folder, eta=settings.eta, adapter=adapter,
-        batch_size=task.runtime["batch_size"], report=lambda done, total: task.progress.update("trajectories", done, total),
+        guide=build.guide(task.config, task.runtime), batch_size=task.runtime["batch_size"], report=lambda done, total: task.progress.update("trajectories", done, total),
     )  # fmt: skip
 
 
@@ -143,6 +143,7 @@ def _estimate(task: Task, method: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = method.estimate(
             pair.full, pair.quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
             report=lambda done, total: task.progress.update("calls", done, total),
+            guide=build.guide(task.config, task.runtime, task.config["correct"].get("target")),
         )  # fmt: skip
     return found
 

@@ -13,11 +13,12 @@ from typing import Protocol
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, nearest
-from dmq_cli.models import Adapter, Layer, fits
+from dmq_cli.models import Adapter, Call, Layer, fits
 from dmq_cli.models.roles import ROLES
 
-Data = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""One pass over calibration inputs: batches of (sample (B, C, H, W), timestep (B,)); called once for each pass."""
+Data = Callable[[], Iterable[Call]]
+"""One pass over calibration inputs: batches of (sample (B, C, H, W), timestep (B,)) and condition, where there is one; called once
+for each pass."""
 
 Report = Callable[[int], None]
 """Told how many samples have been seen."""

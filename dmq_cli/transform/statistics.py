@@ -67,10 +67,10 @@ def channel_maxima(
     hooks = [adapter.model.get_submodule(n).register_forward_pre_hook(hook(e)) for n, e in found.items()]
     try:
         denoiser, done = ModelDenoiser(adapter), 0
-        for sample, timestep in data():
-            current[:] = [timestep.to(next(adapter.model.parameters()).device)]
-            denoiser(sample, timestep)
-            done += len(sample)
+        for batch in data():
+            current[:] = [batch[1].to(next(adapter.model.parameters()).device)]
+            denoiser(*batch)
+            done += len(batch[0])
             report(done)
     finally:
         for one in hooks:

@@ -22,6 +22,7 @@ NUMBERS: dict[str, Any] = {
     "prc_neighbourhood": 4,
     "metrics": ("fd", "is"),
     "rng_seed": 2021,
+    "resize": 8,
 }
 LABELS: dict[str, Any] = {
     "name": "other",

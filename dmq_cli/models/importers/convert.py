@@ -13,7 +13,8 @@ import diffusers
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, ModelError, nearest
-from dmq_cli.models.folder import WEIGHTS, folder_sha256
+from dmq_cli.models.files import WEIGHTS
+from dmq_cli.models.folder import folder_sha256
 from dmq_cli.models.importers.keymap import collect
 from dmq_cli.models.importers.networks import build, modules
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe

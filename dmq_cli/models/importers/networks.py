@@ -6,27 +6,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
-from torch import Tensor, nn
 
+from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.heads import HeadsUNet2DModel
 from dmq_cli.models.importers.ddim import ddim_unet
 from dmq_cli.models.importers.first_stage import first_stage
 from dmq_cli.models.importers.keymap import Modules, Source
 from dmq_cli.models.importers.ldm import ldm_unet
 from dmq_cli.models.importers.recipes import Network
-
-
-class ClassEmbedding(nn.Module):
-    """LDM's ClassEmbedder: classes (B,) to one context token each, (B, 1, embedding_dim)."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
-
-    def forward(self, classes: Tensor) -> Tensor:
-        found: Tensor = self.embedding(classes)[:, None]
-        return found
-
 
 _CLASSES: dict[str, Any] = {
     "UNet2DModel": UNet2DModel,

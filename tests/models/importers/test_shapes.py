@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import ClassEmbedding, build, modules
+from dmq_cli.models.importers.networks import build, modules
 from dmq_cli.models.importers.recipes import RECIPES
 from tests.models.importers.original_ddim import Model
 from tests.models.importers.original_first_stage import FirstStage

@@ -1,0 +1,38 @@
+"""Whether images show what was asked for, as the digit classifier reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dmq_cli.errors import EvaluationError
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGITS = {word: digit for digit, word in enumerate(_WORDS)} | {str(digit): digit for digit in range(10)}
+
+
+def agreement(logits: Tensor, asked: Sequence[str]) -> float:
+    """Fraction of images (N, 10 logits) that are read as the digit asked for. asked: N class numbers or prompts.
+
+    Raises EvaluationError for another number of them.
+    """
+    if len(asked) != len(logits):
+        raise EvaluationError(
+            f"Agreement compares each image with what was asked for, but found {len(logits)} images and {len(asked)} wishes;"
+            " sample them again."
+        )
+    wanted = torch.tensor([asked_digit(one) for one in asked])
+    return float((logits.argmax(1).cpu() == wanted).double().mean())
+
+
+def asked_digit(asked: str) -> int:
+    """The one digit that a class number or a prompt names, as a word or a numeral. Raises EvaluationError for none or several."""
+    found = {_DIGITS[word] for word in re.findall(r"[a-z]+|[0-9]+", asked.lower()) if word in _DIGITS}
+    if len(found) != 1:
+        raise EvaluationError(
+            f"Agreement needs a prompt that names one digit, but found {asked!r}; leave the metric out of protocol.metrics."
+        )
+    return found.pop()

@@ -1,0 +1,205 @@
+"""What a conditional model is told about each image: a class or a text, a function of the image's seed.
+
+Text encoders and class embeddings stay in full precision: they run before the network, once for each condition.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dmq_cli.errors import ConfigError, ModelError
+from dmq_cli.models.files import WEIGHTS, network_folder, read_json
+from dmq_cli.models.texts import read_prompts, require_encoder, text_encoder
+from dmq_cli.store.digest import digest, file_sha256
+from dmq_cli.store.tensors import load_tensors
+
+Cond = Mapping[str, Tensor] | None
+"""What a network reads besides sample and timestep: tensors by name, a row for each sample; None: nothing."""
+
+_LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Conditions(Protocol):
+    """The conditions of a model."""
+
+    def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """What the network is told about the images of these seeds, a row for each."""
+        ...
+
+    def none(self) -> dict[str, Tensor]:
+        """What it is told where nothing is asked for, one row. Raises ModelError for a model that was not trained to."""
+        ...
+
+    def asked(self, seeds: Sequence[int]) -> list[str]:
+        """The class number or the prompt of each image, for people and for measuring agreement."""
+        ...
+
+
+class Classes:
+    """Class numbers, as the network's own labels or as tokens of an embedding.
+
+    classes: the ones that are asked for; image i gets a fixed one of them, so that any len(classes) consecutive seeds have
+    each once and any shorter run is spread over them. none: the number that stands for no class, if there is one.
+    """
+
+    def __init__(self, classes: Sequence[int], none: int | None, embedding: ClassEmbedding | None = None) -> None:
+        self.classes, self._none, self.embedding = list(classes), none, embedding
+        self._stride = _coprime(len(self.classes))
+
+    def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """See Conditions."""
+        return self._told([self._class(seed) for seed in seeds])
+
+    def none(self) -> dict[str, Tensor]:
+        """See Conditions."""
+        if self._none is None:
+            raise ModelError(
+                "Guidance needs a class that stands for none, but this model was trained without one; use cond.guidance=null."
+            )
+        return self._told([self._none])
+
+    def asked(self, seeds: Sequence[int]) -> list[str]:
+        """See Conditions."""
+        return [str(self._class(seed)) for seed in seeds]
+
+    def _class(self, seed: int) -> int:
+        return self.classes[seed * self._stride % len(self.classes)]
+
+    @torch.no_grad()
+    def _told(self, classes: list[int]) -> dict[str, Tensor]:
+        labels = torch.tensor(classes)
+        return {_LABELS: labels} if self.embedding is None else {_TOKENS: self.embedding(labels)}
+
+
+class Prompts:
+    """Texts: image i gets line i of the prompts, from the start again after the last one. encode: text to (N, D)."""
+
+    def __init__(self, prompts: Sequence[str], encode: Callable[[str], Tensor]) -> None:
+        self.prompts = list(prompts)
+        self._encoded = functools.lru_cache(maxsize=1024)(encode)
+
+    def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """See Conditions."""
+        return {_TOKENS: torch.stack([self._encoded(prompt) for prompt in self.asked(seeds)])}
+
+    def none(self) -> dict[str, Tensor]:
+        """The empty text."""
+        return {_TOKENS: self._encoded("")[None]}
+
+    def asked(self, seeds: Sequence[int]) -> list[str]:
+        """See Conditions."""
+        return [self.prompts[seed % len(self.prompts)] for seed in seeds]
+
+
+class ClassEmbedding(nn.Module):
+    """LDM's ClassEmbedder: classes (B,) to one context token each, (B, 1, embedding_dim)."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
+
+    def forward(self, classes: Tensor) -> Tensor:
+        found: Tensor = self.embedding(classes)[:, None]
+        return found
+
+
+def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
+    """The conditions of the model in a diffusers folder, None if it has none.
+
+    classes: those that are asked for (None: all); prompts: a text file, one a line. Raises ConfigError for settings that do
+    not fit the model, ModelError for a folder without the text encoder or class embedding that its network needs.
+    """
+    total = num_classes(path)
+    if prompts is not None and kind_of(path) != "prompts":
+        raise ConfigError(
+            f"cond.prompts={prompts} was given, but the model in {path} reads no texts; leave cond.prompts at null."
+        )
+    if total is None:
+        if classes is not None:
+            raise ConfigError(
+                f"cond.classes={list(classes)} was given, but the model in {path} has no classes; leave it at null."
+            )
+        return _texts(path, prompts) if kind_of(path) == "prompts" else None
+    embedding = _class_embedding(path) if kind_of(path) == "tokens" else None
+    none = {"labels": None, "transformer": total, "tokens": total}[kind_of(path)]
+    return Classes(_chosen(classes, total), none, embedding)
+
+
+def kind_of(path: Path) -> str:
+    """ "none", "labels" (a UNet's own), "transformer" (a DiT's), "tokens" (of a class) or "prompts". Raises ModelError."""
+    config = read_json(network_folder(path) / "config.json")
+    if "num_embeds_ada_norm" in config and config.get("_class_name") != "UNet2DConditionModel":
+        return "transformer"
+    if config.get("_class_name") != "UNet2DConditionModel":
+        return "labels" if config.get("num_class_embeds") else "none"
+    for folder, kind in (("class_embedding", "tokens"), ("text_encoder", "prompts")):
+        if (path / folder).is_dir():
+            return kind
+    raise ModelError(
+        f"The UNet in {path} reads a condition, but the folder has neither text_encoder/ nor class_embedding/; copy the whole"
+        " pipeline, or import the original checkpoint."
+    )
+
+
+def num_classes(path: Path) -> int | None:
+    """How many classes the model knows, that for none left out; None for a model without classes."""
+    config, kind = read_json(network_folder(path) / "config.json"), kind_of(path)
+    if kind == "tokens":
+        return int(read_json(path / "class_embedding" / "config.json")["num_embeddings"]) - 1
+    name = {"transformer": "num_embeds_ada_norm", "labels": "num_class_embeds"}.get(kind)
+    return int(config[name]) if name else None
+
+
+def _chosen(classes: Sequence[int] | None, total: int) -> list[int]:
+    chosen = list(range(total)) if classes is None else list(classes)
+    wrong = [one for one in chosen if not 0 <= one < total]
+    if wrong or not chosen:
+        found = f"class {wrong[0]} is none of them" if wrong else "the list is empty"
+        raise ConfigError(
+            f"cond.classes={chosen} asks for classes of a model that has {total}, but {found}; use 0 to {total - 1}."
+        )
+    return chosen
+
+
+def _coprime(count: int) -> int:
+    """A stride that visits all of `count` places, and few of them far apart: the golden ratio of it or the next that does."""
+    start = max(1, round(_GOLDEN * count))
+    return next(stride for stride in range(start, start + count + 1) if math.gcd(stride, count) == 1)
+
+
+def _class_embedding(path: Path) -> ClassEmbedding:
+    config = read_json(path / "class_embedding" / "config.json")
+    made = ClassEmbedding(int(config["num_embeddings"]), int(config["embedding_dim"]))
+    try:
+        made.load_state_dict(load_tensors(path / "class_embedding" / WEIGHTS))
+    except RuntimeError as error:
+        first = " ".join(str(error).split())
+        raise ModelError(
+            f"The class embedding in {path} does not fit its config.json ({first}); import it again."
+        ) from error
+    return made.eval().requires_grad_(False)
+
+
+def _texts(path: Path, prompts: str | None) -> Prompts:
+    if prompts is None:
+        raise ConfigError(
+            f"The model in {path} draws what a text says, but no texts were given; write cond.prompts=FILE, one prompt a line."
+        )
+    require_encoder(path)
+    load = functools.cache(text_encoder)  # when the first text is read: checking a command should not take that long
+    return Prompts(read_prompts(prompts), lambda text: load(path)(text))
+
+
+def conditions_sha256(path: Path) -> str | None:
+    """Hash of what turns texts or classes into tensors; None where nothing does."""
+    parts = [path / name for name in ("tokenizer", "text_encoder", "class_embedding")]
+    files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
+    return digest([[str(file.relative_to(path)), file_sha256(file)] for file in files]) if files else None

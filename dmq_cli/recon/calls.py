@@ -1,0 +1,38 @@
+"""Calibration inputs as reconstruction takes them: batches of what a Denoiser is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from dmq_cli.models import Call, Cond
+
+Batches = Callable[[], Iterator[Call]]
+"""One pass over calibration inputs: batches of (sample (B, C, H, W), timestep (B,)) and condition, where there is one."""
+
+
+def timesteps_of(data: Batches) -> Tensor:
+    """The timesteps of the whole set, (N,)."""
+    return torch.cat([batch[1] for batch in data()])
+
+
+def condition_of(call: Call) -> Cond:
+    """The condition of a batch, None where there is none."""
+    return call[2] if len(call) == 3 else None
+
+
+def joined(data: Batches) -> tuple[Tensor, Tensor, Cond]:
+    """The whole set as one batch, in memory."""
+    calls = list(data())
+    told = [cond for call in calls if (cond := condition_of(call)) is not None]
+    cond = {name: torch.cat([one[name] for one in told]) for name in told[0]} if told else None
+    return torch.cat([call[0] for call in calls]), torch.cat([call[1] for call in calls]), cond
+
+
+def rows_of(call: Call, rows: Tensor | slice, device: torch.device | str) -> tuple[Tensor, Tensor, Cond]:
+    """Some rows of a batch, on a device."""
+    cond = condition_of(call)
+    told = cond and {name: value[rows].to(device) for name, value in cond.items()}
+    return call[0][rows].to(device), call[1][rows].to(device), told
