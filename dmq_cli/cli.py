@@ -1,8 +1,7 @@
-"""The command line: click outside, Hydra inside. The only place that catches errors; imports no torch at the top."""
+"""The command line: click outside, Hydra inside. Imports no torch at the top."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -16,7 +15,8 @@ from typing import Any
 import click
 
 from dmq_cli import __version__
-from dmq_cli.errors import ConfigError, DiskError, DmqError, nearest
+from dmq_cli.commands import doctor, fetch, import_file, list_choices
+from dmq_cli.guard import guarded, with_flags
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
 _VERBS = {
@@ -26,7 +26,6 @@ _VERBS = {
     "sample": "Sample images, full precision and quantized, from the same noise.",
     "evaluate": "Measure the images: distances, and each against its full-precision twin.",
 }
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 _OPTIONS = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,
@@ -45,16 +44,9 @@ class _Forwarding(click.Group):
         return super().main(arguments, *more, **extra)
 
 
-def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds -v, -q and --json."""
-    command = click.option("--json", is_flag=True, help="Print the result as one line of JSON.")(command)
-    command = click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")(command)
-    return click.option("-v", "--verbose", is_flag=True, help="Say more.")(command)
-
-
 @click.group(cls=_Forwarding, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dmq")
-@_with_flags
+@with_flags
 @click.pass_context
 def main(context: click.Context, /, **flags: bool) -> None:
     """Quantize diffusion models: dmq <verb> [group=choice] [key=value] [-m].
@@ -91,84 +83,10 @@ def train(context: click.Context, overrides: tuple[str, ...]) -> None:
     _start(context, "train", overrides, _train)
 
 
-@main.command("list")
-@click.argument("what")
-@_with_flags
-@click.pass_context
-def list_choices(context: click.Context, /, what: str, **flags: bool) -> None:
-    """Print what there is to choose from: list methods."""
-    on = set(context.obj) | {name for name, given in flags.items() if given}
-    sys.exit(guarded(lambda: _list(what, on), "json" in on))
-
-
-@main.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--as", "name", required=True, help="Which published checkpoint it is, e.g. ddim_cifar10 or ldm8_church.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="The new folder; default outputs/models/NAME.")
-@_with_flags
-@click.pass_context
-def import_file(context: click.Context, /, file: Path, name: str, folder: Path | None, **flags: bool) -> None:
-    """Convert an original checkpoint: import model.ckpt --as ddim_cifar10."""
-    on = set(context.obj) | {flag for flag, given in flags.items() if given}
-    sys.exit(guarded(lambda: _import(file.expanduser(), name, folder, on), "json" in on))
-
-
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
-
-
-def _list(what: str, flags: set[str]) -> None:
-    if what not in _LISTS:
-        raise ConfigError(f"There is no list of {what}.{nearest(what, _LISTS)}")
-    rows = _LISTS[what]()
-    if "json" in flags:
-        click.echo(json.dumps({what: rows}))
-    elif "quiet" not in flags:
-        click.echo(_aligned(rows))
-
-
-def _methods() -> list[dict[str, Any]]:
-    """name, groups and cite of every file in conf/method. groups: what it chooses, e.g. {"calib": "uniform", ...}."""
-    from omegaconf import OmegaConf
-
-    from dmq_cli.paths import conf_folder
-
-    rows: list[dict[str, Any]] = []
-    for file in sorted((conf_folder() / "method").glob("*.yaml")):
-        found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        chosen = [one for one in found.get("defaults", []) if isinstance(one, dict)]  # not _self_
-        groups = {str(key).rpartition("/")[2]: value for one in chosen for key, value in one.items()}
-        rows.append({"name": file.stem, "groups": groups, "cite": " ".join(found["method"]["cite"].split())})
-    return rows
-
-
-_LISTS = {"methods": _methods}
-
-
-def _import(file: Path, name: str, folder: Path | None, flags: set[str]) -> None:
-    from dmq_cli.models.importers import import_checkpoint
-
-    target = (folder or Path("outputs", "models", name)).expanduser().absolute()
-    done = import_checkpoint(file, name, target)
-    weights = "moving averages" if done.average else "as stored"
-    found = {"folder": str(done.folder), "weights": weights}
-    found |= {"source_sha256": done.source_sha256, "model_sha256": done.model_sha256}
-    if "json" in flags:
-        click.echo(json.dumps(found))
-    elif "quiet" not in flags:
-        click.echo("\n".join(f"{key}: {value}" for key, value in found.items()))
-
-
-def _aligned(rows: list[dict[str, Any]]) -> str:
-    """A line for each row: name, a column for each group, citation."""
-    groups = list(dict.fromkeys(group for row in rows for group in row["groups"]))
-    lines = [
-        [row["name"], *(f"{group}={row['groups'][group]}" if group in row["groups"] else "" for group in groups)]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(f"{line}  {row['cite']}" for line, row in zip(padded, rows, strict=True))
+for _command in (list_choices, import_file, doctor, fetch):
+    main.add_command(_command)
 
 
 def _start(context: click.Context, verb: str, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
@@ -179,46 +97,6 @@ def _start(context: click.Context, verb: str, words: Sequence[str], job: Callabl
         click.echo(f"dmq, version {__version__}")
         return
     sys.exit(guarded(lambda: _hydra(verb, overrides, flags, job), "json" in flags))
-
-
-def guarded(action: Callable[[], None], as_json: bool = False) -> int:
-    """Run the action; 0, or the exit code of the error after one sentence about it on stderr."""
-    try:
-        action()
-    except DmqError as error:
-        return _say(str(error), error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json)
-    except Exception as error:
-        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
-            return _say(_hydra_sentence(error), ConfigError.exit_code, as_json)
-        if not isinstance(error, OSError) or error.errno not in _DISK:
-            raise
-        place = f" at {error.filename}" if error.filename else ""
-        sentence = (
-            f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
-        )
-        return _say(sentence, DiskError.exit_code, as_json)
-    return 0
-
-
-def _hydra_sentence(error: Exception) -> str:
-    """What Hydra says, in one line; for a key that does not exist, the keys that do."""
-    text = " ".join(str(error).split()).split(" Config search path:")[0]
-    if (override := getattr(error, "override", None)) is not None:
-        return f"{override} could not be read ({text})."
-    parent = getattr(error.__cause__, "parent_node", None)
-    if text.startswith("Could not override") and parent is not None:
-        key = str(getattr(error.__cause__, "full_key", ""))
-        return f"There is no {key} in the configuration.{nearest(key.rpartition('.')[2], map(str, parent.keys()))}"
-    return text
-
-
-def _say(sentence: str, code: int, as_json: bool) -> int:
-    if as_json:
-        click.echo(json.dumps({"error": sentence, "exit_code": code}))
-    click.echo(f"Error: {sentence}", err=True)
-    return code
 
 
 def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., dict[str, Any]]) -> None:

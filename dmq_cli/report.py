@@ -15,7 +15,7 @@ import click
 
 from dmq_cli.store import read_json
 from dmq_cli.store.files import aside
-from dmq_cli.tables import number, order, telling_bits, varied
+from dmq_cli.tables import is_random, number, order, telling_bits, varied
 from dmq_cli.tables import table as table
 
 _PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
@@ -73,7 +73,8 @@ def _write(file: Path, text: str) -> None:
 
 
 def _evaluation(found: dict[str, Any]) -> str:
-    head = f"{found['model']} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
+    random = " (random weights)" if is_random(found) else ""
+    head = f"{found['model']}{random} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
     lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
     for key, name in found["protocol"]["columns"].items():
         lines.append(f"  {name:12s} fp {number(found['fp'], key)}   quantized {number(found['quantized'], key)}")
@@ -124,6 +125,6 @@ def main(names: tuple[str, ...], readme: bool, outputs: Path) -> None:
 if __name__ == "__main__":
     import sys
 
-    from dmq_cli.cli import guarded
+    from dmq_cli.guard import guarded
 
     sys.exit(guarded(lambda: main(standalone_mode=False)))

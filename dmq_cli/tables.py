@@ -121,7 +121,13 @@ def _costs(cells: Sequence[Cell]) -> list[_Column]:
 
 def _method(cell: Cell) -> str:
     deployable = cell.get("cost", {}).get("deployable", True)
-    return str(cell["method"]) + ("" if deployable else " (not deployable)")
+    marks = ("" if deployable else " (not deployable)") + (" (random weights)" if is_random(cell) else "")
+    return str(cell["method"]) + marks
+
+
+def is_random(cell: Cell) -> bool:
+    """Whether the numbers were measured on random weights, which say nothing about the model."""
+    return cell.get("weights") == "random"
 
 
 def _time(cell: Cell) -> str:
@@ -132,7 +138,7 @@ def _time(cell: Cell) -> str:
 
 
 def _require_one_protocol(folder: Path, cells: Sequence[Cell]) -> None:
-    found = {(cell["protocol"]["hash"], cell["model"], tuple(cell["seeds"]), tuple(_fp_seeds(cell))) for cell in cells}
+    found = {(c["protocol"]["hash"], c["model"], is_random(c), tuple(c["seeds"]), tuple(_fp_seeds(c))) for c in cells}
     if len(found) > 1:
         raise ConfigError(
             f"The cells in {folder} were measured under {len(found)} protocols, models or seeds, which cannot share a"

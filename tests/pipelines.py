@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dmq_cli.models.conditions import ClassEmbedding
-from dmq_cli.models.files import WEIGHTS
+from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store import write_json
 from dmq_cli.store.tensors import save_tensors
 

@@ -39,7 +39,10 @@ def test_help_lists_the_verbs() -> None:
     for flag in ("--help", "-h"):
         result = dmq(flag)
         assert result.code == 0 and result.err == ""
-        assert all(re.search(rf"^  {verb} ", result.out, re.M) for verb in [*VERBS, "plan", "train", "list", "import"])
+        assert all(
+            re.search(rf"^  {verb} ", result.out, re.M)
+            for verb in [*VERBS, "plan", "train", "list", "import", "doctor", "fetch"]
+        )
     groups = dmq("evaluate", "--help")
     assert groups.code == 0 and f"method: {', '.join(METHODS)}" in groups.out
 
@@ -175,10 +178,18 @@ def test_list_methods_as_json() -> None:
         assert result.code == 0 and qdiffusion["groups"] == chosen and "ICCV 2023" in qdiffusion["cite"]
 
 
+def test_list_models() -> None:
+    found = {row["name"]: row for row in json.loads(dmq("list", "models", "--json").out)["models"]}
+    assert found["ddim_digits"]["present"] and "handwritten digits" in found["ddim_digits"]["about"]
+    lines = dmq("list", "models").out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(found) and "folder" not in found
+    assert len({re.search(r"present |missing ", line).start() for line in lines}) == 1  # type: ignore[union-attr]
+
+
 def test_a_list_of_something_else() -> None:
     result = dmq("list", "method")
     assert result.code == 2
-    assert result.sentence == "There is no list of method. Did you mean methods? There is: methods."
+    assert result.sentence == "There is no list of method. Did you mean methods? There is: methods, models."
     assert json.loads(dmq("list", "bits", "--json").out)["exit_code"] == 2
     assert dmq("list").code == 2
 

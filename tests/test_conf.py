@@ -37,6 +37,8 @@ METHODS = [
 METHODS += ["steps_n", "svdquant", "tac", "tac_first", "tac_ibc", "tac_ner", "tac_noise", "tcaq", "tdq", "tfmq"]
 BUILT = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "protocol")
 PREPARED = {"to_uint8", "measured_with", "calib_sampler", "recon_targets"}  # what stages.prepare adds
+SAMPLING = {"num_inference_steps", "spacing", "eta", "set_alpha_to_one"}
+SAMPLING |= {"guidance", "correct_target", "classes", "prompts"}
 FILLED = {
     "model=folder": ["model.path=/somewhere", "model.name=x"],
     "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
@@ -93,9 +95,11 @@ def test_the_choices_are_those_of_the_issue() -> None:
 def test_every_model_method_and_bits_compose_and_fit() -> None:
     from dmq_cli.stages import build
 
-    pairs = list(itertools.product(choices("model"), choices("method")))
+    pairs = list(itertools.product(["ddim_digits", "folder"], choices("method")))
+    pairs += list(zip(choices("model"), itertools.cycle(choices("method")), strict=False))
     every = [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
-    assert len(every) == 2 * 21 and {bits for _, _, bits in every} == set(BITS)
+    assert len(every) >= 2 * 21 + 14 and {bits for _, _, bits in every} == set(BITS)
+    assert {model for model, _, _ in every} == set(choices("model"))
     bound = 0
     for model, method, bits in every:
         config = composed(f"model={model}", f"method={method}", f"bits={bits}")
@@ -123,6 +127,23 @@ def test_every_other_choice_composes_and_fits() -> None:
             count += 1
     assert count == len(list(CONF.glob("*/*.yaml"))) - len([*choices("model"), *choices("method"), *BITS])
     assert count >= 55
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_a_model_has_all_defaults_of_its_sampler(model: str) -> None:
+    found = composed(f"model={model}")
+    sampling = found["model"]["sampling"]
+    assert set(sampling) >= SAMPLING
+    assert found["sampler"]["num_inference_steps"] == sampling["num_inference_steps"]
+    assert (sampling["guidance"] is None) == (sampling["correct_target"] is None)
+    assert sampling["correct_target"] in (None, "guided", "uncond")
+
+
+def test_a_model_may_choose_its_sampler_and_the_command_line_wins() -> None:
+    plms = composed("model=sd14")["sampler"]
+    assert plms["_target_"] == "dmq_cli.sampling.PLMS" and plms["num_inference_steps"] == 50
+    assert composed("model=sd14", "sampler=ddim")["sampler"]["_target_"] == "dmq_cli.sampling.Sampler"
+    assert composed("model=ldm4")["model"] == composed("model=ldm4_bedroom")["model"]
 
 
 @pytest.mark.parametrize("method", choices("method"))

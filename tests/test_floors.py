@@ -16,23 +16,26 @@ import dmq_cli
 ROOT = Path(dmq_cli.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    "__init__": 0, "compat": 0, "errors": 0, "paths": 0, "store": 0,
+    "__init__": 0, "compat": 0, "errors": 0, "paths": 0, "obtain": 0, "store": 0,
     "ops": 1,
     "quant": 2, "models": 2,
     "wrap": 3,
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "zoo": 5,
     "stages": 6,
-    "cli": 7, "report": 7, "tables": 7,
+    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "report": 7, "tables": 7,
 }  # fmt: skip
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
-SIDEWAYS = {("paths", "errors"), ("store", "errors"), ("store", "__init__"), ("cli", "report"), ("report", "tables")}
-UPWARD = {("__init__", "stages", "inside a function"), ("report", "cli", "inside a function")}
+SIDEWAYS = {("paths", "errors"), ("obtain", "paths"), ("store", "errors"), ("store", "__init__")}
+SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard"), ("report", "tables")}
+SIDEWAYS |= {("commands", "guard"), ("commands", "catalog"), ("commands", "doctor"), ("doctor", "catalog")}
+UPWARD = {("__init__", "stages", "inside a function")}
 ONLY_IN = {
     "hydra": {"stages", "cli", "report"},
-    "omegaconf": {"stages", "cli", "report"},
+    "omegaconf": {"stages", "cli", "catalog"},
     "diffusers": {"models", "wrap", "sampling", "zoo"},
-    "click": {"cli", "report"},
+    "huggingface_hub": {"models"},
+    "click": {"cli", "commands", "guard", "report"},
     "rich": {"stages", "report"},
     "sklearn": {"zoo"},
     "torch_fidelity": {"metrics"},

@@ -107,6 +107,17 @@ def test_full_precision_on_ranges_of_its_own(tmp_path: Path) -> None:
     assert same == report.table(fill(tmp_path / "without", [cell("tac", 2.0)]))
 
 
+def test_random_weights_are_told_wherever_numbers_are(tmp_path: Path) -> None:
+    told = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}}
+    own = cell("tac", 1.0, weights="random", **told)
+    lines = report.table(fill(tmp_path / "t", [own])).splitlines()
+    assert lines[3].split(" | ")[1] == "tac (random weights)"
+    assert "(random weights)" in report.describe(own).splitlines()[0]
+    assert "random" not in report.describe(cell("tac", 1.0, **told))
+    with pytest.raises(ConfigError, match="cannot share"):
+        report.table(fill(tmp_path / "mixed", [own, cell("tac", 1.0)]))
+
+
 def test_baselines_first_unknown_methods_last(tmp_path: Path) -> None:
     names = ["zebra", "tac", "quest", "minmax", "ptqd", "aardvark", "qdiffusion", "brecq"]
     lines = report.table(fill(tmp_path / "t", [cell(name, 2.0) for name in names])).splitlines()

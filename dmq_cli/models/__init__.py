@@ -3,12 +3,22 @@
 import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
 from dmq_cli.models.cond_unet import CondUNetAdapter
-from dmq_cli.models.conditions import Cond, Conditions, conditions_sha256, kind_of, load_conditions
+from dmq_cli.models.conditions import Cond, Conditions
 from dmq_cli.models.denoiser import Call, Denoiser, ModelDenoiser, device_of
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.dit import DiTAdapter
-from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
+from dmq_cli.models.expected import check_expected
+from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.origin import (
+    identified,
+    is_random,
+    model_adapter,
+    model_conditions,
+    model_decoder,
+    model_encoder_sha256,
+    model_schedule,
+)
 from dmq_cli.models.roles import PARTS, PRODUCTS, ROLES, fits
 from dmq_cli.models.structure import executed
 from dmq_cli.models.unet import UNetAdapter
@@ -30,16 +40,19 @@ __all__ = [
     "ModelDenoiser",
     "Site",
     "UNetAdapter",
-    "conditions_sha256",
+    "check_expected",
     "device_of",
     "executed",
-    "first_stage_sha256",
     "fits",
     "folder_sha256",
-    "kind_of",
+    "identified",
+    "is_random",
     "load_adapter",
-    "load_conditions",
-    "load_decoder",
     "load_schedule",
+    "model_adapter",
+    "model_conditions",
+    "model_decoder",
+    "model_encoder_sha256",
+    "model_schedule",
     "sites",
 ]

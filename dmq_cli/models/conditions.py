@@ -9,14 +9,15 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError, ModelError
-from dmq_cli.models.files import WEIGHTS, network_folder, read_json
+from dmq_cli.models.files import network_folder, read_json
 from dmq_cli.models.texts import read_prompts, require_encoder, text_encoder
+from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store.digest import digest, file_sha256
 from dmq_cli.store.tensors import load_tensors
 
@@ -50,7 +51,7 @@ class Classes:
     each once and any shorter run is spread over them. none: the number that stands for no class, if there is one.
     """
 
-    def __init__(self, classes: Sequence[int], none: int | None, embedding: ClassEmbedding | None = None) -> None:
+    def __init__(self, classes: Sequence[int], none: int | None, embedding: nn.Module | None = None) -> None:
         self.classes, self._none, self.embedding = list(classes), none, embedding
         self._stride = _coprime(len(self.classes))
 
@@ -128,9 +129,14 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
                 f"cond.classes={list(classes)} was given, but the model in {path} has no classes; leave it at null."
             )
         return _texts(path, prompts) if kind_of(path) == "prompts" else None
-    embedding = _class_embedding(path) if kind_of(path) == "tokens" else None
-    none = {"labels": None, "transformer": total, "tokens": total}[kind_of(path)]
-    return Classes(_chosen(classes, total), none, embedding)
+    if kind_of(path) == "labels":
+        return Classes(_chosen(classes, total), none=None)
+    return classes_of(classes, total, _class_embedding(path) if kind_of(path) == "tokens" else None)
+
+
+def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None) -> Classes:
+    """The conditions of a model of `total` classes, whose next number stands for none. Raises ConfigError for other classes."""
+    return Classes(_chosen(classes, total), total, embedding)
 
 
 def kind_of(path: Path) -> str:
@@ -188,14 +194,20 @@ def _class_embedding(path: Path) -> ClassEmbedding:
     return made.eval().requires_grad_(False)
 
 
-def _texts(path: Path, prompts: str | None) -> Prompts:
+def required_prompts(prompts: str | None, what: object) -> list[str]:
+    """The lines of the file, see read_prompts. what: the model, for the ConfigError if there is no file."""
     if prompts is None:
         raise ConfigError(
-            f"The model in {path} draws what a text says, but no texts were given; write cond.prompts=FILE, one prompt a line."
+            f"The model {what} draws what a text says, but no texts were given; write cond.prompts=FILE, one prompt a line."
         )
+    return read_prompts(prompts)
+
+
+def _texts(path: Path, prompts: str | None) -> Prompts:
+    lines = required_prompts(prompts, f"in {path}")
     require_encoder(path)
     load = functools.cache(text_encoder)  # when the first text is read: checking a command should not take that long
-    return Prompts(read_prompts(prompts), lambda text: load(path)(text))
+    return Prompts(lines, lambda text: load(path)(text))
 
 
 def conditions_sha256(path: Path) -> str | None:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import MissingWeightsError, ModelError
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from dmq_cli.obtain import WEIGHTS, find_network
 
 
 def network_folder(path: Path) -> Path:
     """Where config.json of the network lies: `path`/unet or `path`/transformer in a pipeline, `path` itself in a bare folder."""
-    for folder in (path / "unet", path / "transformer", path):
-        if (folder / "config.json").is_file():
-            return folder
+    if folder := find_network(path):
+        return folder
     if not path.is_dir():
         raise MissingWeightsError(
             f"The model folder {path} does not exist; give the path of a diffusers folder on this machine."

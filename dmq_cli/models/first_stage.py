@@ -43,13 +43,16 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> Decoder | No
     kind, scale = config.get("_class_name"), scaling_factor(folder)
     if kind not in _KINDS:
         raise ModelError(f"The first stage in {folder} is a {kind}; dmq decodes with {' or '.join(_KINDS)}.")
-    model: Any = load_network(_KINDS[str(kind)], folder).to(device)
-    shift = float(config.get("shift_factor") or 0.0)
+    return decoder_of(load_network(_KINDS[str(kind)], folder).to(device), scale)
+
+
+def decoder_of(model: Any, scale: float) -> Decoder:
+    """The decoder of an autoencoder of diffusers'. scale: what latents are multiplied by for the network."""
+    device = next(model.parameters()).device
 
     @torch.inference_mode()
     def decode(latents: Tensor) -> Tensor:
-        given = latents.to(device) / scale + shift
-        images: Tensor = model.decode(given, return_dict=False)[0]
+        images: Tensor = model.decode(latents.to(device) / scale, return_dict=False)[0]
         return images.to(latents.device)
 
     return decode

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffusers import DiTTransformer2DModel, Transformer2DModel, UNet2DConditionModel, UNet2DModel
+from torch import nn
 
 from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
@@ -18,10 +19,10 @@ from dmq_cli.models.load import load_network
 from dmq_cli.models.unet import UNetAdapter
 from dmq_cli.store.digest import digest, file_sha256
 
-_FAMILIES: dict[Any, Callable[[Any, Path], Adapter]] = {
+_FAMILIES: dict[Any, Callable[[Any, int], Adapter]] = {
     UNet2DModel: lambda model, _: UNetAdapter(model),
     HeadsUNet2DModel: lambda model, _: UNetAdapter(model),
-    UNet2DConditionModel: lambda model, path: CondUNetAdapter(model, _tokens(path)),
+    UNet2DConditionModel: CondUNetAdapter,
     DiTTransformer2DModel: lambda model, _: DiTAdapter(model),
 }
 # Published DiTs call themselves Transformer2DModel; diffusers makes them what they are while it loads them.
@@ -33,6 +34,11 @@ def folder_sha256(path: Path) -> str:
     folder = network_folder(path)
     files = [folder / "config.json", require_weights(folder), schedule_file(path)]
     return digest([file_sha256(file) for file in files])
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The config.json of one network's own folder. Raises ModelError."""
+    return read_json(folder / "config.json")
 
 
 def load_schedule(path: Path) -> dict[str, Any]:
@@ -52,7 +58,12 @@ def load_adapter(path: Path) -> Adapter:
     model = load_network(_LOADED[name], folder)
     if type(model) not in _FAMILIES:
         _unknown(folder, type(model).__name__)
-    return _FAMILIES[type(model)](model, path)
+    return adapted(model, _tokens(path))
+
+
+def adapted(model: nn.Module, tokens: int = 1) -> Adapter:
+    """The adapter of a network of a known family, in eval mode, without gradients. tokens: of its condition."""
+    return _FAMILIES[type(model)](model.eval().requires_grad_(False), tokens)
 
 
 def _unknown(folder: Path, name: object) -> NoReturn:

@@ -17,12 +17,11 @@ from dmq_cli.models import (
     Call,
     Decoder,
     ModelDenoiser,
-    load_adapter,
-    load_conditions,
-    load_decoder,
-    load_schedule,
+    model_adapter,
+    model_conditions,
+    model_decoder,
+    model_schedule,
 )
-from dmq_cli.paths import resolve
 from dmq_cli.sampling import UNGUIDED, Deterministic, Guide, Sampler, Scheduler
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, freeze, load_state, quantizing
@@ -43,7 +42,7 @@ def make(section: Mapping[str, Any]) -> Any:
 
 def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
     """The network of config["model"], on the run's device."""
-    loaded = load_adapter(resolve(config["model"]["path"]))
+    loaded = model_adapter(config["model"])
     loaded.model.to(runtime["device"])
     return loaded
 
@@ -53,13 +52,13 @@ def guide(config: Mapping[str, Any], runtime: Mapping[str, Any], target: Any = N
     told = config["model"].get("cond")
     if told is None:
         return UNGUIDED
-    conditions = load_conditions(resolve(config["model"]["path"]), told["classes"], told["path"])
+    conditions = model_conditions(config["model"], told["classes"], told["path"])
     return Guide(conditions, told["guidance"], runtime["guidance_calls"], target)
 
 
 def decoder(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Decoder | None:
     """From latents to images; None for a model of pixels."""
-    return load_decoder(resolve(config["model"]["path"]), runtime["device"])
+    return model_decoder(config["model"], runtime["device"])
 
 
 def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sampler | Deterministic, Scheduler]:
@@ -68,7 +67,7 @@ def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sample
     section: sampler, or calib_sampler, the one that calibration and reconstruction see.
     """
     settings: Sampler | Deterministic = make(config[section])
-    return settings, settings.scheduler(load_schedule(resolve(config["model"]["path"])))
+    return settings, settings.scheduler(model_schedule(config["model"]))
 
 
 def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:

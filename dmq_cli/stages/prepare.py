@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError, SeedError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256
-from dmq_cli.models import (
-    Conditions,
-    conditions_sha256,
-    first_stage_sha256,
-    folder_sha256,
-    load_conditions,
-    load_schedule,
-)
+from dmq_cli.models import Conditions, identified, model_conditions, model_encoder_sha256, model_schedule
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
@@ -43,15 +35,15 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {**config, "calib_sampler": calib_sampler(config)}
     for section in _SECTIONS:
         check_types(section, config[section])
-    path = resolve(config["model"]["path"])
-    model = {**config["model"], "sha256": folder_sha256(path), **other_parts(path, config["cond"])}
+    model = identified(config["model"])
+    model |= told(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     objects = {section: build.make(config[section]) for section in _SECTIONS}
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     prepared["recon_targets"] = objects["recon"].targets
-    scheduler, calibrated = (objects[name].scheduler(load_schedule(path)) for name in ("sampler", "calib_sampler"))
+    scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
     check_combination(objects["scheme"] + objects["policy"], objects["recon"])
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
@@ -63,22 +55,18 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-def other_parts(path: Path, cond: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is besides its network: first_stage, the hash of its autoencoder, and cond, what it is told and how.
+def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is told and how, as its entry `cond`; nothing for an unconditional one. cond: the section of that name.
 
-    Nothing for an unconditional model of pixels. cond: the section of that name. Raises ConfigError for guidance that cannot
-    be, and what `load_conditions` and `load_decoder` raise.
+    Raises ConfigError for guidance that cannot be, and what `load_conditions` raises.
     """
-    found: dict[str, Any] = {}
-    if (autoencoder := first_stage_sha256(path)) is not None:
-        found["first_stage"] = autoencoder
-    conditions = load_conditions(path, cond["classes"], cond["prompts"])
+    conditions = model_conditions(model, cond["classes"], cond["prompts"])
     check_guidance(cond["guidance"], conditions)
-    if conditions is not None:
-        prompts = cond["prompts"] and file_sha256(resolve(cond["prompts"]))
-        sha256 = {"prompts": prompts, "encoder": conditions_sha256(path)}
-        found["cond"] = {"guidance": cond["guidance"], "classes": cond["classes"], **sha256, "path": cond["prompts"]}
-    return found
+    if conditions is None:
+        return {}
+    prompts = cond["prompts"] and file_sha256(resolve(cond["prompts"]))
+    sha256 = {"prompts": prompts, "encoder": model_encoder_sha256(model)}
+    return {"cond": {"guidance": cond["guidance"], "classes": cond["classes"], **sha256, "path": cond["prompts"]}}
 
 
 def check_guidance(scale: Any, conditions: Conditions | None) -> None:

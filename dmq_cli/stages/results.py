@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.metrics import stored_bytes
+from dmq_cli.models import is_random
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages.images import grid, load_images
 from dmq_cli.store import digest, read_json, write_json
@@ -20,7 +21,8 @@ Paths = Mapping[str, Path]
 
 def title(config: Mapping[str, Any]) -> str:
     """model, method and bits, as people call this run."""
-    return f"{config['model']['name']} {config['method']['name']} {config['bits']['name']}"
+    weights = " (random weights)" if is_random(config["model"]) else ""
+    return f"{config['model']['name']}{weights} {config['method']['name']} {config['bits']['name']}"
 
 
 def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, 
         "method": config["method"]["name"],
         "bits": config["bits"]["name"],
         "model": config["model"]["name"],
+        **({"weights": "random"} if is_random(config["model"]) else {}),
         "cite": config["method"]["cite"],
         "policy": read_json(paths["calibrate"] / "policy.json"),
         **_cost(paths),

@@ -43,6 +43,20 @@ def aside(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@contextmanager
+def aside_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that gets its name at the block's end, or is removed after an exception."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    scratch.mkdir()
+    try:
+        yield scratch
+        fsync(scratch)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def write_json(path: Path, obj: object) -> None:
     """Write a plain value as JSON (indent 1). Raises NumericsError for NaN or infinity; OSError."""
     try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +10,15 @@ import diffusers
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, ModelError, nearest
-from dmq_cli.models.files import WEIGHTS
 from dmq_cli.models.folder import folder_sha256
 from dmq_cli.models.importers.keymap import collect
 from dmq_cli.models.importers.networks import build, modules
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe
 from dmq_cli.models.importers.shares import share
 from dmq_cli.models.importers.state import read_state
+from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store.digest import file_sha256
-from dmq_cli.store.files import disk_errors, fsync, write_json
+from dmq_cli.store.files import aside_folder, disk_errors, write_json
 from dmq_cli.store.tensors import check_finite, save_tensors
 
 
@@ -50,7 +47,7 @@ def import_checkpoint(file: Path, name: str, folder: Path) -> Imported:
         raise ConfigError(f"The folder {folder} exists already; remove it or give another one with --to.")
     networks, average = _networks(RECIPES[name], file, f"The checkpoint {file}, imported as {name},")
     source = file_sha256(file)
-    with disk_errors(folder.parent, f"Importing {file}"), _aside(folder) as scratch:
+    with disk_errors(folder.parent, f"Importing {file}"), aside_folder(folder) as scratch:
         for network, tensors in networks:
             _write_network(scratch / network.folder, network, tensors)
         _write_rest(scratch, RECIPES[name])
@@ -98,17 +95,3 @@ def _write_rest(folder: Path, recipe: Recipe) -> None:
         parts = {network.folder: ["diffusers", network.kind] for network in recipe.networks}
         index = {"_class_name": recipe.pipeline, "_diffusers_version": diffusers.__version__}
         write_json(folder / "model_index.json", {**index, **parts, "scheduler": ["diffusers", "DDIMScheduler"]})
-
-
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that gets its name at the block's end, or is removed after an exception."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    scratch.mkdir()
-    try:
-        yield scratch
-        fsync(scratch)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel, VQModel
 
 from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.heads import HeadsUNet2DModel
@@ -22,13 +22,19 @@ _CLASSES: dict[str, Any] = {
     "VQModel": VQModel,
     "AutoencoderKL": AutoencoderKL,
     "ClassEmbedding": ClassEmbedding,
+    "DiTTransformer2DModel": DiTTransformer2DModel,
 }
+
+
+def create(network: Network) -> Any:
+    """The network with the numbers its class starts with."""
+    return _CLASSES[network.kind](**network.config)
 
 
 def build(network: Network) -> Any:
     """The network on the meta device: names, shapes and configuration, no numbers."""
     with torch.device("meta"):
-        return _CLASSES[network.kind](**network.config)
+        return create(network)
 
 
 def modules(network: Network) -> Modules:

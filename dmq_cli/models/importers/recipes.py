@@ -163,6 +163,7 @@ RECIPES: dict[str, Recipe] = {
     "ldm4_bedroom": _bedroom(),
     "ldm4_celebahq": _bedroom(),
     "ldm4_ffhq": _bedroom(),
+    "ldm4_church": _bedroom(),  # published by nobody; for a checkpoint of one's own
     "ldm8_church": _church(),
     "ldm4_imagenet": _imagenet(),
 }

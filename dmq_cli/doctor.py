@@ -1,0 +1,117 @@
+"""What is on this machine and what is not: models, feature extractors, references; for what is missing, how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dmq_cli import catalog
+from dmq_cli.errors import DmqError, MissingWeightsError
+from dmq_cli.obtain import WEIGHTS, find_network
+from dmq_cli.paths import resolve
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that jobs need. where: its place; sha256: of its file; error: why it cannot be used, None if it can."""
+
+    kind: str
+    name: str
+    where: str | None = None
+    sha256: str | None = None
+    error: DmqError | None = None
+
+    @property
+    def state(self) -> str:
+        """present, missing or wrong."""
+        if self.error is None:
+            return "present"
+        return "missing" if isinstance(self.error, MissingWeightsError) else "wrong"
+
+    def row(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        advice = None if self.error is None else str(self.error)
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "state": self.state,
+            "where": self.where,
+            "sha256": self.sha256,
+            "advice": advice,
+        }
+
+
+def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
+    """The models that were chosen, by name or path of a folder; without a choice all models, extractors and references.
+
+    Raises ConfigError for an unknown name.
+    """
+    models = {name: _model(name, outputs) for name in chosen or catalog.names("model")}
+    found = [_found("model", name, partial(_network, model)) for name, model in models.items()]
+    return found if chosen else [*found, *_measures(catalog.protocols())]
+
+
+def show(findings: Iterable[Finding]) -> str:
+    """A line for each: kind, name, state, and where it is with its hash, or what to do."""
+    lines = [[one.kind, one.name, one.state, _told(one)] for one in findings]
+    widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:3]]
+    return "\n".join("  ".join([*(f"{w:{n}}" for w, n in zip(line, widths, strict=False)), line[3]]) for line in lines)
+
+
+def _told(one: Finding) -> str:
+    return str(one.error) if one.error else f"{one.where}" + (f"  sha256 {one.sha256[:16]}" if one.sha256 else "")
+
+
+def _model(name: str, outputs: str) -> dict[str, Any]:
+    if "/" in name or name in (".", ".."):
+        return {"name": Path(name).name, "path": name}
+    return catalog.model(name, outputs)
+
+
+def _found(kind: str, name: str, look: Callable[[], tuple[str, str | None]]) -> Finding:
+    """What `look` returns, its place and sha256, or the error that it ends in."""
+    try:
+        return Finding(kind, name, *look())
+    except DmqError as error:
+        return Finding(kind, name, error=error)
+
+
+def _network(model: Mapping[str, Any]) -> tuple[str, str | None]:
+    from dmq_cli.models import check_expected, load_schedule
+    from dmq_cli.store import file_sha256
+
+    check_expected(model)
+    path = resolve(model["path"])
+    load_schedule(path)  # raises if there is none
+    network = find_network(path) or path
+    return str(path), file_sha256(network / WEIGHTS)
+
+
+def _measures(protocols: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Extractors and references of the protocols, each once."""
+    found: dict[tuple[str, str], Finding] = {}
+    for one in protocols:
+        reference = one["name"] if one["reference"] == "???" else one["reference"]
+        rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
+        rows.append(_found("reference", reference, partial(_reference, one)))
+        found |= {(row.kind, row.name): row for row in rows}
+    return sorted(found.values(), key=lambda row: row.kind)
+
+
+def _extractor(protocol: Mapping[str, Any]) -> tuple[str, str]:
+    from dmq_cli.metrics.weights import read_weights
+
+    path = protocol["extractor_path"]
+    return str(resolve(path)), read_weights(protocol["extractor"], path, protocol["extractor_sha256"])[1]
+
+
+def _reference(protocol: Mapping[str, Any]) -> tuple[str, None]:
+    if protocol["reference_path"] is None:
+        return "comes with scikit-learn", None
+    raise MissingWeightsError(
+        f"The protocol {protocol['name']} compares with images of your own, and no file of them is part of dmq; give an .npz of"
+        " uint8 (N, H, W, C) under arr_0 as protocol.reference_path and a name for it as protocol.reference."
+    )

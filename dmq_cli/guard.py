@@ -1,0 +1,61 @@
+"""The only place that catches errors: one sentence on stderr and an exit code. And the flags that every command has."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dmq_cli.errors import ConfigError, DiskError, DmqError, nearest
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+
+
+def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds -v, -q and --json."""
+    command = click.option("--json", is_flag=True, help="Print the result as one line of JSON.")(command)
+    command = click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")(command)
+    return click.option("-v", "--verbose", is_flag=True, help="Say more.")(command)
+
+
+def guarded(action: Callable[[], None], as_json: bool = False) -> int:
+    """Run the action; 0, or the exit code of the error after one sentence about it on stderr."""
+    try:
+        action()
+    except DmqError as error:
+        return _say(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
+            return _say(_hydra_sentence(error), ConfigError.exit_code, as_json)
+        if not isinstance(error, OSError) or error.errno not in _DISK:
+            raise
+        place = f" at {error.filename}" if error.filename else ""
+        sentence = (
+            f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
+        )
+        return _say(sentence, DiskError.exit_code, as_json)
+    return 0
+
+
+def _hydra_sentence(error: Exception) -> str:
+    """What Hydra says, in one line; for a key that does not exist, the keys that do."""
+    text = " ".join(str(error).split()).split(" Config search path:")[0]
+    if (override := getattr(error, "override", None)) is not None:
+        return f"{override} could not be read ({text})."
+    parent = getattr(error.__cause__, "parent_node", None)
+    if text.startswith("Could not override") and parent is not None:
+        key = str(getattr(error.__cause__, "full_key", ""))
+        return f"There is no {key} in the configuration.{nearest(key.rpartition('.')[2], map(str, parent.keys()))}"
+    return text
+
+
+def _say(sentence: str, code: int, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    click.echo(f"Error: {sentence}", err=True)
+    return code

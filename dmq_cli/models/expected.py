@@ -1,0 +1,76 @@
+"""Is a folder the model it was given as? What conf/model says of a model against what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from dmq_cli.errors import MissingWeightsError, ModelError
+from dmq_cli.models.files import network_folder, require_weights
+from dmq_cli.models.first_stage import first_stage_folder, scaling_factor
+from dmq_cli.models.folder import load_config
+from dmq_cli.obtain import WEIGHTS, missing
+from dmq_cli.paths import resolve
+
+
+def check_expected(model: Mapping[str, Any]) -> None:
+    """Compare a model's folder with expects, parameters, latent and scaling_factor, where its configuration has them.
+
+    Reads configurations and the heads of safetensors files only. Raises MissingWeightsError for weights that are not there,
+    with how to get them, and ModelError for another model, a missing first stage and another scale of its latents.
+    """
+    if sentence := missing(model):
+        raise MissingWeightsError(sentence)
+    path = resolve(model["path"])
+    network = network_folder(path)
+    require_weights(network)
+    asked = f"The folder {path} was given as {model['name']}, but"
+    _check_network(network, model, asked)
+    if model.get("latent"):
+        _check_first_stage(path, model, asked)
+
+
+def _check_network(network: Path, model: Mapping[str, Any], asked: str) -> None:
+    config = load_config(network)
+    for key, wanted in model.get("expects", {}).items():
+        if config.get(key) != wanted:
+            raise ModelError(
+                f"{asked} {key} of its network is {json.dumps(config.get(key))} and not {json.dumps(wanted)}; give the folder of"
+                f" {model['name']}, or choose the model that it is."
+            )
+    if (wanted := model.get("parameters")) is not None and (count := _parameters(network / WEIGHTS)) != wanted:
+        raise ModelError(
+            f"{asked} its network has {count:,} parameters and not {wanted:,}; give the folder of {model['name']},"
+            " or choose the model that it is."
+        )
+
+
+def _parameters(file: Path) -> int:
+    """How many numbers a safetensors file has, from its head. Raises ModelError."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"The weights in {file.parent} could not be read ({error}); copy the folder again.") from error
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _check_first_stage(path: Path, model: Mapping[str, Any], asked: str) -> None:
+    folder = first_stage_folder(path)
+    if folder is None:
+        raise ModelError(
+            f"{asked} its first stage is missing: there is neither vae/config.json nor vqvae/config.json; put that part of the"
+            " pipeline beside its network."
+        )
+    require_weights(folder)
+    wanted, found = model.get("scaling_factor"), scaling_factor(folder)
+    if wanted is not None and found != wanted:
+        raise ModelError(
+            f"{asked} its latents are scaled by {found} and not by {wanted}; write that scaling_factor into"
+            f" {folder / 'config.json'}, or use the first stage that belongs to this model."
+        )

@@ -1,0 +1,92 @@
+"""Where a model's network and noise schedule come from: its folder, or a built-in architecture with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.models.adapter import Adapter
+from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
+from dmq_cli.models.expected import check_expected
+from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
+from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.random_weights import (
+    random_adapter,
+    random_conditions,
+    random_decoder,
+    random_schedule,
+    random_sha256,
+)
+from dmq_cli.paths import resolve
+
+_ABOUT = (
+    "latent",
+    "expects",
+    "parameters",
+    "scaling_factor",
+    "source",
+    "weights",
+    "seed",
+)  # how a model is found and checked
+
+
+def identified(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model as stages know it: with its sha256 and that of its first stage, without what only says how it is found and checked.
+
+    Only random weights leave their `weights` and `seed`, which then are in every key. Checks the folder. Raises ConfigError for
+    weights or a seed that cannot be, and as check_expected and folder_sha256.
+    """
+    kept = {key: value for key, value in model.items() if key not in _ABOUT}
+    _check_weights(model)
+    if is_random(model):
+        own = {"weights": "random", "seed": model["seed"]}
+        return {**kept, **own, "sha256": random_sha256(model["name"], model["seed"])}
+    check_expected(model)
+    path = resolve(model["path"])
+    autoencoder = first_stage_sha256(path)
+    return {**kept, "sha256": folder_sha256(path), **({} if autoencoder is None else {"first_stage": autoencoder})}
+
+
+def is_random(model: Mapping[str, Any]) -> bool:
+    """Whether a model has random weights."""
+    return model.get("weights") == "random"
+
+
+def model_adapter(model: Mapping[str, Any]) -> Adapter:
+    """The network, see load_adapter; float32, on the CPU."""
+    if is_random(model):
+        return random_adapter(model["name"], model["seed"])
+    return load_adapter(resolve(model["path"]))
+
+
+def model_schedule(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The noise schedule, see load_schedule."""
+    return random_schedule(model["name"]) if is_random(model) else load_schedule(resolve(model["path"]))
+
+
+def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:
+    """From latents to images, see load_decoder."""
+    if is_random(model):
+        return random_decoder(model["name"], model["seed"], device)
+    return load_decoder(resolve(model["path"]), device)
+
+
+def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
+    """What the model can be told, see load_conditions."""
+    if is_random(model):
+        return random_conditions(model["name"], model["seed"], classes, prompts)
+    return load_conditions(resolve(model["path"]), classes, prompts)
+
+
+def model_encoder_sha256(model: Mapping[str, Any]) -> str | None:
+    """Identity of what turns texts or classes into tensors; of random weights it is in the model's own."""
+    return None if is_random(model) else conditions_sha256(resolve(model["path"]))
+
+
+def _check_weights(model: Mapping[str, Any]) -> None:
+    weights, seed = model.get("weights", "file"), model.get("seed", 0)
+    if weights not in ("file", "random"):
+        raise ConfigError(f"model.weights={weights} is not known; use file or random.")
+    if type(seed) is not int:
+        raise ConfigError(f"model.seed={seed} is not possible; give a whole number.")

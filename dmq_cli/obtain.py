@@ -1,0 +1,56 @@
+"""Where the weights of a model should be, whether they are there, and in one sentence how to get them. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.paths import resolve
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def find_network(path: Path) -> Path | None:
+    """Where config.json of the network lies: `path`/unet or `path`/transformer in a pipeline, `path` itself in a bare folder."""
+    return next((f for f in (path / "unet", path / "transformer", path) if (f / "config.json").is_file()), None)
+
+
+def missing(model: Mapping[str, Any]) -> str | None:
+    """One sentence on how to get the weights of a model of conf/model; None if they are there, or if nobody knows how.
+
+    Only a folder that is not there counts, and one without safetensors weights: what is in them is for others to check.
+    """
+    path = resolve(model["path"])
+    folder = find_network(path)
+    if "source" not in model or (folder is None and path.is_dir()) or (folder and (folder / WEIGHTS).is_file()):
+        return None
+    found = f"{folder} has no {WEIGHTS}" if folder else f"{path} does not exist"
+    return f"The weights of {model['name']} were asked for, but {found}; {remedy(model)}."
+
+
+def remedy(model: Mapping[str, Any]) -> str:
+    """The half of a sentence that says how to get a model with a `source`."""
+    name, source = model["name"], model["source"]
+    ways = ["give the place of a diffusers folder as model.path=FOLDER"]
+    if source["import"]:
+        command = f"dmq import model.ckpt --as {source['import']}{_to(model, source['import'])}"
+        ways.insert(0, f"{_original(source)} and convert it with: {command}")
+    if source["repo"]:
+        command = f"dmq fetch model={name}{_to(model, name)}"
+        ways.insert(0, f"fetch them from https://huggingface.co/{source['repo']} with: {command}")
+    return "; or ".join(ways)
+
+
+def _original(source: Mapping[str, Any]) -> str:
+    """How to come by the file that `dmq import` takes. note: what else there is to know."""
+    if source["url"]:
+        return f"download {source['url']}" + (", unpack it" if source["url"].endswith(".zip") else "")
+    return str(source.get("note", "take the original checkpoint"))
+
+
+def _to(model: Mapping[str, Any], name: str) -> str:
+    """The option that makes a command write where this model is looked for, if it would not do so by itself."""
+    path = resolve(model["path"])
+    return "" if path == Path("outputs", "models", name).absolute() else f" --to {shlex.quote(str(path))}"

@@ -1,0 +1,126 @@
+"""dmq doctor: what is here, what is not, in the same words as the jobs that need it; and models with random weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dmq_cli import catalog
+from dmq_cli.models import folder_sha256, identified
+from dmq_cli.models.architectures import ARCHITECTURES
+from dmq_cli.paths import PACKAGE, resolve
+from dmq_cli.stages.graph import identity
+from dmq_cli.store import file_sha256
+from dmq_cli.tables import table
+from tests.chain import FEW, dmq, tiny_folder
+
+README = PACKAGE.parent / "README.md"
+
+
+def test_a_line_for_everything(tmp_path: Path) -> None:
+    result = dmq("doctor", f"runtime.outputs={tmp_path}")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    names = [(kind, name) for kind, name, *_ in map(str.split, lines)]
+    assert [name for kind, name in names if kind == "model"] == catalog.names("model")
+    assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
+    states = [re.search(r" (present|missing) ", line) for line in lines]
+    assert len({found.start() for found in states if found}) == 1 and all(states), "aligned"
+
+
+def test_as_json_with_hashes(tmp_path: Path) -> None:
+    rows = json.loads(dmq("doctor", "--json", f"runtime.outputs={tmp_path}").out)["doctor"]
+    found = {(row["kind"], row["name"]): row for row in rows}
+    digits = found["model", "ddim_digits"]
+    weights = Path(digits["where"]) / "unet" / "diffusion_pytorch_model.safetensors"
+    assert digits["state"] == "present" and digits["sha256"] == file_sha256(weights) and digits["advice"] is None
+    sd14 = found["model", "sd14"]
+    assert sd14["state"] == "missing" and sd14["sha256"] is None and "dmq fetch model=sd14" in sd14["advice"]
+    assert "LDM-4 of LSUN-Church" in found["model", "ldm4_church"]["advice"]
+    assert "dmq import model.ckpt --as ldm4_church" in found["model", "ldm4_church"]["advice"]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
+def test_a_missing_model_is_told_in_the_same_words(verb: str, tmp_path: Path) -> None:
+    outputs = f"runtime.outputs={tmp_path}"
+    asked, needed = dmq("doctor", "model=ldm4", outputs), dmq(verb, "model=ldm4", outputs)
+    assert (asked.code, asked.out) == (4, "") and needed.code == 4
+    assert asked.sentence == needed.sentence and "--as ldm4_bedroom" in asked.sentence
+    told = json.loads(dmq("doctor", "model=ldm4", outputs, "--json").out)
+    assert told == {"error": asked.sentence, "exit_code": 4}
+
+
+def test_chosen_models_and_folders(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "tiny")
+    result = dmq("doctor", "model=ddim_digits", f"model={folder}", "-v")
+    assert result.code == 0 and len(result.out.splitlines()) == 2 and str(folder) in result.out
+    assert dmq("doctor", "model=ddim_digits", "-q").out == ""
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    result = dmq("doctor", f"model={folder},ddim_digits")
+    assert result.code == 1 and "scheduler_config.json" in result.sentence and "ddim_digits" in result.out
+    assert dmq("doctor", f"model={tmp_path / 'none'}").code == 4
+
+
+def test_a_wrong_folder_is_wrong_and_the_others_are_shown(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "models" / "ddim_cifar10")
+    outputs = f"runtime.outputs={tmp_path}"
+    rows = json.loads(dmq("doctor", outputs, "--json").out)["doctor"]
+    (row,) = [row for row in rows if row["name"] == "ddim_cifar10"]
+    assert row["state"] == "wrong" and "was given as ddim_cifar10, but in_channels" in row["advice"]
+    result = dmq("evaluate", "model=ddim_cifar10", outputs)
+    assert result.code == 1 and result.sentence == row["advice"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["model=ldm"], "Did you mean ldm4?"),
+        (["modell=ldm4"], "reads only model=NAME"),
+        (["model="], "reads only model=NAME"),
+    ],
+)
+def test_words_it_does_not_know(words: list[str], part: str) -> None:
+    result = dmq("doctor", *words)
+    assert result.code == 2 and part in result.sentence
+
+
+def test_only_the_hash_of_a_model_is_in_keys_and_the_seed_of_random_weights() -> None:
+    given = catalog.model("ddim_digits")
+    expected = {"sha256": folder_sha256(resolve(given["path"]))}
+    assert identity(identified(given)) == expected, "what earlier versions keyed"
+    more = {"latent": False, "expects": {"in_channels": 1}, "weights": "file", "seed": 3, "scaling_factor": 2.0}
+    assert identity(identified({**given, **more})) == expected
+    random = identity(identified({**catalog.model("ddim_cifar10"), "weights": "random", "seed": 3}))
+    assert set(random) == {"sha256", "weights", "seed"}
+
+
+def test_random_weights_are_declared_in_everything_they_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads((tiny_folder(tmp_path / "tiny") / "unet" / "config.json").read_text(encoding="utf-8"))
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    (network,) = ARCHITECTURES["ddim_cifar10"].networks
+    small = replace(ARCHITECTURES["ddim_cifar10"], networks=(replace(network, config=own),))
+    monkeypatch.setitem(ARCHITECTURES, "ddim_cifar10", small)
+    command = ["evaluate", "model=ddim_cifar10", "model.weights=random", *FEW, f"runtime.outputs={tmp_path}"]
+    command.append("sampler.spacing=uniform")
+    result = dmq(*command)
+    assert result.code == 0, result.err
+    assert result.out.startswith("ddim_cifar10 (random weights) minmax w4a8")
+    found = json.loads(dmq(*command, "--json").out)
+    assert found["weights"] == "random" and found["config"]["model"]["seed"] == 0
+    cell = tmp_path / "cells" / "one"
+    cell.mkdir(parents=True)
+    (cell / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+    assert "| minmax (random weights) |" in table(tmp_path / "cells")
+    other = json.loads(dmq(*command, "model.seed=1", "--json").out)
+    assert not set(other["artifacts"].values()) & set(found["artifacts"].values())
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the README is in a checkout")
+def test_every_model_is_in_the_readme() -> None:
+    rows = [line.split("|")[1].strip() for line in README.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    named = {name for row in rows for name in row.split(", ")}
+    assert [name for name in catalog.names("model") if name not in named] == []
