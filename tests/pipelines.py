@@ -30,18 +30,18 @@ _UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 2,
     "out_channels": 2,
-    "block_out_channels": (8, 16),
+    "block_out_channels": (8,),
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
 _LATENT = _UNET | {
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "down_block_types": ("AttnDownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
     "attention_head_dim": 8,
 }
 _COND = _UNET | {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
     "cross_attention_dim": 64,
     "attention_head_dim": 2,
 }
@@ -98,9 +98,9 @@ def prompts(path: Path) -> Path:
     return _finished(path)
 
 
-def transformer(path: Path) -> Path:
+def transformer(path: Path, classes: int = CLASSES) -> Path:
     """A DiTPipeline."""
-    _save("DiTTransformer2DModel", _DIT, path / "transformer")
+    _save("DiTTransformer2DModel", _DIT | {"num_embeds_ada_norm": classes}, path / "transformer")
     _save("AutoencoderKL", _AUTOENCODER, path / "vae")
     return _finished(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_classes_are_balanced_and_spread(count: int) -> None:
         asked = [int(one) for one in told.asked(range(start, start + 3 * count))]
         assert set(Counter(asked).values()) == {3}, "any run of whole rounds has each class equally often"
     few = sorted(int(one) for one in told.asked(range(1_000_000, 1_000_000 + min(count, 20))))
-    gaps = [b - a for a, b in zip(few, few[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(few)]
     assert max(gaps, default=0) <= 3 * count / len(few), "and a short run is spread over all classes"
 
 
