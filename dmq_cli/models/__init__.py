@@ -11,6 +11,7 @@ from dmq_cli.models.expected import check_expected
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.origin import (
+    has_mid_attention,
     identified,
     is_random,
     model_adapter,
@@ -45,6 +46,7 @@ __all__ = [
     "executed",
     "fits",
     "folder_sha256",
+    "has_mid_attention",
     "identified",
     "is_random",
     "load_adapter",

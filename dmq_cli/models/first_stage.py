@@ -39,11 +39,15 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> Decoder | No
     folder = first_stage_folder(path)
     if folder is None:
         return None
-    config = read_json(folder / "config.json")
-    kind, scale = config.get("_class_name"), scaling_factor(folder)
+    return decoder_of(load_network(_kind(folder), folder).to(device), scaling_factor(folder))
+
+
+def _kind(folder: Path) -> Any:
+    """diffusers' class. Raises ModelError for one that dmq does not decode with."""
+    kind = read_json(folder / "config.json").get("_class_name")
     if kind not in _KINDS:
         raise ModelError(f"The first stage in {folder} is a {kind}; dmq decodes with {' or '.join(_KINDS)}.")
-    return decoder_of(load_network(_KINDS[str(kind)], folder).to(device), scale)
+    return _KINDS[str(kind)]
 
 
 def decoder_of(model: Any, scale: float) -> Decoder:
@@ -75,8 +79,13 @@ def scaling_factor(folder: Path) -> float:
 
 
 def first_stage_sha256(path: Path) -> str | None:
-    """Hash of the autoencoder's configuration and weights; None for a model of pixels."""
+    """Hash of the autoencoder's configuration and weights; None for a model of pixels.
+
+    Raises MissingWeightsError, and ModelError where `load_decoder` would.
+    """
     folder = first_stage_folder(path)
     if folder is None:
         return None
+    _kind(folder)
+    scaling_factor(folder)
     return digest([file_sha256(folder / "config.json"), file_sha256(require_weights(folder))])

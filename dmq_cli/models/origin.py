@@ -9,11 +9,13 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
+from dmq_cli.models.files import network_folder
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
-from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.folder import folder_sha256, load_adapter, load_config, load_schedule
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
+    random_config,
     random_decoder,
     random_schedule,
     random_sha256,
@@ -82,6 +84,18 @@ def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, pr
 def model_encoder_sha256(model: Mapping[str, Any]) -> str | None:
     """Identity of what turns texts or classes into tensors; of random weights it is in the model's own."""
     return None if is_random(model) else conditions_sha256(resolve(model["path"]))
+
+
+def has_mid_attention(model: Mapping[str, Any]) -> bool:
+    """Whether the network has an attention in its mid-block, by its configuration."""
+    config = random_config(model["name"]) if is_random(model) else _network_config(model)
+    if "num_embeds_ada_norm" in config and config.get("_class_name") != "UNet2DConditionModel":
+        return False
+    return bool(config.get("add_attention", True) and config.get("mid_block_type", "") is not None)
+
+
+def _network_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    return load_config(network_folder(resolve(model["path"])))
 
 
 def _check_weights(model: Mapping[str, Any]) -> None:

@@ -97,6 +97,11 @@ def random_schedule(name: str) -> dict[str, Any]:
     return dict(_architecture(name).schedule)
 
 
+def random_config(name: str) -> dict[str, Any]:
+    """diffusers' configuration of the denoiser of a known model. Raises ConfigError for an unknown name."""
+    return dict(_architecture(name).networks[0].config)
+
+
 def random_sha256(name: str, seed: int) -> str:
     """The identity of a model with random weights: its architecture and its seed. Raises ConfigError for an unknown name."""
     found = _architecture(name)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from dmq_cli.calib import Tdac
 from dmq_cli.errors import ConfigError, SchemeError
-from dmq_cli.models import PARTS, PRODUCTS, ROLES, Site
+from dmq_cli.models import PARTS, PRODUCTS, ROLES, Site, has_mid_attention
 from dmq_cli.quant import Log2, PerStepScale
 from dmq_cli.wrap import Scheme, Spec
 
 _log = logging.getLogger("dmq")
+
+
+def check_strategy(strategy: Any, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError for TDAC with a network that has no attention in its mid-block, whose features it compares."""
+    if isinstance(strategy, Tdac) and not has_mid_attention(model):
+        raise ConfigError(
+            f"The calibration strategy tdac reads the attention of the mid-block, but {model['name']} has none there; use calib=uniform."
+        )
 
 
 def check_combination(scheme: Scheme, recon: Any) -> None:

@@ -13,7 +13,7 @@ from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_runtime, check_types
-from dmq_cli.stages.combine import check_combination, check_steps
+from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.store import file_sha256
 
@@ -45,6 +45,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     prepared["recon_targets"] = objects["recon"].targets
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
+    check_strategy(objects["calib"], model)
     check_combination(objects["scheme"] + objects["policy"], objects["recon"])
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
     if config["stage"] == "evaluate":

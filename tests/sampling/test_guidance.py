@@ -91,9 +91,9 @@ def test_the_ends_of_the_scale(scale: float, half: int) -> None:
 def test_calls_of_the_network() -> None:
     seen: list[int] = []
 
-    def network(x: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append(len(x))
-        return x
+    def network(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        seen.append(len(sample))
+        return sample
 
     for calls, expected in ((1, [2 * NUM]), (2, [NUM, NUM])):
         seen.clear()
@@ -114,9 +114,9 @@ def test_without_guidance_the_condition_reaches_the_network() -> None:
 def test_unconditional_models_are_told_nothing() -> None:
     told: list[Cond] = []
 
-    def network(x: Tensor, timestep: Tensor, cond: Any = None) -> Tensor:
+    def network(sample: Tensor, timestep: Tensor, cond: Any = None) -> Tensor:
         told.append(cond)
-        return x * 0
+        return sample * 0
 
     list(walk(network, scheduler(), range(2), SHAPE, guide=UNGUIDED))
     assert len(told) == 4 and all(one is None for one in told)
