@@ -77,6 +77,8 @@ def _evaluation(found: dict[str, Any]) -> str:
     head = f"{found['model']}{random} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
     lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
     for key, name in found["protocol"]["columns"].items():
+        if key not in found["fp"]:  # agreement, where nothing was asked for
+            continue
         lines.append(f"  {name:12s} fp {number(found['fp'], key)}   quantized {number(found['quantized'], key)}")
     lines.append(f"  {'PSNR to fp':12s} {number(found['paired'], 'psnr')} dB")
     lines.append(f"  {'policy':12s} {_policy(found['policy'])}")

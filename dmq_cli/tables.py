@@ -18,7 +18,7 @@ _METHODS = (
     "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tdq", "eda", "quest", "tcaq",
     "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
-_ARROWS = {"fd": "↓", "is": "↑"}
+_ARROWS = {"fd": "↓", "is": "↑", "agreement": "↑"}
 _STAGES = {"inputs": ("calibset", "targets"), "ranges": ("transform", "calibrate"), "learning": ("reconstruct",)}
 _STAGES |= {"correction": ("correct",), "sampling": ("sample-",)}
 
@@ -98,7 +98,8 @@ def _numbers(first: Cell) -> list[_Column]:
         return _Column(title, number(first["fp"], key), lambda cell: number(cell["quantized"], key))
 
     paired = _Column("PSNR to FP ↑", "", lambda cell: number(cell["paired"], "psnr") + " dB")
-    return [*(distance(key, name) for key, name in first["protocol"]["columns"].items()), paired]
+    measured = [distance(key, name) for key, name in first["protocol"]["columns"].items() if key in first["fp"]]
+    return [*measured, paired]
 
 
 def _costs(cells: Sequence[Cell]) -> list[_Column]:

@@ -4,7 +4,7 @@ import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.conditions import Cond, Conditions
-from dmq_cli.models.denoiser import Call, Denoiser, ModelDenoiser, device_of
+from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, device_of
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.expected import check_expected
@@ -37,6 +37,7 @@ __all__ = [
     "Denoiser",
     "DiTAdapter",
     "DigitsCNN",
+    "InBatches",
     "Layer",
     "ModelDenoiser",
     "Site",

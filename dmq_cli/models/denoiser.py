@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -31,6 +32,22 @@ class ModelDenoiser:
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         device = device_of(self.adapter)
         return self.adapter.predict(sample.to(device), timestep.to(device), cond).to(sample.device)
+
+
+class InBatches:
+    """A Denoiser that takes at most `size` samples at once, for callers that need all of them at every step."""
+
+    def __init__(self, denoiser: Denoiser, size: int) -> None:
+        self.denoiser, self.size = denoiser, size
+
+    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        found = []
+        for start in range(0, len(sample), self.size):
+            rows = slice(start, start + self.size)
+            times = timestep if timestep.numel() == 1 else timestep[rows]
+            told = {name: value[rows] for name, value in cond.items()} if isinstance(cond, Mapping) else cond
+            found.append(self.denoiser(sample[rows], times, told))
+        return torch.cat(found)
 
 
 def device_of(adapter: Adapter) -> torch.device:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
 from dmq_cli.metrics import network_cost
-from dmq_cli.models import Call, Denoiser, ModelDenoiser
+from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
 from dmq_cli.recon import bytes_of_targets, module_names, record_targets
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
@@ -139,9 +139,10 @@ def correct(task: Task) -> None:
 def _estimate(task: Task, method: Any) -> dict[str, Tensor]:
     pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
+    full, quantized = (InBatches(one, task.runtime["batch_size"]) for one in (pair.full, pair.quantized))
     with torch.inference_mode():
         found: dict[str, Tensor] = method.estimate(
-            pair.full, pair.quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
+            full, quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
             report=lambda done, total: task.progress.update("calls", done, total),
             guide=build.guide(task.config, task.runtime, task.config["correct"].get("target")),
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmq_cli.models import Cond, ModelDenoiser
+from dmq_cli.models import Cond, InBatches, ModelDenoiser
 from dmq_cli.sampling import UNGUIDED, Guide, Halves, Target, walk
 from tests.families import COND_UNET, TOKENS, adapter
 from tests.tiny import SHAPE, scheduler
@@ -145,3 +145,19 @@ def test_what_a_correction_sees(target: Target) -> None:
     without, with_it, guided = direct(network, told, step.input, torch.tensor([step.timestep]), 3.0)
     wanted = 2 * guided if target == "guided" else 2 * without + 3.0 * (with_it - 2 * without)
     torch.testing.assert_close(step.following, plan.step(wanted, step.timestep, step.sample), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("timestep", TIMES, ids=["one", "each"])
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_in_batches(size: int, timestep: Tensor) -> None:
+    network, told, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
+    seen: list[int] = []
+
+    def counted(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        seen.append(len(sample))
+        return network(sample, timestep, cond)
+
+    guide = Guide(told, 2.0)
+    found = guide.around(InBatches(counted, size))(x, timestep, guide.cond(range(NUM)))
+    torch.testing.assert_close(found, direct(network, told, x, timestep, 2.0)[2], rtol=0, atol=1e-12)
+    assert max(seen) <= size and sum(seen) == 2 * NUM
