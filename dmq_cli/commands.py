@@ -36,11 +36,14 @@ def list_choices(context: click.Context, /, what: str, **flags: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, help="Which published checkpoint it is, e.g. ddim_cifar10 or ldm8_church.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The new folder; default outputs/models/NAME.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="A folder with vocab.json and merges.txt, for sd14.")
 @with_flags
 @click.pass_context
-def import_file(context: click.Context, /, file: Path, name: str, folder: Path | None, **flags: bool) -> None:
+def import_file(
+    context: click.Context, /, file: Path, name: str, folder: Path | None, tokenizer: Path | None, **flags: bool
+) -> None:
     """Convert an original checkpoint: import model.ckpt --as ddim_cifar10."""
-    _run(context, flags, lambda on: _import(file.expanduser(), name, folder, on))
+    _run(context, flags, lambda on: _import(file.expanduser(), name, folder, tokenizer, on))
 
 
 @click.command(context_settings=_HELP)
@@ -87,11 +90,11 @@ def _model_lines(rows: list[dict[str, Any]]) -> list[list[str]]:
 _LISTS = {"methods": (catalog.methods, _method_lines), "models": (catalog.models, _model_lines)}
 
 
-def _import(file: Path, name: str, folder: Path | None, flags: set[str]) -> None:
+def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, flags: set[str]) -> None:
     from dmq_cli.models.importers import import_checkpoint
 
     target = (folder or Path("outputs", "models", name)).expanduser().absolute()
-    done = import_checkpoint(file, name, target)
+    done = import_checkpoint(file, name, target, tokenizer and tokenizer.expanduser())
     weights = "moving averages" if done.average else "as stored"
     found = {"folder": str(done.folder), "weights": weights}
     found |= {"source_sha256": done.source_sha256, "model_sha256": done.model_sha256}

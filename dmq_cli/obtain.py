@@ -10,6 +10,8 @@ from typing import Any
 from dmq_cli.paths import resolve
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+# of Stable Diffusion's tokenizer
+VOCABULARY = "vocab.json and merges.txt of https://huggingface.co/openai/clip-vit-large-patch14"
 
 
 def find_network(path: Path) -> Path | None:
@@ -35,7 +37,8 @@ def remedy(model: Mapping[str, Any]) -> str:
     name, source = model["name"], model["source"]
     ways = ["give the place of a diffusers folder as model.path=FOLDER"]
     if source["import"]:
-        command = f"dmq import model.ckpt --as {source['import']}{_to(model, source['import'])}"
+        texts = " --tokenizer FOLDER" if source.get("texts") else ""
+        command = f"dmq import model.ckpt --as {source['import']}{texts}{_to(model, source['import'])}"
         ways.insert(0, f"{_original(source)} and convert it with: {command}")
     if source["repo"]:
         command = f"dmq fetch model={name}{_to(model, name)}"
@@ -44,9 +47,10 @@ def remedy(model: Mapping[str, Any]) -> str:
 
 
 def _original(source: Mapping[str, Any]) -> str:
-    """How to come by the file that `dmq import` takes. note: what else there is to know."""
+    """How to come by the files that `dmq import` takes. note: what else there is to know; texts: it needs a vocabulary."""
     if source["url"]:
-        return f"download {source['url']}" + (", unpack it" if source["url"].endswith(".zip") else "")
+        more = f" and to FOLDER {VOCABULARY}" if source.get("texts") else ""
+        return f"download {source['url']}" + (", unpack it" if source["url"].endswith(".zip") else more)
     return str(source.get("note", "take the original checkpoint"))
 
 

@@ -40,6 +40,7 @@ def test_as_json_with_hashes(tmp_path: Path) -> None:
     assert digits["state"] == "present" and digits["sha256"] == file_sha256(weights) and digits["advice"] is None
     sd14 = found["model", "sd14"]
     assert sd14["state"] == "missing" and sd14["sha256"] is None and "dmq fetch model=sd14" in sd14["advice"]
+    assert "sd-v1-4.ckpt and to FOLDER vocab.json" in sd14["advice"] and "--tokenizer FOLDER" in sd14["advice"]
     assert "LDM-4 of LSUN-Church" in found["model", "ldm4_church"]["advice"]
     assert "dmq import model.ckpt --as ldm4_church" in found["model", "ldm4_church"]["advice"]
 

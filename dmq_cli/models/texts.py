@@ -54,16 +54,22 @@ def require_encoder(path: Path) -> None:
             raise ModelError(f"The model in {path} reads texts, but has no {part}/; copy the whole pipeline folder.")
 
 
-def _load(path: Path) -> tuple[Any, Any]:
+def require_transformers() -> Any:
+    """The package. Raises ConfigError without it."""
     try:
-        from transformers import CLIPTextModel, CLIPTokenizer
+        import transformers
     except ImportError as error:
         raise ConfigError(
             "This model reads texts, which needs the package transformers; install it with: pip install 'dmq[text]'."
         ) from error
+    return transformers
+
+
+def _load(path: Path) -> tuple[Any, Any]:
+    package = require_transformers()
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-        encoder: Any = CLIPTextModel.from_pretrained(
+        tokenizer = package.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        encoder: Any = package.CLIPTextModel.from_pretrained(
             path / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds

@@ -31,7 +31,7 @@ MILLIONS = {
     "ldm4_church": [274.056, 55.323],
     "ldm8_church": [294.967, 83.654],
     "ldm4_imagenet": [400.921, 55.323, 0.513],
-    "sd14": [859.521, 83.654],
+    "sd14": [859.521, 83.654, 123.06],
     "dit_xl2_256": [749.826, 83.654],
 }
 MODEL: dict[str, Any] = {"name": "tiny", "path": "/nowhere", "weights": "random", "seed": 0, "sampling": {}}
@@ -107,10 +107,10 @@ def test_they_need_no_file_and_their_seed_is_in_the_identity(tiny: Recipe) -> No
 
 
 def test_parts_and_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    unet, vae = ARCHITECTURES["sd14"].networks
+    unet, vae, texts = ARCHITECTURES["sd14"].networks
     small = {"sample_size": 8, "block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     stage = small | {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    parts = (replace(unet, config=COND_UNET), replace(vae, config=stage))
+    parts = (replace(unet, config=COND_UNET), replace(vae, config=stage), texts)
     monkeypatch.setitem(ARCHITECTURES, "sd14", replace(ARCHITECTURES["sd14"], networks=parts))
     adapter = model_adapter({**MODEL, "name": "sd14"})
     assert isinstance(adapter, CondUNetAdapter) and adapter.tokens == 77

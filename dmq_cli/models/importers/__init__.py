@@ -1,7 +1,9 @@
-"""Importers: original checkpoints of DDIM and latent diffusion to diffusers folders, without unpickling.
+"""Importers: original checkpoints of DDIM, latent diffusion and Stable Diffusion v1.4 to diffusers folders, without unpickling.
 
-Written from the architectures' definitions, not from anyone's converter. Stable Diffusion v1.4 as a single file is not here:
-diffusers reads it itself (StableDiffusionPipeline.from_single_file).
+Written from the architectures' definitions, not from anyone's converter. diffusers reads Stable Diffusion's single file, too
+(StableDiffusionPipeline.from_single_file), but needs a folder of configurations or the hub, drops names that it does not know
+and leaves out averages. The file's networks are latent diffusion's, whose maps are here anyway, and CLIP's, which keep their
+names.
 """
 
 import dmq_cli.compat  # noqa: F401

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import torch
 
-from dmq_cli.errors import MissingWeightsError, ModelError
+from dmq_cli.errors import ModelError
 from dmq_cli.models.importers.restricted import Global, Persistent, read_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the legacy format
@@ -54,9 +54,7 @@ class Archive:
 
 
 def open_archive(path: Path) -> Archive:
-    """Map a .ckpt, .pth, .pt or .bin file. Raises MissingWeightsError, or ModelError for a file that is not such a one."""
-    if not path.is_file():
-        raise MissingWeightsError(f"The checkpoint {path} does not exist; give the path of a file on this machine.")
+    """Map a .ckpt, .pth, .pt or .bin file. Raises ModelError for a file that is not such a one."""
     with open(path, "rb") as file:
         if path.stat().st_size == 0:
             raise ModelError(f"The checkpoint {path} is empty; download it again.")

@@ -12,10 +12,11 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, ModelError, nearest
 from dmq_cli.models.folder import folder_sha256
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import build, modules
+from dmq_cli.models.importers.networks import TEXTS, build, modules, wanted
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe
 from dmq_cli.models.importers.shares import share
 from dmq_cli.models.importers.state import read_state
+from dmq_cli.models.importers.vocabulary import find_vocabulary, write_tokenizer
 from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store.digest import file_sha256
 from dmq_cli.store.files import aside_folder, disk_errors, write_json
@@ -35,22 +36,27 @@ class Imported:
     average: bool
 
 
-def import_checkpoint(file: Path, name: str, folder: Path) -> Imported:
+def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | None = None) -> Imported:
     """Convert `file`, a published checkpoint known as `name`, into the new diffusers folder `folder`.
 
-    Raises ConfigError for an unknown name or a folder that exists, MissingWeightsError or ModelError for a file that is not
-    there or not of that architecture, NumericsError for NaN in it, DiskError. Then nothing is left behind.
+    tokenizer: the vocabulary of a model that reads texts, see find_vocabulary. Raises ConfigError for an unknown name or a
+    folder that exists, MissingWeightsError or ModelError for a file that is not there or not of that architecture,
+    NumericsError for NaN in it, DiskError. Then nothing is left behind.
     """
     if name not in RECIPES:
         raise ConfigError(f"There is no importer named {name}.{nearest(name, RECIPES)}")
     if folder.exists():
         raise ConfigError(f"The folder {folder} exists already; remove it or give another one with --to.")
-    networks, average = _networks(RECIPES[name], file, f"The checkpoint {file}, imported as {name},")
+    recipe, what = RECIPES[name], f"The checkpoint {file}, imported as {name},"
+    vocabulary = find_vocabulary(recipe, tokenizer, what)
+    networks, average = _networks(recipe, file, what)
     source = file_sha256(file)
     with disk_errors(folder.parent, f"Importing {file}"), aside_folder(folder) as scratch:
         for network, tensors in networks:
             _write_network(scratch / network.folder, network, tensors)
-        _write_rest(scratch, RECIPES[name])
+        if vocabulary is not None:
+            write_tokenizer(vocabulary, scratch / "tokenizer")
+        _write_rest(scratch, recipe)
         note = {"as": name, "file": file.name, "sha256": source, "average": average}
         write_json(scratch / "imported.json", note)
     return Imported(folder, source, folder_sha256(folder), average)
@@ -62,7 +68,7 @@ def _networks(recipe: Recipe, file: Path, what: str) -> tuple[list[tuple[Network
     shares = share(recipe, state, what)
     found = []
     for network, given in zip(recipe.networks, shares.tensors, strict=True):
-        tensors = collect(build(network).state_dict(), modules(network), given, what)
+        tensors = collect(wanted(network), modules(network), given, what)
         check_finite(tensors, what)
         found.append((_scaled(network, shares.scale, what), tensors))
     return found, listed or shares.average
@@ -81,17 +87,21 @@ def _scaled(network: Network, scale: float | None, what: str) -> Network:
 def _write_network(folder: Path, network: Network, tensors: Mapping[str, Tensor]) -> None:
     folder.mkdir()
     model = build(network)
+    texts = network.kind == TEXTS
     if hasattr(model, "save_config"):
         model.save_config(folder)
     else:
-        write_json(folder / "config.json", {"_class_name": network.kind, **network.config})
-    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+        kind = {"architectures": [TEXTS], "model_type": "clip_text_model"} if texts else {"_class_name": network.kind}
+        write_json(folder / "config.json", {**kind, **network.config})
+    save_tensors(folder / ("model.safetensors" if texts else WEIGHTS), tensors, {"format": "pt"})
 
 
 def _write_rest(folder: Path, recipe: Recipe) -> None:
     """The noise schedule and, where diffusers has a pipeline for it, model_index.json."""
     write_json(folder / "scheduler" / "scheduler_config.json", dict(recipe.schedule))
     if recipe.pipeline is not None:
-        parts = {network.folder: ["diffusers", network.kind] for network in recipe.networks}
+        kinds = {network.folder: network.kind for network in recipe.networks}
+        kinds["scheduler"] = recipe.schedule["_class_name"]
+        parts = {part: ["transformers" if kind == TEXTS else "diffusers", kind] for part, kind in kinds.items()}
         index = {"_class_name": recipe.pipeline, "_diffusers_version": diffusers.__version__}
-        write_json(folder / "model_index.json", {**index, **parts, "scheduler": ["diffusers", "DDIMScheduler"]})
+        write_json(folder / "model_index.json", {**index, **parts, **recipe.others})

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel, VQModel
+from torch import Tensor
 
 from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.heads import HeadsUNet2DModel
@@ -14,7 +15,9 @@ from dmq_cli.models.importers.first_stage import first_stage
 from dmq_cli.models.importers.keymap import Modules, Source
 from dmq_cli.models.importers.ldm import ldm_unet
 from dmq_cli.models.importers.recipes import Network
+from dmq_cli.models.texts import require_transformers
 
+TEXTS = "CLIPTextModel"  # the one class that is not of diffusers or dmq
 _CLASSES: dict[str, Any] = {
     "UNet2DModel": UNet2DModel,
     "HeadsUNet2DModel": HeadsUNet2DModel,
@@ -27,7 +30,10 @@ _CLASSES: dict[str, Any] = {
 
 
 def create(network: Network) -> Any:
-    """The network with the numbers its class starts with."""
+    """The network with the numbers its class starts with. Raises ConfigError for a text encoder without transformers."""
+    if network.kind == TEXTS:
+        package = require_transformers()
+        return package.CLIPTextModel(package.CLIPTextConfig(**network.config))
     return _CLASSES[network.kind](**network.config)
 
 
@@ -37,8 +43,18 @@ def build(network: Network) -> Any:
         return create(network)
 
 
+def wanted(network: Network) -> dict[str, Tensor]:
+    """The tensors of its file in a diffusers folder, without numbers."""
+    found: dict[str, Tensor] = build(network).state_dict()
+    if network.kind == TEXTS:  # transformers 5.6 left out the prefix of published files, but reads it
+        return {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in found.items()}
+    return found
+
+
 def modules(network: Network) -> Modules:
     """Where each of its modules is in the checkpoint, behind the network's prefix."""
+    if network.kind == TEXTS:
+        return {name: Source(name) for name in (tensor.rpartition(".")[0] for tensor in wanted(network))}
     if network.kind == "ClassEmbedding":
         return {"embedding": Source("embedding")}
     if network.kind in ("VQModel", "AutoencoderKL"):

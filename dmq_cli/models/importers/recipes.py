@@ -1,15 +1,16 @@
 """The published checkpoints that can be imported: their networks as diffusers configurations, and their noise schedules.
 
-Architectures: the configs of ermongroup/ddim (cifar10.yml, church.yml, bedroom.yml) and CompVis/latent-diffusion
-(models/ldm/*/config.yaml). Three numbers easily go wrong: the GroupNorm epsilon (1e-6 in DDIM and the first stages, 1e-5 in
-LDM's UNet), the padding of strided convolutions (0 before, 1 after in DDIM; 1 around in LDM) and the order of the time
-embedding (sine first over 1/(n-1) in DDIM; cosine first over 1/n in LDM).
+Architectures: the configs of ermongroup/ddim (cifar10.yml, church.yml, bedroom.yml), CompVis/latent-diffusion
+(models/ldm/*/config.yaml), CompVis/stable-diffusion (v1-inference.yaml) and openai/clip-vit-large-patch14. Three numbers
+easily go wrong: the GroupNorm epsilon (1e-6 in DDIM and the first stages, 1e-5 in LDM's UNet), the padding of strided
+convolutions (0 before, 1 after in DDIM; 1 around in LDM) and the order of the time embedding (sine first over 1/(n-1) in
+DDIM; cosine first over 1/n in LDM).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Config = dict[str, Any]
@@ -32,12 +33,14 @@ class Network:
 class Recipe:
     """A published checkpoint. schedule: a diffusers scheduler configuration; pipeline: diffusers' class for all of it.
 
-    pipeline is None where diffusers has none that would compute the right numbers. The first network is the denoiser.
+    pipeline is None where diffusers has none that would compute the right numbers; others: what model_index.json says of
+    its parts that are not networks. The first network is the denoiser.
     """
 
     networks: tuple[Network, ...]
     schedule: Mapping[str, Any]
     pipeline: str | None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _types(kind: str, levels: int, attended: set[int], down: str, up: str) -> Config:
@@ -62,8 +65,12 @@ def _pixels(size: int, factors: tuple[int, ...], attended: set[int], dropout: fl
         "dropout": dropout,
     }
     config |= _widths(128, factors) | _types("Attn", len(factors), attended, "DownBlock2D", "UpBlock2D")
-    schedule = _schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
-    return Recipe((Network("unet", "UNet2DModel", "", config),), schedule, "DDIMPipeline")
+    return Recipe((Network("unet", "UNet2DModel", "", config),), ddpm_schedule(), "DDIMPipeline")
+
+
+def ddpm_schedule() -> Config:
+    """Of Ho et al. 2020."""
+    return _schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
 
 
 def _schedule(kind: str, first: float, last: float) -> Config:
@@ -83,37 +90,42 @@ def _schedule(kind: str, first: float, last: float) -> Config:
 
 _LATENT: Config = {"norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0}
 _UNET = "model.diffusion_model."
-_VQ_F4 = Network(
-    "vqvae",
-    "VQModel",
-    "first_stage_model.",
-    {
-        "sample_size": 256,
-        "latent_channels": 3,
-        "vq_embed_dim": 3,
-        "num_vq_embeddings": 8192,
-        "scaling_factor": 1.0,
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-        **_widths(128, (1, 2, 4)),
-    },
-)
-_KL_F8 = Network(
-    "vae",
-    "AutoencoderKL",
-    "first_stage_model.",
-    {
-        "sample_size": 256,
-        "latent_channels": 4,
-        "scaling_factor": None,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        **_widths(128, (1, 2, 4, 4)),
-    },
-)
 _CLASSES = Network(
     "class_embedding", "ClassEmbedding", "cond_stage_model.", {"num_embeddings": 1001, "embedding_dim": 512}
 )
+
+_CLIP = Network(
+    "text_encoder",
+    "CLIPTextModel",
+    "cond_stage_model.transformer.",
+    {
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+)
+
+
+def _first_stage(folder: str, kind: str, factors: tuple[int, ...], **own: Any) -> Network:
+    levels = len(factors)
+    types = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    return Network(folder, kind, "first_stage_model.", {**own, **types, **_widths(128, factors)})
+
+
+def _vq_f4() -> Network:
+    own = {"sample_size": 256, "latent_channels": 3, "scaling_factor": 1.0}
+    return _first_stage("vqvae", "VQModel", (1, 2, 4), vq_embed_dim=3, num_vq_embeddings=8192, **own)
+
+
+def kl_f8(size: int, scale: float | None) -> Network:
+    """An autoencoder whose latents have 1/8 of a picture's height and width. size: of pictures, pixels; scale: of latents."""
+    own = {"sample_size": size, "latent_channels": 4, "scaling_factor": scale}
+    return _first_stage("vae", "AutoencoderKL", (1, 2, 4, 4), **own)
 
 
 def _bedroom() -> Recipe:
@@ -121,7 +133,7 @@ def _bedroom() -> Recipe:
     config = {"sample_size": 64, "in_channels": 3, "out_channels": 3, "attention_head_dim": 32, **_LATENT}
     config |= _widths(224, (1, 2, 3, 4)) | _types("Attn", 4, {1, 2, 3}, "DownBlock2D", "UpBlock2D")
     unet = Network("unet", "UNet2DModel", _UNET, config)
-    return Recipe((unet, _VQ_F4), _schedule("scaled_linear", 0.0015, 0.0195), "LDMPipeline")
+    return Recipe((unet, _vq_f4()), _schedule("scaled_linear", 0.0015, 0.0195), "LDMPipeline")
 
 
 def _church() -> Recipe:
@@ -139,21 +151,37 @@ def _church() -> Recipe:
     config |= _widths(192, (1, 2, 2, 4, 4))
     config |= _types("Attn", 5, {0, 1, 2, 3}, "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
     unet = Network("unet", "HeadsUNet2DModel", _UNET, config)
-    return Recipe((unet, _KL_F8), _schedule("scaled_linear", 0.0015, 0.0155), None)
+    return Recipe((unet, kl_f8(256, None)), _schedule("scaled_linear", 0.0015, 0.0155), None)
+
+
+def _conditioned(
+    channels: int, factors: tuple[int, ...], attended: set[int], latent: int, width: int, heads: int
+) -> Network:
+    """A UNet of latents 64x64 that reads tokens of this width."""
+    config = {
+        "sample_size": 64,
+        "in_channels": latent,
+        "out_channels": latent,
+        "cross_attention_dim": width,
+        "attention_head_dim": heads,  # in this class of diffusers their number
+        **_LATENT,
+    }
+    config |= _widths(channels, factors)
+    config |= _types("CrossAttn", len(factors), attended, "DownBlock2D", "UpBlock2D")
+    return Network("unet", "UNet2DConditionModel", _UNET, config)
 
 
 def _imagenet() -> Recipe:
-    config = {
-        "sample_size": 64,
-        "in_channels": 3,
-        "out_channels": 3,
-        "cross_attention_dim": 512,
-        "attention_head_dim": 1,  # in this class of diffusers the number of heads
-        **_LATENT,
-    }
-    config |= _widths(192, (1, 2, 3, 5)) | _types("CrossAttn", 4, {1, 2, 3}, "DownBlock2D", "UpBlock2D")
-    unet = Network("unet", "UNet2DConditionModel", _UNET, config)
-    return Recipe((unet, _VQ_F4, _CLASSES), _schedule("scaled_linear", 0.0015, 0.0195), None)
+    unet = _conditioned(192, (1, 2, 3, 5), {1, 2, 3}, latent=3, width=512, heads=1)
+    return Recipe((unet, _vq_f4(), _CLASSES), _schedule("scaled_linear", 0.0015, 0.0195), None)
+
+
+def _stable() -> Recipe:
+    unet = _conditioned(320, (1, 2, 4, 4), {0, 1, 2}, latent=4, width=768, heads=8)
+    schedule = _schedule("scaled_linear", 0.00085, 0.012) | {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    others = {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
+    others |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    return Recipe((unet, kl_f8(512, 0.18215), _CLIP), schedule, "StableDiffusionPipeline", others)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -166,4 +194,5 @@ RECIPES: dict[str, Recipe] = {
     "ldm4_church": _bedroom(),  # published by nobody; for a checkpoint of one's own
     "ldm8_church": _church(),
     "ldm4_imagenet": _imagenet(),
+    "sd14": _stable(),
 }

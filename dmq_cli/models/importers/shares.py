@@ -16,6 +16,7 @@ from dmq_cli.models.importers.recipes import Recipe
 _AVERAGES = "model_ema."
 _COUNTERS = {"model_ema.decay", "model_ema.num_updates"}
 _LOSS = "first_stage_model.loss."  # the discriminator that a first stage was trained with
+_POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"  # 0, 1, 2, ...
 _TABLES = {  # functions of betas, which are compared with the recipe's schedule
     "betas",
     "alphas_cumprod",
@@ -31,6 +32,7 @@ _TABLES = {  # functions of betas, which are compared with the recipe's schedule
     "posterior_mean_coef2",
     "lvlb_weights",
 }
+_UNUSED = _TABLES | _COUNTERS | {_POSITIONS}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def share(recipe: Recipe, state: Mapping[str, Tensor], what: str) -> Shares:
     """
     if not recipe.networks[0].prefix:
         return Shares((dict(state),), None, False)
-    kept = {k: v for k, v in state.items() if k not in _TABLES | _COUNTERS and not k.startswith(_LOSS)}
+    kept = {k: v for k, v in state.items() if k not in _UNUSED and not k.startswith(_LOSS)}
     parts = [_behind(network.prefix, kept) for network in recipe.networks]
     averages, scale = _behind(_AVERAGES, kept), kept.get("scale_factor")
     known = (*(network.prefix for network in recipe.networks), _AVERAGES)

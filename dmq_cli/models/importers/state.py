@@ -1,4 +1,4 @@
-"""The named tensors of a checkpoint: the pickle's notes are read as tensors, and only those."""
+"""The named tensors of a checkpoint: a safetensors file, or a pickle whose notes are read as tensors, and only those."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from dmq_cli.errors import ModelError
+from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.models.importers.archive import Archive, open_archive, storage
 from dmq_cli.models.importers.restricted import Call, Global, Persistent
 
@@ -25,6 +27,10 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     optimizer, epoch, step, averages), with the averages in their places. "module." of DataParallel is left out. The
     tensors are views of the mapped file: nothing is read before it is used. Raises MissingWeightsError, ModelError.
     """
+    if not path.is_file():
+        raise MissingWeightsError(f"The checkpoint {path} does not exist; give the path of a file on this machine.")
+    if path.suffix == ".safetensors":
+        return _safetensors(path), False
     archive = open_archive(path)
     found = archive.tree
     if isinstance(found, list | tuple) and found:
@@ -33,6 +39,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
         return {**state, **average}, bool(average)
     top = _mapping(found)
     return _tensors(archive, found if top is None or "state_dict" not in top else top["state_dict"]), False
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"The file {path} is not a whole safetensors file ({error}); download it again.") from error
+    return found
 
 
 def _average(archive: Archive, node: object, state: dict[str, Tensor]) -> dict[str, Tensor]:

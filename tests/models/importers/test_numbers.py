@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import build, modules
+from dmq_cli.models.importers.networks import build, modules, wanted
 from dmq_cli.models.importers.recipes import RECIPES, Network
+from tests.models.importers.miniatures import randomized
 from tests.models.importers.original_ddim import Model, sines
 from tests.models.importers.original_first_stage import FirstStage
 from tests.models.importers.original_ldm import Shape, UNetModel, cosines
@@ -29,12 +30,7 @@ def mini(recipe: str, /, **changes: Any) -> Network:
 
 def pair(original: Any, network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     """The original with random weights (those of norms too), and the diffusers network that it is imported into."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in original.named_parameters():
-        spread = 0.4 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
-        shift = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        parameter.data = torch.randn(parameter.shape, generator=generator) * spread + shift
-    found = collect(build(network).state_dict(), modules(network), original.state_dict(), "The test")
+    found = collect(wanted(network), modules(network), randomized(original).state_dict(), "The test")
     model = build(network).to_empty(device="cpu")
     model.load_state_dict(found)
     first, second = (one.to(dtype).eval().requires_grad_(False) for one in (original, model))
@@ -171,7 +167,7 @@ def test_time_embeddings(recipe: str) -> None:
     network = RECIPES[recipe].networks[0]
     time, width = build(network).time_proj, network.config["block_out_channels"][0]
     steps = torch.arange(1000)
-    latent = recipe.startswith("ldm")
+    latent = not recipe.startswith("dd")
     rate = torch.arange(width // 2, dtype=torch.float64) / (width // 2 - (0 if latent else 1))
     angles = steps[:, None].double() * torch.exp(-math.log(10000) * rate)
     halves = [angles.cos(), angles.sin()] if latent else [angles.sin(), angles.cos()]

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dmq_cli.errors import ModelError
 from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import build, modules
+from dmq_cli.models.importers.networks import build, modules, wanted
 from dmq_cli.models.importers.recipes import RECIPES
+from dmq_cli.models.importers.shares import share
+from tests.models.importers.miniatures import single_file
+from tests.models.importers.original_clip import TextModel
 from tests.models.importers.original_ddim import Model
 from tests.models.importers.original_first_stage import FirstStage
 from tests.models.importers.original_ldm import Shape, UNetModel
@@ -20,6 +24,7 @@ from tests.models.importers.original_ldm import Shape, UNetModel
 BEDROOM = Shape(224, (1, 2, 3, 4), frozenset({1, 2, 3}), size=32)
 CHURCH = Shape(192, (1, 2, 2, 4, 4), frozenset({0, 1, 2, 3}), latent=4, heads=8, scale_shift=True, updown=True)
 IMAGENET = Shape(192, (1, 2, 3, 5), frozenset({1, 2, 3}), heads=1, context=512)
+STABLE = Shape(320, (1, 2, 4, 4), frozenset({0, 1, 2}), latent=4, heads=8, context=768)
 
 
 def originals(recipe: str) -> list[nn.Module]:
@@ -31,6 +36,8 @@ def originals(recipe: str) -> list[nn.Module]:
             return [Model(128, (1, 1, 2, 2, 4, 4), {4})]
         if recipe == "ldm8_church":
             return [UNetModel(CHURCH), FirstStage(128, (1, 2, 4, 4), 4, None)]
+        if recipe == "sd14":
+            return [UNetModel(STABLE), FirstStage(128, (1, 2, 4, 4), 4, None), TextModel(49408, 768, 12, 12, 77)]
         vq = FirstStage(128, (1, 2, 4), 3, 8192)
         if recipe == "ldm4_imagenet":
             return [UNetModel(IMAGENET), vq, ClassEmbedding(1001, 512)]
@@ -47,6 +54,7 @@ COUNTS = {
     "ldm4_church": [274_056_163, 55_322_782],
     "ldm8_church": [294_966_916, 83_653_863],
     "ldm4_imagenet": [400_920_579, 55_322_782, 512_512],
+    "sd14": [859_520_964, 83_653_863, 123_060_480],
 }
 
 
@@ -65,13 +73,46 @@ def test_parameter_counts(recipe: str) -> None:
 )
 def test_every_name_has_one_place(recipe: str) -> None:
     for network, original in zip(RECIPES[recipe].networks, originals(recipe), strict=True):
-        target = build(network).state_dict()
-        found = collect(target, modules(network), original.state_dict(), "The test")
+        target, places = wanted(network), modules(network)
+        given = {name: tensor for name, tensor in original.state_dict().items() if not name.endswith("position_ids")}
+        found = collect(target, places, given, "The test")
         assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in target.items()}
         parts = defaultdict(list)
         for name in target:
             module, _, leaf = name.rpartition(".")
-            source = modules(network)[module]
+            source = places[module]
             parts[f"{source.module}.{leaf}"].append(source.part)
-        assert set(parts) == set(original.state_dict())
+        assert set(parts) == set(given)
         assert all(used == ([0, 1, 2] if ".qkv." in name else [None]) for name, used in parts.items())
+
+
+def whole() -> dict[str, Tensor]:
+    """sd-v1-4.ckpt without numbers, except those of its tables."""
+    prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.")
+    return single_file(dict(zip(prefixes, originals("sd14"), strict=True)))
+
+
+def placed(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    recipe = RECIPES["sd14"]
+    parts = zip(recipe.networks, share(recipe, state, "The test").tensors, strict=True)
+    return [collect(wanted(network), modules(network), given, "The test") for network, given in parts]
+
+
+def test_the_whole_file_of_stable_diffusion() -> None:
+    state = whole()
+    tensors = [name for name in state if "." in name and not name.startswith("model_ema.")]
+    starts = ("model.", "first_stage_model.", "cond_stage_model.")
+    assert [sum(name.startswith(start) for name in tensors) for start in starts] == [686, 248, 197]
+    assert len(tensors) == 686 + 248 + 197, "the last with position_ids"
+    assert [len(found) for found in placed(state)] == [686, 248, 196]
+
+
+@pytest.mark.parametrize("start", ["model.diffusion_model", "first_stage_model", "cond_stage_model.transformer"])
+def test_a_name_too_many_or_too_few_in_stable_diffusion(start: str) -> None:
+    state = whole()
+    name = [name for name in state if name.startswith(start) and not name.endswith("position_ids")][-1]
+    with pytest.raises(ModelError, match=r"has 1 tensor \(.*extra"):
+        placed({**state, f"{start}.extra": torch.ones(1)})
+    del state[name]
+    with pytest.raises(ModelError, match="lacks 1 tensor"):
+        placed(state)
