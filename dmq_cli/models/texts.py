@@ -69,10 +69,15 @@ def _load(path: Path) -> tuple[Any, Any]:
     package = require_transformers()
     try:
         tokenizer = package.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-        encoder: Any = package.CLIPTextModel.from_pretrained(
-            path / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        encoder, report = package.CLIPTextModel.from_pretrained(
+            path / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The text encoder in {path} could not be read ({first}); copy the folder again.") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"The text encoder in {path} has no values for {len(missing)} of its tensors (first: {missing[0]}); copy the folder again."
+        )
     return tokenizer, encoder.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ import torch
 from dmq_cli.errors import ConfigError, DmqError, ModelError
 from dmq_cli.models.conditions import Classes, load_conditions
 from dmq_cli.obtain import WEIGHTS
+from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests import pipelines
 from tests.chain import tiny_folder
 from tests.tiny import one_sentence
@@ -109,3 +110,15 @@ def test_a_model_with_labels_of_its_own_has_no_class_for_none(tmp_path: Path) ->
     assert told is not None and sorted(told.asked(range(4))) == ["0", "1", "2", "3"]
     with pytest.raises(ModelError, match="trained without one"):
         told.none()
+
+
+def test_a_text_encoder_with_tensors_left_out(tmp_path: Path) -> None:
+    path = pipelines.prompts(tmp_path / "model")
+    file = path / "text_encoder" / "model.safetensors"
+    tensors = load_tensors(file)
+    gone = next(name for name in tensors if name.endswith("fc1.weight"))
+    save_tensors(file, {name: value for name, value in tensors.items() if name != gone}, {"format": "pt"})
+    told = load_conditions(path, None, str(path / "prompts.txt"))
+    assert told is not None
+    with pytest.raises(ModelError, match="has no values for 1 of its tensors"):
+        told.of(range(1))
