@@ -79,7 +79,7 @@ def plan(context: click.Context, verb: str, overrides: tuple[str, ...]) -> None:
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def train(context: click.Context, overrides: tuple[str, ...]) -> None:
-    """Train an embedded model and its feature extractor from the data."""
+    """Train an embedded model, and what it rests on, from the data."""
     _start(context, "train", overrides, _train)
 
 

@@ -8,20 +8,36 @@ from typing import Any
 
 from dmq_cli.store import write_json
 
+_LATENT = "that draws 32x32 handwritten digits from 8x8 latents{condition}, {paper} in miniature"
+_ABOUT = {
+    "ddim_digits": "A `UNet2DModel` {counts} that draws 16x16 handwritten digits, in the settings of\n"
+    "google/ddpm-cifar10-32 scaled down (32-64-64 channels), T = 1000, linear betas 1e-4 to 0.02.",
+    "ldm_digits": f"A `UNet2DModel` {{counts}} {_LATENT.format(condition='', paper='LDM-4 for LSUN')}.",
+    "ldm_digits_class": f"A `UNet2DConditionModel` {{counts}} {_LATENT.format(condition=' of a class', paper='LDM-4 for ImageNet')}:\n"
+    "cross-attention reads one token, the class; class 10 is none, for guidance.",
+    "sd_digits": f"A `StableDiffusionPipeline` {{counts}} {_LATENT.format(condition=' from a text', paper='Stable Diffusion v1.4')};\n"
+    "its tokenizer and text encoder are made for the prompts it was trained on, of which prompts.txt has 50 (line i: digit i % 10).",
+    "dit_digits": f"A `DiTTransformer2DModel` {{counts}} {_LATENT.format(condition=' of a class', paper='DiT')};\n"
+    "class 10 is none, for guidance.",
+}
 _TEXT = """---
 library_name: diffusers
 license: apache-2.0
 tags: [diffusion, ddpm, digits]
 ---
-# ddim_digits
+# {name}
 
-A `UNet2DModel` of {parameters:,} parameters that draws 16x16 handwritten digits, in the settings of
-google/ddpm-cifar10-32 scaled down (32-64-64 channels), T = 1000, linear betas 1e-4 to 0.02. It ships with dmq so that every
+{about} It ships with dmq so that every
 path runs for real without a download.
 
-* Data: the UCI handwritten digits in scikit-learn (1,797 images, 8x8), resized to 16x16; {held_out:.0%} held out.
+* Data: the UCI handwritten digits in scikit-learn (1,797 images, 8x8), resized to {size}x{size}; {held_out:.0%} held out.
 * Training: {steps:,} steps of Adam, batch {batch_size}, learning rate {lr:g} with cosine decay, EMA {ema}. Made by `{command}`.{note}
-* Loss (50 timesteps, fixed noise): {loss_train:.5f} on training images, {loss_held_out:.5f} on held-out ones.
+* Loss (50 timesteps, fixed noise): {loss_train:.5f} on training images, {loss_held_out:.5f} on held-out ones.{autoencoder}
+"""
+_AUTOENCODER = """
+* Autoencoder: {steps:,} steps of batch {batch_size}; mean squared error per pixel of [-1, 1] {error_train:.5f} on training images,
+  {error_held_out:.5f} on held-out ones."""
+_MEASURED = """\
 * FD-digits, DDIM {num_inference_steps} steps, {num_images} images against all digits: {fd:.2f} ± {fd_std:.2f} over {ranges} seed ranges;
   a model trained again lands between {low:.2f} and {high:.2f}.
 * At equal counts ({equal} images): the model {model:.2f}, the floor (one half of the data against the other) {floor:.2f}.
@@ -31,22 +47,43 @@ path runs for real without a download.
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write card.json and README.md into the model folder."""
+    """Write card.json and README.md into the folder, named like the model; numbers of images only if they are there."""
     write_json(folder / "card.json", dict(card))
-    distance, equal = card["distance"], card["equal_counts"]
-    spread = distance.get("fd_over_seeds", {"std": 0.0})["std"]
-    training = card["training"]
-    text = _TEXT.format(
-        parameters=card["parameters"],
+    text = _trained(folder.name, card) + (_measured(card) if "distance" in card else "")
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _trained(name: str, card: Mapping[str, Any]) -> str:
+    training, first = card["training"], card.get("autoencoder")
+    return _TEXT.format(
+        name=name,
+        about=_ABOUT[name].format(counts=_counts(card)),
+        size=32 if first else 16,
         **{key: training[key] for key in ("held_out", "steps", "batch_size", "lr", "ema")},
         note=f" {card['note']}" if card.get("note") else "",
         command=card["command"],
         loss_train=card["loss_train"],
         loss_held_out=card["loss_held_out"],
+        autoencoder=_AUTOENCODER.format(**{**first, **first["training"]}) if first else "",
+    )
+
+
+def _counts(card: Mapping[str, Any]) -> str:
+    """How many parameters there are, by part where there are parts."""
+    found = card["parameters"]
+    if isinstance(found, int):
+        return f"of {found:,} parameters"
+    parts = {**found, "autoencoder": card["autoencoder"]["parameters"]}
+    return f"({', '.join(f'{name} {count:,}' for name, count in parts.items())} parameters)"
+
+
+def _measured(card: Mapping[str, Any]) -> str:
+    distance, equal = card["distance"], card["equal_counts"]
+    return _MEASURED.format(
         num_inference_steps=card["num_inference_steps"],
         num_images=card["num_images"],
         fd=distance["fd"],
-        fd_std=spread,
+        fd_std=distance.get("fd_over_seeds", {"std": 0.0})["std"],
         ranges=len(card["seeds"]),
         low=card["interval"][0],
         high=card["interval"][1],
@@ -55,4 +92,3 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
         floor=equal["floor"],
         **card["memorisation"],
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""`dmq train`: makes the embedded model and its feature extractor again, measures them and writes their card."""
+"""`dmq train`: makes an embedded model and, with ddim_digits, the feature extractor again, and writes their card."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol, fidelity
-from dmq_cli.paths import PACKAGE
+from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
@@ -22,59 +22,103 @@ from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.results import spread_over
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
-from dmq_cli.zoo import digit_images, memorisation, save_classifier, split, to_float, train_classifier, train_unet
+from dmq_cli.zoo import (
+    digit_images,
+    memorisation,
+    save_classifier,
+    split,
+    to_float,
+    train_autoencoder,
+    train_classifier,
+    train_latent,
+    train_unet,
+)
+from dmq_cli.zoo.training import Report
 
 _RETRAINED = 0.5  # another seed, thread count or library moves the distance of a trained model by up to this fraction
 
 
-def _unet(task: Task) -> None:
-    found = train_unet(
-        build.make(task.config["unet"]), task.work, lambda s, n, loss: task.progress.update("step", s, n, loss)
-    )
-    (task.work / "checkpoint.safetensors").rename(task.work / "tmp-checkpoint.safetensors")
-    write_json(task.work / "training.json", found)
+def _training(section: str, train: Callable[..., dict[str, Any]]) -> Callable[[Task], None]:
+    """A node's function: resumable training by `train` as config[section] says, on the models it needs."""
+
+    def run(task: Task) -> None:
+        first_stages = [folder / "model" for folder in task.inputs.values()]
+        found = train(build.make(task.config[section]), task.work, _reporter(task), *first_stages)
+        (task.work / "checkpoint.safetensors").rename(task.work / "tmp-checkpoint.safetensors")
+        write_json(task.work / "training.json", found)
+
+    return run
+
+
+def _reporter(task: Task) -> Report:
+    return lambda step, steps, loss: task.progress.update("step", step, steps, loss)
 
 
 def _classifier(task: Task) -> None:
-    model, card = train_classifier(
-        build.make(task.config["classifier"]), lambda s, n, loss: task.progress.update("step", s, n, loss)
-    )
+    model, card = train_classifier(build.make(task.config["classifier"]), _reporter(task))
     save_classifier(model, card, task.work)
 
 
 NODES = {
-    "train_unet": Node("train_unet", ("unet",), _unet),
+    "train_unet": Node("train_unet", ("unet",), _training("unet", train_unet)),
     "train_classifier": Node("train_classifier", ("classifier",), _classifier),
+    "train_autoencoder": Node("train_autoencoder", ("autoencoder",), _training("autoencoder", train_autoencoder)),
+    "train_latent": Node("train_latent", ("latent",), _training("latent", train_latent), ("train_autoencoder",)),
 }
 
 
 def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
     """Train what config["train"] describes and return the places of the new weights.
 
-    Writes outputs/runs/train/<time>-<key>/ with the model folder, the extractor's folder and the card; with
-    train.install=true it also replaces the weights inside the package. Training goes on where it was interrupted.
+    Writes outputs/runs/train/<time>-<key>/ with the model folder, the extractor's folder where it belongs to the model, and
+    the card; with train.install=true it also replaces the weights inside the package. Training goes on where it was
+    interrupted. The weights and a first card are in place before the images are measured.
     """
     if threads := composed["runtime"]["threads"]:
         torch.set_num_threads(threads)
-    settings, progress = composed["train"], Progress(quiet)
-    if composed["model"]["name"] != "ddim_digits":
-        raise ConfigError(f"model={composed['model']['name']} cannot be trained by dmq; it trains ddim_digits.")
+    settings, progress = _settings(composed), Progress(quiet)
     made = Graph(NODES, graph(composed, progress).store, progress)
-    sections = {**composed, "unet": settings["unet"], "classifier": settings["classifier"]}
-    unet, classifier = made.ensure("train_unet", sections), made.ensure("train_classifier", sections)
-    run = create_run(
-        Path(composed["runtime"]["outputs"]) / "runs", "train", made.key("train_unet", sections), dict(composed)
-    )
-    folder, extractor = run.path / "ddim_digits", run.path / "digits_cnn"
-    shutil.copytree(unet / "model", folder)
-    shutil.copytree(classifier, extractor, ignore=shutil.ignore_patterns("manifest.json"))
-    card = {**read_json(unet / "training.json"), **_quality(composed, folder, progress), "command": command}
-    write_card(folder, {**card, "environment": environment()})
-    if settings["install"]:
-        for made_folder in (folder, extractor):
-            shutil.copytree(made_folder, PACKAGE / "zoo" / "weights" / made_folder.name, dirs_exist_ok=True)
+    sections = {**composed, **settings}
+    node = "train_latent" if "latent" in settings else "train_unet"
+    trained = made.ensure(node, sections)
+    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", made.key(node, sections), dict(composed))
+    places = {"model": _copy(trained / "model", run.path / settings["name"])}
+    if "classifier" in settings:
+        places["extractor"] = _copy(made.ensure("train_classifier", sections), run.path / "digits_cnn")
+    card = {**_trained(made, node, sections), "command": command, "environment": environment()}
+    _publish(places, card, settings["install"])
+    card |= _quality(composed, places["model"], progress)
+    _publish(places, card, settings["install"])
     run.finish("done")
-    return {"artifacts": {"model": str(folder), "extractor": str(extractor)}, "card": card}
+    return {"artifacts": {name: str(place) for name, place in places.items()}, "card": card}
+
+
+def _settings(composed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section train, where it describes the chosen model."""
+    settings, model = composed.get("train", {"name": None}), composed["model"]["name"]
+    if settings["name"] != model:
+        known = ", ".join(sorted(file.stem for file in (conf_folder() / "train").glob("*.yaml")))
+        raise ConfigError(f"model={model} cannot be trained by dmq; it trains {known}.")
+    return dict(settings)
+
+
+def _copy(source: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(source, folder, ignore=shutil.ignore_patterns("manifest.json")))
+
+
+def _publish(places: Mapping[str, Path], card: Mapping[str, Any], install: bool) -> None:
+    """Write the card into the model's folder and, if asked for, copy all folders into the package."""
+    write_card(places["model"], card)
+    for folder in places.values() if install else ():
+        shutil.copytree(folder, PACKAGE / "zoo" / "weights" / folder.name, dirs_exist_ok=True)
+
+
+def _trained(made: Graph, node: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """What training found, and below `autoencoder` what the training of the first stage found."""
+    found: dict[str, Any] = read_json(made.ensure(node, sections) / "training.json")
+    for need in made.nodes[node].needs:
+        found[need.removeprefix("train_")] = read_json(made.ensure(need, sections) / "training.json")
+    return found
 
 
 def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
@@ -119,8 +163,8 @@ def _fields(protocol: Protocol) -> dict[str, Any]:
 
 
 def _memorisation(config: Mapping[str, Any], images: Pixels) -> dict[str, float]:
-    settings = config["train"]["unet"]
-    real = to_float(digit_images()[0])
+    settings = config["train"].get("unet") or config["train"]["latent"]
+    real = to_float(digit_images(images.shape[1])[0])
     train_rows, held_out = split(len(real), settings["held_out"], settings["seed"])
     samples = to_float(torch.from_numpy(images).permute(0, 3, 1, 2))
     return memorisation(samples, real[train_rows], real[held_out])

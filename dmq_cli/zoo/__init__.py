@@ -1,19 +1,26 @@
 """The embedded models: their data, their training and, in weights/, what came of it."""
 
 import dmq_cli.compat  # noqa: F401
+from dmq_cli.zoo.autoencoder import AutoencoderTraining, train_autoencoder
 from dmq_cli.zoo.classifier import ClassifierTraining, save_classifier, train_classifier
 from dmq_cli.zoo.digits import digit_images, split, to_float
+from dmq_cli.zoo.latent import LatentTraining, train_latent
 from dmq_cli.zoo.memory import memorisation
-from dmq_cli.zoo.unet import UNetTraining, train_unet
+from dmq_cli.zoo.training import Training
+from dmq_cli.zoo.unet import train_unet
 
 __all__ = [
+    "AutoencoderTraining",
     "ClassifierTraining",
-    "UNetTraining",
+    "LatentTraining",
+    "Training",
     "digit_images",
     "memorisation",
     "save_classifier",
     "split",
     "to_float",
+    "train_autoencoder",
     "train_classifier",
+    "train_latent",
     "train_unet",
 ]

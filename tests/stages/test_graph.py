@@ -26,7 +26,9 @@ Config = dict[str, Any]
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
     words = [word for word in FEW if not word.startswith("runtime")]
-    return prepare(composed("model=folder", f"model.path={folder}", "model.name=tiny", "method=tac", *words))
+    return prepare(
+        composed("model=folder", f"model.path={folder}", "model.name=tiny", "method=tac", "train=ddim_digits", *words)
+    )
 
 
 @pytest.fixture

@@ -53,10 +53,10 @@ def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | Non
     source = file_sha256(file)
     with disk_errors(folder.parent, f"Importing {file}"), aside_folder(folder) as scratch:
         for network, tensors in networks:
-            _write_network(scratch / network.folder, network, tensors)
+            write_network(scratch / network.folder, network, tensors)
         if vocabulary is not None:
             write_tokenizer(vocabulary, scratch / "tokenizer")
-        _write_rest(scratch, recipe)
+        write_rest(scratch, recipe)
         note = {"as": name, "file": file.name, "sha256": source, "average": average}
         write_json(scratch / "imported.json", note)
     return Imported(folder, source, folder_sha256(folder), average)
@@ -84,7 +84,8 @@ def _scaled(network: Network, scale: float | None, what: str) -> Network:
     return Network(network.folder, network.kind, network.prefix, config)
 
 
-def _write_network(folder: Path, network: Network, tensors: Mapping[str, Tensor]) -> None:
+def write_network(folder: Path, network: Network, tensors: Mapping[str, Tensor]) -> None:
+    """Write config.json and the weights into the new folder `folder`."""
     folder.mkdir()
     model = build(network)
     texts = network.kind == TEXTS
@@ -96,8 +97,8 @@ def _write_network(folder: Path, network: Network, tensors: Mapping[str, Tensor]
     save_tensors(folder / ("model.safetensors" if texts else WEIGHTS), tensors, {"format": "pt"})
 
 
-def _write_rest(folder: Path, recipe: Recipe) -> None:
-    """The noise schedule and, where diffusers has a pipeline for it, model_index.json."""
+def write_rest(folder: Path, recipe: Recipe) -> None:
+    """Write the noise schedule and, where diffusers has a pipeline for it, model_index.json."""
     write_json(folder / "scheduler" / "scheduler_config.json", dict(recipe.schedule))
     if recipe.pipeline is not None:
         kinds = {network.folder: network.kind for network in recipe.networks}

@@ -70,10 +70,11 @@ def _pixels(size: int, factors: tuple[int, ...], attended: set[int], dropout: fl
 
 def ddpm_schedule() -> Config:
     """Of Ho et al. 2020."""
-    return _schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
+    return schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
 
 
-def _schedule(kind: str, first: float, last: float) -> Config:
+def schedule(kind: str, first: float, last: float) -> Config:
+    """LDM's noise schedule: kind and ends of the betas, in diffusers' words."""
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,
@@ -133,7 +134,7 @@ def _bedroom() -> Recipe:
     config = {"sample_size": 64, "in_channels": 3, "out_channels": 3, "attention_head_dim": 32, **_LATENT}
     config |= _widths(224, (1, 2, 3, 4)) | _types("Attn", 4, {1, 2, 3}, "DownBlock2D", "UpBlock2D")
     unet = Network("unet", "UNet2DModel", _UNET, config)
-    return Recipe((unet, _vq_f4()), _schedule("scaled_linear", 0.0015, 0.0195), "LDMPipeline")
+    return Recipe((unet, _vq_f4()), schedule("scaled_linear", 0.0015, 0.0195), "LDMPipeline")
 
 
 def _church() -> Recipe:
@@ -151,7 +152,7 @@ def _church() -> Recipe:
     config |= _widths(192, (1, 2, 2, 4, 4))
     config |= _types("Attn", 5, {0, 1, 2, 3}, "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
     unet = Network("unet", "HeadsUNet2DModel", _UNET, config)
-    return Recipe((unet, kl_f8(256, None)), _schedule("scaled_linear", 0.0015, 0.0155), None)
+    return Recipe((unet, kl_f8(256, None)), schedule("scaled_linear", 0.0015, 0.0155), None)
 
 
 def _conditioned(
@@ -173,15 +174,15 @@ def _conditioned(
 
 def _imagenet() -> Recipe:
     unet = _conditioned(192, (1, 2, 3, 5), {1, 2, 3}, latent=3, width=512, heads=1)
-    return Recipe((unet, _vq_f4(), _CLASSES), _schedule("scaled_linear", 0.0015, 0.0195), None)
+    return Recipe((unet, _vq_f4(), _CLASSES), schedule("scaled_linear", 0.0015, 0.0195), None)
 
 
 def _stable() -> Recipe:
     unet = _conditioned(320, (1, 2, 4, 4), {0, 1, 2}, latent=4, width=768, heads=8)
-    schedule = _schedule("scaled_linear", 0.00085, 0.012) | {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    betas = schedule("scaled_linear", 0.00085, 0.012) | {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
     others = {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
     others |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    return Recipe((unet, kl_f8(512, 0.18215), _CLIP), schedule, "StableDiffusionPipeline", others)
+    return Recipe((unet, kl_f8(512, 0.18215), _CLIP), betas, "StableDiffusionPipeline", others)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     file = checkpoint("ldm4_bedroom")
-    monkeypatch.setattr(convert, "_write_rest", full)
+    monkeypatch.setattr(convert, "write_rest", full)
     with pytest.raises(DiskError):
         import_checkpoint(file, "ldm4_bedroom", tmp_path / "models/out")
     assert list((tmp_path / "models").iterdir()) == []
