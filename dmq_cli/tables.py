@@ -139,12 +139,21 @@ def _time(cell: Cell) -> str:
 
 
 def _require_one_protocol(folder: Path, cells: Sequence[Cell]) -> None:
-    found = {(c["protocol"]["hash"], c["model"], is_random(c), tuple(c["seeds"]), tuple(_fp_seeds(c))) for c in cells}
+    found = {
+        (c["protocol"]["hash"], c["model"], is_random(c), tuple(c["seeds"]), tuple(_fp_seeds(c)), str(_numerics(c)))
+        for c in cells
+    }
     if len(found) > 1:
         raise ConfigError(
-            f"The cells in {folder} were measured under {len(found)} protocols, models or seeds, which cannot share a"
+            f"The cells in {folder} were measured under {len(found)} protocols, models, seeds or numerics, which cannot share a"
             " column; remove those that do not belong."
         )
+
+
+def _numerics(cell: Cell) -> dict[str, Any]:
+    """What it was sampled in; empty for the default."""
+    found: dict[str, Any] = cell["config"].get("numerics", {})
+    return found
 
 
 def _fp_seeds(cell: Cell) -> list[str]:
@@ -168,9 +177,10 @@ def _sortable(value: Any) -> str:
 def _under(cell: Cell) -> str:
     protocol, budget = cell["protocol"], cell["config"]["budget"]["name"]
     full = "" if _fp_seeds(cell) == cell["seeds"] else f"; full precision: {_over(_fp_seeds(cell))}"
+    numerics = "".join(f"; {key} {value}" for key, value in _numerics(cell).items() if value and key != "_target_")
     return (
         f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps, {protocol['num_images']} images in each range,"
-        f" {_over(cell['seeds'])}{full}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
+        f" {_over(cell['seeds'])}{full}{numerics}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
     )
 
 

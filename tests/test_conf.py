@@ -35,7 +35,7 @@ METHODS = [
     "signround",
 ]
 METHODS += ["steps_n", "svdquant", "tac", "tac_first", "tac_ibc", "tac_ner", "tac_noise", "tcaq", "tdq", "tfmq"]
-BUILT = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "protocol")
+BUILT = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics", "protocol")
 PREPARED = {"to_uint8", "measured_with", "calib_sampler", "recon_targets"}  # what stages.prepare adds
 SAMPLING = {"num_inference_steps", "spacing", "eta", "set_alpha_to_one"}
 SAMPLING |= {"guidance", "correct_target", "classes", "prompts"}
@@ -88,6 +88,7 @@ def test_the_choices_are_those_of_the_issue() -> None:
     assert {"digits", "fid_torch_fidelity"} <= set(choices("protocol"))
     assert {"smoke", "light", "paper"} <= set(choices("budget"))
     assert choices("calib") == ["every_step", "normal_t", "random_t", "tdac", "uniform"]
+    assert choices("numerics") == ["bf16", "fp16", "fp32"]
     assert choices("transform") == ["lowrank", "none", "tcr"]
     assert choices("policy") == ["common", "eda", "ptq4dm", "ptqd", "qdiffusion", "quest", "tdq", "tfmq"]
 
@@ -232,6 +233,7 @@ def test_a_wrong_choice_names_what_exists(override: str, named: list[str]) -> No
         ("calib", {"num_steps": "many"}, "calib.num_steps=many is not possible; give a whole number."),
         ("sampler", {"eta": True}, "sampler.eta=True is not possible; give a number."),
         ("sampler", {"clip_sample": 1}, "sampler.clip_sample=1 is not possible; give true or false."),
+        ("numerics", {"tf32": 1}, "numerics.tf32=1 is not possible; give true or false."),
         ("recon", {"seed": 0.5}, "recon.seed=0.5 is not possible; give a whole number."),
         ("recon", {"units": "x"}, "recon.units=x is not possible; give one of blocks, layers."),
         ("recon", {"num_samples": "x"}, "recon.num_samples=x is not possible; give a whole number or null."),

@@ -65,6 +65,14 @@ def test_settings_that_differ_get_a_column(tmp_path: Path) -> None:
     assert [line.split(" | ")[2] for line in lines[3:5]] == ["0.1", "0.5"]
 
 
+def test_a_table_names_numerics_that_are_not_the_default(tmp_path: Path) -> None:
+    plain = cell("tac", 2.0)
+    numerics = {"_target_": "dmq_cli.models.Numerics", "dtype": "bfloat16", "tf32": False, "channels_last": True}
+    half = {**plain, "config": {**plain["config"], "numerics": numerics}}
+    assert "; dtype bfloat16; channels_last True; budget light;" in report.table(fill(tmp_path / "half", [half]))
+    assert "dtype" not in report.table(fill(tmp_path / "plain", [plain]))
+
+
 def counted(bops: float, size: float, **seconds: float) -> dict[str, Any]:
     cost = {"macs": 10, "bops": bops, "bops_fp": 134.5e9, "size_bytes": size, "size_bytes_fp": 4.451e6}
     return {"cost": cost, "seconds": {"calibset": 999.0, "sample-0-39": 999.0, **seconds}}
@@ -132,12 +140,13 @@ def test_baselines_first_unknown_methods_last(tmp_path: Path) -> None:
         {"model": "n"},
         {"seeds": ["0-9"]},
         {"fp_seeds": ["0-9"]},
+        {"config": {**cell("minmax", 5.0)["config"], "numerics": {"dtype": "bfloat16"}}},
     ],
-    ids=["protocol", "model", "seeds", "fp_seeds"],
+    ids=["protocol", "model", "seeds", "fp_seeds", "numerics"],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = fill(tmp_path / "t", [cell("tac", 2.0), cell("minmax", 5.0, **change)])
-    with pytest.raises(ConfigError, match="2 protocols, models or seeds"):
+    with pytest.raises(ConfigError, match="2 protocols, models, seeds or numerics"):
         report.table(folder)
 
 

@@ -4,12 +4,13 @@ import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.conditions import Cond, Conditions
-from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, device_of
+from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, device_of, predict
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.numerics import Numerics
 from dmq_cli.models.origin import (
     has_mid_attention,
     identified,
@@ -40,6 +41,7 @@ __all__ = [
     "InBatches",
     "Layer",
     "ModelDenoiser",
+    "Numerics",
     "Site",
     "UNetAdapter",
     "check_expected",
@@ -57,5 +59,6 @@ __all__ = [
     "model_decoder",
     "model_encoder_sha256",
     "model_schedule",
+    "predict",
     "sites",
 ]

@@ -19,7 +19,10 @@ class Denoiser(Protocol):
     """Estimates the noise in a sample."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        """sample (B, C, H, W), timestep () or (B,) in 0..999. Returns the noise estimate (B, C, H, W) on the sample's device."""
+        """sample (B, C, H, W), timestep () or (B,) in 0..999.
+
+        Returns the noise estimate (B, C, H, W), on the sample's device and of its dtype.
+        """
         ...
 
 
@@ -30,8 +33,13 @@ class ModelDenoiser:
         self.adapter = adapter
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        device = device_of(self.adapter)
-        return self.adapter.predict(sample.to(device), timestep.to(device), cond).to(sample.device)
+        return predict(self.adapter, sample, timestep, cond)
+
+
+def predict(adapter: Adapter, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
+    """See Denoiser: the sample goes to the network's device and dtype, and the estimate back to the sample's."""
+    reference = next(adapter.model.parameters())
+    return adapter.predict(sample.to(reference), timestep.to(reference.device), cond).to(sample)
 
 
 class InBatches:

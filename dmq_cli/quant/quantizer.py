@@ -45,17 +45,23 @@ class TensorQuantizer(nn.Module):
         return self.grid.bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """x quantized and back, in x's shape and dtype."""
+        """x quantized and back, in x's shape and dtype; computed in float32 where x is of half precision."""
         if not self.enabled:
             return x
-        scale, zero_point = self.scale(x)
-        quantized = self.grid(x, scale, zero_point, self.rounding)
+        wide = _wide(x)
+        scale, zero_point = self.scale(wide)
+        quantized = self.grid(wide, scale, zero_point, self.rounding).to(x.dtype)
         return torch.where(torch.rand_like(x) < self.drop, x, quantized) if self.drop else quantized
 
     def codes(self, x: Tensor) -> Tensor:
         """The integer-valued codes of x, in a floating dtype, whether enabled or not."""
-        scale, zero_point = self.scale(x)
-        return self.grid.codes(x, scale, zero_point, self.rounding)
+        wide = _wide(x)
+        scale, zero_point = self.scale(wide)
+        return self.grid.codes(wide, scale, zero_point, self.rounding)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_rounding(grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:

@@ -1,11 +1,12 @@
 """Reconstruction: learned rounding, learned scales, fine-tuning."""
 
-from dmq_cli.recon.capture import bytes_of_targets, record_targets
+from dmq_cli.recon.capture import record
 from dmq_cli.recon.learners import AdaRound, SignSteps
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.quest import Quest
 from dmq_cli.recon.reconstruction import NoReconstruction, Reconstruction
 from dmq_cli.recon.scales import Scales
+from dmq_cli.recon.space import bytes_of_targets, require_space
 from dmq_cli.recon.units import module_names
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "SignSteps",
     "bytes_of_targets",
     "module_names",
-    "record_targets",
+    "record",
+    "require_space",
 ]

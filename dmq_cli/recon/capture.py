@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import Denoiser, device_of
-from dmq_cli.recon.calls import Batches, rows_of, timesteps_of
+from dmq_cli.recon.calls import Batches, timesteps_of
+from dmq_cli.recon.hooks import TARGET, Reached, hooked, named_arguments
+from dmq_cli.recon.space import require_space, sizes
 from dmq_cli.store.tensors import RowFile, RowWriter
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
-TARGET = "target"
 _JOINT = "--"
 
 
@@ -27,10 +28,6 @@ class Rows(Protocol):
     def rows(self, indices: Tensor) -> Tensor:
         """The rows at these indices, (k, ...)."""
         ...
-
-
-class _Reached(Exception):
-    """Ends a forward pass as soon as the unit has been seen."""
 
 
 @dataclass(frozen=True)
@@ -63,42 +60,34 @@ def capture(
 
     Inputs are those the quantized predecessors give (weights on; activations on or off as asked), the target is what the
     full-precision unit makes of full-precision inputs: Li et al., BRECQ, ICLR 2021 (arXiv 2102.05426), section 3.2.
-    targets: where `record_targets` has left the full-precision side; without it that is computed here. What an earlier call
-    left in the folder is removed. reads_full: keep the full-precision inputs too.
+    targets: where `record` has left the full-precision side; without it that is computed here. What an earlier call
+    left in the folder is removed. reads_full: keep the full-precision inputs too. Raises DiskError, before anything is
+    written, where the disk has no room for all of it.
     """
     module, denoiser = {unit: attached.model.get_submodule(unit)}, QuantDenoiser(attached)
     for side in ("quantized", "full"):  # of the unit before
         shutil.rmtree(folder / side, ignore_errors=True)
+    full = _stored(targets, unit)
+    again = TARGET not in full or (reads_full and len(full) == 1)
+    _check_space(attached, unit, data, num, folder, inputs=1 + (again and reads_full), target=again)
     with quantizing(attached, weights=True, activations=activations):
         quantized = record(denoiser, module, data, num, folder / "quantized", outputs=False, stop=True)[unit]
-    full = _stored(targets, unit)
-    if TARGET not in full or (reads_full and len(full) == 1):
+    if again:
         with quantizing(attached, weights=False, activations=False):
             full = record(denoiser, module, data, num, folder / "full", inputs=reads_full, stop=True)[unit]
     timesteps = timesteps_of(data).to(device_of(attached.adapter))
     return Captured(quantized, full.pop(TARGET), timesteps, full)
 
 
-def record_targets(
-    denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, num: int, folder: Path, *, inputs: bool
+def _check_space(
+    attached: Attached, unit: str, data: Batches, num: int, folder: Path, *, inputs: int, target: bool
 ) -> None:
-    """Outputs (and inputs) of all units in one pass of the full-precision network, for `capture` to read."""
-    record(denoiser, modules, data, num, folder, inputs=inputs)
-
-
-def bytes_of_targets(denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, inputs: bool) -> int:
-    """What one sample takes on disk in `record_targets`."""
-    one = rows_of(next(data()), slice(1), "cpu")
-    total = 0
-
-    def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        nonlocal total
-        values = [output, *(named_arguments(args, kwargs).values() if inputs else ())]
-        total += sum(value.nbytes for value in values)
-
-    with _hooked(modules, lambda _name: seen):
-        denoiser(*one)
-    return total
+    """Raise DiskError unless there is room. inputs: how often they are written; target: whether that is."""
+    module = {unit: attached.model.get_submodule(unit)}
+    with quantizing(attached, weights=False, activations=False):
+        one = sizes(QuantDenoiser(attached), module, data, stop=True).get(unit, {})
+    given = one.pop(TARGET, 0)
+    require_space(f"the unit {unit}", num * (inputs * sum(one.values()) + target * given), folder)
 
 
 @torch.no_grad()
@@ -123,16 +112,16 @@ def record(
             if outputs:
                 writers[name].append(TARGET, output)
             if stop:
-                raise _Reached
+                raise Reached
 
         return seen
 
-    with contextlib.ExitStack() as stack, _hooked(modules, keeping):
+    with contextlib.ExitStack() as stack, hooked(modules, keeping):
         for one in writers.values():
             one.stack = stack
         for batch in data():
             ran.clear()
-            with contextlib.suppress(_Reached):
+            with contextlib.suppress(Reached):
                 denoiser(*batch)
     found = {name: _read(folder, name) for name in modules}
     if missed := [name for name, files in found.items() if not files]:
@@ -149,16 +138,6 @@ def _read(folder: Path, name: str) -> dict[str, Rows]:
     return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in found}
 
 
-@contextlib.contextmanager
-def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-    handles = [m.register_forward_hook(hook(name), with_kwargs=True) for name, m in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class _Writers:
     stack: contextlib.ExitStack
 
@@ -171,12 +150,6 @@ class _Writers:
             file = self.folder / f"{self.unit}{_JOINT}{name}.safetensors"
             self.open[name] = self.stack.enter_context(RowWriter(file, (self.num, *value.shape[1:]), value.dtype))
         self.open[name].append(value.cpu())
-
-
-def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors among the arguments of a call: "0", "1", ... by position, the others by name."""
-    named = {str(i): v for i, v in enumerate(args)} | kwargs
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from dmq_cli.models import (
     Call,
     Decoder,
     ModelDenoiser,
+    Numerics,
     model_adapter,
     model_conditions,
     model_decoder,
@@ -41,10 +42,24 @@ def make(section: Mapping[str, Any]) -> Any:
 
 
 def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
-    """The network of config["model"], on the run's device."""
+    """The network of config["model"], on the run's device, in the numerics of this stage."""
+    loaded = _network(config, runtime)
+    numerics(config).apply(loaded.model, loaded.units)
+    return loaded
+
+
+def _network(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
+    """In float32, whatever the numerics are."""
+    numerics(config).set_tf32(runtime["device"])
     loaded = model_adapter(config["model"])
     loaded.model.to(runtime["device"])
     return loaded
+
+
+def numerics(config: Mapping[str, Any]) -> Numerics:
+    """What a stage that samples was asked for; the default, float32, where fitting does not know of any other."""
+    made: Numerics = make(config["numerics"]) if "numerics" in config else Numerics()
+    return made
 
 
 def guide(config: Mapping[str, Any], runtime: Mapping[str, Any], target: Any = None) -> Guide:
@@ -71,10 +86,10 @@ def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sample
 
 
 def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:
-    """The network with quantizers; `state`: the artifact of calibrate or reconstruct to put into them."""
+    """The network with quantizers, in float32; `state`: the artifact of calibrate or reconstruct to put into them."""
     calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
     timesteps = torch.tensor(list(dict.fromkeys(calls)))  # a row for each: PLMS calls one of them twice
-    made = attach(adapter(config, runtime), make(config["scheme"]) + make(config["policy"]), timesteps)
+    made = attach(_network(config, runtime), make(config["scheme"]) + make(config["policy"]), timesteps)
     made.model.to(runtime["device"])
     made.grid.to(runtime["device"])
     if state is not None:
@@ -83,12 +98,13 @@ def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path 
 
 
 class Quantized:
-    """Full-precision and quantized Denoiser from one network in memory."""
+    """Full-precision and quantized Denoiser from one network in memory, in the numerics of this stage."""
 
     def __init__(self, config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path) -> None:
         self.attached = attached(config, runtime, state)
         freeze(self.attached)
-        bake(self.attached)
+        bake(self.attached)  # in float32: it is the codes that count
+        numerics(config).apply(self.attached.model, self.attached.units)
         self._full, self._quantized = ModelDenoiser(self.attached.adapter), QuantDenoiser(self.attached)
 
     def full(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:

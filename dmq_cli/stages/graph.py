@@ -38,6 +38,7 @@ class Task:
 class Node:
     """One stage. version: to be raised with every change of what `run` makes from the same inputs.
 
+    asks: sections that it also reads where the configuration has them: what is not the default.
     cost(config) estimates the work in network calls on one sample, for `dmq plan`.
     """
 
@@ -46,7 +47,12 @@ class Node:
     run: Callable[[Task], None]
     needs: tuple[str, ...] = ()
     version: int = 1
+    asks: tuple[str, ...] = ()
     cost: Callable[[Config], float] = field(default=lambda config: 0.0)
+
+    def sections(self, config: Config) -> Config:
+        """What of the configuration it is handed."""
+        return {name: config[name] for name in (*self.reads, *(name for name in self.asks if name in config))}
 
 
 class Graph:
@@ -58,8 +64,9 @@ class Graph:
     def key(self, name: str, config: Config) -> str:
         """The address of what node `name` makes under this configuration."""
         node = self.nodes[name]
-        read = {section: identity(config[section]) for section in node.reads}
-        return digest([name, node.version, read, [self.key(need, config) for need in node.needs]])
+        return digest(
+            [name, node.version, identity(node.sections(config)), [self.key(need, config) for need in node.needs]]
+        )
 
     def ensure(self, name: str, config: Config) -> Path:
         """The folder of the artifact: from the store, or computed now with everything upstream.
@@ -97,14 +104,14 @@ class Graph:
         return self.ensure(need, config)
 
     def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Any) -> Path:
-        task = Task({s: config[s] for s in node.reads}, inputs, claim.work, config["runtime"], self.progress)
+        task = Task(node.sections(config), inputs, claim.work, config["runtime"], self.progress)
         with self.progress.stage(node.name, key), Stopwatch() as watch:
             node.run(task)
         manifest = {
             "stage": node.name,
             "key": key,
             "version": node.version,
-            "config": {section: identity(config[section]) for section in node.reads},
+            "config": identity(node.sections(config)),
             "inputs": {need: path.name for need, path in inputs.items()},
             "environment": environment(),
             "device": config["runtime"]["device"],
@@ -127,9 +134,9 @@ class Graph:
         keys = self.store.keys(name)
         if not keys:
             return "never computed here"
-        wanted = {section: identity(config[section]) for section in self.nodes[name].reads}
+        wanted = identity(self.nodes[name].sections(config))
         kept = (read_json(self.store.root / name / key / "manifest.json").get("config", {}) for key in keys)
-        differing = min(([s for s in wanted if have.get(s) != wanted[s]] for have in kept), key=len)
+        differing = min(([s for s in {**wanted, **have} if have.get(s) != wanted.get(s)] for have in kept), key=len)
         return f"differs in {', '.join(differing)}" if differing else "something upstream is new"
 
 

@@ -142,10 +142,10 @@ NODES: dict[str, Node] = {
         Node("targets", ("model", "recon_targets"), quantize.targets, ("calibset",), cost=_targets_cost),
         Node("reconstruct", (*_NETWORK, "calib", "recon"), quantize.reconstruct, ("calibset", "calibrate", "targets"), cost=_reconstruct_cost),
         Node("correct", (*_NETWORK, "sampler", "correct"), quantize.correct, ("reconstruct",), cost=_correct_cost),
-        Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), sample_fp, cost=lambda c: _trajectories(c["seeds"], c)),
+        Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), sample_fp, asks=("numerics",), cost=lambda c: _trajectories(c["seeds"], c)),
         Node(
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
-            cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
+            asks=("numerics",), cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
         Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",)),
         Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp")),

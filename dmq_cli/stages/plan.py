@@ -45,8 +45,8 @@ def _row(made: Graph, part: str, key: str, config: dict[str, Any]) -> dict[str, 
 
 @torch.inference_mode()
 def _seconds_per_call(config: Mapping[str, Any]) -> float:
-    """Time of one network call on one sample, measured now."""
-    adapter = build.adapter(config, config["runtime"])
+    """Time of one network call on one sample, measured now, in float32, which only sampling may leave."""
+    adapter = build.adapter({"model": config["model"]}, config["runtime"])
     sample = torch.zeros(_PROBE, *adapter.sample_shape(), device=config["runtime"]["device"])
     timestep = torch.zeros(_PROBE, dtype=torch.int64, device=sample.device)
     cond = adapter.blank_cond(_PROBE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError, SeedError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256
-from dmq_cli.models import Conditions, identified, model_conditions, model_encoder_sha256, model_schedule
+from dmq_cli.models import Conditions, Numerics, identified, model_conditions, model_encoder_sha256, model_schedule
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
@@ -33,13 +33,14 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     check_runtime(config["runtime"], NODES)
     config = {**config, "calib_sampler": calib_sampler(config)}
-    for section in _SECTIONS:
+    sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
+    for section in sections:
         check_types(section, config[section])
     model = identified(config["model"])
     model |= told(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
-    objects = {section: build.make(config[section]) for section in _SECTIONS}
+    objects = {section: build.make(config[section]) for section in sections}
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     prepared["recon_targets"] = objects["recon"].targets
@@ -50,8 +51,11 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
+    # Without these, what is recorded is what was recorded before they existed.
+    if objects.get("numerics", Numerics()) == Numerics():
+        prepared.pop("numerics", None)
     if config.get("fp_seeds") is None:
-        prepared.pop("fp_seeds", None)  # without it, what is recorded is what was recorded before it existed
+        prepared.pop("fp_seeds", None)
     prepared["measured_with"] = measured_with(objects["protocol"]) if config["stage"] == "evaluate" else None
     return prepared
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
 from dmq_cli.metrics import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
-from dmq_cli.recon import bytes_of_targets, module_names, record_targets
+from dmq_cli.recon import bytes_of_targets, module_names, record, require_space
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
@@ -87,8 +87,10 @@ def targets(task: Task) -> None:
     adapter, rows = build.adapter(task.config, task.runtime), _rows(task, wanted["num_samples"])
     modules = {name: adapter.model.get_submodule(name) for name in module_names(adapter, wanted["units"])}
     denoiser, inputs = ModelDenoiser(adapter), wanted["inputs"]
-    if bytes_of_targets(denoiser, modules, rows, inputs=inputs) * len(rows) <= _TARGETS_LIMIT:
-        record_targets(denoiser, modules, rows, len(rows), task.work, inputs=inputs)
+    size = bytes_of_targets(denoiser, modules, rows, inputs=inputs) * len(rows)
+    if size <= _TARGETS_LIMIT:
+        require_space("the targets of all units", size, task.work)
+        record(denoiser, modules, rows, len(rows), task.work, inputs=inputs)
 
 
 def reconstruct(task: Task) -> None:

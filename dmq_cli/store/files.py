@@ -99,14 +99,19 @@ def disk_errors(where: Path, doing: str) -> Iterator[None]:
         ) from error
 
 
-def _free(where: Path) -> str:
-    """Free space of the disk that holds `where`, which need not exist yet."""
+def free_bytes(where: Path) -> int | None:
+    """Free space of the disk that holds `where`, which need not exist yet; None where nobody says."""
     for folder in (where, *where.absolute().parents):
         try:
-            return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB"
+            return shutil.disk_usage(folder).free
         except OSError:
             continue
-    return "an unknown amount"
+    return None
+
+
+def _free(where: Path) -> str:
+    free = free_bytes(where)
+    return "an unknown amount" if free is None else f"{free / 1e9:.2f} GB"
 
 
 def _refuse_constant(name: str) -> NoReturn:

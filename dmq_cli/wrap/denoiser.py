@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dmq_cli.models import device_of
+from dmq_cli.models import device_of, predict
 from dmq_cli.wrap.attach import Attached
 
 
@@ -15,6 +15,6 @@ class QuantDenoiser:
         self.attached = attached
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        device, timestep = sample.device, timestep.to(device_of(self.attached.adapter))
+        timestep = timestep.to(device_of(self.attached.adapter))
         with self.attached.at(timestep):
-            return self.attached.adapter.predict(sample.to(timestep.device), timestep, cond).to(device)
+            return predict(self.attached.adapter, sample, timestep, cond)

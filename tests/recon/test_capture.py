@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.errors import DiskError
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.quant import PerStep, PerStepScale, StaticScale
-from dmq_cli.recon import bytes_of_targets, module_names, record_targets
+from dmq_cli.recon import bytes_of_targets, module_names, record
 from dmq_cli.recon.capture import Captured, call, capture
 from dmq_cli.store.tensors import RowFile
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, bake, quantizing
@@ -121,7 +124,7 @@ def recorded(folder: Path, kind: str, inputs: bool) -> dict[str, nn.Module]:
     """Targets of all units of the small network, as the stage leaves them."""
     full = adapter(**SMALL)
     modules = {name: full.model.get_submodule(name) for name in module_names(full, kind)}
-    record_targets(ModelDenoiser(full), modules, lambda: batches(NUM), NUM, folder, inputs=inputs)
+    record(ModelDenoiser(full), modules, lambda: batches(NUM), NUM, folder, inputs=inputs)
     assert not any(module._forward_hooks for module in modules.values())
     return modules
 
@@ -175,6 +178,33 @@ def test_their_size_is_known_beforehand(kind: str, inputs: bool, tmp_path: Path)
     stored = [RowFile(file) for file in files]
     assert sum(one.rows([0]).nbytes for one in stored) == expected
     assert NUM * expected <= sum(file.stat().st_size for file in files) < NUM * expected + 1000 * len(files)
+
+
+def disk_with(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+
+@pytest.mark.parametrize("reads_full", [False, True])
+@pytest.mark.parametrize("recorded_before", [False, True])
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    reads_full: bool, recorded_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached, unit = wrapped(scheme(), **SMALL), "mid_block.resnets.0"
+    every = tmp_path / "every"
+    if recorded_before:
+        recorded(every, "blocks", inputs=True)
+    options: dict[str, Any] = {"reads_full": reads_full, "targets": every if recorded_before else None}
+    found = take(attached, unit, tmp_path / "there", **options)
+    read = NUM * sum(value.nbytes for value in found.batch(torch.arange(1))[0].values())
+    full = read * reads_full + NUM * found.batch(torch.arange(1))[1].nbytes
+    needed = read + (0 if recorded_before else full)
+    disk_with(monkeypatch, needed - 1)
+    with pytest.raises(DiskError, match=r"Capturing the unit mid_block.resnets.0 writes .* GiB are free") as caught:
+        take(attached, unit, tmp_path / "none", **options)
+    assert "use fewer recon.num_samples, or another folder with runtime.outputs." in str(caught.value)
+    assert not (tmp_path / "none").exists() and not attached.model.get_submodule(unit)._forward_hooks
+    disk_with(monkeypatch, needed)
+    assert same(found, take(attached, unit, tmp_path / "enough", **options))
 
 
 def test_what_was_captured_before_is_removed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dmq_cli.recon import (
     Scales,
     SignSteps,
     module_names,
-    record_targets,
+    record,
 )
 from dmq_cli.recon.capture import Captured
 from dmq_cli.recon.capture import capture as capture_
@@ -235,7 +235,7 @@ def test_recorded_targets_end_in_the_same_bytes(tmp_path: Path) -> None:
     settings = joint(mix=0.5, fine=0.8)
     full = adapter(**SMALL)
     modules = {name: full.model.get_submodule(name) for name in module_names(full, "blocks")}
-    record_targets(ModelDenoiser(full), modules, rows, NUM, tmp_path / "targets", inputs=True)
+    record(ModelDenoiser(full), modules, rows, NUM, tmp_path / "targets", inputs=True)
     one, other = few(), few()
     losses = run(settings, one, tmp_path / "0", targets=tmp_path / "targets")
     assert losses == run(settings, other, tmp_path / "1")

@@ -15,7 +15,7 @@ from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.plan import plan
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.store import ArtifactStore
+from dmq_cli.store import ArtifactStore, digest
 from tests.chain import FEW, tiny_folder
 from tests.test_conf import composed
 
@@ -80,6 +80,21 @@ def test_every_field_that_is_read_is_in_the_key(graph: Graph, config: Config) ->
     assert swept >= 150
 
 
+def test_numerics_are_in_the_key_only_where_they_are_not_the_default(graph: Graph, config: Config) -> None:
+    def without(name: str) -> str:
+        node = NODES[name]
+        read = {section: identity(config[section]) for section in node.reads}
+        return digest([name, node.version, read, [without(need) for need in node.needs]])
+
+    assert "numerics" not in config
+    assert keys(graph, config) == {name: without(name) for name in NODES}
+    other = prepare({**config, "numerics": composed("numerics=bf16")["numerics"]})
+    again = prepare({**config, "numerics": composed("numerics=bf16", "numerics.dtype=float32")["numerics"]})
+    assert other["numerics"]["dtype"] == "bfloat16" and again["numerics"]["channels_last"]
+    sampling = [keys(graph, one)["sample_fp"] for one in (config, other, again)]
+    assert len(set(sampling)) == 3
+
+
 def test_nothing_else_is(graph: Graph, config: Config) -> None:
     read = {section for node in NODES.values() for section in node.reads}
     before, swept = keys(graph, config), 0
@@ -101,6 +116,7 @@ def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -
 @pytest.mark.parametrize(
     ("section", "stages"),
     [
+        ("numerics", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
         ("seeds", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
         ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
         ("protocol", {"evaluate_fp", "evaluate"}),
@@ -219,6 +235,16 @@ def test_why_a_stage_is_missing(tmp_path: Path) -> None:
     graph.ensure("late", plain(1, 2))
     assert graph.why_missing("late", plain(1, 3)) == "differs in b"
     assert graph.why_missing("late", plain(7, 2)) == "something upstream is new"
+
+
+def test_a_section_that_is_only_asked_for_is_handed_on_where_it_is(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    node = Node("one", ("a",), lambda task: seen.append(dict(task.config)), asks=("more",))
+    graph = Graph({"one": node}, ArtifactStore(tmp_path), Progress(quiet=True))
+    for config in (plain(1, 2), {**plain(1, 2), "more": 3}, plain(1, 9), {**plain(1, 2), "more": 3}):
+        graph.ensure("one", config)
+    assert seen == [{"a": 1}, {"a": 1, "more": 3}]
+    assert graph.why_missing("one", {**plain(1, 2), "more": 4}) == "differs in more"
 
 
 def test_the_estimate_counts_the_work(config: Config, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,3 +53,12 @@ def test_what_is_learned_does_not_depend_on_them(
         assert len(stored) == (files if limit else 0), stored
         learned.append((artifact(outputs, "reconstruct") / "quantizers.safetensors").read_bytes())
     assert learned[0] == learned[1]
+
+
+def test_a_disk_without_room_for_them(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 10))
+    result = dmq(*words("reconstruct", small, tmp_path, *LITTLE, "recon=brecq"))
+    assert result.code == 1
+    assert result.sentence.startswith("Capturing the targets of all units writes 0.00 GiB to ")
+    assert result.sentence.endswith("use fewer recon.num_samples, or another folder with runtime.outputs.")
+    assert artifacts(tmp_path)["targets"] == 0 and not list(tmp_path.rglob("*--target.safetensors"))

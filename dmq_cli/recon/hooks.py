@@ -1,0 +1,33 @@
+"""Watching what goes into modules and what comes out while a network runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+TARGET = "target"
+"""The name of what a module gives, beside the names of its arguments."""
+
+
+class Reached(Exception):
+    """Ends a forward pass as soon as the unit has been seen."""
+
+
+@contextlib.contextmanager
+def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
+    """Inside, hook(name) is called with module, arguments, keywords and output whenever that module has run."""
+    handles = [m.register_forward_hook(hook(name), with_kwargs=True) for name, m in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the arguments of a call: "0", "1", ... by position, the others by name."""
+    named = {str(i): v for i, v in enumerate(args)} | kwargs
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}

@@ -1,0 +1,54 @@
+"""How much room on the disk capturing takes, and whether it is there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmq_cli.errors import DiskError
+from dmq_cli.models import Denoiser
+from dmq_cli.recon.calls import Batches, rows_of
+from dmq_cli.recon.hooks import TARGET, Reached, hooked, named_arguments
+from dmq_cli.store import free_bytes
+
+
+def require_space(what: str, needed: int, folder: Path) -> None:
+    """Raise DiskError if `needed` bytes do not fit on the folder's disk. what: is written, e.g. "the unit conv_in"."""
+    free = free_bytes(folder)
+    if free is not None and needed > free:
+        raise DiskError(
+            f"Capturing {what} writes {needed / 2**30:.2f} GiB to {folder}, where {free / 2**30:.2f} GiB are free; use fewer"
+            " recon.num_samples, or another folder with runtime.outputs."
+        )
+
+
+def bytes_of_targets(denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, inputs: bool) -> int:
+    """What one sample takes on disk in `record` with outputs."""
+    found = sizes(denoiser, modules, data).values()
+    return sum(size for one in found for name, size in one.items() if inputs or name == TARGET)
+
+
+@torch.no_grad()
+def sizes(
+    denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, stop: bool = False
+) -> dict[str, dict[str, int]]:
+    """Bytes of every tensor that the modules read and give for one sample, by module and argument. stop: see `record`."""
+    found: dict[str, dict[str, int]] = {}
+
+    def measuring(name: str) -> Callable[..., None]:
+        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            tensors = {**named_arguments(args, kwargs), TARGET: output}
+            found.setdefault(name, {argument: value.nbytes for argument, value in tensors.items()})
+            if stop:
+                raise Reached
+
+        return seen
+
+    with hooked(modules, measuring), contextlib.suppress(Reached):
+        denoiser(*rows_of(next(data()), slice(1), "cpu"))
+    return found
