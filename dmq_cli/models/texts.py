@@ -67,6 +67,7 @@ def require_transformers() -> Any:
 
 def _load(path: Path) -> tuple[Any, Any]:
     package = require_transformers()
+    package.utils.logging.disable_progress_bar()  # it would draw over dmq's own
     try:
         tokenizer = package.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
         encoder, report = package.CLIPTextModel.from_pretrained(

@@ -40,9 +40,14 @@ _AUTOENCODER = """
 _MEASURED = """\
 * FD-digits, DDIM {num_inference_steps} steps, {num_images} images against all digits: {fd:.2f} ± {fd_std:.2f} over {ranges} seed ranges;
   a model trained again lands between {low:.2f} and {high:.2f}.
-* At equal counts ({equal} images): the model {model:.2f}, the floor (one half of the data against the other) {floor:.2f}.
+{agreement}* At equal counts ({equal} images): the model {model:.2f}, the floor (one half of the data against the other) {floor:.2f}.
 * Memorisation: median distance to the nearest training image {median_sample:.3f} for samples, {median_held_out:.3f} for unseen real
   images; {copies:.1%} of the samples are nearer than 99 % of the unseen images are (chance: 1 %).
+"""
+
+
+_AGREEMENT = """\
+* Agreement: {agreement:.1%} of the images are read by digits_cnn as the digit that was asked for (guidance {guidance}).
 """
 
 
@@ -87,6 +92,7 @@ def _measured(card: Mapping[str, Any]) -> str:
         ranges=len(card["seeds"]),
         low=card["interval"][0],
         high=card["interval"][1],
+        agreement=_AGREEMENT.format(**distance, guidance=card["guidance"]) if "agreement" in distance else "",
         equal=equal["num_images"],
         model=equal["model"],
         floor=equal["floor"],

@@ -140,6 +140,7 @@ def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> d
         "seeds": ranges,
         "num_images": protocol.num_images,
         "num_inference_steps": config["sampler"]["num_inference_steps"],
+        "guidance": config["cond"]["guidance"],
         "equal_counts": equal_counts(images, reference_images(protocol.reference, protocol.reference_path), protocol),
         "memorisation": _memorisation(config, images),
     }
