@@ -178,8 +178,10 @@ def _under(cell: Cell) -> str:
     protocol, budget = cell["protocol"], cell["config"]["budget"]["name"]
     full = "" if _fp_seeds(cell) == cell["seeds"] else f"; full precision: {_over(_fp_seeds(cell))}"
     numerics = "".join(f"; {key} {value}" for key, value in _numerics(cell).items() if value and key != "_target_")
+    guidance = cell["config"].get("cond", {}).get("guidance")
+    told = "" if guidance is None else f", guidance {guidance}"
     return (
-        f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps, {protocol['num_images']} images in each range,"
+        f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps{told}, {protocol['num_images']} images in each range,"
         f" {_over(cell['seeds'])}{full}{numerics}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
     )
 
