@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,15 +39,13 @@ class Attached:
 
     def quantizers(self, *slots: str) -> dict[str, TensorQuantizer]:
         """Every quantizer of these slots (all without arguments) by its path; each part of a split or choice counts."""
-        found: dict[str, TensorQuantizer] = {}
-        for name, root, _ in self._roots(*slots):
-            found |= {path: m for path, m in _parts(name, root) if isinstance(m, TensorQuantizer)}
-        return found
+        return {
+            path: m for path, m, slot in self._all if isinstance(m, TensorQuantizer) and (not slots or slot in slots)
+        }
 
     def choices(self) -> dict[str, Choice]:
         """Every choice by its path."""
-        every = ((path, m) for name, root, _ in self._roots() for path, m in _parts(name, root))
-        return {path: m for path, m in every if isinstance(m, Choice)}
+        return {path: m for path, m, _ in self._all if isinstance(m, Choice)}
 
     def spec(self, path: str) -> Spec:
         """The specification of the site that a quantizer belongs to."""
@@ -73,6 +72,11 @@ class Attached:
     def layers(self) -> dict[str, QuantMixin]:
         """Every layer that was replaced, by its path."""
         return {name: m for name, m in self.model.named_modules() if isinstance(m, QuantMixin)}
+
+    @functools.cached_property
+    def _all(self) -> list[tuple[str, nn.Module, str]]:
+        """Every quantizer, split and choice with its path and slot; they stay the same, whatever happens inside them."""
+        return [(path, m, site.slot) for name, root, site in self._roots() for path, m in _parts(name, root)]
 
     def _roots(self, *slots: str) -> Iterator[tuple[str, nn.Module, Site]]:
         for site, spec in self.specs.items():
