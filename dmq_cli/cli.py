@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from dmq_cli import __version__
-from dmq_cli.commands import doctor, fetch, import_file, list_choices
+from dmq_cli.commands import COMMANDS
 from dmq_cli.guard import guarded, with_flags
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
@@ -85,7 +85,7 @@ def train(context: click.Context, overrides: tuple[str, ...]) -> None:
 
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
-for _command in (list_choices, import_file, doctor, fetch):
+for _command in COMMANDS:
     main.add_command(_command)
 
 

@@ -54,11 +54,9 @@ def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
     return found if chosen else [*found, *_measures(catalog.protocols())]
 
 
-def show(findings: Iterable[Finding]) -> str:
-    """A line for each: kind, name, state, and where it is with its hash, or what to do."""
-    lines = [[one.kind, one.name, one.state, _told(one)] for one in findings]
-    widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:3]]
-    return "\n".join("  ".join([*(f"{w:{n}}" for w, n in zip(line, widths, strict=False)), line[3]]) for line in lines)
+def lines(findings: Iterable[Finding]) -> list[list[str]]:
+    """For each kind, name, state, and where it is with its hash, or what to do."""
+    return [[one.kind, one.name, one.state, _told(one)] for one in findings]
 
 
 def _told(one: Finding) -> str:

@@ -13,9 +13,9 @@ from dmq_cli import catalog
 from dmq_cli.models import folder_sha256, identified
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.paths import PACKAGE, resolve
+from dmq_cli.report.tables import table
 from dmq_cli.stages.graph import identity
 from dmq_cli.store import file_sha256
-from dmq_cli.tables import table
 from tests.chain import FEW, dmq, tiny_folder
 
 README = PACKAGE.parent / "README.md"

@@ -23,11 +23,11 @@ FLOORS = {
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "zoo": 5,
     "stages": 6,
-    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "report": 7, "tables": 7,
+    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "report": 7,
 }  # fmt: skip
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
 SIDEWAYS = {("paths", "errors"), ("obtain", "paths"), ("store", "errors"), ("store", "__init__")}
-SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard"), ("report", "tables")}
+SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard")}
 SIDEWAYS |= {("commands", "guard"), ("commands", "catalog"), ("commands", "doctor"), ("doctor", "catalog")}
 UPWARD = {("__init__", "stages", "inside a function")}
 ONLY_IN = {

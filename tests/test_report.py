@@ -11,8 +11,8 @@ import pytest
 
 from dmq_cli import report
 from dmq_cli.errors import ConfigError
+from dmq_cli.report.tables import telling_bits
 from dmq_cli.stages.results import spread_over
-from dmq_cli.tables import telling_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "outputs" / "tables"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import EvaluationError
+from dmq_cli.models.digits_cnn import DIGITS
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_DIGITS = {word: digit for digit, word in enumerate(_WORDS)} | {str(digit): digit for digit in range(10)}
+_DIGITS = {name: digit for digit, word in enumerate(DIGITS) for name in (word, str(digit))}
 
 
 def agreement(logits: Tensor, asked: Sequence[str]) -> float:

@@ -3,7 +3,7 @@
 import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
 from dmq_cli.models.cond_unet import CondUNetAdapter
-from dmq_cli.models.conditions import Cond, Conditions
+from dmq_cli.models.conditions import Cond, Conditions, cond_rows
 from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, device_of, predict
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.dit import DiTAdapter
@@ -45,6 +45,7 @@ __all__ = [
     "Site",
     "UNetAdapter",
     "check_expected",
+    "cond_rows",
     "device_of",
     "executed",
     "fits",

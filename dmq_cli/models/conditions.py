@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError, ModelError
-from dmq_cli.models.files import network_folder, read_json
+from dmq_cli.models.files import is_transformer, network_config, read_json, sha256_of
 from dmq_cli.models.texts import read_prompts, require_encoder, text_encoder
 from dmq_cli.obtain import WEIGHTS
-from dmq_cli.store.digest import digest, file_sha256
+from dmq_cli.store.digest import digest
 from dmq_cli.store.tensors import load_tensors
 
 Cond = Mapping[str, Tensor] | None
@@ -26,6 +26,11 @@ Cond = Mapping[str, Tensor] | None
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def cond_rows(cond: Cond, rows: Tensor | slice) -> Cond:
+    """Some rows of a condition; None of none."""
+    return cond and {name: value[rows] for name, value in cond.items()}
 
 
 class Conditions(Protocol):
@@ -118,20 +123,24 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
     classes: those that are asked for (None: all); prompts: a text file, one a line. Raises ConfigError for settings that do
     not fit the model, ModelError for a folder without the text encoder or class embedding that its network needs.
     """
-    total = num_classes(path)
-    if prompts is not None and kind_of(path) != "prompts":
+    config = network_config(path)
+    kind = _kind(path, config)
+    if prompts is not None and kind != "prompts":
         raise ConfigError(
             f"cond.prompts={prompts} was given, but the model in {path} reads no texts; leave cond.prompts at null."
         )
-    if total is None:
-        if classes is not None:
-            raise ConfigError(
-                f"cond.classes={list(classes)} was given, but the model in {path} has no classes; leave it at null."
-            )
-        return _texts(path, prompts) if kind_of(path) == "prompts" else None
-    if kind_of(path) == "labels":
-        return Classes(_chosen(classes, total), none=None)
-    return classes_of(classes, total, _class_embedding(path) if kind_of(path) == "tokens" else None)
+    if classes is not None and kind in ("none", "prompts"):
+        raise ConfigError(
+            f"cond.classes={list(classes)} was given, but the model in {path} has no classes; leave it at null."
+        )
+    if kind == "tokens":
+        embedding = _class_embedding(path)
+        return classes_of(classes, embedding.embedding.num_embeddings - 1, embedding)
+    if kind == "transformer":
+        return classes_of(classes, int(config["num_embeds_ada_norm"]))
+    if kind == "labels":
+        return Classes(_chosen(classes, int(config["num_class_embeds"])), none=None)
+    return _texts(path, prompts) if kind == "prompts" else None
 
 
 def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None) -> Classes:
@@ -139,10 +148,9 @@ def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None)
     return Classes(_chosen(classes, total), total, embedding)
 
 
-def kind_of(path: Path) -> str:
+def _kind(path: Path, config: Mapping[str, Any]) -> str:
     """ "none", "labels" (a UNet's own), "transformer" (a DiT's), "tokens" (of a class) or "prompts". Raises ModelError."""
-    config = read_json(network_folder(path) / "config.json")
-    if "num_embeds_ada_norm" in config and config.get("_class_name") != "UNet2DConditionModel":
+    if is_transformer(config):
         return "transformer"
     if config.get("_class_name") != "UNet2DConditionModel":
         return "labels" if config.get("num_class_embeds") else "none"
@@ -153,15 +161,6 @@ def kind_of(path: Path) -> str:
         f"The UNet in {path} reads a condition, but the folder has neither text_encoder/ nor class_embedding/; copy the whole"
         " pipeline, or import the original checkpoint."
     )
-
-
-def num_classes(path: Path) -> int | None:
-    """How many classes the model knows, that for none left out; None for a model without classes."""
-    config, kind = read_json(network_folder(path) / "config.json"), kind_of(path)
-    if kind == "tokens":
-        return int(read_json(path / "class_embedding" / "config.json")["num_embeddings"]) - 1
-    name = {"transformer": "num_embeds_ada_norm", "labels": "num_class_embeds"}.get(kind)
-    return int(config[name]) if name else None
 
 
 def _chosen(classes: Sequence[int] | None, total: int) -> list[int]:
@@ -214,4 +213,4 @@ def conditions_sha256(path: Path) -> str | None:
     """Hash of what turns texts or classes into tensors; None where nothing does."""
     parts = [path / name for name in ("tokenizer", "text_encoder", "class_embedding")]
     files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
-    return digest([[str(file.relative_to(path)), file_sha256(file)] for file in files]) if files else None
+    return digest([[str(file.relative_to(path)), sha256_of(file)] for file in files]) if files else None

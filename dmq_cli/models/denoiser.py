@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dmq_cli.models.adapter import Adapter
-from dmq_cli.models.conditions import Cond
+from dmq_cli.models.conditions import Cond, cond_rows
 
 Call = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Cond]
 """The arguments of a Denoiser: a batch of inputs of the network."""
@@ -53,8 +52,7 @@ class InBatches:
         for start in range(0, len(sample), self.size):
             rows = slice(start, start + self.size)
             times = timestep if timestep.numel() == 1 else timestep[rows]
-            told = {name: value[rows] for name, value in cond.items()} if isinstance(cond, Mapping) else cond
-            found.append(self.denoiser(sample[rows], times, told))
+            found.append(self.denoiser(sample[rows], times, cond_rows(cast(Cond, cond), rows)))
         return torch.cat(found)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""What it reads, in the order of its logits, as prompts say it."""
+
 
 class DigitsCNN(nn.Module):
     """Digit images to bounded features and class logits.

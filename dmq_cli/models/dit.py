@@ -11,8 +11,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.adapter import Layer
-from dmq_cli.models.structure import condition, executed, find_attentions, find_layers, zeros
+from dmq_cli.models.structure import NamedParts, condition
 
 _LABELS = "class_labels"
 _BLOCK = r"transformer_blocks\.\d+\."
@@ -28,8 +27,11 @@ _PATTERNS = (
 )
 
 
-class DiTAdapter:
+class DiTAdapter(NamedParts):
     """Names the parts of a DiTTransformer2DModel."""
+
+    patterns = _PATTERNS
+    blocks = (BasicTransformerBlock,)
 
     def __init__(self, model: DiTTransformer2DModel) -> None:
         self.model = model
@@ -47,19 +49,6 @@ class DiTAdapter:
     def blank_cond(self, num: int) -> dict[str, Tensor] | None:
         """See Adapter."""
         return {_LABELS: torch.zeros(num, dtype=torch.int64)}
-
-    def layers(self) -> list[Layer]:
-        """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
-        return find_layers(self.model, _PATTERNS)
-
-    def attentions(self) -> list[Layer]:
-        """See Adapter."""
-        return find_attentions(self.model)
-
-    def units(self) -> list[str]:
-        """Transformer blocks whole, other layers alone, in the order in which one forward pass runs them."""
-        inputs = zeros(self.model, self.sample_shape())
-        return executed(self.model, (BasicTransformerBlock,), lambda: self.predict(*inputs, self.blank_cond(1)))
 
     def temporal(self, timestep: Tensor, cond: object = None) -> dict[str, Tensor]:
         """The modulations of all norms: functions of timestep and class.

@@ -11,9 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from dmq_cli.errors import MissingWeightsError, ModelError
-from dmq_cli.models.files import network_folder, require_weights
+from dmq_cli.models.files import network_folder, read_json, require_weights
 from dmq_cli.models.first_stage import first_stage_folder, scaling_factor
-from dmq_cli.models.folder import load_config
 from dmq_cli.obtain import WEIGHTS, missing
 from dmq_cli.paths import resolve
 
@@ -36,7 +35,7 @@ def check_expected(model: Mapping[str, Any]) -> None:
 
 
 def _check_network(network: Path, model: Mapping[str, Any], asked: str) -> None:
-    config = load_config(network)
+    config = read_json(network / "config.json")
     for key, wanted in model.get("expects", {}).items():
         if config.get(key) != wanted:
             raise ModelError(

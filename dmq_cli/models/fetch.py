@@ -14,8 +14,9 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from dmq_cli.errors import ConfigError, DmqError, MissingWeightsError
 from dmq_cli.models.expected import check_expected
+from dmq_cli.models.files import read_json
 from dmq_cli.models.first_stage import first_stage_folder
-from dmq_cli.models.folder import folder_sha256, load_adapter, load_config
+from dmq_cli.models.folder import folder_sha256, load_adapter
 from dmq_cli.obtain import WEIGHTS, missing, remedy
 from dmq_cli.store.files import aside_folder, disk_errors, write_json
 
@@ -101,6 +102,6 @@ def _say_scale(folder: Path, model: Mapping[str, Any]) -> None:
     stage, scale = first_stage_folder(folder), model.get("scaling_factor")
     if stage is None or scale is None:
         return
-    config = load_config(stage)
+    config = read_json(stage / "config.json")
     if "scaling_factor" not in config:
         write_json(stage / "config.json", {**config, "scaling_factor": scale})

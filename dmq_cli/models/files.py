@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.obtain import WEIGHTS, find_network
+from dmq_cli.store.digest import file_sha256
 
 
 def network_folder(path: Path) -> Path:
@@ -22,6 +25,27 @@ def network_folder(path: Path) -> Path:
         f"The folder {path} was given as a model but has neither unet/config.json nor transformer/config.json nor config.json;"
         " give a diffusers folder."
     )
+
+
+def network_config(path: Path) -> dict[str, Any]:
+    """config.json of the network of the model at `path`. Raises as network_folder and read_json."""
+    return read_json(network_folder(path) / "config.json")
+
+
+def is_transformer(config: Mapping[str, Any]) -> bool:
+    """Whether this is the configuration of a DiT: published ones call themselves Transformer2DModel."""
+    return "num_embeds_ada_norm" in config and config.get("_class_name") != "UNet2DConditionModel"
+
+
+def sha256_of(file: Path) -> str:
+    """file_sha256, remembered as long as the file is not touched: every job of a sweep asks for gigabytes of weights."""
+    stat = file.stat()
+    return _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(file: Path, *_: int) -> str:
+    return file_sha256(file)
 
 
 def schedule_file(path: Path) -> Path:

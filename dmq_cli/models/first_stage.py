@@ -16,9 +16,9 @@ from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.files import read_json, require_weights
+from dmq_cli.models.files import read_json, require_weights, sha256_of
 from dmq_cli.models.load import load_network
-from dmq_cli.store.digest import digest, file_sha256
+from dmq_cli.store.digest import digest
 
 Decoder = Callable[[Tensor], Tensor]
 
@@ -88,4 +88,4 @@ def first_stage_sha256(path: Path) -> str | None:
         return None
     _kind(folder)
     scaling_factor(folder)
-    return digest([file_sha256(folder / "config.json"), file_sha256(require_weights(folder))])
+    return digest([sha256_of(folder / "config.json"), sha256_of(require_weights(folder))])

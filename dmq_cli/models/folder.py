@@ -13,11 +13,11 @@ from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.dit import DiTAdapter
-from dmq_cli.models.files import network_folder, read_json, require_weights, schedule_file
+from dmq_cli.models.files import network_folder, read_json, require_weights, schedule_file, sha256_of
 from dmq_cli.models.heads import HeadsUNet2DModel
 from dmq_cli.models.load import load_network
 from dmq_cli.models.unet import UNetAdapter
-from dmq_cli.store.digest import digest, file_sha256
+from dmq_cli.store.digest import digest
 
 _FAMILIES: dict[Any, Callable[[Any, int], Adapter]] = {
     UNet2DModel: lambda model, _: UNetAdapter(model),
@@ -33,12 +33,7 @@ def folder_sha256(path: Path) -> str:
     """Hash of the network's configuration, weights and noise schedule: the identity of a model, wherever it lies."""
     folder = network_folder(path)
     files = [folder / "config.json", require_weights(folder), schedule_file(path)]
-    return digest([file_sha256(file) for file in files])
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """The config.json of one network's own folder. Raises ModelError."""
-    return read_json(folder / "config.json")
+    return digest([sha256_of(file) for file in files])
 
 
 def load_schedule(path: Path) -> dict[str, Any]:

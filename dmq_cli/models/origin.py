@@ -9,9 +9,9 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
-from dmq_cli.models.files import network_folder
+from dmq_cli.models.files import is_transformer, network_config
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
-from dmq_cli.models.folder import folder_sha256, load_adapter, load_config, load_schedule
+from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
@@ -22,15 +22,8 @@ from dmq_cli.models.random_weights import (
 )
 from dmq_cli.paths import resolve
 
-_ABOUT = (
-    "latent",
-    "expects",
-    "parameters",
-    "scaling_factor",
-    "source",
-    "weights",
-    "seed",
-)  # how a model is found and checked
+# How a model is found and checked.
+_ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "weights", "seed")
 
 
 def identified(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,14 +81,9 @@ def model_encoder_sha256(model: Mapping[str, Any]) -> str | None:
 
 def has_mid_attention(model: Mapping[str, Any]) -> bool:
     """Whether the network has an attention in its mid-block, by its configuration."""
-    config = random_config(model["name"]) if is_random(model) else _network_config(model)
-    if "num_embeds_ada_norm" in config and config.get("_class_name") != "UNet2DConditionModel":
-        return False
-    return bool(config.get("add_attention", True) and config.get("mid_block_type", "") is not None)
-
-
-def _network_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    return load_config(network_folder(resolve(model["path"])))
+    config = random_config(model["name"]) if is_random(model) else network_config(resolve(model["path"]))
+    has_block = not is_transformer(config) and config.get("mid_block_type", "") is not None
+    return has_block and bool(config.get("add_attention", True))
 
 
 def _check_weights(model: Mapping[str, Any]) -> None:

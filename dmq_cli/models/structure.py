@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -26,6 +27,39 @@ _PARTS = {
     "time_embedding": "time",
     "transformer_blocks": "block",
 }
+
+
+class NamedParts(ABC):
+    """What the adapters of all families answer alike. patterns: roles by path; blocks: what is reconstructed as one piece."""
+
+    model: Any
+    patterns: ClassVar[Patterns]
+    blocks: ClassVar[Blocks]
+
+    @abstractmethod
+    def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
+        """See Adapter."""
+
+    @abstractmethod
+    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
+        """See Adapter."""
+
+    @abstractmethod
+    def sample_shape(self) -> tuple[int, int, int]:
+        """See Adapter."""
+
+    def layers(self) -> list[Layer]:
+        """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
+        return find_layers(self.model, self.patterns)
+
+    def attentions(self) -> list[Layer]:
+        """See Adapter."""
+        return find_attentions(self.model)
+
+    def units(self) -> list[str]:
+        """Blocks whole, other layers alone, in the order in which one forward pass runs them."""
+        inputs = zeros(self.model, self.sample_shape())
+        return executed(self.model, self.blocks, lambda: self.predict(*inputs, self.blank_cond(1)))
 
 
 def find_layers(model: nn.Module, patterns: Patterns) -> list[Layer]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from dmq_cli.models.adapter import Layer
-from dmq_cli.models.structure import executed, find_attentions, find_layers, zeros
+from dmq_cli.models.structure import NamedParts
 
 # Resamplers are residual blocks in some latent UNets, single convolutions in the others.
 _RESNET = r".*\.(?:resnets|downsamplers|upsamplers)\.\d+\."
@@ -34,34 +31,13 @@ PATTERNS = (
     (r".*\.downsamplers\.\d+\.conv", "down.conv"),
     (r".*\.upsamplers\.\d+\.conv", "up.conv"),
 )
-BLOCKS = (ResnetBlock2D, BasicTransformerBlock, Attention)
 
 
-class UNetParts(ABC):
+class UNetParts(NamedParts):
     """What the adapters of both kinds of UNet answer alike; they differ in the condition that a call takes."""
 
-    model: Any
-
-    @abstractmethod
-    def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """See Adapter."""
-
-    @abstractmethod
-    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
-        """See Adapter."""
-
-    def layers(self) -> list[Layer]:
-        """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
-        return find_layers(self.model, PATTERNS)
-
-    def attentions(self) -> list[Layer]:
-        """See Adapter."""
-        return find_attentions(self.model)
-
-    def units(self) -> list[str]:
-        """Residual and transformer blocks and attentions whole, other layers alone, in the order in which a pass runs them."""
-        inputs = zeros(self.model, self.sample_shape())
-        return executed(self.model, BLOCKS, lambda: self.predict(*inputs, self.blank_cond(1)))
+    patterns = PATTERNS
+    blocks = (ResnetBlock2D, BasicTransformerBlock, Attention)
 
     def skip_splits(self) -> dict[str, tuple[int, int]]:
         """See Adapter."""

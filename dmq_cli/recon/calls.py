@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dmq_cli.models import Call, Cond
+from dmq_cli.models import Call, Cond, cond_rows
 
 Batches = Callable[[], Iterator[Call]]
 """One pass over calibration inputs: batches of (sample (B, C, H, W), timestep (B,)) and condition, where there is one."""
@@ -33,6 +33,6 @@ def joined(data: Batches) -> tuple[Tensor, Tensor, Cond]:
 
 def rows_of(call: Call, rows: Tensor | slice, device: torch.device | str) -> tuple[Tensor, Tensor, Cond]:
     """Some rows of a batch, on a device."""
-    cond = condition_of(call)
-    told = cond and {name: value[rows].to(device) for name, value in cond.items()}
+    cond = cond_rows(condition_of(call), rows)
+    told = cond and {name: value.to(device) for name, value in cond.items()}
     return call[0][rows].to(device), call[1][rows].to(device), told

@@ -18,6 +18,7 @@ from dmq_cli.models import (
     Decoder,
     ModelDenoiser,
     Numerics,
+    cond_rows,
     model_adapter,
     model_conditions,
     model_decoder,
@@ -125,7 +126,7 @@ def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterat
     rows = torch.arange(len(samples)) if num is None else spread(len(samples), num)
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        cond = None if told is None or index is None else {name: value[index[chosen]] for name, value in told.items()}
+        cond = None if index is None else cond_rows(told, index[chosen])
         yield samples.rows(chosen), timesteps[chosen], cond
 
 

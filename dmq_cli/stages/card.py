@@ -44,8 +44,6 @@ _MEASURED = """\
 * Memorisation: median distance to the nearest training image {median_sample:.3f} for samples, {median_held_out:.3f} for unseen real
   images; {copies:.1%} of the samples are nearer than 99 % of the unseen images are (chance: 1 %).
 """
-
-
 _AGREEMENT = """\
 * Agreement: {agreement:.1%} of the images are read by digits_cnn as the digit that was asked for (guidance {guidance}).
 """

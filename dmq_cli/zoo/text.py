@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmq_cli.models.digits_cnn import DIGITS
+from dmq_cli.models.importers.networks import published_names
+from dmq_cli.models.texts import require_transformers
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import save_tensors
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
     "a handwritten {}",
     "the digit {}",
@@ -30,13 +32,13 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 def prompts(digit: int) -> list[str]:
     """All prompts for a digit: every template with its word and with its numeral."""
-    return [template.format(name) for template in TEMPLATES for name in (WORDS[digit], str(digit))]
+    return [template.format(name) for template in TEMPLATES for name in (DIGITS[digit], str(digit))]
 
 
 def write_prompts(file: Path) -> None:
     """Write 50 prompts, one a line: line i, counted from 0, asks for digit i % 10; words and numerals take turns."""
     rows = enumerate(TEMPLATES[:5])
-    lines = [template.format((WORDS[d], str(d))[(row + d) % 2]) for row, template in rows for d in range(10)]
+    lines = [template.format((DIGITS[d], str(d))[(row + d) % 2]) for row, template in rows for d in range(10)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -90,9 +92,7 @@ def _byte_characters() -> list[str]:
 
 def token_table(folder: Path) -> Tensor:
     """The tokens of every prompt, (11, P, 16) int64: rows 0..9 of the digits, row 10 of the empty prompt P times."""
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = require_transformers().CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     texts = [prompts(digit) for digit in range(10)]
     texts.append([""] * len(texts[0]))
     rows = [tokenizer(row, padding="max_length", truncation=True, max_length=TOKENS)["input_ids"] for row in texts]
@@ -101,10 +101,8 @@ def token_table(folder: Path) -> Tensor:
 
 def text_encoder(tokenizer: Path) -> Any:
     """A CLIPTextModel with random numbers for the tokenizer in that folder: 2 layers of 64 channels."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    vocabulary = read_json(tokenizer / "vocab.json")
-    config = CLIPTextConfig(
+    package, vocabulary = require_transformers(), read_json(tokenizer / "vocab.json")
+    config = package.CLIPTextConfig(
         architectures=["CLIPTextModel"],
         vocab_size=len(vocabulary),
         hidden_size=64,
@@ -117,11 +115,10 @@ def text_encoder(tokenizer: Path) -> Any:
         eos_token_id=vocabulary[_END],
         pad_token_id=vocabulary[_END],
     )
-    return CLIPTextModel(config)
+    return package.CLIPTextModel(config)
 
 
 def write_encoder(folder: Path, model: Any) -> None:
     """Write a CLIPTextModel into `folder`, its tensors named as in the published ones, in float32."""
     model.config.save_pretrained(folder)
-    tensors = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in model.state_dict().items()}
-    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    save_tensors(folder / "model.safetensors", published_names(model.state_dict()), {"format": "pt"})

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from dmq_cli.store.tensors import save_tensors
 
 Report = Callable[[int, int, float], None]
 Loss = Callable[[Any, Tensor, torch.Generator], Tensor]
@@ -96,9 +97,7 @@ class Run:
 
     def _save(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.file.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, {"step": str(self.step)})
-        aside.replace(self.file)
+        save_tensors(self.file, self._tensors(), {"step": str(self.step)})
 
     def _restore(self) -> None:
         with safe_open(self.file, "pt") as file:

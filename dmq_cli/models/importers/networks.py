@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,9 +47,12 @@ def build(network: Network) -> Any:
 def wanted(network: Network) -> dict[str, Tensor]:
     """The tensors of its file in a diffusers folder, without numbers."""
     found: dict[str, Tensor] = build(network).state_dict()
-    if network.kind == TEXTS:  # transformers 5.6 left out the prefix of published files, but reads it
-        return {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in found.items()}
-    return found
+    return published_names(found) if network.kind == TEXTS else found
+
+
+def published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a text encoder under the names of published files: transformers 5.6 left out their prefix, but reads it."""
+    return {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
 
 
 def modules(network: Network) -> Modules:

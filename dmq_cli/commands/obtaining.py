@@ -1,38 +1,19 @@
-"""Commands that make no job: what there is, what is missing, and how checkpoints come in. Imports no torch at the top."""
+"""dmq import, dmq doctor, dmq fetch: how models, extractors and references get here."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dmq_cli import catalog
-from dmq_cli.errors import ConfigError, DmqError, nearest
-from dmq_cli.guard import guarded, with_flags
-
-_HELP = {"help_option_names": ["-h", "--help"]}
-
-
-def _run(context: click.Context, given: dict[str, bool], action: Callable[[set[str]], None]) -> None:
-    """Do something under the flags before and after the command's name, and exit with its code."""
-    flags = set(context.obj) | {flag for flag, on in given.items() if on}
-    sys.exit(guarded(lambda: action(flags), "json" in flags))
+from dmq_cli.commands.output import HELP, aligned, pairs, run, show
+from dmq_cli.errors import ConfigError, DmqError
+from dmq_cli.guard import with_flags
 
 
-@click.command("list", context_settings=_HELP)
-@click.argument("what")
-@with_flags
-@click.pass_context
-def list_choices(context: click.Context, /, what: str, **flags: bool) -> None:
-    """Print what there is to choose from: list methods, list models."""
-    _run(context, flags, lambda on: _list(what, on))
-
-
-@click.command("import", context_settings=_HELP)
+@click.command("import", context_settings=HELP)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, help="Which published checkpoint it is, e.g. ddim_cifar10 or ldm8_church.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The new folder; default outputs/models/NAME.")
@@ -43,51 +24,26 @@ def import_file(
     context: click.Context, /, file: Path, name: str, folder: Path | None, tokenizer: Path | None, **flags: bool
 ) -> None:
     """Convert an original checkpoint: import model.ckpt --as ddim_cifar10."""
-    _run(context, flags, lambda on: _import(file.expanduser(), name, folder, tokenizer, on))
+    run(context, flags, lambda on: _import(file.expanduser(), name, folder, tokenizer, on))
 
 
-@click.command(context_settings=_HELP)
+@click.command(context_settings=HELP)
 @click.argument("words", nargs=-1, metavar="[model=NAME]...")
 @with_flags
 @click.pass_context
 def doctor(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> None:
     """Say which models, extractors and references are here, and how to get the others."""
-    _run(context, flags, lambda on: _doctor(words, on))
+    run(context, flags, lambda on: _doctor(words, on))
 
 
-@click.command(context_settings=_HELP)
+@click.command(context_settings=HELP)
 @click.argument("words", nargs=-1, metavar="model=NAME")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="The new folder; default outputs/models/NAME.")
 @with_flags
 @click.pass_context
 def fetch(context: click.Context, /, words: tuple[str, ...], folder: Path | None, **flags: bool) -> None:
     """Download a model that is published as a diffusers folder: fetch model=ddim_cifar10."""
-    _run(context, flags, lambda on: _fetch(words, folder, on))
-
-
-def _list(what: str, flags: set[str]) -> None:
-    if what not in _LISTS:
-        raise ConfigError(f"There is no list of {what}.{nearest(what, _LISTS)}")
-    read, lines = _LISTS[what]
-    rows = read()
-    _print({what: rows}, _aligned(lines(rows)), flags)
-
-
-def _method_lines(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Name, a column for each group, citation."""
-    groups = list(dict.fromkeys(group for row in rows for group in row["groups"]))
-
-    def columns(chosen: dict[str, str]) -> list[str]:
-        return [f"{group}={chosen[group]}" if group in chosen else "" for group in groups]
-
-    return [[row["name"], *columns(row["groups"]), row["cite"]] for row in rows]
-
-
-def _model_lines(rows: list[dict[str, Any]]) -> list[list[str]]:
-    return [[row["name"], "present" if row["present"] else "missing", row["about"]] for row in rows]
-
-
-_LISTS = {"methods": (catalog.methods, _method_lines), "models": (catalog.models, _model_lines)}
+    run(context, flags, lambda on: _fetch(words, folder, on))
 
 
 def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, flags: set[str]) -> None:
@@ -98,19 +54,19 @@ def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, 
     weights = "moving averages" if done.average else "as stored"
     found = {"folder": str(done.folder), "weights": weights}
     found |= {"source_sha256": done.source_sha256, "model_sha256": done.model_sha256}
-    _print(found, _pairs(found), flags)
+    show(found, pairs(found), flags)
 
 
 def _doctor(words: Sequence[str], flags: set[str]) -> None:
     """Prints what is here; of models that were asked for by name, what is missing or wrong is an error."""
-    from dmq_cli.doctor import examine, show
+    from dmq_cli.doctor import examine, lines
 
     chosen, outputs = _chosen("doctor", words)
     found = examine(chosen, outputs)
     errors = [one.error for one in found if one.error is not None] if chosen else []
     shown = [one for one in found if one.error is None] if chosen else found
     if shown and not (errors and "json" in flags):
-        _print({"doctor": [one.row() for one in shown]}, show(shown), flags)
+        show({"doctor": [one.row() for one in shown]}, aligned(lines(shown)), flags)
     if errors:
         raise _joined(errors)
 
@@ -129,7 +85,7 @@ def _fetch(words: Sequence[str], folder: Path | None, flags: set[str]) -> None:
 
     target = (folder or Path(model["path"])).expanduser().absolute()
     found = {"folder": str(target), "model_sha256": fetch_model(model, target, bool(flags & {"quiet", "json"}))}
-    _print(found, _pairs(found), flags)
+    show(found, pairs(found), flags)
 
 
 def _chosen(command: str, words: Sequence[str]) -> tuple[list[str], str]:
@@ -146,20 +102,3 @@ def _chosen(command: str, words: Sequence[str]) -> tuple[list[str], str]:
             chosen += value.split(",")
         known[key] = value
     return list(dict.fromkeys(chosen)), known["runtime.outputs"]
-
-
-def _print(found: dict[str, Any], text: str, flags: set[str]) -> None:
-    if "json" in flags:
-        click.echo(json.dumps(found))
-    elif "quiet" not in flags:
-        click.echo(text)
-
-
-def _pairs(found: dict[str, str]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in found.items())
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    """A line for each row, its columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)

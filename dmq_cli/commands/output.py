@@ -1,0 +1,39 @@
+"""What all commands share: flags before and after the name, printing for people and as JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dmq_cli.guard import guarded
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def run(context: click.Context, given: dict[str, bool], action: Callable[[set[str]], None]) -> None:
+    """Do something under the flags before and after the command's name, and exit with its code."""
+    flags = set(context.obj) | {flag for flag, on in given.items() if on}
+    sys.exit(guarded(lambda: action(flags), "json" in flags))
+
+
+def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
+    """Print a result: one line of JSON with --json, nothing with -q, otherwise the text."""
+    if "json" in flags:
+        click.echo(json.dumps(found))
+    elif "quiet" not in flags:
+        click.echo(text)
+
+
+def pairs(found: dict[str, str]) -> str:
+    """A line for each entry."""
+    return "\n".join(f"{key}: {value}" for key, value in found.items())
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """A line for each row, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,0 +1,56 @@
+"""Tables as files and inside README.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.report.tables import order, table, telling_bits, varied
+from dmq_cli.store import read_json
+from dmq_cli.store.files import aside
+
+_PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
+_MOST_ROWS = 12  # of a picture that shows every cell
+
+
+def picture(folder: Path) -> Path | None:
+    """Write samples.png: full precision and every finished cell from the same noise, where the images are at hand.
+
+    Of more than 12 cells, only those at the bits where the methods' distances differ most.
+    Not for a table over settings of one method, whose rows look alike.
+    """
+    from dmq_cli.stages.images import grid, load_images
+
+    rows: dict[str, Any] = {}
+    artifacts = folder.parents[1] / "artifacts"
+    cells = sorted((read_json(file) for file in folder.glob("*/metrics.json")), key=order)
+    for cell in cells:
+        first = cell["seeds"][0]
+        full, own = (artifacts / s / cell["artifacts"].get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
+        if full.is_dir() and own.is_dir():
+            rows.setdefault("full precision", load_images(full))
+            rows[f"{cell['method']} {cell['bits']}"] = load_images(own)
+    if not rows or varied(cells):
+        return None
+    if len(cells) > _MOST_ROWS:
+        kept = telling_bits(cells)
+        rows = {name: images for name, images in rows.items() if name == "full precision" or name.endswith(f" {kept}")}
+    grid(rows).save(folder / "samples.png")
+    return folder / "samples.png"
+
+
+def fill(text: str, tables: Path) -> str:
+    """README text with the generated table at every `<!-- table NAME -->`, or its rows at some bits: `<!-- table NAME BITS -->`."""
+
+    def generated(match: re.Match[str]) -> str:
+        head = match[0].partition("\n")[0]
+        return f"{head}\n{table(tables / match['name'], match['bits'])}\n<!-- end of table -->"
+
+    return _PLACE.sub(generated, text)
+
+
+def write(file: Path, text: str) -> None:
+    """Write a text file aside and rename it."""
+    with aside(file) as scratch:
+        scratch.write_text(text, encoding="utf-8")

@@ -1,0 +1,52 @@
+"""What a verb found, in a few lines for the terminal."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from dmq_cli.report.tables import is_random, number
+
+
+def describe(found: dict[str, Any]) -> str:
+    """A few lines about the result of a verb."""
+    if "plan" in found:
+        return _plan(found["plan"])
+    if "quantized" in found:
+        return _evaluation(found)
+    return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
+
+
+def _evaluation(found: dict[str, Any]) -> str:
+    random = " (random weights)" if is_random(found) else ""
+    head = f"{found['model']}{random} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
+    lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
+    for key, name in found["protocol"]["columns"].items():
+        if key not in found["fp"]:  # agreement, where nothing was asked for
+            continue
+        lines.append(f"  {name:12s} fp {number(found['fp'], key)}   quantized {number(found['quantized'], key)}")
+    lines.append(f"  {'PSNR to fp':12s} {number(found['paired'], 'psnr')} dB")
+    lines.append(f"  {'policy':12s} {_policy(found['policy'])}")
+    return "\n".join([*lines, f"  run: {found.get('run', 'a finished cell of the table')}"])
+
+
+def _policy(bits: dict[str, int]) -> str:
+    """The layer policy in one line: the width of most sites, and every label that differs from its kind."""
+    kinds: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
+    for label, width in bits.items():
+        kinds["weights" if label.endswith(".weight") else "activations"][label] = width
+    parts = []
+    for kind, widths in kinds.items():
+        most = statistics.mode(widths.values())
+        others = ", ".join(f"{label} {width}" for label, width in widths.items() if width != most)
+        parts.append(f"{kind} {most} bits" + (f" but {others}" if others else ""))
+    return "; ".join(parts)
+
+
+def _plan(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'stage':13s}{'seeds':16s}{'key':10s}{'state':12s}{'estimate':>10s}  why"]
+    for row in rows:
+        estimate = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+        state = "cached" if row["cached"] else "to compute"
+        lines.append(f"{row['stage']:13s}{row['seeds']:16s}{row['key']:10s}{state:12s}{estimate:>10s}  {row['why']}")
+    return "\n".join(lines)
