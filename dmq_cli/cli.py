@@ -83,6 +83,14 @@ def train(context: click.Context, overrides: tuple[str, ...]) -> None:
     _start(context, "train", overrides, _train)
 
 
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
+    """Count MACs, bit operations and bytes of a model; no weights needed."""
+    _start(context, "cost", overrides, _cost)
+
+
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
 for _command in COMMANDS:
@@ -166,6 +174,12 @@ def _train(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, A
     return train(config, command, quiet="quiet" in flags)
 
 
+def _cost(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.costing import cost_of
+
+    return cost_of(config)
+
+
 def _show(found: dict[str, Any], flags: set[str]) -> None:
     if "json" in flags:
         click.echo(json.dumps(found))
@@ -188,7 +202,7 @@ def _set_up_logging(flags: set[str]) -> None:
 def _complete(arguments: list[str]) -> int:
     """Answer Hydra's completion script; the line being completed has a verb that Hydra does not know."""
     line = os.environ.get("COMP_LINE", "")
-    os.environ["COMP_LINE"] = re.sub(rf"^(\S+\s+)(plan\s+)?({'|'.join([*_VERBS, 'train'])})\s", r"\1", line)
+    os.environ["COMP_LINE"] = re.sub(rf"^(\S+\s+)(plan\s+)?({'|'.join([*_VERBS, 'train', 'cost'])})\s", r"\1", line)
     return guarded(lambda: _hydra_completion(arguments))
 
 

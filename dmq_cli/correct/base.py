@@ -22,6 +22,10 @@ class NoCorrection:
         """Nothing to estimate."""
         return {}
 
+    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+        """Of what `estimate` gives, by name, for this many network calls on samples (C, H, W); guided: with guidance."""
+        return {}
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Nothing to apply; raises nothing."""
         return None

@@ -83,6 +83,10 @@ class Ptqd:
         names = ("slope", "bias", "std")
         return {name: torch.stack(row).to(dtype) for name, row in zip(names, zip(*rows, strict=True), strict=True)}
 
+    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+        """See NoCorrection."""
+        return {"slope": (calls,), "bias": (calls, shape[0]), "std": (calls,)}
+
     def load(self, tensors: Mapping[str, Tensor]) -> PtqdCorrection:
         """The correction that uses what `estimate` found."""
         return PtqdCorrection(tensors["slope"], tensors["bias"], tensors["std"], self.variance != "off")

@@ -88,6 +88,13 @@ class Tac:
         found = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
         return {name: table for name, table in found.items() if table is not None}
 
+    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+        """See NoCorrection."""
+        channels, *place = shape
+        told = channels * (2 if guided and self.target in ("uncond", "both") else 1)
+        found: dict[str, tuple[int, ...]] = {"gain": (calls, told), "bias": (calls, *shape)}
+        return {**found, "noise_bias": (calls, told, *place)} if self.noise_bias else found
+
     def load(self, tensors: Mapping[str, Tensor]) -> TacCorrection:
         """The correction that uses what `estimate` found."""
         return TacCorrection(tensors["gain"], tensors["bias"], tensors["noise_bias"] if self.noise_bias else None)

@@ -7,6 +7,7 @@ from dmq_cli.metrics.agreement import agreement, asked_digit
 from dmq_cli.metrics.cost import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256
 from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features
+from dmq_cli.metrics.flat_cost import flat_bops, flat_bytes
 from dmq_cli.metrics.paired import PSNR_CAP, psnr
 from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
 from dmq_cli.metrics.weights import INCEPTION_SHA256, INCEPTION_URL
@@ -25,6 +26,8 @@ __all__ = [
     "extract",
     "extractor_sha256",
     "fidelity",
+    "flat_bops",
+    "flat_bytes",
     "images_sha256",
     "measure",
     "network_cost",

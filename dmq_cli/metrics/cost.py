@@ -50,9 +50,12 @@ class Cost:
         return asdict(self)
 
 
-def network_cost(attached: Attached) -> Cost:
-    """The cost of the network at the bits of its scheme; a site in full precision counts 32. Runs one sample of zeros."""
-    macs = product_macs(attached)
+def network_cost(attached: Attached, macs: Mapping[tuple[Site, Site], int] | None = None) -> Cost:
+    """The cost of the network at the bits of its scheme; a site in full precision counts 32, one with a choice its widest.
+
+    macs: what product_macs found; None: runs one sample of zeros for it.
+    """
+    macs = product_macs(attached) if macs is None else macs
     bits = {site: int(spec.bits or FULL_PRECISION) for site, spec in attached.specs.items()}
     weights = {s: attached.model.get_parameter(f"{s.module}.weight").numel() for s in bits if s.slot == "weight"}
     parameters, total = _parameters(attached), sum(macs.values())

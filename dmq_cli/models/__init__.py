@@ -12,6 +12,7 @@ from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.numerics import Numerics
 from dmq_cli.models.origin import (
+    countable,
     has_mid_attention,
     identified,
     is_random,
@@ -20,6 +21,7 @@ from dmq_cli.models.origin import (
     model_decoder,
     model_encoder_sha256,
     model_schedule,
+    model_shapes,
 )
 from dmq_cli.models.roles import PARTS, PRODUCTS, ROLES, fits
 from dmq_cli.models.structure import executed
@@ -46,6 +48,7 @@ __all__ = [
     "UNetAdapter",
     "check_expected",
     "cond_rows",
+    "countable",
     "device_of",
     "executed",
     "fits",
@@ -60,6 +63,7 @@ __all__ = [
     "model_decoder",
     "model_encoder_sha256",
     "model_schedule",
+    "model_shapes",
     "predict",
     "sites",
 ]

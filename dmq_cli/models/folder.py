@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from diffusers import DiTTransformer2DModel, Transformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
@@ -13,7 +14,7 @@ from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.dit import DiTAdapter
-from dmq_cli.models.files import network_folder, read_json, require_weights, schedule_file, sha256_of
+from dmq_cli.models.files import is_transformer, network_folder, read_json, require_weights, schedule_file, sha256_of
 from dmq_cli.models.heads import HeadsUNet2DModel
 from dmq_cli.models.load import load_network
 from dmq_cli.models.unet import UNetAdapter
@@ -47,13 +48,39 @@ def load_adapter(path: Path) -> Adapter:
     Raises ModelError for an unknown family, missing or misshapen weights, NumericsError for NaN or infinity in them.
     """
     folder = network_folder(path)
-    name = read_json(folder / "config.json").get("_class_name")
-    if not isinstance(name, str) or name not in _LOADED:
-        _unknown(folder, name)
-    model = load_network(_LOADED[name], folder)
+    model = load_network(_kind(folder, read_json(folder / "config.json")), folder)
     if type(model) not in _FAMILIES:
         _unknown(folder, type(model).__name__)
     return adapted(model, _tokens(path))
+
+
+def shapes_of_folder(path: Path) -> Adapter:
+    """The network of a folder's config.json on the meta device: shapes without numbers; weights need not be there.
+
+    Raises ModelError for an unknown family and for a configuration of which diffusers makes no network.
+    """
+    folder = network_folder(path)
+    config = read_json(folder / "config.json")
+    kind = DiTTransformer2DModel if is_transformer(config) else _kind(folder, config)
+    if kind not in _FAMILIES:
+        _unknown(folder, kind.__name__)
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config)
+    except (TypeError, ValueError, AttributeError) as error:
+        first = " ".join(str(error).split()).rstrip(".")
+        raise ModelError(
+            f"The file {folder / 'config.json'} describes no network ({first}); copy the folder again."
+        ) from error
+    return adapted(model, _tokens(path))
+
+
+def _kind(folder: Path, config: Mapping[str, Any]) -> Any:
+    """diffusers' class of a network. Raises ModelError for one that dmq does not know."""
+    name = config.get("_class_name")
+    if not isinstance(name, str) or name not in _LOADED:
+        _unknown(folder, name)
+    return _LOADED[name]
 
 
 def adapted(model: nn.Module, tokens: int = 1) -> Adapter:

@@ -7,11 +7,12 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models.adapter import Adapter
+from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.files import is_transformer, network_config
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
-from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule, shapes_of_folder
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
@@ -19,7 +20,9 @@ from dmq_cli.models.random_weights import (
     random_decoder,
     random_schedule,
     random_sha256,
+    shapes_of_architecture,
 )
+from dmq_cli.obtain import WEIGHTS, find_network
 from dmq_cli.paths import resolve
 
 # How a model is found and checked.
@@ -53,6 +56,28 @@ def model_adapter(model: Mapping[str, Any]) -> Adapter:
     if is_random(model):
         return random_adapter(model["name"], model["seed"])
     return load_adapter(resolve(model["path"]))
+
+
+def countable(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model as far as shapes and schedule go: its folder where the weights are, else the built-in architecture.
+
+    Raises what check_expected raises for a folder that is not this model. A model that is neither here nor built in is left
+    to model_shapes to refuse.
+    """
+    folder = find_network(resolve(model["path"]))
+    if is_random(model) or (folder is not None and (folder / WEIGHTS).is_file()):
+        if not is_random(model):
+            check_expected(model)
+        return dict(model)
+    known = model["name"] in ARCHITECTURES and (
+        "source" in model or "sha256" in model
+    )  # by name, not a folder called so
+    return {**model, "weights": "random", "seed": 0} if known else dict(model)
+
+
+def model_shapes(model: Mapping[str, Any]) -> Adapter:
+    """The network on the meta device: shapes without numbers, see shapes_of_folder."""
+    return shapes_of_architecture(model["name"]) if is_random(model) else shapes_of_folder(resolve(model["path"]))
 
 
 def model_schedule(model: Mapping[str, Any]) -> dict[str, Any]:

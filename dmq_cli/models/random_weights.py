@@ -19,7 +19,7 @@ from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, Prompts, classes_of, required_prompts
 from dmq_cli.models.first_stage import Decoder, decoder_of
 from dmq_cli.models.folder import adapted
-from dmq_cli.models.importers.networks import create
+from dmq_cli.models.importers.networks import build, create
 from dmq_cli.models.importers.recipes import Network, Recipe
 from dmq_cli.store.digest import digest
 
@@ -62,7 +62,16 @@ def _noise(key: list[Any], shape: Sequence[int]) -> Tensor:
 
 def random_adapter(name: str, seed: int) -> Adapter:
     """The adapter of a denoiser with random weights. Raises ConfigError for an unknown name."""
-    return adapted(random_network(name, seed), _CLIP_TOKENS if _reads_texts(name) else 1)
+    return adapted(random_network(name, seed), _tokens(name))
+
+
+def shapes_of_architecture(name: str) -> Adapter:
+    """The adapter of a denoiser on the meta device: shapes without numbers. Raises ConfigError for an unknown name."""
+    return adapted(build(_architecture(name).networks[0]), _tokens(name))
+
+
+def _tokens(name: str) -> int:
+    return _CLIP_TOKENS if _reads_texts(name) else 1
 
 
 def random_decoder(name: str, seed: int, device: str) -> Decoder | None:

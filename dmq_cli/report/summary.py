@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from dmq_cli.report.costs import cost_text, latency
 from dmq_cli.report.tables import is_random, number
 
 
@@ -12,6 +13,8 @@ def describe(found: dict[str, Any]) -> str:
     """A few lines about the result of a verb."""
     if "plan" in found:
         return _plan(found["plan"])
+    if "macs" in found:
+        return cost_text(found, _policy(found["policy"]))
     if "quantized" in found:
         return _evaluation(found)
     return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
@@ -27,6 +30,8 @@ def _evaluation(found: dict[str, Any]) -> str:
         lines.append(f"  {name:12s} fp {number(found['fp'], key)}   quantized {number(found['quantized'], key)}")
     lines.append(f"  {'PSNR to fp':12s} {number(found['paired'], 'psnr')} dB")
     lines.append(f"  {'policy':12s} {_policy(found['policy'])}")
+    if spent := latency(found):
+        lines.append(f"  {'latency':12s} {spent}")
     return "\n".join([*lines, f"  run: {found.get('run', 'a finished cell of the table')}"])
 
 

@@ -88,14 +88,19 @@ def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sample
 
 def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:
     """The network with quantizers, in float32; `state`: the artifact of calibrate or reconstruct to put into them."""
-    calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
-    timesteps = torch.tensor(list(dict.fromkeys(calls)))  # a row for each: PLMS calls one of them twice
-    made = attach(_network(config, runtime), make(config["scheme"]) + make(config["policy"]), timesteps)
+    made = with_quantizers(_network(config, runtime), config)
     made.model.to(runtime["device"])
     made.grid.to(runtime["device"])
     if state is not None:
         load_state(made, load_tensors(state / "quantizers.safetensors"))
     return made
+
+
+def with_quantizers(network: Adapter, config: Mapping[str, Any]) -> Attached:
+    """The network (changed in place) with the quantizers of config's scheme and policy, not fitted yet."""
+    calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
+    timesteps = torch.tensor(list(dict.fromkeys(calls)))  # a row for each: PLMS calls one of them twice
+    return attach(network, make(config["scheme"]) + make(config["policy"]), timesteps)
 
 
 class Quantized:

@@ -76,13 +76,19 @@ def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_guidance(scale: Any, conditions: Conditions | None) -> None:
     """Raise ConfigError for a scale that is no number, or for guidance of a model that is told nothing."""
+    check_scale(scale, conditions is not None)
+    if scale is not None and conditions is not None:
+        conditions.none()
+
+
+def check_scale(scale: Any, conditional: bool) -> None:
+    """check_guidance without the conditions themselves. conditional: whether the model is told something."""
     if scale is None:
         return
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 <= scale < math.inf:
         raise ConfigError(f"cond.guidance={scale} is not possible; give a number, at least 0, or null for none.")
-    if conditions is None:
+    if not conditional:
         raise ConfigError(f"cond.guidance={scale} was given, but this model is unconditional; leave it at null.")
-    conditions.none()
 
 
 def correction(section: Mapping[str, Any], cond: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class Transform(Protocol):
         """
         ...
 
+    def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
+        """What `estimate` finds, on the meta device: names and shapes, which need no data."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoTransform:
@@ -41,6 +45,10 @@ class NoTransform:
 
     def estimate(self, adapter: Adapter, data: Data, report: Report = lambda done: None) -> dict[str, Tensor]:
         """Nothing to put in; the data are not looked at."""
+        return {}
+
+    def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
+        """Nothing to put in."""
         return {}
 
 

@@ -62,11 +62,25 @@ class LowRank:
             weight = adapter.model.get_parameter(f"{name}.weight")
             scale = smoothing(seen[name][1].amax(0), PerChannel(1).grouped(weight).abs().amax(1), self.alpha)
             found[f"{name}.channel_scale"] = scale.to(weight)
-            rank = min(self.rank, min(weight.flatten(1).shape) // 2)
-            if rank:
+            if rank := self.rank_of(weight):
                 smoothed = weight * scale.to(weight).view(-1, *(1,) * (weight.dim() - 2))
                 found[f"{name}.branch_down"], found[f"{name}.branch_up"] = branch(name, smoothed, rank)
         return found
+
+    def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
+        """See Transform."""
+        found: dict[str, Tensor] = {}
+        for layer in matching(adapter, self.match):
+            weight = adapter.model.get_parameter(f"{layer.name}.weight")
+            found[f"{layer.name}.channel_scale"] = torch.empty(weight.shape[1], device="meta")
+            if rank := self.rank_of(weight):
+                found[f"{layer.name}.branch_down"] = torch.empty(rank, *weight.shape[1:], device="meta")
+                found[f"{layer.name}.branch_up"] = torch.empty(len(weight), rank, device="meta")
+        return found
+
+    def rank_of(self, weight: Tensor) -> int:
+        """Of the branch beside this weight; 0: none."""
+        return min(self.rank, min(weight.flatten(1).shape) // 2)
 
 
 def smoothing(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:

@@ -1,0 +1,59 @@
+"""What a model costs under a setting, and how long sampling took, in a few lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_KINDS = {"": "own bits", "_flat": "papers' count", "_fp": "full precision"}
+_PARTS = {
+    "weights": "weights",
+    "other": "other parameters",
+    "scales": "scales and zero points",
+    "transform": "transform",
+    "correction": "correction",
+}
+_NOTE = (
+    "  Own bits: every product by the bits of its two factors; what is not a weight as it is stored. Papers' count:\n"
+    "  2 x MACs x weight bits x activation bits, attention included, and parameters x weight bits / 8. MB are 10^6 bytes.\n"
+    "  Denoiser only. Quantization is simulated, so there is no latency to tell."
+)
+_FULL = "\n  Full precision is 2 x MACs x 32 x 32. TAC's Table 2 has about half of it: 107.17 T for LDM-4, 22.17 T for LDM-8."
+
+
+def cost_text(found: Mapping[str, Any], policy: str) -> str:
+    """The lines about what stages.costing.cost_of gives. policy: the layer policy in words."""
+    head = f"{found['model']} {found['method']} {found['bits']}, counted from shapes: {found['parameters'] / 1e6:.2f} M parameters"
+    size, unit = (1e9, "G") if found["macs"] >= 1e9 else (1e6, "M")
+    macs = f"{found['macs'] / size:.2f} {unit} MACs a call, {found['macs_attention'] / size:.2f} {unit} of them attention products"
+    sizes = (found["size_bytes"], found["size_flat_bytes"], found["size_bytes_fp"])
+    halves = " x 2" if found["estimates"] == 2 else ""
+    rows = [
+        _row("", list(_KINDS.values())),
+        _operations("one call", [found[f"bops{kind}"] for kind in _KINDS]),
+        _operations(f"{found['calls']} calls{halves}", [found[f"run_bops{kind}"] for kind in _KINDS]),
+        _row("size, MB", [f"{size / 1e6:,.2f}" for size in sizes]),
+    ]
+    parts = ", ".join(f"{_PARTS[name]} {size / 1e6:.2f}" for name, size in found["parts"].items() if size)
+    named = [f"  {'of own bits':18s} {parts} MB", f"  {'policy':18s} {policy}"]
+    note = _NOTE + (_FULL if found["bops"] == found["bops_fp"] else "")
+    return "\n".join([f"{head}, {macs}", *rows, *named, note])
+
+
+def _operations(name: str, bops: list[int]) -> str:
+    unit, size = ("TBops", 1e12) if min(bops) >= 1e11 else ("GBops", 1e9)
+    return _row(f"{name}, {unit}", [f"{number / size:,.2f}" for number in bops])
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"  {name:18s} " + "  ".join(f"{cell:>14s}" for cell in cells)
+
+
+def latency(found: Mapping[str, Any]) -> str | None:
+    """Seconds that one image took on this machine, of a finished evaluation; None where they were not kept."""
+    seconds, ranges = found.get("seconds", {}), found["seeds"]
+    spent = [seconds.get(f"sample-{seeds}") for seeds in ranges]
+    if not spent or None in spent:
+        return None
+    each = sum(spent) / (len(ranges) * found["num_images"])
+    return f"{each:.3g} s an image, simulated on this machine; hardware with such bits would take another time"
