@@ -46,6 +46,13 @@ def model(name: str, outputs: str = "outputs") -> dict[str, Any]:
     return {**found, "path": found["path"].replace("${runtime.outputs}", outputs)}
 
 
+def protocol(name: str) -> dict[str, Any]:
+    """A protocol's configuration; what a user has to fill in is "???". Raises ConfigError for an unknown name."""
+    if name not in names("protocol"):
+        raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
+    return _whole("protocol", name)
+
+
 def protocols() -> list[dict[str, Any]]:
     """The configuration of every protocol; what a user has to fill in is "???"."""
     return [_whole("protocol", name) for name in names("protocol")]

@@ -51,7 +51,7 @@ def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
     """
     models = {name: _model(name, outputs) for name in chosen or catalog.names("model")}
     found = [_found("model", name, partial(_network, model)) for name, model in models.items()]
-    return found if chosen else [*found, *_measures(catalog.protocols())]
+    return found if chosen else [*found, *_measures(catalog.protocols()), *_built(outputs)]
 
 
 def lines(findings: Iterable[Finding]) -> list[list[str]]:
@@ -110,6 +110,19 @@ def _reference(protocol: Mapping[str, Any]) -> tuple[str, None]:
     if protocol["reference_path"] is None:
         return "comes with scikit-learn", None
     raise MissingWeightsError(
-        f"The protocol {protocol['name']} compares with images of your own, and no file of them is part of dmq; give an .npz of"
-        " uint8 (N, H, W, C) under arr_0 as protocol.reference_path and a name for it as protocol.reference."
+        f"The protocol {protocol['name']} compares with images of your own, and no file of them is part of dmq; build their"
+        f" statistics with: dmq reference build FOLDER --as NAME --protocol {protocol['name']}; or give a file of statistics, or"
+        " an .npz of uint8 (N, H, W, C) under arr_0, as protocol.reference_path and a name for it as protocol.reference."
     )
+
+
+def _built(outputs: str) -> list[Finding]:
+    """What `dmq reference build` left below `outputs`, in the order of names."""
+    files = sorted(resolve(outputs).glob("references/*.safetensors"))
+    return [_found("reference", file.stem, partial(_statistics, file)) for file in files]
+
+
+def _statistics(file: Path) -> tuple[str, str]:
+    from dmq_cli.metrics.reference_files import read_reference
+
+    return str(file), read_reference(file, file.stem).sha256

@@ -6,10 +6,11 @@ import dmq_cli.compat  # noqa: F401
 from dmq_cli.metrics.agreement import agreement, asked_digit
 from dmq_cli.metrics.cost import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256
-from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features
+from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features, reference_of, with_features
 from dmq_cli.metrics.flat_cost import flat_bops, flat_bytes
 from dmq_cli.metrics.paired import PSNR_CAP, psnr
 from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
+from dmq_cli.metrics.reference import Reference
 from dmq_cli.metrics.weights import INCEPTION_SHA256, INCEPTION_URL
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Cost",
     "Images",
     "Protocol",
+    "Reference",
     "agreement",
     "asked_digit",
     "extract",
@@ -34,6 +36,8 @@ __all__ = [
     "product_macs",
     "psnr",
     "reference_features",
+    "reference_of",
     "stored_bytes",
     "to_uint8",
+    "with_features",
 ]

@@ -7,17 +7,16 @@ NeurIPS 2019 (1904.06991).
 
 What `torch_fidelity.calculate_metrics` computes, with three differences: the features of a reference are
 extracted once per process and not once per call, nothing is cached in files (its cache unpickles), and the
-statistics of FD and KID are computed in float64.
+statistics of FD and KID are computed in float64. The Fréchet distance itself is in reference.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -26,15 +25,14 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.agreement import agreement
 from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256
 from dmq_cli.metrics.protocol import Protocol
-
-Features = dict[str, Tensor]
+from dmq_cli.metrics.reference import Features, Reference, frechet
 
 
 def fidelity(
-    images: Images, reference: Images, protocol: Protocol, asked: Sequence[str] | None = None
+    images: Images, reference: Images | Reference, protocol: Protocol, asked: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Measure images against a reference; both uint8 (N, H, W, 1 or 3), the images exactly
-    `protocol.num_images`.
+    """Measure images against a reference: images uint8 (N, H, W, 1 or 3), exactly `protocol.num_images`; the
+    reference a Reference, or images like these.
 
     Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall, agreement}: fd >=
     0 in squared feature units, is in [1, classes], kid around 0 for equal distributions, precision and
@@ -42,27 +40,44 @@ def fidelity(
     without it there is no agreement. Raises EvaluationError for
     another number of images or a reference that is too small; errors of weights as in `read_weights`.
     """
-    _check_counts(len(images), len(reference), protocol)
-    return measure(extract(images, protocol), reference_features(reference, protocol), protocol, asked)
+    known = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
+    _check_images(len(images), protocol)
+    return measure(extract(images, protocol), with_features(known, protocol), protocol, asked)
 
 
 def measure(
-    features: Features, reference: Features, protocol: Protocol, asked: Sequence[str] | None = None
+    features: Features, reference: Features | Reference, protocol: Protocol, asked: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """`fidelity` from what `extract` returned for the images and for the reference."""
-    _check_counts(len(features["features"]), len(reference["features"]), protocol)
+    """`fidelity` from what `extract` returned for the images and for the reference, or from what `with_features` gave."""
+    known = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
+    _check_images(len(features["features"]), protocol)
+    _check_reference(known, protocol)
     result: dict[str, float] = {}
     for metric in protocol.metrics:
         if metric in _METRICS:
-            result |= _METRICS[metric](features, reference, protocol)
+            result |= _METRICS[metric](features, known, protocol)
         elif asked is not None:
             result["agreement"] = agreement(features["logits"], asked)
     return result
 
 
+def reference_of(name: str, images: Images) -> Reference:
+    """Images, uint8 (N, H, W, C), as a reference; its sha256 is theirs."""
+    record = {"layout": "images", "count": len(images), "size": list(images.shape[1:])}
+    return Reference(name, images_sha256(images), images=lambda: images, record=record)
+
+
+def with_features(reference: Reference, protocol: Protocol) -> Reference:
+    """The reference with the features of its images, where the protocol's metrics need them. Raises what its `check` does."""
+    reference.check(protocol)
+    if reference.images is None or not reference.lacks(protocol):
+        return reference
+    return replace(reference, features=reference_features(reference.images(), protocol))
+
+
 def reference_features(reference: Images, protocol: Protocol) -> Features:
     """`extract`, remembered: the last two references of a process are not extracted again."""
-    key = (extractor_sha256(protocol), images_sha256(reference))
+    key = (extractor_sha256(protocol), images_sha256(reference), protocol.resize, protocol.metrics)
     if key not in _remembered:
         while len(_remembered) >= 2:
             del _remembered[next(iter(_remembered))]
@@ -78,24 +93,23 @@ def images_sha256(images: Images) -> str:
     return state.hexdigest()
 
 
-def _fd(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
-    ours, theirs = (fid_features_to_statistics(set_["features"].double()) for set_ in (images, reference))
-    return {"fd": float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID])}
+def _fd(images: Features, reference: Reference, _protocol: Protocol) -> dict[str, float]:
+    return {"fd": frechet(images, reference, "features")}
 
 
-def _is(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+def _is(images: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
     found = isc_features_to_metric(images["logits"], protocol.splits, shuffle=True, rng_seed=protocol.rng_seed)
     return {"is": found[KEY_METRIC_ISC_MEAN], "is_std": found[KEY_METRIC_ISC_STD]}
 
 
-def _kid(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+def _kid(images: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
     found = kid_features_to_metric(
         images["features"].double(), reference["features"].double(), verbose=False, **_kid_options(protocol)
     )
     return {"kid": found[KEY_METRIC_KID_MEAN], "kid_std": found[KEY_METRIC_KID_STD]}
 
 
-def _prc(images: Features, reference: Features, protocol: Protocol) -> dict[str, float]:
+def _prc(images: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
     # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
     found = prc_features_to_metric(
         images["features"], reference["features"], verbose=False, prc_neighborhood=protocol.prc_neighbourhood
@@ -111,25 +125,30 @@ def _kid_options(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _check_counts(images: int, reference: int, protocol: Protocol) -> None:
+def _check_images(images: int, protocol: Protocol) -> None:
     if images != protocol.num_images:
         raise EvaluationError(
             f"Protocol {protocol.name} measures exactly {protocol.num_images} images, but {images} were "
             "given, and the number changes the result; sample as many, or set protocol.num_images."
         )
-    least = {"fd": 2, "is": 1, "kid": protocol.kid_subset_size, "prc": protocol.prc_neighbourhood + 1}
+
+
+def _check_reference(reference: Reference, protocol: Protocol) -> None:
+    """Stored statistics are of as many images as they are of; features must be enough for every metric that reads them."""
+    least = {"fd": 2, "kid": protocol.kid_subset_size, "prc": protocol.prc_neighbourhood + 1}
     needed = max([1, *(least.get(metric, 1) for metric in protocol.metrics)])
-    if reference < needed:
+    found = len(reference.features.get("features", ())) if reference.features else needed
+    if found < needed:
         raise EvaluationError(
             f"Protocol {protocol.name} needs at least {needed} reference images, but {protocol.reference} "
-            f"has {reference}; give a larger reference or a smaller protocol.kid_subset_size."
+            f"has {found}; give a larger reference or a smaller protocol.kid_subset_size."
         )
 
 
-_METRICS: dict[str, Callable[[Features, Features, Protocol], dict[str, float]]] = {
+_METRICS: dict[str, Callable[[Features, Reference, Protocol], dict[str, float]]] = {
     "fd": _fd,
     "is": _is,
     "kid": _kid,
     "prc": _prc,
 }
-_remembered: dict[tuple[str, str], Features] = {}
+_remembered: dict[tuple[Any, ...], Features] = {}

@@ -42,7 +42,8 @@ class Protocol:
     score. kid_subset_size: images per KID subset, kid_subsets of them. prc_neighbourhood: k of the
     precision and recall balls. metrics: keys of RESULTS. columns: result key -> heading in tables.
     rng_seed: of the shuffle before the splits and of the KID subsets. resize: the side that larger images
-    are averaged down to for the extractor, None: as they are.
+    are averaged down to for the extractor, None: as they are. reference_sha256: what the reference must have, or
+    None.
 
     Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
     extractor.
@@ -64,6 +65,7 @@ class Protocol:
     kid_subsets: int = 100
     rng_seed: int = 2020
     resize: int | None = None
+    reference_sha256: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", tuple(self.metrics))

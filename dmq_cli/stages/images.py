@@ -1,4 +1,4 @@
-"""Sampled images on disk, reference sets, and grids for people to look at."""
+"""Sampled images on disk, and grids for people to look at."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dmq_cli.errors import ArtifactCorruptError, ConfigError, EvaluationError
+from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.metrics import to_uint8
-from dmq_cli.zoo.digits import digit_images
 
 Pixels = NDArray[np.uint8]
 FILE = "images.npz"
-_DIGITS = {"digits": 16, "digits32": 32}
 
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
@@ -38,10 +36,7 @@ def save_images(folder: Path, chunks: Sequence[Path]) -> None:
 
 def load_images(folder: Path) -> Pixels:
     """All images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError if the file is not what it should be."""
-    return _read(folder / FILE)
-
-
-def _read(file: Path) -> Pixels:
+    file = folder / FILE
     try:
         with np.load(file, allow_pickle=False) as archive:
             images = archive["arr_0"]
@@ -55,23 +50,6 @@ def _read(file: Path) -> Pixels:
         )
     found: Pixels = images
     return found
-
-
-def reference_images(name: str, path: str | None) -> Pixels:
-    """The real images a protocol compares with: `digits` (16x16), `digits32`, or an .npz in ADM's layout at `path`."""
-    if path is not None:
-        file = Path(path)
-        if not file.is_file():
-            raise EvaluationError(
-                f"The protocol's reference {name} should be at {file}, which is no file; set protocol.reference_path."
-            )
-        return _read(file)
-    if name not in _DIGITS:
-        raise ConfigError(
-            f"The protocol's reference {name} is not part of dmq; set protocol.reference_path to an .npz of its images."
-        )
-    pixels: Pixels = digit_images(_DIGITS[name])[0].permute(0, 2, 3, 1).numpy()
-    return pixels
 
 
 def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:

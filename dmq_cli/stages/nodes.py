@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, images_sha256, psnr
+from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, psnr
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
 from dmq_cli.stages.graph import Config, Node, Task
-from dmq_cli.stages.images import load_images, reference_images, save_images, write_chunk
+from dmq_cli.stages.images import load_images, save_images, write_chunk
+from dmq_cli.stages.reference import find_reference
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors
 from dmq_cli.transform import NoTransform
@@ -69,9 +70,9 @@ def evaluate(task: Task) -> None:
 def _measure(task: Task, stage: str, **more: Any) -> None:
     images, asked = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     protocol: Protocol = build.make(task.config["protocol"])
-    reference = reference_images(protocol.reference, protocol.reference_path)
+    reference = find_reference(protocol, task.runtime["outputs"])
     numbers = fidelity(images, reference, protocol, read_json(asked)["asked"] if asked.is_file() else None)
-    record = protocol.record(images_sha256(reference), extractor_sha256(protocol))
+    record = protocol.record(reference.sha256, extractor_sha256(protocol))
     write_json(task.work / "numbers.json", {"numbers": numbers, "protocol": record, **more})
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.errors import ConfigError, EvaluationError, SeedError, nearest
+from dmq_cli.errors import ConfigError, SeedError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256
 from dmq_cli.models import Conditions, Numerics, identified, model_conditions, model_encoder_sha256, model_schedule
 from dmq_cli.paths import resolve
@@ -15,6 +15,7 @@ from dmq_cli.stages import build
 from dmq_cli.stages.check import check_runtime, check_types
 from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
 from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages.reference import reference_identity
 from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
@@ -56,7 +57,9 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         prepared.pop("numerics", None)
     if config.get("fp_seeds") is None:
         prepared.pop("fp_seeds", None)
-    prepared["measured_with"] = measured_with(objects["protocol"]) if config["stage"] == "evaluate" else None
+    prepared["measured_with"] = None
+    if config["stage"] == "evaluate":
+        prepared["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
     return prepared
 
 
@@ -113,16 +116,12 @@ def calib_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config["sampler"], **({} if steps is None else {"num_inference_steps": steps})}
 
 
-def measured_with(protocol: Protocol) -> dict[str, str | None]:
-    """sha256 of the extractor's weights and of the reference's file. Raises MissingWeightsError or EvaluationError."""
-    if protocol.reference_path is None:
-        return {"extractor": extractor_sha256(protocol), "reference": None}
-    file = resolve(protocol.reference_path)
-    if not file.is_file():
-        raise EvaluationError(
-            f"The protocol's reference {protocol.reference} should be at {file}, which is no file; set protocol.reference_path."
-        )
-    return {"extractor": extractor_sha256(protocol), "reference": file_sha256(file)}
+def measured_with(protocol: Protocol, outputs: str) -> dict[str, str | None]:
+    """sha256 of the extractor's weights and of the reference's file, where it has one; both are checked to be what the
+    protocol asks for. Raises MissingWeightsError or EvaluationError.
+    """
+    reference = reference_identity(protocol, outputs)
+    return {"extractor": extractor_sha256(protocol), "reference": reference}
 
 
 def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:

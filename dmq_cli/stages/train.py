@@ -16,9 +16,10 @@ from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
 from dmq_cli.stages.graph import Graph, Node, Task
-from dmq_cli.stages.images import Pixels, load_images, reference_images
+from dmq_cli.stages.images import Pixels, load_images
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.reference import real_images
 from dmq_cli.stages.results import spread_over
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
@@ -141,7 +142,7 @@ def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> d
         "num_images": protocol.num_images,
         "num_inference_steps": config["sampler"]["num_inference_steps"],
         "guidance": config["cond"]["guidance"],
-        "equal_counts": equal_counts(images, reference_images(protocol.reference, protocol.reference_path), protocol),
+        "equal_counts": equal_counts(images, real_images(protocol, config["runtime"]["outputs"]), protocol),
         "memorisation": _memorisation(config, images),
     }
 

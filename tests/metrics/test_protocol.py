@@ -31,6 +31,7 @@ LABELS: dict[str, Any] = {
     "reference": "other",
     "reference_path": "/elsewhere/reference",
     "columns": {"fd": "FD-other"},
+    "reference_sha256": "c" * 64,
 }
 
 

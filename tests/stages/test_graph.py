@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dmq_cli.errors import ArtifactError
@@ -150,12 +151,12 @@ def test_the_model_is_known_by_its_bytes(graph: Graph, config: Config, tmp_path:
 
 
 def test_the_reference_is_known_by_its_bytes(config: Config, tmp_path: Path, graph: Graph) -> None:
-    def prepared(name: str, content: bytes) -> Config:
-        (tmp_path / name).write_bytes(content)
+    def prepared(name: str, value: int) -> Config:
+        np.savez(tmp_path / name, arr_0=np.full((2, 16, 16, 1), value, dtype=np.uint8))
         protocol = {**config["protocol"], "reference": "mine", "reference_path": str(tmp_path / name)}
         return prepare({**config, "protocol": protocol})
 
-    first, moved, other = prepared("a", b"1"), prepared("b", b"1"), prepared("a", b"2")
+    first, moved, other = prepared("a.npz", 1), prepared("b.npz", 1), prepared("a.npz", 2)
     assert keys(graph, first) == keys(graph, moved)
     assert graph.key("evaluate", first) != graph.key("evaluate", other)
     assert graph.key("sample", first) == graph.key("sample", other)

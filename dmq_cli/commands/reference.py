@@ -1,0 +1,73 @@
+"""dmq reference: the statistics of real images that protocols compare with, built from folders and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli import catalog
+from dmq_cli.commands.output import HELP, pairs, run, show
+from dmq_cli.guard import with_flags
+
+
+@click.group(context_settings=HELP)
+def reference() -> None:
+    """Build or show what images are compared with: reference build FOLDER --as NAME."""
+
+
+@reference.command(context_settings=HELP)
+@click.argument("what", metavar="FOLDER|DATASET|FILE.npz")
+@click.option("--as", "name", required=True, help="Its name, for protocol.reference=NAME.")
+@click.option("--crop", default="none", show_default=True, help="none, or center: the largest square in the middle.")
+@click.option("--resize", type=int, help="Then scale to this side; default: as it is.")
+@click.option(
+    "--filter", "resize_filter", default="bicubic", show_default=True, help="PIL's, antialiased: bicubic or box."
+)
+@click.option("--protocol", default="digits", show_default=True, help="Whose extractor reads the images.")
+@click.option("--extractor-path", help="The extractor's weights, where the protocol's own place is not theirs.")
+@click.option(
+    "--to", "file", type=click.Path(path_type=Path), help="The new file; default outputs/references/NAME.safetensors."
+)
+@with_flags
+@click.pass_context
+def build(context: click.Context, /, what: str, name: str, file: Path | None, **given: Any) -> None:
+    """Statistics of real images: a folder of PNG, JPEG or WEBP files, an .npz of images, digits or digits32."""
+    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _build(what, name, file, given, on))
+
+
+@reference.command("show", context_settings=HELP)
+@click.argument("what", metavar="NAME|FILE")
+@with_flags
+@click.pass_context
+def show_reference(context: click.Context, /, what: str, **flags: bool) -> None:
+    """What a reference is made of: one that was built, digits, or a file of ADM, clean-fid or torch-fidelity."""
+    run(context, flags, lambda on: _show(what, on))
+
+
+def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], flags: set[str]) -> None:
+    section = catalog.protocol(given["protocol"]) | {"reference": name, "reference_path": None}
+    if given["extractor_path"] is not None:
+        section["extractor_path"] = given["extractor_path"]
+    from dmq_cli.metrics.image_files import Framing
+    from dmq_cli.stages import build as made
+    from dmq_cli.stages.reference import build, built_file
+
+    framing = Framing(given["crop"], given["resize"], given["resize_filter"])
+    target = file.expanduser().absolute() if file else built_file(name)
+    found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}))
+    _print({"file": str(target), **found}, flags)
+
+
+def _show(what: str, flags: set[str]) -> None:
+    from dmq_cli.stages.reference import known_reference
+
+    found = known_reference(what)
+    _print({"name": found.name, "sha256": found.sha256, **found.record}, flags)
+
+
+def _print(found: dict[str, Any], flags: set[str]) -> None:
+    show(found, pairs({key: str(value) for key, value in found.items() if value is not None}), flags)
