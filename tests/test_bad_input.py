@@ -133,6 +133,21 @@ def test_missing_inception_weights_are_refused_before_sampling(model: Path, tmp_
     assert ran == []
 
 
+def test_a_protocol_for_trying_things_out_has_no_place_in_a_table(model: Path, tmp_path: Path) -> None:
+    with counting() as ran:
+        text = refused(dmq(*words("evaluate", model, tmp_path, "protocol=smoke", "table.name=mine")), 2)
+    assert "table mine" in text and "protocol=smoke" in text and "never tabulated" in text and ran == []
+
+
+@pytest.mark.parametrize("sha256", ["0" * 64, "1234"])
+def test_extractor_weights_with_another_hash_are_refused_before_sampling(
+    sha256: str, model: Path, tmp_path: Path
+) -> None:
+    with counting() as ran:
+        text = refused(dmq(*words("evaluate", model, tmp_path, f"protocol.extractor_sha256='{sha256}'")), 1)
+    assert f"digits_cnn must have the sha256 {sha256}, but" in text and "dmq train" in text and ran == []
+
+
 def test_interrupted(model: Path, tmp_path: Path) -> None:
     with patch.object(Graph, "_compute", side_effect=KeyboardInterrupt):
         text = refused(dmq(*words("evaluate", model, tmp_path)), 1)

@@ -42,6 +42,8 @@ SAMPLING |= {"guidance", "correct_target", "classes", "prompts"}
 FILLED = {
     "model=folder": ["model.path=/somewhere", "model.name=x"],
     "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
+    "protocol=adm": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
+    "protocol=coco30k": ["protocol.reference_path=/somewhere.npz", "protocol.clip_path=/clip"],
 }
 
 
@@ -85,7 +87,7 @@ def bind(config: Mapping[str, Any]) -> int:
 def test_the_choices_are_those_of_the_issue() -> None:
     assert choices("bits") == sorted(BITS)
     assert set(choices("method")) == set(METHODS) and len(METHODS) == 21
-    assert {"digits", "fid_torch_fidelity"} <= set(choices("protocol"))
+    assert choices("protocol") == ["adm", "coco30k", "digits", "digits_latent", "fid_torch_fidelity", "smoke"]
     assert {"smoke", "light", "paper"} <= set(choices("budget"))
     assert choices("calib") == ["every_step", "normal_t", "random_t", "tdac", "uniform"]
     assert choices("numerics") == ["bf16", "fp16", "fp32"]

@@ -28,6 +28,8 @@ def test_a_line_for_everything(tmp_path: Path) -> None:
     names = [(kind, name) for kind, name, *_ in map(str.split, lines)]
     assert [name for kind, name in names if kind == "model"] == catalog.names("model")
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
+    (clip,) = [line for line in lines if line.startswith("extractor") and " clip " in line]
+    assert "missing" in clip and "copy openai/clip-vit-large-patch14" in clip and "protocol.clip_path" in clip
     states = [re.search(r" (present|missing) ", line) for line in lines]
     assert len({found.start() for found in states if found}) == 1 and all(states), "aligned"
 

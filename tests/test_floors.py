@@ -39,6 +39,8 @@ ONLY_IN = {
     "rich": {"stages", "report"},
     "sklearn": {"zoo"},
     "torch_fidelity": {"metrics"},
+    "torchmetrics": {"metrics"},
+    "lpips": {"metrics"},
 }
 
 

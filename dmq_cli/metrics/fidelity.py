@@ -23,9 +23,11 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.agreement import agreement
-from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256
+from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.reference import Features, Reference, frechet
+
+_Metric = Callable[[Features, Reference, Protocol], dict[str, float]]
 
 
 def fidelity(
@@ -34,15 +36,16 @@ def fidelity(
     """Measure images against a reference: images uint8 (N, H, W, 1 or 3), exactly `protocol.num_images`; the
     reference a Reference, or images like these.
 
-    Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall, agreement}: fd >=
-    0 in squared feature units, is in [1, classes], kid around 0 for equal distributions, precision and
-    recall in [0, 1]; is_std and kid_std are deviations over splits and subsets. asked: what each image was to show;
-    without it there is no agreement. Raises EvaluationError for
-    another number of images or a reference that is too small; errors of weights as in `read_weights`.
+    Returns what `protocol.metrics` asks for out of {fd, is, is_std, kid, kid_std, precision, recall, agreement, sfid,
+    fd_dinov2, clip_score}: fd, sfid and fd_dinov2 >= 0 in squared feature units, is in [1, classes], kid around 0 for
+    equal distributions, precision and recall in [0, 1], clip_score in [0, 100]; is_std and kid_std are deviations over
+    splits and subsets. asked: what each image was to show; without it there is no agreement and no clip_score. Raises
+    EvaluationError for another number of images or a reference that is too small; errors of weights as in
+    `read_weights`.
     """
     known = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
     _check_images(len(images), protocol)
-    return measure(extract(images, protocol), with_features(known, protocol), protocol, asked)
+    return measure(extract(images, protocol, asked=asked), with_features(known, protocol), protocol, asked)
 
 
 def measure(
@@ -77,7 +80,8 @@ def with_features(reference: Reference, protocol: Protocol) -> Reference:
 
 def reference_features(reference: Images, protocol: Protocol) -> Features:
     """`extract`, remembered: the last two references of a process are not extracted again."""
-    key = (extractor_sha256(protocol), images_sha256(reference), protocol.resize, protocol.metrics)
+    weights = (extractor_sha256(protocol), *sorted(further_sha256(protocol).items()))
+    key = (weights, images_sha256(reference), protocol.resize, "sfid" in protocol.metrics)
     if key not in _remembered:
         while len(_remembered) >= 2:
             del _remembered[next(iter(_remembered))]
@@ -97,6 +101,15 @@ def _fd(images: Features, reference: Reference, _protocol: Protocol) -> dict[str
     return {"fd": frechet(images, reference, "features")}
 
 
+def _fd_on(layer: str, key: str) -> _Metric:
+    """The Fréchet distance on other features than the extractor's own."""
+    return lambda images, reference, _protocol: {key: frechet(images, reference, layer)}
+
+
+def _clip_score(images: Features, _reference: Reference, _protocol: Protocol) -> dict[str, float]:
+    return {"clip_score": float(images["clip_score"].double().mean())} if "clip_score" in images else {}
+
+
 def _is(images: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
     found = isc_features_to_metric(images["logits"], protocol.splits, shuffle=True, rng_seed=protocol.rng_seed)
     return {"is": found[KEY_METRIC_ISC_MEAN], "is_std": found[KEY_METRIC_ISC_STD]}
@@ -111,8 +124,10 @@ def _kid(images: Features, reference: Reference, protocol: Protocol) -> dict[str
 
 def _prc(images: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
     # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
+    ours, theirs = images["features"], reference["features"][: protocol.prc_images]
+    large = max(len(ours), len(theirs)) > 10_000  # all distances among 50,000 images would be 10 GB
     found = prc_features_to_metric(
-        images["features"], reference["features"], verbose=False, prc_neighborhood=protocol.prc_neighbourhood
+        ours, theirs, verbose=False, prc_neighborhood=protocol.prc_neighbourhood, save_cpu_ram=large
     )
     return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
 
@@ -135,7 +150,7 @@ def _check_images(images: int, protocol: Protocol) -> None:
 
 def _check_reference(reference: Reference, protocol: Protocol) -> None:
     """Stored statistics are of as many images as they are of; features must be enough for every metric that reads them."""
-    least = {"fd": 2, "kid": protocol.kid_subset_size, "prc": protocol.prc_neighbourhood + 1}
+    least = {"fd": 2, "kid": protocol.kid_subset_size, "prc": protocol.prc_images or protocol.prc_neighbourhood + 1}
     needed = max([1, *(least.get(metric, 1) for metric in protocol.metrics)])
     found = len(reference.features.get("features", ())) if reference.features else needed
     if found < needed:
@@ -145,10 +160,13 @@ def _check_reference(reference: Reference, protocol: Protocol) -> None:
         )
 
 
-_METRICS: dict[str, Callable[[Features, Reference, Protocol], dict[str, float]]] = {
+_METRICS: dict[str, _Metric] = {
     "fd": _fd,
     "is": _is,
     "kid": _kid,
     "prc": _prc,
+    "sfid": _fd_on("spatial", "sfid"),
+    "fd_dinov2": _fd_on("dinov2", "fd_dinov2"),
+    "clip_score": _clip_score,
 }
 _remembered: dict[tuple[Any, ...], Features] = {}

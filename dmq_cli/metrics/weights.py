@@ -3,38 +3,76 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import NoReturn
 
 from dmq_cli.errors import EvaluationError, MissingWeightsError
+from dmq_cli.models.files import sha256_of
 from dmq_cli.paths import resolve
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+ALEXNET_SHA256 = "7be5be79"
+"""The first eight digits, which torchvision puts into the file's name."""
 
 _REMEDY = {
     "digits_cnn": "dmq ships it and makes it again with: dmq train model=ddim_digits",
     "inception-v3-compat": f"download {INCEPTION_URL} and give its place as protocol.extractor_path",
+    "lpips": f"download {ALEXNET_URL} and give its place as protocol.lpips_path",
+    "dinov2": "copy facebook/dinov2-large from the Hugging Face hub (config.json, model.safetensors) and give its folder as protocol.dinov2_path",
+    "clip": (
+        "copy openai/clip-vit-large-patch14 from the Hugging Face hub (config.json, model.safetensors and the tokenizer's files)"
+        " and give its folder as protocol.clip_path"
+    ),
 }
 
 
 def read_weights(extractor: str, path: str | None, sha256: str | None = None) -> tuple[bytes, str]:
     """The bytes of an extractor's weights file and their sha256, nothing interpreted.
 
-    extractor: `digits_cnn` or `inception-v3-compat`; the second must be the one published file, because its
-    numbers are called FID. sha256: what the bytes must hash to besides, or None. Raises MissingWeightsError
+    extractor: `digits_cnn`, `inception-v3-compat` or `lpips`; the last two must be the published files, because of
+    what their numbers are called. sha256: what the bytes must hash to besides, or None. Raises MissingWeightsError
     (exit code 4) if there is no such file and EvaluationError if it hashes to something else.
     """
-    file = resolve(path) if path else None
-    if file is None or not file.is_file():
-        place = f"but {file} is not a file" if file else "but no path was given"
-        raise MissingWeightsError(f"The weights of {extractor} were asked for, {place}; {_REMEDY[extractor]}")
+    file = _present(extractor, path, resolve(path) if path else None)
     data = file.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    for wanted in (INCEPTION_SHA256 if extractor == "inception-v3-compat" else None, sha256):
-        if wanted is not None and wanted.lower() != found:
-            raise EvaluationError(
-                f"The weights of {extractor} must have the sha256 {wanted}, but {file} has {found}; "
-                f"{_REMEDY[extractor]}"
-            )
+    published = {"inception-v3-compat": INCEPTION_SHA256, "lpips": ALEXNET_SHA256}.get(extractor, "")
+    if not found.startswith(published):
+        _refuse(extractor, file, found, published if len(published) == len(found) else f"{published}...")
+    _check(extractor, file, found, sha256)
     return data, found
+
+
+def find_folder(extractor: str, path: str | None, sha256: str | None = None) -> tuple[Path, str]:
+    """The folder of a transformers model and the sha256 of its model.safetensors, which the hub shows, too.
+
+    extractor: `dinov2` or `clip`. Errors as in `read_weights`.
+    """
+    folder = resolve(path) if path else None
+    file = _present(extractor, path, folder and folder / "model.safetensors")
+    _present(extractor, path, file.with_name("config.json"))
+    found = sha256_of(file)
+    _check(extractor, file, found, sha256)
+    return file.parent, found
+
+
+def _present(extractor: str, path: str | None, file: Path | None) -> Path:
+    if file is None or not file.is_file():
+        place = f"but {file} is not a file" if path else "but no path was given"
+        raise MissingWeightsError(f"The weights of {extractor} were asked for, {place}; {_REMEDY[extractor]}")
+    return file
+
+
+def _check(extractor: str, file: Path, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted.lower():
+        _refuse(extractor, file, found, wanted)
+
+
+def _refuse(extractor: str, file: Path, found: str, wanted: str) -> NoReturn:
+    raise EvaluationError(
+        f"The weights of {extractor} must have the sha256 {wanted}, but {file} has {found}; {_REMEDY[extractor]}"
+    )

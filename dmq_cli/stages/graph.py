@@ -21,6 +21,7 @@ _log = logging.getLogger("dmq")
 
 # Names, places and defaults that other sections have taken up: they do not say what a thing is.
 LABELS = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
+LABELS |= {"dinov2_path", "clip_path", "lpips_path"}
 
 
 @dataclass(frozen=True)

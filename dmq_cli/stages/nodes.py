@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, psnr
+from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, further_sha256, paired
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
@@ -64,7 +64,7 @@ def evaluate_fp(task: Task) -> None:
 def evaluate(task: Task) -> None:
     """Distances of the quantized images, and how far each is from its twin from the same noise."""
     full, quantized = load_images(task.inputs["sample_fp"]), load_images(task.inputs["sample"])
-    _measure(task, "sample", paired={"psnr": psnr(full, quantized)})
+    _measure(task, "sample", paired=paired(full, quantized, build.make(task.config["protocol"])))
 
 
 def _measure(task: Task, stage: str, **more: Any) -> None:
@@ -72,7 +72,7 @@ def _measure(task: Task, stage: str, **more: Any) -> None:
     protocol: Protocol = build.make(task.config["protocol"])
     reference = find_reference(protocol, task.runtime["outputs"])
     numbers = fidelity(images, reference, protocol, read_json(asked)["asked"] if asked.is_file() else None)
-    record = protocol.record(reference.sha256, extractor_sha256(protocol))
+    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
     write_json(task.work / "numbers.json", {"numbers": numbers, "protocol": record, **more})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.errors import ConfigError, SeedError, nearest
-from dmq_cli.metrics import Protocol, extractor_sha256
+from dmq_cli.metrics import Protocol, extractor_sha256, further_sha256
 from dmq_cli.models import Conditions, Numerics, identified, model_conditions, model_encoder_sha256, model_schedule
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
@@ -52,6 +52,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
+        check_tabulated(config, objects["protocol"])
     # Without these, what is recorded is what was recorded before they existed.
     if objects.get("numerics", Numerics()) == Numerics():
         prepared.pop("numerics", None)
@@ -117,11 +118,20 @@ def calib_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured_with(protocol: Protocol, outputs: str) -> dict[str, str | None]:
-    """sha256 of the extractor's weights and of the reference's file, where it has one; both are checked to be what the
+    """sha256 of the extractor's weights, of others it needs, and of the reference's file, where it has one; all are checked to be what the
     protocol asks for. Raises MissingWeightsError or EvaluationError.
     """
     reference = reference_identity(protocol, outputs)
-    return {"extractor": extractor_sha256(protocol), "reference": reference}
+    return {"extractor": extractor_sha256(protocol), "reference": reference, **further_sha256(protocol)}
+
+
+def check_tabulated(config: Mapping[str, Any], protocol: Protocol) -> None:
+    """A protocol for trying things out has no place in a table. Raises ConfigError."""
+    if config.get("table") and config["table"]["name"] is not None and not protocol.tabulated:
+        raise ConfigError(
+            f"The table {config['table']['name']} was asked to hold numbers of protocol={protocol.name}, which is for trying"
+            " things out and never tabulated; choose another protocol, or leave table out."
+        )
 
 
 def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError
-from dmq_cli.metrics import Protocol, Reference, extractor_sha256, fidelity, reference_of
+from dmq_cli.metrics import Protocol, Reference, extractor_sha256, fidelity, further_sha256, reference_of
 from dmq_cli.metrics.image_files import Framing, ImageSource, Pixels, array_source, folder_source, read_images
 from dmq_cli.metrics.reference_build import build_reference
 from dmq_cli.metrics.reference_files import read_npz, read_reference, read_stored
@@ -99,7 +99,8 @@ def measure_images(what: str, protocol: Protocol, outputs: str | Path = OUTPUTS)
     """
     place, reference = Path(what).expanduser(), find_reference(protocol, outputs)
     numbers = fidelity(read_images(place) if place.is_dir() else _archive(place), reference, protocol)
-    return {"numbers": numbers, "protocol": protocol.record(reference.sha256, extractor_sha256(protocol))}
+    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    return {"numbers": numbers, "protocol": record}
 
 
 def build(what: str, framing: Framing, protocol: Protocol, name: str, file: Path, quiet: bool) -> dict[str, Any]:

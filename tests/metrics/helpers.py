@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
+from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
 from dmq_cli.metrics import Protocol
 
@@ -58,3 +60,20 @@ class ImageSet(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index]
+
+
+def inception_state() -> dict[str, Tensor]:
+    """Random weights of Inception's shapes, from torch-fidelity's constructor run without memory."""
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        shapes = theirs.FeatureExtractorInceptionV3("x", ["2048"]).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.ones(value.shape)
+        if name.endswith("running_var")
+        else torch.zeros((), dtype=torch.int64)
+        if name.endswith("num_batches_tracked")
+        else torch.randn(value.shape, generator=generator) * 0.05
+        for name, value in shapes.items()
+    }

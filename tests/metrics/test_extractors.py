@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 from torch_fidelity.utils import create_feature_extractor
 
@@ -17,7 +16,7 @@ import dmq_cli.metrics.weights as weights
 from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.metrics import INCEPTION_SHA256, INCEPTION_URL, extract, extractor_sha256
 from dmq_cli.paths import resolve
-from tests.metrics.helpers import SHIPPED, digits, protocol
+from tests.metrics.helpers import SHIPPED, digits, inception_state, protocol
 
 
 @pytest.fixture(autouse=True)
@@ -130,23 +129,6 @@ def test_another_file_is_not_inception(tmp_path: Path) -> None:
         with pytest.raises(EvaluationError, match=f"sha256 {INCEPTION_SHA256}, but .*{own}; download"):
             extract(digits(0, 2), plan)
     assert INCEPTION_SHA256.startswith(file.stem[-8:])
-
-
-def inception_state() -> dict[str, Tensor]:
-    """Random weights of Inception's shapes, from torch-fidelity's constructor run without memory."""
-    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        shapes = theirs.FeatureExtractorInceptionV3("x", ["2048"]).state_dict()
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.ones(value.shape)
-        if name.endswith("running_var")
-        else torch.zeros((), dtype=torch.int64)
-        if name.endswith("num_batches_tracked")
-        else torch.randn(value.shape, generator=generator) * 0.05
-        for name, value in shapes.items()
-    }
 
 
 def test_inception_is_torch_fidelitys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

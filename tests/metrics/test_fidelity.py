@@ -137,9 +137,9 @@ def test_the_same_twice(sets: Sets) -> None:
 def test_a_reference_is_extracted_once(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counting(images: Any, plan: Any) -> dict[str, Tensor]:
+    def counting(images: Any, plan: Any, **more: Any) -> dict[str, Tensor]:
         calls.append(len(images))
-        return extract(images, plan)
+        return extract(images, plan, **more)
 
     monkeypatch.setattr(module, "_remembered", {})
     monkeypatch.setattr(module, "extract", counting)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics import PSNR_CAP, psnr
+from dmq_cli.metrics import PSNR_CAP, paired, per_image, psnr, ssim
+
+module = importlib.import_module("dmq_cli.metrics.paired")  # the package names a function so, too
 
 
 def test_by_hand() -> None:
@@ -52,3 +55,55 @@ def test_against_plain_python() -> None:
 def test_sets_that_do_not_pair(a: Any, b: Any) -> None:
     with pytest.raises(EvaluationError, match="give both sets from the same seeds"):
         psnr(a, b)
+
+
+def pair(count: int, side: int, channels: int, low: int = 0, high: int = 256) -> tuple[Any, Any]:
+    random = np.random.default_rng(1)
+    a = random.integers(low, high, (count, side, side + 3, channels), dtype=np.uint8)
+    return a, (a * 0.6 + random.integers(0, 100, a.shape)).clip(low, high - 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("side", "channels", "low"), [(16, 1, 0), (11, 3, 0), (25, 3, 0), (24, 3, 245)])
+def test_against_scikit_image(side: int, channels: int, low: int) -> None:
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    a, b = pair(4, side, channels, low)
+    found = per_image(a, b)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
+    for number, (x, y) in enumerate(zip(a, b, strict=True)):
+        wanted = metrics.structural_similarity(x, y, data_range=255, **options)
+        assert float(found["ssim"][number]) == pytest.approx(wanted, abs=1e-6 if low == 0 else 1e-3)
+        wanted = metrics.peak_signal_noise_ratio(x, y, data_range=255)
+        assert float(found["psnr"][number]) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_mean_of_every_pair_is_the_number() -> None:
+    a, b = pair(5, 16, 1)
+    each, mean = per_image(a, b), paired(torch.from_numpy(a), b)
+    assert set(each) == set(mean) == {"psnr", "ssim"} and each["ssim"].shape == (5,)
+    assert all(mean[name] == pytest.approx(float(each[name].double().mean()), abs=1e-12) for name in each)
+    assert mean["psnr"] == psnr(a, b) and mean["ssim"] == ssim(a, b)
+
+
+def test_ssim_is_one_for_the_same_image_and_falls_with_noise() -> None:
+    a, _ = pair(2, 20, 3)
+    noise = np.random.default_rng(2).normal(0, 1, a.shape)
+    found = [ssim((a + sigma * noise).clip(0, 255).astype(np.uint8), a) for sigma in (0, 20, 60)]
+    assert found[0] == pytest.approx(1, abs=1e-6) and found == sorted(found, reverse=True) and found[2] < 0.9
+
+
+@pytest.mark.parametrize("values", [1, 600, 10**9])
+def test_pairs_stay_pairs_in_any_batches_and_any_order(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair(7, 16, 1)
+    order = np.random.default_rng(3).permutation(7)
+    plain = per_image(a, b)
+    monkeypatch.setattr(module, "_VALUES", values)
+    mixed = per_image(a[order], b[order])
+    for name in plain:
+        torch.testing.assert_close(mixed[name], plain[name][order], rtol=0, atol=1e-6)
+
+
+def test_images_below_the_window_have_no_ssim() -> None:
+    a, b = pair(2, 10, 1)
+    assert set(per_image(a, b)) == {"psnr"}
+    with pytest.raises(EvaluationError, match=r"at least 11x11 pixels, its window, but found \(2, 10, 13, 1\)"):
+        ssim(a, b)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from dmq_cli.catalog import protocols
 from dmq_cli.errors import ConfigError, NumericsError
-from dmq_cli.metrics import to_uint8
+from dmq_cli.metrics import Protocol, to_uint8
 from dmq_cli.store.digest import digest
 from tests.metrics.helpers import protocol
 
@@ -23,6 +24,7 @@ NUMBERS: dict[str, Any] = {
     "metrics": ("fd", "is"),
     "rng_seed": 2021,
     "resize": 8,
+    "prc_images": 50,
 }
 LABELS: dict[str, Any] = {
     "name": "other",
@@ -32,6 +34,11 @@ LABELS: dict[str, Any] = {
     "reference_path": "/elsewhere/reference",
     "columns": {"fd": "FD-other"},
     "reference_sha256": "c" * 64,
+    "dinov2_path": "/elsewhere/dinov2",
+    "clip_path": "/elsewhere/clip",
+    "lpips_path": "/elsewhere/alexnet.pth",
+    "weights_sha256": {"clip": "c" * 64},
+    "tabulated": False,
 }
 
 
@@ -78,9 +85,50 @@ def test_inception_may_be_named_fid() -> None:
     assert protocol(extractor="inception-v3-compat", columns=names).columns == names
 
 
-def test_only_the_frechet_distance_is_an_fid() -> None:
-    with pytest.raises(ConfigError, match="only fd can be an FID"):
-        protocol(extractor="inception-v3-compat", columns={"is": "FID"})
+@pytest.mark.parametrize(
+    "columns", [{"is": "FID"}, {"fd": "sFID"}, {"sfid": "FID"}, {"fd_dinov2": "FID-DINOv2"}, {"precision": "sFID"}]
+)
+def test_only_the_frechet_distance_is_an_fid_and_only_sfid_an_sfid(columns: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="only fd can be an FID, and only sfid an sFID"):
+        protocol(extractor="inception-v3-compat", columns=columns)
+
+
+def test_the_embedded_protocols_keep_the_hash_of_the_committed_tables() -> None:
+    reference = "d6c306fd169a8119c0a53b48c6553c57cfc870881e4e7ee0e1e631f6402d6eea"
+    digits = catalog("digits")
+    assert digits.hash(reference, str(digits.extractor_sha256), {}) == "abad2ad904322c33"
+
+
+def test_other_weights_define_numbers_where_they_are_used() -> None:
+    plan = protocol()
+    hashes = {plan.hash("a", "b", further) for further in (None, {}, {"lpips": "c"}, {"lpips": "d"}, {"clip": "c"})}
+    assert len(hashes) == 4, "none is none, however it is said"
+    assert plan.record("a", "b", {"clip": "c"})["weights_sha256"] == {"clip": "c"}
+    assert "weights_sha256" not in plan.record("a", "b")
+
+
+def test_a_protocol_for_trying_says_so() -> None:
+    assert catalog("smoke").record("a", "b")["tabulated"] is False
+    assert catalog("smoke").num_images == 200
+    assert "tabulated" not in catalog("digits").record("a", "b")
+
+
+def test_adm_is_what_guided_diffusion_computes() -> None:
+    adm = catalog("adm")
+    assert (adm.to_uint8, adm.num_images, adm.splits, adm.prc_neighbourhood) == ("trunc", 50_000, 10, 3)
+    assert adm.prc_images == 10_000 and set(adm.metrics) == {"fd", "sfid", "is", "prc"}
+    assert adm.columns["sfid"] == "sFID" and adm.extractor == "inception-v3-compat"
+
+
+def test_coco_measures_thirty_thousand_images_and_their_prompts() -> None:
+    coco = catalog("coco30k")
+    assert coco.num_images == 30_000 and coco.folders() == {"clip": "???"}
+
+
+def catalog(name: str) -> Protocol:
+    """A protocol of conf/protocol; what its user has to fill in is "???"."""
+    (found,) = [one for one in protocols() if one["name"] == name]
+    return Protocol(**{key: value for key, value in found.items() if key != "_target_"})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +136,11 @@ def test_only_the_frechet_distance_is_an_fid() -> None:
     [
         ({"extractor": "inception"}, "Did you mean inception-v3-compat"),
         ({"to_uint8": "rounded"}, "Did you mean round"),
-        ({"metrics": ("fid",)}, "Did you mean fd"),
+        ({"metrics": ("fid",)}, "which is called fd.*; write fd"),
+        ({"metrics": ("kidd",)}, "Did you mean kid"),
+        ({"metrics": ("sfid",)}, "asks for sfid, which only inception-v3-compat has"),
+        ({"weights_sha256": {"dino": None}}, "Did you mean dinov2"),
+        ({"prc_images": 3}, "prc_images=3; give at least 4"),
         ({"columns": {"fdd": "FD-digits"}}, "Did you mean fd"),
         ({"num_images": 1}, "num_images=1; give at least 2"),
         ({"splits": 301}, "splits=301 with num_images=300; give at most 300"),

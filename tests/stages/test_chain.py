@@ -49,7 +49,7 @@ def test_metrics_hold_what_the_issue_lists(done: tuple[Path, Result, list[str]])
     assert len(found["protocol"]["hash"]) == 16 and found["protocol"]["extractor_sha256"]
     for twin in ("fp", "quantized"):
         assert {"fd", "is", "kid", "precision", "recall"} <= set(found[twin])
-    assert 5 < found["paired"]["psnr"] < 60
+    assert 5 < found["paired"]["psnr"] < 60 and 0 < found["paired"]["ssim"] < 1
     assert found["fp"] != found["quantized"]
     assert found["command"].startswith("dmq evaluate model=") and "Yao" in found["cite"]
     run = Path(found["run"])

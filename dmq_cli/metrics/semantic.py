@@ -1,0 +1,198 @@
+"""Features of DINOv2 and CLIP, from folders in transformers' layout. torch-fidelity's own want torch.hub or TorchScript.
+
+`dmq-dinov2`: FD-DINOv2 (Stein et al., NeurIPS 2023, 2306.04675) by the convention of their dgm-eval: images resized to
+224x224 by Pillow's bicubic filter, as 8-bit pixels, ImageNet's mean and deviation, the class token after the last norm.
+Position embeddings are interpolated as in facebookresearch/dinov2 of torch.hub, by a factor and not to a size as in
+transformers, because the published numbers come from there.
+
+`dmq-clip`: CLIP score (Hessel et al., EMNLP 2021, 2104.08718) without their factor 2.5 and their prefix "A photo depicts":
+100 max(cos, 0) of the embeddings of image and prompt, as in torchmetrics and in papers on text-to-image models. Images
+are prepared as in openai/CLIP: shorter side by Pillow's bicubic filter, centre crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from dmq_cli.errors import ConfigError, EvaluationError, ModelError
+from dmq_cli.metrics.weights import find_folder
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_SIDE = 224
+_HUB_OFFSET = 0.1  # of the factor by which torch.hub's DINOv2 interpolates its position embeddings
+_Resize = Callable[[Image.Image], Image.Image]
+
+
+class Dinov2Features(FeatureExtractorBase):  # type: ignore[misc]
+    """DINOv2: uint8 (B, 1 or 3, H, W) to features (B, D) float32. Weights: a folder of transformers' Dinov2Model.
+
+    Raises MissingWeightsError without it, ModelError if it cannot be read, ConfigError without transformers.
+    """
+
+    def __init__(
+        self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
+    ) -> None:
+        super().__init__(name, features_list)
+        self.model = _model("Dinov2Model", find_folder("dinov2", feature_extractor_weights_path)[0])
+        self.model.embeddings.position_embeddings = nn.Parameter(self._positions(), requires_grad=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        pixels = _prepared(images, lambda one: one.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), *_IMAGENET)
+        return (self.model(pixels).pooler_output,)
+
+    def _positions(self) -> Tensor:
+        """Position embeddings (1, 1 + patches, D) for 224x224 pixels, as torch.hub's network interpolates them."""
+        found: Tensor = self.model.embeddings.position_embeddings.detach()
+        side, wanted = math.isqrt(found.shape[1] - 1), _SIDE // int(self.model.config.patch_size)
+        if side == wanted:
+            return found
+        factor = (wanted + _HUB_OFFSET) / side
+        patches = found[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        patches = nn.functional.interpolate(patches, scale_factor=(factor, factor), mode="bicubic")
+        return torch.cat([found[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("dinov2",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "dinov2"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
+    """CLIP: uint8 (B, 1 or 3, H, W) to embeddings (B, D) of length 1, float32. Weights: a folder of transformers'
+    CLIPModel with its tokenizer.
+
+    Raises MissingWeightsError without it, ModelError if it cannot be read, ConfigError without transformers.
+    """
+
+    def __init__(
+        self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
+    ) -> None:
+        super().__init__(name, features_list)
+        folder, _sha256 = find_folder("clip", feature_extractor_weights_path)
+        self.model, self.tokenizer = _model("CLIPModel", folder), _tokenizer(folder)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        side = int(self.model.config.vision_config.image_size)
+        pixels = _prepared(images, lambda one: _centre(one, side), *_CLIP)
+        found = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
+        return (nn.functional.normalize(found),)
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (N, D) of prompts, of length 1; what is longer than the text encoder reads is cut off."""
+        length = int(self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        read = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return nn.functional.normalize(self.model.text_projection(read.pooler_output))
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("clip",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "clip"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+@torch.no_grad()
+def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str]) -> Tensor:
+    """CLIP score of every image, (N,) in [0, 100]. embeddings: (N, D) of the images; asked: N prompts.
+
+    Raises EvaluationError for another number of prompts, or for class numbers in their place.
+    """
+    if len(asked) != len(embeddings):
+        raise EvaluationError(
+            f"The CLIP score compares each image with its prompt, but found {len(embeddings)} images and {len(asked)} prompts;"
+            " sample them again."
+        )
+    if any(one.isdigit() for one in asked):
+        raise EvaluationError(
+            "The CLIP score compares images with prompts, but this model was told class numbers; leave clip_score out of"
+            " protocol.metrics."
+        )
+    different = sorted(set(asked))
+    batches = [different[start : start + 100] for start in range(0, len(different), 100)]
+    texts = torch.cat([extractor.texts(batch) for batch in batches])
+    place = {text: number for number, text in enumerate(different)}
+    wanted = texts[torch.tensor([place[one] for one in asked])]
+    return 100 * (embeddings * wanted).sum(1).clamp(min=0)
+
+
+def _prepared(images: Tensor, resize: _Resize, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (B, 1 or 3, H, W) to what the network reads: resized as 8-bit pixels, then normalized."""
+    pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+    resized = np.stack([np.asarray(resize(Image.fromarray(one))) for one in pixels])
+    scaled = torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255
+    return (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to `side`, then the square in the middle, as torchvision does it."""
+    width, height = (int(side * length / min(image.size)) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+
+
+def _model(kind: str, folder: Path) -> Any:
+    """The network of a folder, in float32, from safetensors, with every tensor in its place."""
+    package = _transformers()
+    try:
+        model, report = getattr(package, kind).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise ModelError(
+            f"The {kind} in {folder} could not be read ({_first(error)}); copy the folder again."
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"The {kind} in {folder} has no values for {len(missing)} of its tensors (first: {missing[0]}); copy the folder again."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return _transformers().CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        raise ModelError(
+            f"The tokenizer in {folder} could not be read ({_first(error)}); copy the folder again."
+        ) from error
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            "FD-DINOv2 and the CLIP score need the package transformers; install it with: pip install 'dmq[text]'."
+        ) from error
+    transformers.utils.logging.disable_progress_bar()  # it would draw over dmq's own
+    return transformers
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

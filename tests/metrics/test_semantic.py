@@ -1,0 +1,167 @@
+"""FD-DINOv2 and CLIP score, on random folders in the published layout."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision import transforms
+
+import dmq_cli.metrics.extractors as module
+from dmq_cli.errors import EvaluationError, MissingWeightsError, ModelError
+from dmq_cli.metrics import extract, fidelity, further_sha256
+from dmq_cli.metrics.semantic import Dinov2Features, clip_scores
+from dmq_cli.paths import PACKAGE
+from dmq_cli.store import file_sha256
+from tests.metrics.helpers import digits, protocol
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (dmq[text])")
+TOKENIZER = PACKAGE / "zoo" / "weights" / "sd_digits" / "tokenizer"
+PROMPTS = ["a three", "a seven", "a three", "the digit nine"]
+
+
+def dinov2(folder: Path, side: int = 224) -> Path:
+    """A random Dinov2Model of 1/64 of the width, trained on `side` pixels."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": side, "patch_size": 14}
+    transformers.Dinov2Model(transformers.Dinov2Config(**small)).save_pretrained(folder)
+    return folder
+
+
+def clip(folder: Path) -> Path:
+    """A random CLIPModel of images of 32x32 pixels, with a real tokenizer."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": words.eos_token_id}
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=8
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    place = tmp_path_factory.mktemp("semantic")
+    yield {"dinov2": dinov2(place / "dinov2"), "clip": clip(place / "clip")}
+    module._build.cache_clear()
+
+
+def asking(folders: dict[str, Path], *metrics: str, **changes: Any) -> Any:
+    return protocol(
+        metrics=metrics, dinov2_path=str(folders["dinov2"]), clip_path=str(folders["clip"]), splits=1, **changes
+    )
+
+
+def photographs(count: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def by_torchvision(images: np.ndarray[Any, Any], *steps: Any) -> Tensor:
+    make = transforms.Compose([transforms.ToPILImage(), *steps])
+    return torch.stack([make(image) for image in images])
+
+
+@torch.no_grad()
+def test_dinov2_is_the_class_token_by_dgm_evals_preparation(folders: dict[str, Path]) -> None:
+    images = photographs(3, 40, 70)
+    pixels = by_torchvision(
+        images,
+        transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC),
+        transforms.ToTensor(),
+        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    )
+    network = transformers.Dinov2Model.from_pretrained(folders["dinov2"]).eval()
+    (found,) = Dinov2Features("x", ["dinov2"], str(folders["dinov2"]))(torch.from_numpy(images).permute(0, 3, 1, 2))
+    torch.testing.assert_close(found, network(pixels).last_hidden_state[:, 0])
+
+
+def cubic(distance: float) -> float:
+    """Keys' kernel with a = -0.75."""
+    x, a = abs(distance), -0.75
+    return ((a + 2) * x - (a + 3)) * x * x + 1 if x <= 1 else (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+
+
+def test_position_embeddings_are_stretched_by_the_hubs_factor(tmp_path: Path) -> None:
+    network = Dinov2Features("x", ["dinov2"], str(dinov2(tmp_path / "small", side=56)))  # 4x4 patches
+    table = transformers.Dinov2Model.from_pretrained(tmp_path / "small").embeddings.position_embeddings.detach()
+    found = network.model.embeddings.position_embeddings
+    assert found.shape == (1, 1 + 16 * 16, 16) and torch.equal(found[:, 0], table[:, 0])
+    grid = table[0, 1:].view(4, 4, 16).double()
+    for row, column in ((0, 0), (5, 11), (15, 15)):
+        y, x = ((place + 0.5) * 4 / 16.1 - 0.5 for place in (row, column))  # not 4 / 16, which a size would give
+        wanted = torch.zeros(16, dtype=torch.float64)
+        for j, i in ((j, i) for j in range(-2, 7) for i in range(-2, 7)):
+            wanted += cubic(y - j) * cubic(x - i) * grid[min(max(j, 0), 3), min(max(i, 0), 3)]
+        torch.testing.assert_close(found[0, 1 + 16 * row + column].double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_clip_score_is_a_hundred_times_the_cosine_of_clip_itself(folders: dict[str, Path]) -> None:
+    images = photographs(4, 45, 64)
+    pixels = by_torchvision(
+        images,
+        transforms.Resize(32, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(32),
+        transforms.ToTensor(),
+        transforms.Normalize([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    )
+    network = transformers.CLIPModel.from_pretrained(folders["clip"]).eval()
+    words = transformers.CLIPTokenizer.from_pretrained(folders["clip"])
+    read = words(PROMPTS, padding="max_length", max_length=16, return_tensors="pt")
+    cosines = network(**read, pixel_values=pixels).logits_per_image.diag() / network.logit_scale.exp()
+    extractor = module._semantic("clip", asking(folders, "clip_score"))
+    (embeddings,) = extractor(torch.from_numpy(images).permute(0, 3, 1, 2))
+    found = clip_scores(embeddings, extractor, PROMPTS)
+    torch.testing.assert_close(found, 100 * cosines.clamp(min=0), rtol=1e-4, atol=1e-4)
+    both = clip_scores(torch.cat([embeddings, -embeddings]), extractor, PROMPTS * 2)
+    assert int((both > 0).sum()) == 4 and float(both.min()) == 0, "below zero is zero"
+
+
+def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
+    plan = asking(folders, "fd", "fd_dinov2", "clip_score", num_images=4)
+    asked, images, reference = PROMPTS, digits(0, 4), digits(4, 24)
+    found = fidelity(images, reference, plan, asked)
+    assert set(found) == {"fd", "fd_dinov2", "clip_score"} and all(map(math.isfinite, found.values()))
+    assert set(fidelity(images, reference, plan)) == {"fd", "fd_dinov2"}, "without prompts there is no CLIP score"
+    one, all_ = (extract(images, plan, size, asked) for size in (1, 250))
+    assert all_["clip_score"].shape == (4,)
+    assert all(torch.allclose(one[name], all_[name], atol=1e-4) for name in all_)
+    assert further_sha256(plan) == {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
+    assert further_sha256(asking(folders, "fd")) == {}, "what is not asked for is not needed"
+
+
+@pytest.mark.parametrize(("asked", "sentence"), [(PROMPTS[:3], "4 images and 3 prompts"), (["1"] * 4, "class numbers")])
+def test_wishes_that_are_no_prompts_of_these_images(folders: dict[str, Path], asked: list[str], sentence: str) -> None:
+    with pytest.raises(EvaluationError, match=sentence):
+        extract(digits(0, 4), asking(folders, "clip_score"), asked=asked)
+
+
+@pytest.mark.parametrize(("metric", "name"), [("fd_dinov2", "dinov2"), ("clip_score", "clip")])
+def test_weights_that_are_not_here_or_not_those(
+    folders: dict[str, Path], metric: str, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingWeightsError, match=f"no path was given; copy .* protocol.{name}_path") as caught:
+        extract(digits(0, 4), protocol(metrics=(metric,)))
+    assert caught.value.exit_code == 4
+    with pytest.raises(MissingWeightsError, match=r"model\.safetensors is not a file"):
+        further_sha256(asking({**folders, name: tmp_path}, metric))
+    wrong = asking(folders, metric, weights_sha256={name: "0" * 64})
+    with pytest.raises(EvaluationError, match=f"weights of {name} must have the sha256 {'0' * 64}, but .*; copy"):
+        extract(digits(0, 4), wrong)
+
+
+def test_a_folder_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    broken = shutil.copytree(folders["dinov2"], tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((folders["dinov2"] / "model.safetensors").read_bytes()[:200])
+    with pytest.raises(ModelError, match=r"The Dinov2Model in .* could not be read \(.*\); copy the folder again"):
+        extract(digits(0, 4), asking({**folders, "dinov2": broken}, "fd_dinov2"))
