@@ -8,6 +8,7 @@ from dmq_cli.metrics.cost import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features, reference_of, with_features
 from dmq_cli.metrics.flat_cost import flat_bops, flat_bytes
+from dmq_cli.metrics.interval import difference_interval, judged, mean_interval
 from dmq_cli.metrics.paired import PSNR_CAP, SSIM_WINDOW, paired, per_image, psnr, ssim
 from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
 from dmq_cli.metrics.reference import Reference
@@ -26,6 +27,7 @@ __all__ = [
     "Reference",
     "agreement",
     "asked_digit",
+    "difference_interval",
     "extract",
     "extractor_sha256",
     "fidelity",
@@ -33,6 +35,8 @@ __all__ = [
     "flat_bytes",
     "further_sha256",
     "images_sha256",
+    "judged",
+    "mean_interval",
     "measure",
     "network_cost",
     "paired",

@@ -19,6 +19,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.extractors import Images, extractor_sha256
+from dmq_cli.metrics.frechet import moments
 from dmq_cli.metrics.protocol import Protocol
 
 Features = dict[str, Tensor]
@@ -102,8 +103,7 @@ class Reference:
 
 def statistics_of(features: Tensor) -> Statistics:
     """Mean and covariance (N - 1) of features (N, D), in float64."""
-    array = features.double().numpy()
-    return Statistics(array.mean(axis=0), np.cov(array, rowvar=False))
+    return Statistics(*moments(features.numpy()))
 
 
 def frechet(images: Features, reference: Reference, layer: str) -> float:

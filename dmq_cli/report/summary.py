@@ -6,7 +6,8 @@ import statistics
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import is_random, number
+from dmq_cli.report.noise import over_full
+from dmq_cli.report.tables import DISTANCES, columns, is_random, number
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -24,15 +25,25 @@ def _evaluation(found: dict[str, Any]) -> str:
     random = " (random weights)" if is_random(found) else ""
     head = f"{found['model']}{random} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
     lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
-    for key, name in found["protocol"]["columns"].items():
-        if key not in found["fp"]:  # agreement, where nothing was asked for
-            continue
-        lines.append(f"  {name:12s} fp {number(found['fp'], key)}   quantized {number(found['quantized'], key)}")
-    lines.append(f"  {'PSNR to fp':12s} {number(found['paired'], 'psnr')} dB")
+    for key, name in columns(found).items():
+        lines.append(f"  {name:12s} fp {number(found, 'fp', key)}   quantized {number(found, 'quantized', key)}")
+    lines.append(f"  {'PSNR to fp':12s} {number(found, 'paired', 'psnr')} dB")
+    lines += [f"  {line}" for line in _differences(found)]
     lines.append(f"  {'policy':12s} {_policy(found['policy'])}")
     if spent := latency(found):
         lines.append(f"  {'latency':12s} {spent}")
     return "\n".join([*lines, f"  run: {found.get('run', 'a finished cell of the table')}"])
+
+
+def _differences(found: dict[str, Any]) -> list[str]:
+    """How far each distance is from full precision's, and whether that can be chance; none where its noise is not known."""
+    lines = []
+    for key, name in columns(found).items():
+        difference, inside = over_full(found, key)
+        if key in DISTANCES and inside is not None:
+            side = "over" if difference >= 0 else "under"
+            lines.append(f"{name} {difference:+.2f} {side} fp, {'inside' if inside else 'outside'} the noise")
+    return lines
 
 
 def _policy(bits: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.report.noise import over_full
 from dmq_cli.store import read_json
 
 Cell = dict[str, Any]  # what metrics.json holds
@@ -18,7 +19,11 @@ _METHODS = (
     "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tdq", "eda", "quest", "tcaq",
     "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
-_ARROWS = {"fd": "↓", "is": "↑", "agreement": "↑"}
+_ARROWS = {"fd": "↓", "fd_inf": "↓", "is": "↑", "agreement": "↑"}
+DISTANCES = ("fd", "sfid", "fd_dinov2")
+"""Numbers that full precision has, too, and for which a difference inside the noise is told."""
+
+_ALIKE = " ≈ fp"
 _STAGES = {"inputs": ("calibset", "targets"), "ranges": ("transform", "calibrate"), "learning": ("reconstruct",)}
 _STAGES |= {"correction": ("correct",), "sampling": ("sample-",)}
 
@@ -46,11 +51,11 @@ def table(folder: Path, bits: str | None = None) -> str:
         )
     _require_one_protocol(folder, cells)
     settings = varied(cells)
-    columns = [*_names(settings), *_numbers(cells[0]), *_costs(cells)]
+    columns = [*_names(settings), *_numbers(cells), *_costs(cells)]
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings])):
         rows.append([column.value(cell) for column in columns])
-    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells[0])])
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells[0]) + _legend(rows)])
 
 
 def telling_bits(cells: Iterable[Cell]) -> str:
@@ -77,10 +82,26 @@ def varied(cells: Iterable[Cell]) -> list[str]:
     return sorted({name.split()[1] for name, seen in values.items() if len(seen) > 1})
 
 
-def number(numbers: dict[str, Any], key: str) -> str:
-    """One number with two digits, and its deviation over the seed ranges where there are several."""
-    spread = numbers.get(f"{key}_over_seeds")
-    return f"{numbers[key]:.2f}" + (f" ± {spread['std']:.2f}" if spread else "")
+def number(metrics: Cell, side: str, key: str) -> str:
+    """One number of metrics.json with two digits; with its deviation over the seed ranges where there are several, else with
+    its 95 % interval where it has one. side: fp, quantized or paired.
+    """
+    numbers = metrics[side]
+    if spread := numbers.get(f"{key}_over_seeds"):
+        return f"{numbers[key]:.2f} ± {spread['std']:.2f}"
+    within = metrics.get("intervals", {}).get(side, {}).get(key)
+    return f"{numbers[key]:.2f}" + (f" [{within[0]:.2f}, {within[1]:.2f}]" if within else "")
+
+
+def columns(metrics: Cell) -> dict[str, str]:
+    """The numbers a table shows, with their headings: the protocol's, and FD-inf beside FD where it was extrapolated."""
+    found: dict[str, str] = {}
+    for key, name in metrics["protocol"]["columns"].items():
+        if key in metrics["fp"]:  # agreement is not, where nothing was asked for
+            found[key] = name
+        if key == "fd" and "fd_inf" in metrics["fp"]:
+            found["fd_inf"] = f"{name}∞"
+    return found
 
 
 def _names(settings: Sequence[str]) -> list[_Column]:
@@ -92,14 +113,22 @@ def _names(settings: Sequence[str]) -> list[_Column]:
     return [bits, method, *map(setting, settings)]
 
 
-def _numbers(first: Cell) -> list[_Column]:
+def _numbers(cells: Sequence[Cell]) -> list[_Column]:
+    """One cell speaks for all, if possible one that is new enough to have FD-inf and intervals; older ones leave them empty."""
+    first = next((cell for cell in cells if "fd_inf" in cell["fp"]), cells[0])
+
     def distance(key: str, name: str) -> _Column:
         title = f"{name} {_ARROWS.get(key, '')}".strip()
-        return _Column(title, number(first["fp"], key), lambda cell: number(cell["quantized"], key))
+        return _Column(title, number(first, "fp", key), lambda cell: _beside_full(cell, key))
 
-    paired = _Column("PSNR to FP ↑", "", lambda cell: number(cell["paired"], "psnr") + " dB")
-    measured = [distance(key, name) for key, name in first["protocol"]["columns"].items() if key in first["fp"]]
-    return [*measured, paired]
+    paired = _Column("PSNR to FP ↑", "", lambda cell: number(cell, "paired", "psnr") + " dB")
+    return [*(distance(key, name) for key, name in columns(first).items()), paired]
+
+
+def _beside_full(cell: Cell, key: str) -> str:
+    if key not in cell["quantized"]:
+        return ""
+    return number(cell, "quantized", key) + (_ALIKE if key in DISTANCES and over_full(cell, key)[1] else "")
 
 
 def _costs(cells: Sequence[Cell]) -> list[_Column]:
@@ -184,6 +213,17 @@ def _under(cell: Cell) -> str:
         f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps{told}, {protocol['num_images']} images in each range,"
         f" {_over(cell['seeds'])}{full}{numerics}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
     )
+
+
+def _legend(rows: Sequence[Sequence[str]]) -> str:
+    """What the marks in the cells mean, where there are any."""
+    text = " ".join(field for row in rows for field in row)
+    marks = {
+        r"\d \[": "In brackets: 95 % interval of what other seeds give on average.",
+        _ALIKE: "≈ fp: the difference from full precision is inside the noise.",
+        "∞": "∞: extrapolated to infinitely many images.",
+    }
+    return "".join(f" {meaning}" for mark, meaning in marks.items() if re.search(mark, text))
 
 
 def _over(ranges: Sequence[str]) -> str:

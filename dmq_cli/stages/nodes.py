@@ -9,7 +9,17 @@ from typing import Any
 
 import torch
 
-from dmq_cli.metrics import Protocol, extractor_sha256, fidelity, further_sha256, paired
+from dmq_cli.metrics import (
+    Protocol,
+    extract,
+    extractor_sha256,
+    further_sha256,
+    judged,
+    mean_interval,
+    measure,
+    per_image,
+    with_features,
+)
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
@@ -17,11 +27,13 @@ from dmq_cli.stages.graph import Config, Node, Task
 from dmq_cli.stages.images import load_images, save_images, write_chunk
 from dmq_cli.stages.reference import find_reference
 from dmq_cli.store import read_json, write_json
-from dmq_cli.store.tensors import load_tensors
+from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import NoTransform
 
 ASKED = "asked.json"
 """What each image was to show, where the model is told."""
+INFLUENCE = "influence.safetensors"
+"""The influence (N,) of every image on each distance, in the order of the seeds."""
 
 
 def sample_fp(task: Task) -> None:
@@ -64,16 +76,23 @@ def evaluate_fp(task: Task) -> None:
 def evaluate(task: Task) -> None:
     """Distances of the quantized images, and how far each is from its twin from the same noise."""
     full, quantized = load_images(task.inputs["sample_fp"]), load_images(task.inputs["sample"])
-    _measure(task, "sample", paired=paired(full, quantized, build.make(task.config["protocol"])))
+    pairs = per_image(quantized, full, build.make(task.config["protocol"]))
+    intervals = {name: mean_interval(values) for name, values in pairs.items()}
+    _measure(
+        task, "sample", paired={n: float(values.mean()) for n, values in pairs.items()}, paired_intervals=intervals
+    )
 
 
 def _measure(task: Task, stage: str, **more: Any) -> None:
     images, asked = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     protocol: Protocol = build.make(task.config["protocol"])
-    reference = find_reference(protocol, task.runtime["outputs"])
-    numbers = fidelity(images, reference, protocol, read_json(asked)["asked"] if asked.is_file() else None)
-    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
-    write_json(task.work / "numbers.json", {"numbers": numbers, "protocol": record, **more})
+    known = with_features(find_reference(protocol, task.runtime["outputs"]), protocol)
+    told = read_json(asked)["asked"] if asked.is_file() else None
+    features = extract(images, protocol, asked=told)
+    found, influences = judged(measure(features, known, protocol, told), features, known, protocol)
+    record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    save_tensors(task.work / INFLUENCE, influences)
+    write_json(task.work / "numbers.json", {**found, "protocol": record, **more})
 
 
 _TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and this is an estimate
@@ -148,7 +167,7 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
-        Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",)),
-        Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp")),
+        Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",), version=2),
+        Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp"), version=2),
     )
 }  # fmt: skip

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.metrics import stored_bytes
+from dmq_cli.metrics import difference_interval, stored_bytes
 from dmq_cli.models import is_random
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages.images import grid, load_images
+from dmq_cli.stages.nodes import INFLUENCE
 from dmq_cli.store import digest, read_json, write_json
 from dmq_cli.store.tensors import load_tensors
 
 Paths = Mapping[str, Path]
+_OVER = {"over_fp": "over_fp"}
+_OWN = {"quantized": "intervals", "paired": "paired_intervals"}  # what numbers.json calls them
 
 
 def title(config: Mapping[str, Any]) -> str:
@@ -28,6 +31,8 @@ def title(config: Mapping[str, Any]) -> str:
 def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, Any]:
     """metrics.json: protocol, counts, the numbers of both twins with mean and deviation over the seed ranges.
 
+    over_fp: how far each distance is above that of the twin from the same noise. intervals has 95 % intervals of `fp`,
+    `quantized`, `paired` and `over_fp`, each where it was measured on exactly one range.
     fp_seeds is there where the full-precision twin was measured on ranges of its own, cost unless the artifact of
     calibrate was made before costs were counted.
     """
@@ -36,6 +41,7 @@ def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, 
     fp_ranges = ranges if own is None else [show(seeds) for seeds in parse_ranges(own)]
     full = [read_json(paths[f"evaluate_fp-{r}"] / "numbers.json") for r in fp_ranges]
     quantized = [read_json(paths[f"evaluate-{r}"] / "numbers.json") for r in ranges]
+    over, within = zip(*(_over_full(paths[f"evaluate-{r}"], paths[f"evaluate_fp-{r}"]) for r in ranges), strict=True)
     return {
         "protocol": quantized[0]["protocol"],
         "num_images": quantized[0]["protocol"]["num_images"],
@@ -44,6 +50,12 @@ def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, 
         "fp": spread_over([n["numbers"] for n in full]),
         "quantized": spread_over([n["numbers"] for n in quantized]),
         "paired": spread_over([n["paired"] for n in quantized]),
+        "over_fp": spread_over(list(over)),
+        "intervals": {
+            **_intervals(full, {"fp": "intervals"}),
+            **_intervals(quantized, _OWN),
+            **_intervals(within, _OVER),
+        },
         "method": config["method"]["name"],
         "bits": config["bits"]["name"],
         "model": config["model"]["name"],
@@ -56,6 +68,18 @@ def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, 
         "seconds": {name: cost["seconds"] for name, cost in costs(paths).items()},
         "command": command,
     }
+
+
+def _intervals(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+    return {side: rows[0][kept] for side, kept in names.items()} if len(rows) == 1 else {}
+
+
+def _over_full(own: Path, full: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Differences of the distances of one range, and their intervals, from what the two evaluations of it left."""
+    ours, theirs = (read_json(folder / "numbers.json")["numbers"] for folder in (own, full))
+    mine, its = (load_tensors(folder / INFLUENCE) for folder in (own, full))
+    over = {key: ours[key] - theirs[key] for key in mine}
+    return over, {"over_fp": {key: difference_interval(over[key], mine[key], its[key]) for key in over}}
 
 
 def _cost(paths: Paths) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""The interval of every kind of number, against loops by hand, published values and simulations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dmq_cli.metrics import Reference, difference_interval, extract, judged, mean_interval, measure
+from dmq_cli.metrics.interval import fraction_interval, kid_variance
+from tests.metrics.helpers import digits, noisy, protocol
+
+NONE = Reference("none", "")
+
+
+def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 8, generator=generator, dtype=torch.float64) + shift
+
+
+def kid(images: Tensor, reference: Tensor) -> tuple[float, list[float]]:
+    plan = protocol(num_images=len(images), metrics=("kid",), kid_subset_size=50, kid_subsets=10)
+    sets = {"features": images}, Reference("real", "", features={"features": reference})
+    found, _ = judged(measure(*sets, plan), *sets, plan)
+    return found["numbers"]["kid"], found["intervals"]["kid"]
+
+
+def test_kid_of_equal_distributions_covers_zero() -> None:
+    found = [kid(normal(150, 2 * n), normal(150, 2 * n + 1)) for n in range(80)]
+    assert 0.88 <= np.mean([low <= 0 <= high for _, (low, high) in found]) < 1.0
+    assert all(low < value < high for value, (low, high) in found)
+
+
+def test_kid_covers_its_expectation_of_another_distribution() -> None:
+    reference = normal(150, 0)
+    found = [kid(normal(150, n + 1, shift=0.3), reference) for n in range(80)]
+    values = np.array([value for value, _ in found])
+    assert values.mean() > 0.1
+    assert 0.88 <= np.mean([low <= values.mean() <= high for _, (low, high) in found]) <= 0.99
+
+
+def test_kid_variance_by_hand() -> None:
+    x, y = normal(7, 0)[:, :3], normal(5, 1)[:, :3]
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        return (float(a @ b) / 3 + 1) ** 3
+
+    each = [
+        sum(kernel(a, b) for m, b in enumerate(x) if m != n) / 6 - sum(kernel(a, b) for b in y) / 5
+        for n, a in enumerate(x)
+    ]
+    assert kid_variance(x, y) == pytest.approx(4 * np.var(each, ddof=1) / 7, rel=1e-12)
+
+
+def test_inception_score_has_the_t_interval_of_its_splits() -> None:
+    plan = protocol(num_images=40, metrics=("is",), splits=4)
+    within = judged({"is": 7.0, "is_std": 0.3}, {}, NONE, plan)[0]["intervals"]["is"]
+    half = 3.182446 * 0.3 / math.sqrt(3)  # t at 3 degrees of freedom; is_std is divided by 4 and not by 3
+    assert within == pytest.approx([7 - half, 7 + half], rel=1e-6)
+    assert judged({"is": 7.0, "is_std": 0.0}, {}, NONE, protocol(splits=1))[0]["intervals"] == {}
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "interval"),
+    [(8, 10, (0.4902, 0.9433)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662))],
+)
+def test_fractions_have_wilsons_interval(hits: int, count: int, interval: tuple[float, float]) -> None:
+    # the last is Newcombe's example (Statistics in Medicine 1998, Table I)
+    assert fraction_interval(hits / count, count) == pytest.approx(interval, abs=5e-5)
+
+
+def test_a_mean_over_images() -> None:
+    assert mean_interval(torch.tensor([1.0, 2.0, 3.0, 6.0])) == pytest.approx(
+        [3 - 1.959964 * math.sqrt(14 / 3) / 2, 3 + 1.959964 * math.sqrt(14 / 3) / 2]
+    )
+
+
+def test_batches_and_order_do_not_change_intervals() -> None:
+    images, plan = noisy(digits(0, 520), 30), protocol(num_images=520, metrics=("fd", "prc"))
+    theirs = Reference("real", "", features=extract(digits(600, 1000), plan))
+    order = np.random.default_rng(0).permutation(520)
+    sets = [extract(images, plan, 520), extract(images, plan, 77), extract(images[order], plan, 77)]
+    found = [judged(measure(one, theirs, plan), one, theirs, plan)[0] for one in sets]
+    assert set(found[0]["intervals"]) == {"fd", "fd_inf", "precision"}
+    assert found[0]["numbers"]["fd_inf"] < found[0]["numbers"]["fd"]
+    for one in found[1:]:
+        for key in ("fd", "precision"):
+            assert one["intervals"][key] == pytest.approx(found[0]["intervals"][key], rel=1e-3)
+    limits = [one["intervals"]["fd_inf"] for one in found]
+    assert limits[1] == pytest.approx(limits[0], rel=1e-3), "batches; another order draws other parts"
+    assert limits[2] == pytest.approx(limits[0], rel=0.1)
+
+
+def test_a_difference_has_the_interval_of_the_differences() -> None:
+    one, other = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.ones(4)
+    assert difference_interval(0.5, one, other) == pytest.approx([0.5 - 2.116998, 0.5 + 2.116998], abs=1e-5)
+    assert difference_interval(0.5, one, one) == [0.5, 0.5]
+
+
+def test_what_was_not_measured_has_no_interval() -> None:
+    plan = protocol(num_images=40, metrics=("fd", "prc"))
+    sets = {"features": normal(40, 0)}, Reference("real", "", features={"features": normal(60, 1)})
+    found, _ = judged(measure(*sets, plan), *sets, plan)
+    assert set(found["intervals"]) == {"fd", "precision"}, "recall has none, and FD-inf needs 64 images of 8 features"
+    assert found["numbers"] == measure(*sets, plan)

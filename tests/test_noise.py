@@ -1,0 +1,85 @@
+"""What is inside the noise is said so, in tables and in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmq_cli import report
+from dmq_cli.report.noise import Measured, inside_noise, measured, over_full
+from tests.test_report import cell, fill
+
+
+def single(fd: float, half: float | None = 0.1, **changes: Any) -> dict[str, Any]:
+    """A cell of one seed range: full precision at 1.0 +- 0.1, the quantized network at fd +- half."""
+    told = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}, "seeds": ["0-39"]}
+    numbers = {"fp": {"fd": 1.0, "is": 8.0}, "quantized": {"fd": fd, "is": 7.0}, "paired": {"psnr": 20.0}}
+    made = cell("tac", fd, **told, **numbers)
+    if half is not None:
+        made["intervals"] = {
+            "fp": {"fd": [0.9, 1.1], "is": [7.9, 8.1]},
+            "quantized": {"fd": [fd - half, fd + half], "is": [6.9, 7.1]},
+            "paired": {"psnr": [19.5, 20.5]},
+        }
+    return {**made, **changes}
+
+
+def test_half_widths_add_in_squares() -> None:
+    assert inside_noise(Measured(1.0, 0.3), Measured(1.49, 0.4))
+    assert inside_noise(Measured(1.51, 0.4), Measured(1.0, 0.3)) is False
+    assert inside_noise(Measured(1.0, None), Measured(1.0, 0.3)) is None
+
+
+def test_several_ranges_have_students_interval() -> None:
+    found = measured({"fp": {"fd": 0.5, "fd_over_seeds": {"std": 0.06, "each": [0.44, 0.5, 0.56]}}}, "fp", "fd")
+    assert found is not None and found.half == pytest.approx(4.30265 * 0.06 / 3**0.5, rel=1e-5)
+    assert measured({"fp": {}}, "fp", "fd") is None
+
+
+def test_tables_show_intervals_and_mark_what_is_like_full_precision(tmp_path: Path) -> None:
+    cells = [single(1.1), single(2.0, method="minmax"), single(1.0, None, method="qdiffusion")]
+    lines = report.table(fill(tmp_path / "t", cells)).splitlines()
+    assert "| full precision | 1.00 [0.90, 1.10] | 8.00 [7.90, 8.10] |" in lines[2]
+    assert "| minmax | 2.00 [1.90, 2.10] | 7.00 [6.90, 7.10] | 20.00 [19.50, 20.50] dB |" in lines[3]
+    assert "| qdiffusion | 1.00 | 7.00 | 20.00 dB |" in lines[4], "from before intervals"
+    assert "| tac | 1.10 [1.00, 1.20] ≈ fp | 7.00 [6.90, 7.10] |" in lines[5]
+    assert "95 % interval" in lines[-1] and "≈ fp: " in lines[-1]
+    old = report.table(fill(tmp_path / "old", [single(1.0, None)]))
+    assert "[" not in old and "≈" not in old and "interval" not in old
+
+
+def test_the_limit_stands_beside_the_distance(tmp_path: Path) -> None:
+    new, old = single(2.0), single(1.5, method="minmax")
+    new["fp"], new["quantized"] = {**new["fp"], "fd_inf": 0.9}, {**new["quantized"], "fd_inf": 1.9}
+    lines = report.table(fill(tmp_path / "t", [old, new])).splitlines()
+    assert lines[0].startswith("| bits | method | FD-digits ↓ | FD-digits∞ ↓ | IS-digits ↑ |")
+    assert "1.00 [0.90, 1.10] | 0.90 | 8.00" in lines[2] and "2.00 [1.90, 2.10] | 1.90 |" in lines[4]
+    assert "1.50 [1.40, 1.60] |  | 7.00" in lines[3] and "infinitely many" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("fd", "half", "line"),
+    [
+        (1.1, 0.1, "FD-digits +0.10 over fp, inside the noise"),
+        (0.8, 0.1, "FD-digits -0.20 under fp, outside the noise"),
+        (1.1, None, None),
+    ],
+)
+def test_the_summary_says_whether_a_difference_is_noise(fd: float, half: float | None, line: str | None) -> None:
+    found = single(fd, half)
+    lines = [one.strip() for one in report.describe(found).splitlines()]
+    assert (line in lines) if line else not any("noise" in one for one in lines)
+    assert over_full(found, "fd")[0] == pytest.approx(fd - 1)
+    assert over_full(found, "fd")[1] is (None if half is None else "inside" in str(line))
+
+
+def test_the_difference_from_the_same_noise_decides_where_it_is_known() -> None:
+    found = single(1.1, over_fp={"fd": 0.1})
+    assert over_full(found, "fd") == (0.1, None)
+    found["intervals"]["over_fp"] = {"fd": [0.05, 0.15]}
+    assert over_full(found, "fd") == (0.1, False), "as independent numbers they could not be told apart"
+    found["over_fp"] = {"fd": 0.1, "fd_over_seeds": {"std": 0.05, "each": [0.05, 0.1, 0.15]}}
+    assert over_full(found, "fd") == (0.1, True)
+    assert "FD-digits +0.10 over fp, inside the noise" in report.describe(found)
