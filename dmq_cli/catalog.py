@@ -1,11 +1,14 @@
-"""What conf/ has to choose from, read without composing a job: methods, models, protocols."""
+"""What conf/ has to choose from, read without composing a job: methods, models, protocols, tables."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.errors import ConfigError, DmqError, nearest
 from dmq_cli.obtain import find_network
 from dmq_cli.paths import conf_folder, resolve
 
@@ -56,6 +59,56 @@ def protocol(name: str) -> dict[str, Any]:
 def protocols() -> list[dict[str, Any]]:
     """The configuration of every protocol; what a user has to fill in is "???"."""
     return [_whole("protocol", name) for name in names("protocol")]
+
+
+def measures() -> list[dict[str, Any]]:
+    """name, extractor, images, columns and present (whether weights and references lie where it says) of every protocol."""
+    rows = []
+    for one in protocols():
+        files = [value for key, value in one.items() if key.endswith("_path") and value is not None]
+        present = all(file != "???" and resolve(str(file)).is_file() for file in files)
+        row = {"name": one["name"], "extractor": one["extractor"], "images": one["num_images"]}
+        rows.append({**row, "columns": list(one.get("columns", {}).values()), "present": present})
+    return rows
+
+
+def tables(finished: Mapping[str, int]) -> list[dict[str, Any]]:
+    """name, kind (paper or own), finished and total (cells; None where nobody says) of every table.
+
+    finished: how many cells lie in each table's folder. A paper's table has two: name, and name-digits for `scale=digits`.
+    """
+    total: dict[str, tuple[str, int | None]] = {}
+    for choice in names("table"):
+        found = _read(conf_folder() / "table" / f"{choice}.yaml")
+        table = found.get("table") or {}
+        if table.get("paper"):
+            for scale, folder in (("paper", table["name"]), ("digits", f"{table['name']}-digits")):
+                total[folder] = ("paper", _rows(table, scale))
+        elif table.get("name"):
+            before = total.get(table["name"], ("own", 0))[1] or 0  # a further part fills the same table
+            total[table["name"]] = ("own", before + _jobs(found))
+    total |= {name: ("own", None) for name in finished if name not in total}
+    return [
+        {"name": name, "kind": kind, "finished": finished.get(name, 0), "total": jobs}
+        for name, (kind, jobs) in sorted(total.items())
+    ]
+
+
+def _jobs(found: Mapping[str, Any]) -> int:
+    """How many jobs the choices of a table's sweep make."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = found.get("hydra", {}).get("sweeper", {}).get("params", {})
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return math.prod(len(list(one.sweep_string_iterator())) for one in overrides if one.is_sweep_override())
+
+
+def _rows(table: Mapping[str, Any], scale: str) -> int | None:
+    """How many rows of a paper's table can be run; None where that cannot be told."""
+    try:
+        return len(import_module("dmq_cli.papers").jobs(dict(table), scale))
+    except DmqError:
+        return None
 
 
 def _whole(group: str, name: str) -> dict[str, Any]:

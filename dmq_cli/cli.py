@@ -111,34 +111,66 @@ def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., 
     import hydra
 
     from dmq_cli.paths import conf_folder
+    from dmq_cli.sweep import CURRENT, Command
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
     failed: list[Exception] = []
+    run = _in_any_process(verb, flags, job)
 
-    def task(config: Any) -> dict[str, Any]:
-        from hydra.core.hydra_config import HydraConfig
-        from omegaconf import OmegaConf
-
-        _set_up_logging(flags)
-        own = [word for word in HydraConfig.get().overrides.task if not word.startswith("stage=")]
-        command = shlex.join(["dmq", verb, *own])  # of this job, in a sweep too
+    def task(config: Any) -> None:
+        """The only job; those of a sweep are run by dmq_cli.sweep."""
         try:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            found = job(plain, command, flags)
+            found = run(config)
         except Exception as error:
-            if HydraConfig.get().mode.name == "MULTIRUN":
-                raise  # Hydra goes on with the other jobs, then raises the first error
             failed.append(error)  # Hydra would print all overrides before the sentence
-            return {}
+            return
         _show(found, flags)
-        return found
 
     sweep = [word for word in overrides if word in ("-m", "--multirun")]  # anywhere; Hydra takes them at the ends only
     rest = [word for word in overrides if word not in sweep]
     sys.argv = ["dmq", *sweep, f"stage={verb}", *model_overrides(rest)]
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    command = Command(verb, flags, run, recorded=job is _run)
+    token = CURRENT.set(command)
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    finally:
+        CURRENT.reset(token)
     if failed:
         raise failed[0]
+    if command.jobs is not None:
+        _end_sweep(command.jobs, flags)
+
+
+def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """The job as a function of Hydra's configuration that launchers can take to another process, where it says less."""
+    here = os.getpid()
+
+    def run(config: Any) -> dict[str, Any]:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        own = flags if os.getpid() == here else flags | {"quiet"}
+        swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
+        _set_up_logging(own)
+        words = HydraConfig.get().overrides.task
+        command = shlex.join(["dmq", verb, *(word for word in words if not word.startswith(("stage=", "retry=")))])
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        found = job(plain, command, own | {"quiet"} if swept else own)
+        if swept and job is not _run and "json" not in own:
+            _show(found, own)
+        return found
+
+    return run
+
+
+def _end_sweep(jobs: list[Any], flags: set[str]) -> None:
+    """One line of JSON with --json; an error if a job failed."""
+    from dmq_cli.sweep.show import as_json, failure
+
+    if (error := failure(jobs)) is not None:
+        raise error
+    if "json" in flags:
+        click.echo(json.dumps(as_json(jobs)))
 
 
 def model_overrides(overrides: Sequence[str]) -> list[str]:
@@ -191,11 +223,12 @@ def _show(found: dict[str, Any], flags: set[str]) -> None:
 
 def _set_up_logging(flags: set[str]) -> None:
     logger = logging.getLogger("dmq")
-    logger.setLevel(logging.DEBUG if "verbose" in flags else logging.WARNING if "quiet" in flags else logging.INFO)
+    logger.setLevel(logging.DEBUG if "verbose" in flags else logging.INFO)
     logger.propagate = False
     if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         logger.addHandler(handler)
 
 

@@ -11,6 +11,7 @@ DmqError (exit 1)
     ArtifactCorruptError (1) a stored file that is missing, truncated or altered
     DiskError (1)            the disk is full or not writable
   EvaluationError (1)        images that do not fit the protocol
+  SweepError (1)             some jobs of a sweep failed
 
 Only the command line catches them. `exit_code` is part of the interface.
 """
@@ -18,13 +19,17 @@ Only the command line catches them. `exit_code` is part of the interface.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class DmqError(Exception):
-    """Base of all errors that end in one sentence instead of a traceback."""
+    """Base of all errors that end in one sentence instead of a traceback.
+
+    found: what was found all the same, printed beside the sentence with --json.
+    """
 
     exit_code = 1
+    found: Mapping[str, object] = {}
 
 
 class ConfigError(DmqError):
@@ -65,6 +70,14 @@ class DiskError(ArtifactError):
 
 class EvaluationError(DmqError):
     pass
+
+
+class SweepError(DmqError):
+    """found: {"jobs": [...]}, what came of every job."""
+
+    def __init__(self, sentence: str, found: Mapping[str, object]) -> None:
+        super().__init__(sentence)
+        self.found = found
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

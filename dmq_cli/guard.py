@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -25,21 +25,26 @@ def guarded(action: Callable[[], None], as_json: bool = False) -> int:
     """Run the action; 0, or the exit code of the error after one sentence about it on stderr."""
     try:
         action()
-    except DmqError as error:
-        return _say(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
-        return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json)
+        return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json, {})
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
-            return _say(_hydra_sentence(error), ConfigError.exit_code, as_json)
-        if not isinstance(error, OSError) or error.errno not in _DISK:
+        if (sentence := told(error)) is None:
             raise
-        place = f" at {error.filename}" if error.filename else ""
-        sentence = (
-            f"{error.strerror}{place}; free some space or choose another folder, then run the same command again."
-        )
-        return _say(sentence, DiskError.exit_code, as_json)
+        return _say(*sentence, as_json, error.found if isinstance(error, DmqError) else {})
     return 0
+
+
+def told(error: Exception) -> tuple[str, int] | None:
+    """The sentence about an error and its exit code; None for one that is neither the user's nor the disk's."""
+    if isinstance(error, DmqError):
+        return str(error), error.exit_code
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
+        return _hydra_sentence(error), ConfigError.exit_code
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    place = f" at {error.filename}" if error.filename else ""
+    advice = "free some space or choose another folder, then run the same command again."
+    return f"{error.strerror}{place}; {advice}", DiskError.exit_code
 
 
 def _hydra_sentence(error: Exception) -> str:
@@ -54,8 +59,8 @@ def _hydra_sentence(error: Exception) -> str:
     return text
 
 
-def _say(sentence: str, code: int, as_json: bool) -> int:
+def _say(sentence: str, code: int, as_json: bool, found: Mapping[str, object]) -> int:
     if as_json:
-        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+        click.echo(json.dumps({**found, "error": sentence, "exit_code": code}))
     click.echo(f"Error: {sentence}", err=True)
     return code

@@ -23,20 +23,27 @@ FLOORS = {
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "zoo": 5,
     "stages": 6,
-    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "report": 7,
+    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "inventory": 7, "report": 7, "sweep": 7,
 }  # fmt: skip
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
 SIDEWAYS = {("paths", "errors"), ("obtain", "paths"), ("store", "errors"), ("store", "__init__")}
 SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard")}
-SIDEWAYS |= {("commands", "guard"), ("commands", "catalog"), ("commands", "doctor"), ("doctor", "catalog")}
+SIDEWAYS |= {("cli", "sweep"), ("sweep", "guard"), ("sweep", "report")}
+SIDEWAYS |= {
+    ("commands", "guard"),
+    ("commands", "catalog"),
+    ("commands", "inventory"),
+    ("commands", "doctor"),
+    ("doctor", "catalog"),
+}
 UPWARD = {("__init__", "stages", "inside a function")}
 ONLY_IN = {
-    "hydra": {"stages", "cli", "report"},
-    "omegaconf": {"stages", "cli", "catalog"},
+    "hydra": {"stages", "catalog", "cli", "report", "sweep"},
+    "omegaconf": {"stages", "cli", "catalog", "sweep"},
     "diffusers": {"models", "wrap", "sampling", "zoo"},
     "huggingface_hub": {"models"},
     "click": {"cli", "commands", "guard", "report"},
-    "rich": {"stages", "report"},
+    "rich": {"stages", "report", "sweep"},
     "sklearn": {"zoo"},
     "torch_fidelity": {"metrics"},
     "torchmetrics": {"metrics"},

@@ -1,8 +1,9 @@
 """The commands that compose no job; those that do are the verbs of dmq_cli.cli. Imports no torch at the top."""
 
+from dmq_cli.commands.clean import clean
 from dmq_cli.commands.listing import list_choices
 from dmq_cli.commands.measuring import measure
 from dmq_cli.commands.obtaining import doctor, fetch, import_file
 from dmq_cli.commands.reference import reference
 
-COMMANDS = (list_choices, import_file, doctor, fetch, reference, measure)
+COMMANDS = (list_choices, clean, import_file, doctor, fetch, reference, measure)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from dmq_cli.errors import ConfigError
 from dmq_cli.guard import guarded
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -37,3 +39,23 @@ def aligned(lines: list[list[str]]) -> str:
     """A line for each row, its columns below each other."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def bytes_of(count: int) -> str:
+    """A size for people, in powers of 1000."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def outputs_of(command: str, words: Sequence[str]) -> Path:
+    """The folder that runtime.outputs=FOLDER names; outputs without it. Raises ConfigError for any other word."""
+    found = "outputs"
+    for word in words:
+        key, _, found = word.partition("=")
+        if key != "runtime.outputs" or not found:
+            raise ConfigError(
+                f"The command {command} was given {word}, but reads only runtime.outputs=FOLDER; leave it out."
+            )
+    return Path(found).expanduser()

@@ -54,6 +54,14 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
         raise ConfigError(f"runtime.device={runtime['device']} cannot be used here ({first}); use cpu.") from error
 
 
+def check_choices(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value of `retry` or `scale` that does not exist."""
+    for key, known in (("retry", (None, "failed")), ("scale", ("paper", "digits"))):
+        if (value := config.get(key, known[0])) not in known:
+            names = " or ".join("null" if one is None else one for one in known)
+            raise ConfigError(f"{key}={value} is not known; use {names}.")
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

@@ -12,13 +12,15 @@ from dmq_cli.models import Conditions, Numerics, identified, model_conditions, m
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
-from dmq_cli.stages.check import check_runtime, check_types
+from dmq_cli.stages.check import check_choices, check_runtime, check_types
 from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
 from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
+
+_HOW = ("retry", "scale", "logger")  # say how it is run, not what it is
 
 
 def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
             f"stage={config['stage']} does not exist; leave it to the verb.{nearest(str(config['stage']), NODES)}"
         )
     check_runtime(config["runtime"], NODES)
+    check_choices(config)
     config = {**config, "calib_sampler": calib_sampler(config)}
     sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
     for section in sections:
@@ -53,6 +56,8 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
         check_tabulated(config, objects["protocol"])
+    for name in _HOW:
+        prepared.pop(name, None)
     # Without these, what is recorded is what was recorded before they existed.
     if objects.get("numerics", Numerics()) == Numerics():
         prepared.pop("numerics", None)

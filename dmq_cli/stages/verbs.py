@@ -14,6 +14,7 @@ from dmq_cli.errors import DmqError
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results
 from dmq_cli.stages.graph import Graph
+from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
@@ -40,6 +41,12 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
             yield "evaluate_fp", {**config, "seeds": show(seeds)}
 
 
+def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Stage and key of everything that a run with this prepared configuration uses, whether it has got there or not."""
+    made = graph(config, Progress(quiet=True))
+    return {(part, made.key(part, own)) for name, own in targets(config["stage"], config) for part in made.chain(name)}
+
+
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
     """The graph of all stages over the store of this configuration."""
     return Graph(NODES, ArtifactStore(Path(config["runtime"]["outputs"]) / "artifacts"), progress)
@@ -53,6 +60,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     """
     verb = composed["stage"]
     config = prepare(composed)
+    logger = make_logger(composed.get("logger"))
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
     made = graph(config, Progress(quiet))
@@ -61,7 +69,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     cell = results.cell_folder(config, key)
     if cell is not None and (cell / "metrics.json").is_file():
         _log.info("%s is finished: %s", results.title(config), cell)
-        return dict(read_json(cell / "metrics.json"))
+        return {**read_json(cell / "metrics.json"), "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
         try:
@@ -70,6 +78,8 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
             raise
         folder.finish("done")
+        if verb == "evaluate":
+            log_run(logger, folder.path, found)
     return found
 
 
@@ -110,4 +120,4 @@ def _run(
     folder.write_json("metrics.json", metrics)
     if cell is not None:
         results.write_cell(cell, metrics, manifest)
-    return {**metrics, "run": str(folder.path)}
+    return {**metrics, "run": str(folder.path), **({} if cell is None else {"cell": str(cell)})}

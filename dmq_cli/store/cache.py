@@ -132,6 +132,23 @@ class ArtifactStore:
             return []
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
+    def leftovers(self, stage: str) -> dict[str, list[Path]]:
+        """By key, the folders that killed attempts and removals left; not those that somebody is working on now."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted((self.root / stage).glob(".*")):
+            kind, _, name = path.name[1:].partition("-")
+            if kind in ("work", "trash") and path.is_dir():
+                found.setdefault(name.rpartition("-")[0] if kind == "trash" else name, []).append(path)
+        return {key: paths for key, paths in found.items() if not self.busy(stage, key)}
+
+    def busy(self, stage: str, key: str) -> bool:
+        """Whether a process is computing an artifact now."""
+        lock = self._folder(stage, key).with_name(f".lock-{key}")
+        if not lock.exists():
+            return False
+        with _opened(lock) as descriptor:
+            return not _try_lock(descriptor)
+
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 

@@ -1,0 +1,110 @@
+"""What outputs/ holds: runs, artifacts and who needs them, cells of tables. Reads JSON only; what is broken is said to be."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.store import ArtifactStore, read_json
+
+Artifact = tuple[str, str]  # stage and key
+
+
+def runs(outputs: Path) -> list[dict[str, Any]]:
+    """time, verb, model, method, bits, state, numbers and folder of every run, oldest first.
+
+    state: done, running (which a killed run stays), "failed: ..." or broken. numbers: of an evaluation, by the names of its protocol.
+    """
+    return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """outputs/runs/<verb>/<time>-<key> of every run, finished or not."""
+    found = (outputs / "runs").glob("*/*")
+    return sorted(folder for folder in found if folder.is_dir() and folder.parent.name != "multirun")
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(("time", "model", "method", "bits"), "") | {"numbers": {}}
+    row |= {"verb": folder.parent.name, "run": str(folder), "state": "broken"}
+    try:
+        config, status = read_json(folder / "config.json"), read_json(folder / "status.json")
+        row |= {name: config[name]["name"] for name in ("model", "method", "bits")}
+        row["time"] = status["started"]
+        if folder.parent.name == "evaluate" and status["status"] == "done":
+            row["numbers"] = numbers(read_json(folder / "metrics.json"))
+        row["state"] = status["status"]
+    except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
+        row["state"] = "broken"
+    return row
+
+
+def numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers of metrics.json: what its protocol has columns for, and PSNR."""
+    columns = found["protocol"]["columns"].items()
+    shown = {name: found["quantized"][key] for key, name in columns if key in found["quantized"]}
+    return {**shown, **({"PSNR": found["paired"]["psnr"]} if "psnr" in found["paired"] else {})}
+
+
+def artifacts(outputs: Path) -> list[dict[str, Any]]:
+    """stage, key, bytes, age (seconds) and used (by how many runs and cells) of every artifact."""
+    store, used, now = ArtifactStore(outputs / "artifacts"), needed(outputs), time.time()
+    rows = []
+    for stage, key in stored(store):
+        folder = store.root / stage / key
+        with suppress(FileNotFoundError):  # removed meanwhile
+            age = max(0.0, now - folder.stat().st_mtime)
+            rows.append({"stage": stage, "key": key, "bytes": size(folder), "age": age, "used": used[stage, key]})
+    return rows
+
+
+def stored(store: ArtifactStore) -> Iterator[Artifact]:
+    """Every artifact, by stage."""
+    for stage in stages(store):
+        yield from ((stage, key) for key in store.keys(stage))
+
+
+def stages(store: ArtifactStore) -> list[str]:
+    """The stages that ever ran here."""
+    return sorted(folder.name for folder in store.root.glob("*") if folder.is_dir())
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+
+
+def needed(outputs: Path) -> Counter[Artifact]:
+    """How many runs and cells need each artifact: those their manifests name, and of runs those they have links to."""
+    found: Counter[Artifact] = Counter()
+    for folder in run_folders(outputs):
+        found.update(_named(folder) | set(_linked(folder)))
+    for manifest in (outputs / "tables").glob("*/*/manifest.json"):
+        found.update(_named(manifest.parent))
+    return found
+
+
+def _named(folder: Path) -> set[Artifact]:
+    """What the manifest of a run or cell names; nothing if it has none, or one that cannot be read."""
+    try:
+        names = read_json(folder / "manifest.json")["artifacts"].items()
+    except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
+        return set()
+    return {(str(name).partition("-")[0], str(key)) for name, key in names}
+
+
+def _linked(folder: Path) -> Iterator[Artifact]:
+    for link in (folder / "artifacts").glob("*"):
+        with suppress(OSError):
+            target = link.readlink()
+            yield target.parent.name, target.name
+
+
+def cells(outputs: Path) -> Counter[str]:
+    """How many finished cells each table has."""
+    return Counter(file.parents[1].name for file in (outputs / "tables").glob("*/*/metrics.json"))

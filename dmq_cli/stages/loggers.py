@@ -1,0 +1,150 @@
+"""Optional loggers of finished evaluations: numbers, configuration and samples.png, beside the run folder, which has them all.
+
+Their packages are extras, imported when they are used. None of this is in any key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.stages import build
+from dmq_cli.stages.check import check_types
+
+_log = logging.getLogger("dmq")
+SAMPLES = "samples.png"
+
+
+class Logger(Protocol):
+    """package: what must be installed, and what the extra is called; None for nothing."""
+
+    package: ClassVar[str | None]
+
+    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+        """Log the finished run in folder `run`; found: its metrics.json."""
+
+
+@dataclass(frozen=True)
+class NoLogger:
+    """Logs nothing."""
+
+    package: ClassVar[str | None] = None
+
+    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class TensorBoard:
+    """Event files in a folder for each run, below `folder`."""
+
+    folder: str
+    package: ClassVar[str | None] = "tensorboard"
+
+    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+        """A scalar for each number, the configuration as text, the samples as an image."""
+        import numpy as np
+        from PIL import Image
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer: Any = SummaryWriter(str(Path(self.folder) / run.name))
+        try:
+            for name, value in numbers(found):
+                writer.add_scalar(name, value)
+            writer.add_text("config", f"```\n{json.dumps(found['config'], indent=1)}\n```")
+            if (run / SAMPLES).is_file():
+                with Image.open(run / SAMPLES) as image:
+                    writer.add_image("samples", np.asarray(image.convert("RGB")), dataformats="HWC")
+        finally:
+            writer.close()
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """A run in MLflow's store of files below `folder`."""
+
+    folder: str
+    experiment: str = "dmq"
+    package: ClassVar[str | None] = "mlflow"
+
+    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+        """A metric for each number; model, method and bits as parameters; config.json and the samples as files."""
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 would rather have a database
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=Path(self.folder).absolute().as_uri())
+        known = client.get_experiment_by_name(self.experiment)
+        experiment = known.experiment_id if known else client.create_experiment(self.experiment)
+        made = client.create_run(experiment, run_name=run.name).info.run_id
+        for name in ("model", "method", "bits"):
+            client.log_param(made, name, found[name])
+        for name, value in numbers(found):
+            client.log_metric(made, name, value)
+        client.log_dict(made, found["config"], "config.json")
+        if (run / SAMPLES).is_file():
+            client.log_artifact(made, str(run / SAMPLES))
+        client.set_terminated(made)
+
+
+@dataclass(frozen=True)
+class WandB:
+    """A run of Weights & Biases below `folder`/wandb. mode: offline keeps it there, online sends it."""
+
+    folder: str
+    project: str = "dmq"
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    package: ClassVar[str | None] = "wandb"
+
+    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+        """Numbers as summary, the configuration, the samples as an image."""
+        import wandb
+
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        quiet = wandb.Settings(silent=True)
+        where = {"project": self.project, "dir": self.folder, "mode": self.mode, "name": run.name}
+        made = wandb.init(config=dict(found["config"]), settings=quiet, **where)
+        made.summary.update(dict(numbers(found)))
+        if (run / SAMPLES).is_file():
+            made.log({"samples": wandb.Image(str(run / SAMPLES))})
+        made.finish()
+
+
+def make_logger(section: Mapping[str, Any] | None) -> Logger:
+    """The logger of the section `logger`; without one, none. Raises ConfigError if its package is not installed."""
+    if section is None:
+        return NoLogger()
+    check_types("logger", section)
+    logger: Logger = build.make(section)
+    if logger.package is not None and find_spec(logger.package) is None:
+        raise ConfigError(
+            f"logger={logger.package} needs the package {logger.package}, which is not installed; install it with:"
+            f" pip install 'dmq[{logger.package}]'"
+        )
+    return logger
+
+
+def log_run(logger: Logger, run: Path, found: Mapping[str, Any]) -> None:
+    """Log a finished run. An error of the logger is a warning: the run is finished and lies in its folder."""
+    try:
+        logger.log(run, found)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        _log.warning("%s is finished, but %s did not log it (%s: %s)", run, logger.package, type(error).__name__, first)
+
+
+def numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number of metrics.json as ("quantized/fd", 0.52); of a spread over seed ranges its deviation."""
+    for part in ("fp", "quantized", "paired", "cost"):
+        for name, value in found.get(part, {}).items():
+            if isinstance(value, Mapping):
+                if "std" in value:
+                    yield f"{part}/{name}_std", float(value["std"])
+            elif isinstance(value, int | float):
+                yield f"{part}/{name}", float(value)

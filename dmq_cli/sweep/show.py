@@ -1,0 +1,138 @@
+"""What a sweep shows: a live table in a terminal, a line for each job elsewhere, nothing with -q and --json; its last lines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from dmq_cli.errors import SweepError
+from dmq_cli.sweep.jobs import Job
+from dmq_cli.sweep.records import Records
+
+_WIDEST = 48  # characters of a result in the live table
+_EVERY = 0.5  # seconds between two looks at the records
+_COLOURS = {"done": "green", "failed": "red", "lost": "red", "running": "yellow"}
+
+
+class Display:
+    """Shows, while it is entered, how far the jobs are, by looking at their records in a thread of its own."""
+
+    def __init__(self, jobs: Sequence[Job], records: Records, flags: set[str]) -> None:
+        self.jobs, self.records = jobs, records
+        self.silent = bool(flags & {"quiet", "json"})
+        self._told: set[str] = set()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Display:
+        if self.silent:
+            return self
+        if sys.stderr.isatty():
+            console = Console(stderr=True)
+            self._live = Live(self._table(console.height), console=console, auto_refresh=False)
+            self._live.start()
+        self._refresh()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self.silent:
+            return
+        self._refresh()
+        if self._live is not None:
+            self._live.stop()
+        if error is None:
+            print(summary(self.jobs), flush=True)
+
+    def stop(self) -> None:
+        """Look no more; returns when the thread has ended."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(_EVERY):
+            for job in self.jobs:
+                if job.status in ("waiting", "running"):
+                    self._look(job)
+            self._refresh()
+
+    def _look(self, job: Job) -> None:
+        record = self.records.read(job.key)
+        if record is not None:
+            job.record, job.status = record, str(record["status"])
+        elif (seconds := self.records.running(job.key)) is not None:
+            job.record, job.status = {"seconds": round(seconds, 1)}, "running"
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table(self._live.console.height), refresh=True)
+            return
+        for number, job in enumerate(self.jobs, 1):
+            if job.status not in ("waiting", "running") and job.key not in self._told:
+                self._told.add(job.key)
+                print(f"{number}/{len(self.jobs)} " + "  ".join(filter(None, cells(job))), flush=True)
+
+    def _table(self, height: int) -> Table:
+        """As many jobs as fit, around the first one that is not finished."""
+        columns = [Column(name, no_wrap=True) for name in ("", "job", "state", "seconds", "result")]
+        table = Table(*columns, title=summary(self.jobs), title_justify="left")
+        fitting = max(3, height - 8)
+        ended = [job.status not in ("waiting", "running") for job in self.jobs]
+        first = ended.index(False) if False in ended else len(ended)
+        start = max(0, min(first - fitting // 3, len(self.jobs) - fitting))
+        for number, job in list(enumerate(self.jobs, 1))[start : start + fitting]:
+            state, label, seconds, result, place = cells(job)
+            told = result or place
+            told = (
+                told if len(told) <= _WIDEST else told[: _WIDEST - 1] + "…"
+            )  # a row is a line; the last lines say it whole
+            row = map(Text, (str(number), label, state, seconds, told))  # no markup: seeds=[0-9]
+            table.add_row(*row, style=_COLOURS.get(job.status))
+        return table
+
+
+def cells(job: Job) -> tuple[str, str, str, str, str]:
+    """State, label, seconds, result and place of a job, as people read them."""
+    record: dict[str, Any] = job.record
+    before = {"done": "skipped", "failed": "failed before" if record.get("started") else "failed"}
+    state = job.status if job.ran else before.get(job.status, job.status)
+    seconds = f"{record['seconds']:.1f} s" if record.get("seconds") is not None and job.ran else ""
+    place = record.get("cell") or record.get("run") or ""
+    return state, job.label, seconds, record.get("result") or record.get("error") or "", place
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """N done, M skipped, K failed, and what is not over yet."""
+    counts = Counter("skipped" if job.status == "done" and not job.ran else job.status for job in jobs)
+    rest = [f"{counts[name]} {name}" for name in ("lost", "running", "waiting") if counts[name]]
+    return ", ".join([f"{counts[name]} {name}" for name in ("done", "skipped", "failed")] + rest)
+
+
+def failure(jobs: Sequence[Job]) -> SweepError | None:
+    """The error that a sweep ends with: every failed or lost job with its sentence; None if there is none."""
+    wrong = [job for job in jobs if job.status != "done"]
+    if not wrong:
+        return None
+    advice = "the others are kept; mend the cause and try again with retry=failed"
+    lines = [f"{len(wrong)} of {len(jobs)} jobs failed; {advice}:"]
+    lines += [f"{job.label}: {job.record.get('error', 'it was not finished.')}" for job in wrong]
+    return SweepError(lines[0] + " " + lines[1] if len(wrong) == 1 else "\n  ".join(lines), as_json(jobs))
+
+
+def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What --json prints of a sweep."""
+    return {"jobs": [job.as_json() for job in jobs]}

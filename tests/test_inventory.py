@@ -1,0 +1,195 @@
+"""What `dmq list` finds in outputs/, and what `dmq clean` takes away: planted runs, cells and artifacts, needed and not."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from dmq_cli.catalog import names
+from dmq_cli.commands.clean import seconds, unneeded
+from dmq_cli.errors import ConfigError
+from dmq_cli.inventory import artifacts, runs
+from dmq_cli.store import write_json
+from tests.chain import Result, dmq
+
+NAMED = {"model": {"name": "tiny"}, "method": {"name": "tac"}, "bits": {"name": "w3a8"}}
+FOUND = {
+    "protocol": {"columns": {"fd": "FD-digits", "is": "IS-digits"}},
+    "quantized": {"fd": 0.5},
+    "paired": {"psnr": 30.0},
+}
+
+
+def plant_run(outputs: Path, name: str, status: str = "done", **needs: str) -> Path:
+    folder = outputs / "runs" / "evaluate" / name
+    write_json(folder / "config.json", {**NAMED, "stage": "evaluate"})
+    write_json(folder / "status.json", {"status": status, "started": "2026-01-02T03:04:05+00:00", "finished": None})
+    if status == "done":
+        write_json(folder / "manifest.json", {"artifacts": needs})
+        write_json(folder / "metrics.json", FOUND)
+    return folder
+
+
+def plant(outputs: Path, stage: str, key: str, days: float = 0.0, size: int = 1000) -> Path:
+    folder = outputs / "artifacts" / stage / key
+    folder.mkdir(parents=True)
+    (folder / "data.bin").write_bytes(b"0" * size)
+    (folder.parent / f".lock-{key.removeprefix('.work-')}").touch()
+    os.utime(folder, (time.time() - days * 86400,) * 2)
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """Artifacts needed by a run's manifest, by its link only, by a cell, by two, by nothing; and trained ones."""
+    first = plant_run(tmp_path, "20260102-1", **{"calibset": "aa", "sample_fp-0-9": "bb"})
+    plant_run(tmp_path, "20260102-2", calibset="aa")
+    plant_run(tmp_path, "20260102-3", status="failed: a reason")
+    write_json(tmp_path / "tables" / "main" / "cell" / "manifest.json", {"artifacts": {"evaluate-0-9": "cc"}})
+    write_json(tmp_path / "tables" / "main" / "cell" / "metrics.json", FOUND)
+    for stage, key in (("calibset", "aa"), ("sample_fp", "bb"), ("evaluate", "cc"), ("correct", "dd")):
+        plant(tmp_path, stage, key)
+    (first / "artifacts").mkdir()
+    (first / "artifacts" / "correct").symlink_to("../../../../artifacts/correct/dd")
+    plant(tmp_path, "calibset", "ee", days=10)
+    plant(tmp_path, "sample", "ff", size=2_000_000)
+    plant(tmp_path, "train_unet", "99")
+    return tmp_path
+
+
+def clean(outputs: Path, *more: str) -> Result:
+    return dmq("clean", f"runtime.outputs={outputs}", *more)
+
+
+def stored(outputs: Path) -> set[str]:
+    return {path.name for path in (outputs / "artifacts").glob("*/*") if not path.name.startswith(".lock")}
+
+
+KEPT = {"aa", "bb", "cc", "dd", "99"}
+
+
+def test_clean_removes_what_nothing_needs_and_nothing_else(outputs: Path) -> None:
+    others = {path for path in outputs.rglob("*") if "artifacts" not in path.parts}
+    shown = clean(outputs, "--dry-run")
+    assert shown.code == 0 and "2 artifacts and leftovers, 2.0 MB" in shown.out and "sample" in shown.out
+    assert stored(outputs) == KEPT | {"ee", "ff"}
+    found = json.loads(clean(outputs, "--yes", "--older-than", "7d", "--json").out)
+    assert found["removed"] and found["bytes"] == 1000 and [one["key"] for one in found["artifacts"]] == ["ee"]
+    assert stored(outputs) == KEPT | {"ff"}
+    assert "Removed 1 artifacts and leftovers, 2.0 MB." in clean(outputs, "--yes").out
+    assert stored(outputs) == KEPT and "Nothing to remove." in clean(outputs).out
+    assert {path for path in outputs.rglob("*") if "artifacts" not in path.parts} == others
+
+
+def test_clean_asks(outputs: Path) -> None:
+    result = clean(outputs)
+    assert result.code == 2 and "dmq clean --yes" in result.sentence and stored(outputs) == KEPT | {"ee", "ff"}
+    with patch("sys.stdin") as terminal, patch("click.confirm", return_value=False) as asked:
+        terminal.isatty.return_value = True
+        refused = clean(outputs)
+    assert refused.code == 0 and "Nothing was removed." in refused.out and "2.0 MB" in asked.call_args[0][0]
+    assert stored(outputs) == KEPT | {"ee", "ff"} and "sample" in refused.err, "what would go is shown first"
+
+
+@contextmanager
+def working(outputs: Path, stage: str, key: str) -> Iterator[None]:
+    """Somebody computes this artifact."""
+    descriptor = os.open(outputs / "artifacts" / stage / f".lock-{key}", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+    os.close(descriptor)
+
+
+def test_clean_leaves_what_is_being_computed_and_takes_what_a_kill_left(outputs: Path) -> None:
+    for name in (".work-ab", ".work-cd", ".trash-ff-12345678"):
+        plant(outputs, "sample", name)
+    with working(outputs, "sample", "ab"), working(outputs, "sample", "ff"):
+        left = {(one.key, one.leftover) for one in unneeded(outputs)}
+        assert left == {("ee", False), ("cd", True)}
+        assert clean(outputs, "--yes").code == 0
+        assert stored(outputs) == KEPT | {"ff", ".work-ab", ".trash-ff-12345678"}
+    assert clean(outputs, "--yes").code == 0 and stored(outputs) == KEPT
+
+
+def test_clean_keeps_what_a_run_that_is_not_over_will_need(outputs: Path) -> None:
+    from dmq_cli.stages import verbs
+
+    plant_run(outputs, "20260102-4", status="running")
+    plant(outputs, "sample", ".work-ab")
+    with patch.object(verbs, "needs", lambda config: {("sample", "ff"), ("sample", "ab")}):
+        assert {one.key for one in unneeded(outputs)} == {"ee"}
+    assert {one.key for one in unneeded(outputs)} == {"ee", "ff", "ab"}, "its configuration is of another version"
+
+
+@pytest.mark.parametrize(("age", "wanted"), [("30m", 1800), ("12h", 43200), ("7d", 604800), ("2w", 1209600), (None, 0)])
+def test_ages(age: str | None, wanted: float) -> None:
+    assert seconds(age) == wanted
+
+
+@pytest.mark.parametrize("age", ["7", "d", "-1d", "1.5d", "7 days"])
+def test_words_that_are_no_age(age: str) -> None:
+    with pytest.raises(ConfigError, match="7d"):
+        seconds(age)
+
+
+def test_list_runs_tells_broken_ones(outputs: Path) -> None:
+    (outputs / "runs" / "evaluate" / "20260102-2" / "metrics.json").write_text("{", encoding="utf-8")
+    (outputs / "runs" / "sample" / "20260101-0").mkdir(parents=True)
+    rows = {Path(row["run"]).name: row for row in runs(outputs)}
+    assert [row["state"] for row in rows.values()] == ["broken", "done", "broken", "failed: a reason"]
+    good = rows["20260102-1"]
+    assert (good["verb"], good["model"], good["method"], good["bits"]) == ("evaluate", "tiny", "tac", "w3a8")
+    assert good["numbers"] == {"FD-digits": 0.5, "PSNR": 30.0}
+    result = dmq("list", "runs", f"runtime.outputs={outputs}")
+    assert result.code == 0 and len(result.out.splitlines()) == 4 and "FD-digits 0.50, PSNR 30.00" in result.out
+
+
+def test_list_artifacts_counts_who_needs_them(outputs: Path) -> None:
+    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in artifacts(outputs)}
+    assert {key: row["used"] for key, row in rows.items()} == {
+        "aa": 2, "bb": 1, "cc": 1, "dd": 1, "ee": 0, "ff": 0, "99": 0,
+    }  # fmt: skip
+    assert rows["ff"]["bytes"] == 2_000_000 and 9.9 < rows["ee"]["age"] / 86400 < 10.1
+    found = json.loads(dmq("list", "artifacts", f"runtime.outputs={outputs}", "--json").out)["artifacts"]
+    assert [(row["stage"], row["key"]) for row in found] == [(row["stage"], row["key"]) for row in rows.values()]
+
+
+def test_list_tables_counts_cells(outputs: Path) -> None:
+    rows = {
+        row["name"]: row
+        for row in json.loads(dmq("list", "tables", f"runtime.outputs={outputs}", "--json").out)["tables"]
+    }
+    assert rows["main"] == {"name": "main", "kind": "own", "finished": 1, "total": 6}
+    assert (rows["tac_parts"]["total"], rows["tac_parts"]["finished"]) == (8, 0)
+    assert rows["digits_ptq"]["total"] == 78, "both its parts"
+    assert "1/6 cells" in dmq("list", "tables", f"runtime.outputs={outputs}").out
+
+
+def test_list_protocols_says_whether_their_weights_are_here(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(dmq("list", "protocols", "--json").out)["protocols"]}
+    assert set(rows) == set(names("protocol"))
+    assert rows["digits"] == {
+        "name": "digits", "extractor": "digits_cnn", "images": 2000, "columns": ["FD-digits", "IS-digits"], "present": True,
+    }  # fmt: skip
+    assert not rows["fid_torch_fidelity"]["present"]
+    assert dmq("list", "runs", f"runtime.outputs={tmp_path}").out == f"There are no runs in {tmp_path}.\n"
+    assert dmq("list", "runs", "model=x").code == 2
+
+
+def test_thousands_of_artifacts_are_listed_in_seconds(tmp_path: Path) -> None:
+    for number in range(2000):
+        folder = tmp_path / "artifacts" / "sample" / f"{number:032x}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    start = time.monotonic()
+    assert len(artifacts(tmp_path)) == 2000
+    assert time.monotonic() - start < 10
