@@ -31,6 +31,7 @@ FEW = (
     "protocol.kid_subsets=4",
     "protocol.splits=2",
     "budget=smoke",
+    "trace=null",
     "runtime.threads=1",
 )
 QUICK = tuple(f"budget.{kind}_iterations=2" for kind in ("weight", "act", "scale", "refine", "tune"))

@@ -1,5 +1,6 @@
-"""Numbers for images: Fréchet distance, inception score, KID, precision and recall by torch-fidelity, sFID,
-FD-DINOv2 and CLIP score by extractors registered there; PSNR, SSIM and LPIPS of pairs. Numbers for networks: what a call costs, what the weights weigh.
+"""Numbers for images: Fréchet distance, inception score, KID, precision and recall by torch-fidelity, sFID, FD-DINOv2 and
+CLIP score by extractors registered there; PSNR, SSIM and LPIPS of pairs. Numbers for networks: what a call costs, what the
+weights weigh, how errors grow along a trajectory.
 """
 
 import dmq_cli.compat  # noqa: F401
@@ -12,6 +13,7 @@ from dmq_cli.metrics.interval import difference_interval, judged, mean_interval
 from dmq_cli.metrics.paired import PSNR_CAP, SSIM_WINDOW, paired, per_image, psnr, ssim
 from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
 from dmq_cli.metrics.reference import Reference
+from dmq_cli.metrics.trajectory import Traced, Walks, trace
 from dmq_cli.metrics.weights import INCEPTION_SHA256, INCEPTION_URL
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Images",
     "Protocol",
     "Reference",
+    "Traced",
+    "Walks",
     "agreement",
     "asked_digit",
     "difference_interval",
@@ -48,5 +52,6 @@ __all__ = [
     "ssim",
     "stored_bytes",
     "to_uint8",
+    "trace",
     "with_features",
 ]

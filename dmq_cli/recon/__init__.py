@@ -1,6 +1,7 @@
 """Reconstruction: learned rounding, learned scales, fine-tuning."""
 
 from dmq_cli.recon.capture import record
+from dmq_cli.recon.curves import curves
 from dmq_cli.recon.learners import AdaRound, SignSteps
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.quest import Quest
@@ -18,6 +19,7 @@ __all__ = [
     "Scales",
     "SignSteps",
     "bytes_of_targets",
+    "curves",
     "module_names",
     "record",
     "require_space",

@@ -15,6 +15,7 @@ from dmq_cli.errors import NumericsError
 from dmq_cli.quant import TensorQuantizer
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.capture import Captured
+from dmq_cli.recon.curves import Curve
 from dmq_cli.recon.fine import LayerErrors, mixed
 from dmq_cli.recon.learners import Learner
 from dmq_cli.recon.losses import lp_loss
@@ -52,9 +53,9 @@ def start(attached: Attached, one: Pass, chosen: Mapping[str, TensorQuantizer]) 
     return [*learners, found] if found else learners
 
 
-def learn(setting: Setting, one: Pass, unit: Unit, number: int, learners: Sequence[Learner]) -> None:
-    """All iterations of a unit. number: of the unit among all passes."""
-    attached, key = setting.attached, setting.key(number)
+def learn(setting: Setting, one: Pass, unit: Unit, number: int, learners: Sequence[Learner]) -> Curve:
+    """All iterations of a unit; how its loss went. number: of the unit among all passes."""
+    attached, key, curve = setting.attached, setting.key(number), Curve(one.iterations)
     captured = unit.capture(
         attached, setting.data, setting.num, setting.work / "tmp-capture",
         activations=one.activations, targets=setting.targets, reads_full=one.reads_full,
@@ -68,8 +69,10 @@ def learn(setting: Setting, one: Pass, unit: Unit, number: int, learners: Sequen
                 learners, loss, iteration, f"Reconstructing {unit.name}", "the learning rates of recon.passes"
             )
             setting.report(unit.name, iteration + 1, one.iterations, value)
+            curve.add(float(loss.detach()))
     for learner in learners:
         learner.finish()
+    return curve
 
 
 @contextlib.contextmanager

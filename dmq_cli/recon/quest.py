@@ -23,6 +23,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.models import Call, Cond, device_of, fits
 from dmq_cli.quant import FixedRound, Nearest, TensorQuantizer
 from dmq_cli.recon.calls import Batches, joined, rows_of
+from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
 from dmq_cli.recon.learning import Report, descend, draws
@@ -31,6 +32,8 @@ from dmq_cli.recon.reconstruction import Reconstruction
 from dmq_cli.recon.scales import Scales
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.wrap import Attached, QuantMixin, bake, load_quantizer_state, quantizer_state, quantizing
+
+_LAST = 90_000  # its own loss curves come after those of the reconstruction's passes, which count in ten thousands
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _stage(stage: _Stage, call: Call, work: Path, report: Report) -> None:
     if done.exists():
         _restore(attached, layers, load_tensors(done))
     elif learners := stage.learners(layers):
-        _tune(stage, layers, learners, call, report)
+        save_curve(work, _LAST + stage.number, "tuning", stage.name, _tune(stage, layers, learners, call, report))
         tuned = {f"{name}.tuned": layer.latent_weight() for name, layer in layers.items()}
         save_tensors(done, {**quantizer_state(attached.quantizers(*ACTIVATIONS)), **tuned})
 
@@ -172,16 +175,21 @@ def _restore(attached: Attached, layers: Mapping[str, QuantMixin], tensors: dict
     load_quantizer_state(attached.quantizers(*ACTIVATIONS), tensors)
 
 
-def _tune(stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], call: Call, report: Report) -> None:
+def _tune(
+    stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], call: Call, report: Report
+) -> Curve:
     config, device = stage.config, device_of(stage.attached.adapter)
+    curve = Curve(config.iterations)
     what, lower = f"Fine-tuning ({stage.name})", "recon.weight_lr or recon.scale_lr"
     key = config.seed * 1_000_003 + stage.number
     for iteration, rows in enumerate(draws(len(call[0]), config.batch_size, config.iterations, key)):
         loss = _loss(stage, layers, *rows_of(call, rows, device))
         value = descend(learners, loss, iteration, what, lower)
         report(stage.name, iteration + 1, config.iterations, value)
+        curve.add(float(loss.detach()))
     for learner in learners:
         learner.finish()
+    return curve
 
 
 def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor, cond: Cond) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
+from dmq_cli.recon.curves import save_curve
 from dmq_cli.recon.learning import Report, Setting, learn, start
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
@@ -115,7 +116,7 @@ def _reconstruct(setting: Setting, name: str, one: Pass, unit: Unit, number: int
     if done.exists():
         load_quantizer_state(chosen, load_tensors(done))
     elif learners := start(attached, one, chosen):
-        learn(setting, one, unit, number, learners)
+        save_curve(setting.work, number, name, unit.name, learn(setting, one, unit, number, learners))
         save_tensors(done, quantizer_state(chosen), {"unit": unit.name})
     for layer in layers_of(attached, unit).values():
         layer.bake()

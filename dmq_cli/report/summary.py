@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
@@ -22,11 +21,11 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
 
 
-def headline(found: Mapping[str, Any]) -> str | None:
+def headline(found: dict[str, Any]) -> str | None:
     """The first number of an evaluation in a few words: "FD-digits 0.52"; None for what measured nothing."""
     for key, name in found.get("protocol", {}).get("columns", {}).items():
         if key in found.get("quantized", {}):
-            return f"{name} {number(found['quantized'], key)}"
+            return f"{name} {number(found, 'quantized', key)}"
     return None
 
 

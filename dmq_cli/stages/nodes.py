@@ -26,6 +26,7 @@ from dmq_cli.stages import build, quantize
 from dmq_cli.stages.graph import Config, Node, Task
 from dmq_cli.stages.images import load_images, save_images, write_chunk
 from dmq_cli.stages.reference import find_reference
+from dmq_cli.stages.trace import trace
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import NoTransform
@@ -151,6 +152,11 @@ def _correct_cost(config: Config) -> float:
     return 2 * _trajectories(seeds, config) if seeds else 0.0
 
 
+def _trace_cost(config: Config) -> float:
+    corrected = config["correct"].get("seeds") is not None
+    return (3.8 if corrected else 2.4) * _trajectories(config["trace"]["seeds"], config) if config["trace"] else 0.0
+
+
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 
 NODES: dict[str, Node] = {
@@ -167,6 +173,7 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
+        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost),
         Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp"), version=2),
     )

@@ -45,6 +45,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     objects = {section: build.make(config[section]) for section in sections}
+    check_trace(config.get("trace"))
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     prepared["recon_targets"] = objects["recon"].targets
@@ -150,12 +151,25 @@ def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:
 
 
 def check_seeds(config: Mapping[str, Any], correction: str | None) -> None:
-    """Calibration, correction and evaluation must not share noise. Raises SeedError."""
+    """Calibration, correction and evaluation must not share noise, nor what is traced with what was fitted. Raises SeedError."""
     fitted = {"calib.seeds": parse_range(config["calib"]["seeds"])}
     if correction is not None:
         fitted["correct.seeds"] = parse_range(correction)
     for key, ranges in _measured(config).items():  # each on its own: seeds and fp_seeds may share noise
         require_disjoint({**{f"{key}[{i}]": seeds for i, seeds in enumerate(ranges)}, **fitted})
+    if config.get("trace") is not None:
+        require_disjoint({"trace.seeds": parse_range(config["trace"]["seeds"]), **fitted})
+
+
+def check_trace(section: Any) -> None:
+    """Raise ConfigError for a section `trace` that is not {seeds: ...}, and SeedError for seeds that cannot be."""
+    if section is None:
+        return
+    if not isinstance(section, Mapping) or set(section) != {"seeds"}:
+        raise ConfigError(
+            f"trace={section} is not possible; give trace.seeds=3000000-3000063, or trace=null for no trace."
+        )
+    parse_range(section["seeds"])
 
 
 def _measured(config: Mapping[str, Any]) -> dict[str, list[range]]:

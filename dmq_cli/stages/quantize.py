@@ -13,7 +13,7 @@ from torch import Tensor
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
 from dmq_cli.metrics import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
-from dmq_cli.recon import bytes_of_targets, module_names, record, require_space
+from dmq_cli.recon import bytes_of_targets, curves, module_names, record, require_space
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
@@ -94,14 +94,24 @@ def targets(task: Task) -> None:
 
 
 def reconstruct(task: Task) -> None:
-    """Quantizers after learning."""
+    """Quantizers after learning, and losses.json: how the loss of every unit fell."""
     attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
     method = build.make(task.config["recon"])
     rows = _rows(task, method.num_samples)
     method.run(attached, rows, len(rows), task.work, _reporter(task), task.inputs["targets"])
     for number in range(method.refine_rounds or 0):
         _refine(task, attached, method, number)
+    write_json(task.work / "losses.json", {"passes": _losses(task, method.refine_rounds or 0)})
     _save(task, attached, "The reconstructed quantizers")
+
+
+def _losses(task: Task, rounds: int) -> dict[str, Any]:
+    """By pass and unit; the passes of a refinement are named after its round."""
+    found = curves(task.work)
+    for number in range(rounds):
+        again = curves(task.work / f"tmp-round-{number}")
+        found |= {f"{name}, round {number + 1}": units for name, units in again.items()}
+    return found
 
 
 def _refine(task: Task, attached: Attached, method: Any, number: int) -> None:

@@ -27,7 +27,8 @@ _log = logging.getLogger("dmq")
 def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The nodes a verb asks for, each with its configuration; sampling and evaluation once for each seed range.
 
-    fp_seeds, if given, are ranges on which evaluation measures the full-precision twin, too.
+    fp_seeds, if given, are ranges on which evaluation measures the full-precision twin, too. Evaluation also traces a few
+    trajectories, once, unless `trace` is null.
     """
     if verb not in ("sample", "evaluate"):
         yield verb, {**config, "seeds": show(parse_ranges(config["seeds"])[0])}
@@ -39,6 +40,8 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
     if verb == "evaluate" and config.get("fp_seeds") is not None:
         for seeds in parse_ranges(config["fp_seeds"]):
             yield "evaluate_fp", {**config, "seeds": show(seeds)}
+    if verb == "evaluate" and config.get("trace") is not None:
+        yield "trace", {**config, "seeds": show(parse_ranges(config["seeds"])[0])}
 
 
 def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
@@ -65,7 +68,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
         torch.set_num_threads(threads)
     made = graph(config, Progress(quiet))
     wanted = list(targets(verb, config))
-    key = digest([made.key(name, own) for name, own in wanted])
+    key = digest([made.key(name, own) for name, own in wanted if name != "trace"])  # no number depends on that
     cell = results.cell_folder(config, key)
     if cell is not None and (cell / "metrics.json").is_file():
         _log.info("%s is finished: %s", results.title(config), cell)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.quant import MlpScale
-from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction
+from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction, curves
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, extra_state, load_state, quantizing, state
 from tests.recon.runs import ACTIVATIONS, FEW_UNITS, NUM, PER_STEP, assert_same, brecq, changed, few, rows, run, small
 from tests.tiny import SMALL, adapter, data, network, one_sentence
@@ -79,6 +79,8 @@ def test_losses_fall(tmp_path: Path) -> None:
     assert list(losses) == ["temporal", "attention"]
     ratios = [sum(values[-3:]) / sum(values[:3]) for values in losses.values()]
     assert ratios[0] < 0.97 and ratios[1] < 0.995
+    kept = {unit: [[number, loss] for number, loss in enumerate(values, 1)] for unit, values in losses.items()}
+    assert curves(tmp_path)["tuning"] == kept
     assert float((output(attached) - full(attached)).square().mean()) < 0.97 * before
 
 

@@ -111,7 +111,7 @@ def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -
     def fewer(made: Config) -> None:
         made["scheme"]["rules"][1]["bits"] = 2
 
-    assert changed(graph, config, fewer) == {"calibrate", "reconstruct", "correct", "sample", "evaluate"}
+    assert changed(graph, config, fewer) == {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,19 @@ def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -
     [
         ("numerics", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
         ("seeds", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
-        ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
+        ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "trace", "evaluate"}),
+        ("trace", {"trace"}),
         ("protocol", {"evaluate_fp", "evaluate"}),
         ("measured_with", {"evaluate_fp", "evaluate"}),
-        ("correct", {"correct", "sample", "evaluate"}),
-        ("recon", {"reconstruct", "correct", "sample", "evaluate"}),
-        ("recon_targets", {"targets", "reconstruct", "correct", "sample", "evaluate"}),
-        ("scheme", {"calibrate", "reconstruct", "correct", "sample", "evaluate"}),
-        ("policy", {"calibrate", "reconstruct", "correct", "sample", "evaluate"}),
-        ("transform", {"transform", "calibrate", "reconstruct", "correct", "sample", "evaluate"}),
+        ("correct", {"correct", "sample", "trace", "evaluate"}),
+        ("recon", {"reconstruct", "correct", "sample", "trace", "evaluate"}),
+        ("recon_targets", {"targets", "reconstruct", "correct", "sample", "trace", "evaluate"}),
+        ("scheme", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
+        ("policy", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
+        ("transform", {"transform", "calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
         ("calib", set(NODES) - {"sample_fp", "evaluate_fp"}),
         ("calib_sampler", set(NODES) - {"sample_fp", "evaluate_fp"}),
-        ("sampler", {"correct", "sample_fp", "sample", "evaluate_fp", "evaluate"}),
+        ("sampler", {"correct", "sample_fp", "sample", "evaluate_fp", "trace", "evaluate"}),
         ("model", set(NODES)),
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dmq_cli.recon.units import ModuleUnit
 from dmq_cli.stages import quantize
+from dmq_cli.store import read_json
 from dmq_cli.store.tensors import RowFile, load_tensors
 from tests.chain import QUICK, artifact, artifacts, counting, dmq, words
 
@@ -63,8 +64,14 @@ def test_rounds_read_what_the_quantized_network_shows_them(small: Path, tmp_path
     assert not torch.equal(rounds[0][0], rounds[1][0]), "the network has learned in between"
     assert {path.name for path in artifact(tmp_path, "reconstruct").iterdir()} == {
         "quantizers.safetensors",
+        "losses.json",
         "manifest.json",
     }
+    passes = read_json(artifact(tmp_path, "reconstruct") / "losses.json")["passes"]
+    assert list(passes) == [
+        f"{name}{turn}" for turn in ("", ", round 1", ", round 2") for name in ("weights", "scales")
+    ]
+    assert all(len(units) == UNITS for units in passes.values())
 
 
 def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, tmp_path: Path) -> None:
@@ -80,8 +87,10 @@ def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, tmp_p
     with learning() as learned:
         assert dmq(*words("reconstruct", small, whole, *PAR)).code == 0
     assert len(learned) == total
-    files = [artifact(outputs, "reconstruct") / "quantizers.safetensors" for outputs in (killed, whole)]
-    assert files[0].parent.name == files[1].parent.name and files[0].read_bytes() == files[1].read_bytes()
+    one, other = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
+    assert one.name == other.name
+    for file in ("quantizers.safetensors", "losses.json"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 def test_refinement_changes_what_is_learned(small: Path, tmp_path: Path) -> None:

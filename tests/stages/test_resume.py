@@ -90,9 +90,10 @@ def test_killed_in_reconstruct_it_ends_in_the_same_bytes(model: Path, tmp_path: 
         assert ran == ["reconstruct"]
         assert dmq(*words("reconstruct", model, whole, *more)).code == 0
     assert resumed == len(learned) - resumed - len(finished), "finished blocks are not learned again"
-    files = [artifact(outputs, "reconstruct") / "quantizers.safetensors" for outputs in (killed, whole)]
-    assert files[0].parent.name == files[1].parent.name
-    assert files[0].read_bytes() == files[1].read_bytes()
+    one, other = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
+    assert one.name == other.name
+    for file in ("quantizers.safetensors", "losses.json"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 def test_two_processes_that_want_the_same(model: Path, tmp_path: Path) -> None:

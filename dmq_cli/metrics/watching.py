@@ -1,0 +1,211 @@
+"""What happens inside a network while it runs in full precision and then quantized, as means and quantiles of one call.
+
+Implemented: the cosine similarity of every block's output to full precision (Huang et al., TFMQ-DM, CVPR 2024, Fig. II), the spread
+of activations (So et al., TDQ, NeurIPS 2023, Fig. 2) with the intervals that cover them (its Fig. 9), and the greatest value of
+every channel (TCAQ-DM, Fig. A and B).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmq_cli.quant import Choice, Log2, Split
+from dmq_cli.wrap import Attached, QuantMixin
+
+VALUES = 1 << 12
+"""Values of one site at one call that its quartiles are taken from, an equal share of every sample; the extremes see all."""
+
+_QUARTILES = (0.25, 0.5, 0.75)
+_KINDS = ("block_error", "block_cosine")
+
+
+class Means:
+    """Running means by key, in float64."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Hashable, Tensor] = {}
+        self._counts: dict[Hashable, int] = defaultdict(int)
+
+    def add(self, key: Hashable, rows: Tensor) -> None:
+        """rows: (B,)."""
+        total = rows.double().sum()
+        self._sums[key] = self._sums[key] + total if key in self._sums else total
+        self._counts[key] += len(rows)
+
+    def take(self, key: Hashable) -> Tensor:
+        """The mean, 0-dim on the CPU, which starts anew. KeyError for a key that nothing was added to."""
+        return (self._sums.pop(key) / self._counts.pop(key)).cpu()
+
+
+def relative_error(found: Tensor, full: Tensor) -> Tensor:
+    """|found - full|^2 / |full|^2 of every sample, (B,), float64; NaN where full is zero."""
+    return compared(found, full)[0]
+
+
+def compared(found: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
+    """The relative error and the cosine of the angle between both, of every sample, (B,), float64; NaN where full is zero."""
+    one, other = _rows(found), _rows(full)
+    length, reference = one.square().sum(1).double(), other.square().sum(1).double()
+    reference = reference.where(reference > 0, torch.nan)
+    error = (one - other).square().sum(1).double() / reference
+    return error, (one * other).sum(1).double() / (length * reference).sqrt()
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def interval(quantizer: nn.Module, x: Tensor) -> Tensor:
+    """The scale that a quantizer has for x at the current step, 0-dim: the mean over parts of a split, channels and samples.
+
+    Of a choice the part that is chosen; NaN for a log2 grid, whose codes have no common distance.
+    """
+    if isinstance(quantizer, Split):
+        pieces = torch.split(x, list(quantizer.sizes), quantizer.dim)
+        return torch.stack([interval(part, piece) for part, piece in zip(quantizer.parts, pieces, strict=True)]).mean()
+    if isinstance(quantizer, Choice):
+        return interval(quantizer.parts[int(quantizer.choice[quantizer.context.step[0]])], x)
+    if isinstance(quantizer.grid, Log2):
+        return torch.full((), torch.nan, dtype=torch.float64, device=x.device)
+    scale: Tensor = quantizer.scale(x)[0]  # type: ignore[operator]
+    return scale.double().mean()
+
+
+def picked(x: Tensor, samples: Tensor, share: int) -> Tensor:
+    """`share` values of every row (all where it has fewer), (B, share): which ones depends on the sample's number alone.
+
+    samples: (B,) int64, the number of each row's sample.
+    """
+    rows = x.flatten(1)
+    size = rows.shape[1]
+    if size <= share:
+        return rows
+    places = torch.randperm(size, generator=torch.Generator().manual_seed(size))[:share]
+    shifted = (places[None] + samples[:, None] * 7919) % size  # other places in every sample
+    return rows.gather(1, shifted.to(rows.device))
+
+
+class Watch:
+    """Listens to one network, within `listening`.
+
+    side: who runs now; "full" comes first in every batch and is what the others are compared with. samples: their
+    number in all, which sets how many values of each are kept for the quartiles.
+    """
+
+    def __init__(self, attached: Attached, samples: int) -> None:
+        self.blocks = attached.units()
+        self.sites: list[str] = []
+        self.channels: list[str] = []
+        self._attached, self._every, self._share = attached, attached.layers(), max(1, VALUES // samples)
+        self._means, self._side, self._numbers = Means(), "full", torch.zeros(1, dtype=torch.int64)
+        self._full: dict[str, list[Tensor]] = defaultdict(list)
+        self._unseen: dict[str, Iterator[Tensor]] = {}
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._ends: dict[str, tuple[Tensor, Tensor]] = {}
+        self._greatest: dict[str, Tensor] = {}
+
+    def next_batch(self, start: int, num: int) -> None:
+        """What follows is about the samples start .. start + num - 1."""
+        self._numbers = torch.arange(start, start + num)
+        self._full.clear()
+
+    def turn(self, side: str) -> None:
+        """From here on `side` runs."""
+        self._side = side
+        self._unseen = {name: iter(outputs) for name, outputs in self._full.items()}
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, every run of the network is taken in."""
+        with contextlib.ExitStack() as stack:
+            for name in self.blocks:
+                hook = self._attached.model.get_submodule(name).register_forward_hook(self._block(name))
+                stack.callback(hook.remove)
+            for name, layer, convolution in self._layers():
+                quantizer = layer.input_quantizer
+                if not isinstance(quantizer, nn.Identity):
+                    stack.callback(quantizer.register_forward_pre_hook(self._site(name)).remove)
+                if convolution and isinstance(layer, nn.Module):
+                    stack.callback(layer.register_forward_pre_hook(self._channels(name)).remove)
+            yield
+
+    def _layers(self) -> Iterator[tuple[str, QuantMixin, bool]]:
+        """Name and layer, and whether it is a convolution of a residual block."""
+        for layer in self._attached.adapter.layers():
+            yield layer.name, self._every[layer.name], layer.role.startswith("resnet.conv")
+
+    def _block(self, name: str) -> Callable[..., None]:
+        def seen(_module: nn.Module, _given: Any, output: Tensor) -> None:
+            if self._side == "full":
+                self._full[name].append(output)
+                return
+            full = next(self._unseen[name])  # guidance may run the network twice
+            for kind, rows in zip(_KINDS, compared(output, full), strict=True):
+                self._means.add((kind, self._side, name), rows)
+
+        return seen
+
+    def _site(self, name: str) -> Callable[..., None]:
+        def seen(quantizer: nn.Module, given: tuple[Any, ...]) -> None:
+            x: Tensor = given[0].to(torch.promote_types(given[0].dtype, torch.float32))
+            if self._side == "quantized":
+                self._means.add(("scales", name), interval(quantizer, x).expand(len(x)))
+            if self._side != "full":
+                return
+            if name not in self.sites:
+                self.sites.append(name)
+            low, high = x.aminmax()
+            least, most = self._ends.get(name, (low, high))
+            self._ends[name] = torch.minimum(least, low), torch.maximum(most, high)
+            own = self._numbers[torch.arange(len(x)) % len(self._numbers)]
+            self._values[name].append(picked(x, own, self._share))
+
+        return seen
+
+    def _channels(self, name: str) -> Callable[..., None]:
+        def seen(_layer: nn.Module, given: tuple[Any, ...]) -> None:
+            if self._side != "full":
+                return
+            if name not in self.channels:
+                self.channels.append(name)
+            greatest = given[0].abs().amax((0, 2, 3))
+            self._greatest[name] = torch.maximum(greatest, self._greatest.get(name, greatest))
+
+        return seen
+
+    def take(self, sides: list[str]) -> dict[str, Tensor]:
+        """Everything about the call that ends here, by the names of the trace's tensors; the next call starts anew."""
+        found = {}
+        for kind in _KINDS:
+            for side in sides:
+                found[f"{kind}.{side}"] = _stacked([self._means.take((kind, side, name)) for name in self.blocks])
+        found["scales"] = _stacked([self._means.take(("scales", name)) for name in self.sites])
+        found["activations"] = _stacked([self._summary(name) for name in self.sites], 5)
+        for name in self.channels:
+            found |= self._of_channels(name)
+        return found
+
+    def _summary(self, name: str) -> Tensor:
+        """Least, quartiles, greatest."""
+        values = torch.cat([rows.flatten() for rows in self._values.pop(name)])
+        least, most = self._ends.pop(name)
+        quartiles = torch.quantile(values, values.new_tensor(_QUARTILES))
+        return torch.cat([least[None], quartiles, most[None]]).cpu()
+
+    def _of_channels(self, name: str) -> dict[str, Tensor]:
+        greatest, scale = self._greatest.pop(name), self._every[name].channel_scale
+        found = {f"channel_max.full.{name}": greatest.cpu()}
+        if scale is not None:
+            found[f"channel_max.transformed.{name}"] = (greatest / scale.abs()).cpu()
+        return found
+
+
+def _stacked(rows: list[Tensor], *shape: int) -> Tensor:
+    """(rows, *shape), also where there are none."""
+    return torch.stack(rows) if rows else torch.empty(0, *shape)
