@@ -1,10 +1,14 @@
 # Set-up and the few commands everybody needs. `make help` lists them.
 PYTHON ?= python3
+SCALE ?= paper
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow check format bench readme clean-venv
+# The papers' tables: those of conf/table with cells of a paper.
+PAPERS := $(sort $(patsubst conf/table/paper/%.csv,%,$(wildcard conf/table/paper/*.csv)))
+
+.PHONY: help venv demo tables test test-slow check format bench readme clean-venv
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -21,10 +25,14 @@ demo: $(STAMP)  ## the main job at W3A8 on the embedded model: a table and image
 	$(BIN)/dmq evaluate table=demo
 	$(BIN)/python -m dmq_cli.report demo
 
-table-%: $(STAMP)  ## fill the table conf/table/%.yaml, going on where it stopped
-	set -e; for part in $* $(patsubst conf/table/%.yaml,%,$(wildcard conf/table/$*__*.yaml)); do \
-	    $(BIN)/dmq evaluate table=$$part; done
-	$(BIN)/python -m dmq_cli.report $*
+table-%: $(STAMP)  ## fill the table conf/table/%.yaml, going on where it stopped; of a paper's table SCALE=digits|paper
+	failed=0; for part in $* $(patsubst conf/table/%.yaml,%,$(wildcard conf/table/$*__*.yaml)); do \
+	    $(BIN)/dmq evaluate table=$$part scale=$(SCALE) || failed=1; done; \
+	$(BIN)/python -m dmq_cli.report $* --scale $(SCALE) && exit $$failed
+
+tables: $(STAMP)  ## all tables of the papers on the embedded models (hours, going on where it stopped), and their overview
+	failed=0; $(MAKE) -k SCALE=digits $(addprefix table-,$(PAPERS)) || failed=1; \
+	$(BIN)/python -m dmq_cli.report --overview && exit $$failed
 
 readme: $(STAMP)  ## put the generated tables into README.md
 	$(BIN)/python -m dmq_cli.report --readme

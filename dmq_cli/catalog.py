@@ -61,6 +61,12 @@ def protocols() -> list[dict[str, Any]]:
     return [_whole("protocol", name) for name in names("protocol")]
 
 
+def table(name: str) -> dict[str, Any]:
+    """The section `table` of a file in conf/table, nothing resolved."""
+    found: dict[str, Any] = _read(conf_folder() / "table" / f"{name}.yaml")["table"]
+    return found
+
+
 def measures() -> list[dict[str, Any]]:
     """name, extractor, images, columns and present (whether weights and references lie where it says) of every protocol."""
     rows = []

@@ -24,10 +24,12 @@ FLOORS = {
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "zoo": 5,
     "stages": 6,
     "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "inventory": 7, "report": 7, "sweep": 7,
+    "papers": 7,
 }  # fmt: skip
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
 SIDEWAYS = {("paths", "errors"), ("obtain", "paths"), ("store", "errors"), ("store", "__init__")}
 SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard")}
+SIDEWAYS |= {("report", "papers"), ("papers", "catalog"), ("papers", "report"), ("commands", "report")}
 SIDEWAYS |= {("cli", "sweep"), ("sweep", "guard"), ("sweep", "report")}
 SIDEWAYS |= {
     ("commands", "guard"),
@@ -38,8 +40,8 @@ SIDEWAYS |= {
 }
 UPWARD = {("__init__", "stages", "inside a function")}
 ONLY_IN = {
-    "hydra": {"stages", "catalog", "cli", "report", "sweep"},
-    "omegaconf": {"stages", "cli", "catalog", "sweep"},
+    "hydra": {"stages", "catalog", "cli", "papers", "report", "sweep"},
+    "omegaconf": {"stages", "cli", "catalog", "papers", "sweep"},
     "diffusers": {"models", "wrap", "sampling", "zoo"},
     "huggingface_hub": {"models"},
     "click": {"cli", "commands", "guard", "report"},

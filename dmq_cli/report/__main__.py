@@ -1,5 +1,6 @@
-"""`python -m dmq_cli.report NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table;
-`python -m dmq_cli.report --readme` puts every table that README.md has a place for into it.
+"""`python -m dmq_cli.report NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table, of a
+paper's table what is printed beside what is measured (--scale digits: on the embedded models); `--overview` writes
+outputs/tables/README.md of all of these; `--readme` puts every table that README.md has a place for into it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from dmq_cli import papers
 from dmq_cli.guard import guarded
 from dmq_cli.report.readme import fill, picture, write
 from dmq_cli.report.tables import table
@@ -17,18 +19,33 @@ from dmq_cli.report.tables import table
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--readme", is_flag=True, help="Put the tables into README.md.")
+@click.option("--scale", default="paper", show_default=True, help="Of the papers' tables: paper or digits.")
+@click.option("--overview", is_flag=True, help="Write outputs/tables/README.md of the papers' tables.")
 @click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
-def main(names: tuple[str, ...], readme: bool, outputs: Path) -> None:
-    """Write the Markdown and the picture of the tables NAMES from their finished cells."""
+def main(names: tuple[str, ...], readme: bool, scale: str, overview: bool, outputs: Path) -> None:
+    """Write the tables NAMES from their finished cells: Markdown and a picture, of a paper's table CSV and LaTeX, too."""
+    of_papers = papers.names()
     for name in names:
-        folder = outputs / "tables" / name
-        write(folder / "table.md", table(folder) + "\n")
-        click.echo(table(folder))
-        shown = picture(folder)
-        click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''})")
+        (_paper if name in of_papers else _own)(name, scale, outputs)
+    if overview:
+        click.echo(papers.overview(outputs))
     if readme:
         file = Path("README.md")
         write(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
+
+
+def _own(name: str, scale: str, outputs: Path) -> None:
+    """A table of dmq's own; it has no scale."""
+    folder = outputs / "tables" / name
+    write(folder / "table.md", table(folder) + "\n")
+    click.echo(table(folder))
+    shown = picture(folder)
+    click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''})")
+
+
+def _paper(name: str, scale: str, outputs: Path) -> None:
+    folder, text = papers.write_table(name, scale, outputs)
+    click.echo(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex)")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
@@ -21,7 +22,7 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
 
 
-def headline(found: dict[str, Any]) -> str | None:
+def headline(found: Mapping[str, Any]) -> str | None:
     """The first number of an evaluation in a few words: "FD-digits 0.52"; None for what measured nothing."""
     for key, name in found.get("protocol", {}).get("columns", {}).items():
         if key in found.get("quantized", {}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def varied(cells: Iterable[Cell]) -> list[str]:
     return sorted({name.split()[1] for name, seen in values.items() if len(seen) > 1})
 
 
-def number(metrics: Cell, side: str, key: str) -> str:
+def number(metrics: Mapping[str, Any], side: str, key: str) -> str:
     """One number of metrics.json with two digits; with its deviation over the seed ranges where there are several, else with
     its 95 % interval where it has one. side: fp, quantized or paired.
     """

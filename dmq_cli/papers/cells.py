@@ -1,0 +1,110 @@
+"""Which finished cell backs a row: the one whose recorded configuration is that of the row, with its proof beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.paths import conf_folder
+from dmq_cli.store import digest, read_json
+
+Cell = dict[str, Any]  # what metrics.json holds
+
+_MEASURED = ("model", "sampler", "protocol", "cond", "numerics")  # what the full-precision twin's numbers depend on
+_QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "calibrated_steps")
+
+
+def configured(words: Sequence[str]) -> dict[str, Any]:
+    """The configuration that `dmq evaluate` makes of these words, resolved; what a user has to fill in stays "???".
+
+    Raises Hydra's errors for words that do not compose.
+    """
+    return _composed(tuple(word for word in words if not word.startswith("runtime.")))
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        found = compose("config", ["stage=evaluate", *words])
+    plain: Any = OmegaConf.to_container(found, resolve=True)
+    return dict(plain)
+
+
+def cells(folder: Path) -> list[Cell]:
+    """The finished cells of a table's folder that their manifests back.
+
+    A cell counts if its manifest has the key that its folder is named by and the same artifacts, and if its configuration is the
+    one that was hashed.
+    """
+    return [cell for _, cell in _backed(folder)]
+
+
+def _backed(folder: Path) -> Iterator[tuple[Path, Cell]]:
+    for file in sorted(folder.glob("*/metrics.json")):
+        proof = file.parent / "manifest.json"
+        if not proof.is_file():
+            continue
+        cell, manifest = read_json(file), read_json(proof)
+        named = file.parent.name.endswith(f"-{str(manifest['key'])[:8]}")
+        same = manifest["artifacts"] == cell["artifacts"] and digest(cell["config"]) == cell["config_sha256"]
+        if named and same:
+            yield file.parent, cell
+
+
+def cell_of(folder: Path, words: Sequence[str]) -> Cell | None:
+    """The finished cell of a row, None if there is none. words: its job. Raises ConfigError if two cells claim it."""
+    wanted = configured(words)
+    found = {place: cell for place, cell in _backed(folder) if fits(wanted, cell["config"])}
+    if len(found) > 1:
+        raise ConfigError(
+            f"{' and '.join(map(str, found))} are cells of the same row; remove the one that an older version made."
+        )
+    return next(iter(found.values()), None)
+
+
+def full_precision(folders: Sequence[Path], words: Sequence[str]) -> Cell | None:
+    """A cell with the full-precision numbers of a row's model, sampler, protocol and seeds, in the first folder that has one.
+
+    words: the job of any row of the part. Method and bits do not matter.
+    """
+    wanted = configured(words)
+    for cell in (cell for folder in folders for cell in cells(folder)):
+        own = cell["config"]
+        if _seeds(own) == _seeds(wanted) and all(_same(name, wanted, own) for name in _MEASURED):
+            return cell
+    return None
+
+
+def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration is the wanted one in all that is in a key, but for the sha256 of files.
+
+    wanted: as composed; recorded: as prepared, with what preparing leaves out at its default left out.
+    """
+    named = all(wanted[group]["name"] == recorded[group]["name"] for group in ("method", "bits"))
+    seeds = recorded["seeds"] == wanted["seeds"] and recorded.get("fp_seeds") == wanted["fp_seeds"]
+    return named and seeds and all(_same(name, wanted, recorded) for name in (*_MEASURED, *_QUANTIZED))
+
+
+def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    from dmq_cli.stages.graph import identity
+    from dmq_cli.stages.prepare import correction
+
+    want: Any = wanted[section]
+    have: Any = recorded.get(section)
+    if section == "model":
+        return (want["name"], want.get("weights") == "random") == (have["name"], have.get("weights") == "random")
+    if section == "correct":
+        want = correction(want, wanted["cond"])
+    if section in ("numerics", "cond") and have is None:  # recorded before it existed
+        have = configured(())[section]
+    return bool(identity(want) == identity(have))
+
+
+def _seeds(config: Mapping[str, Any]) -> Any:
+    return config.get("fp_seeds") or config["seeds"]

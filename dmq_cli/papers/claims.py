@@ -1,0 +1,88 @@
+"""What a paper claims, held against what was measured.
+
+A claim is data of the table's YAML file: `says` in words, and either
+* column, better, worse (lists of methods as printed) and optionally part: at every part and width, each of `better` is better than
+  each of `worse`; the arrow of the column's heading says which way;
+* trace: a check of dmq_cli.papers.traces, on what was recorded inside of the networks;
+* unchecked: why it cannot be checked yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dmq_cli.papers.numbers import Number, inside_noise
+from dmq_cli.papers.transcript import PaperTable, Row
+
+Look = Callable[[Row, str], "Number | None"]
+"""The measured number of a row in a column, by its heading."""
+
+HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
+AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals
+_ORDER = (HOLDS, AHEAD, EVEN, BEHIND, FAILS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim. short: the outcome; details: the numbers behind it, "" where there are none."""
+
+    says: str
+    short: str
+    details: str = ""
+
+    def line(self) -> str:
+        """The claim, the outcome and the numbers."""
+        return f"claim: {self.says}: {self.short}" + (f". {self.details}" if self.details else "")
+
+
+def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look) -> Verdict:
+    """How far an ordering holds: at how many of the compared pairs, and which with which numbers."""
+    found: dict[str, list[str]] = {}
+    for better, worse in pairs(table, claim):
+        state, numbers = compare(claim["column"], look(better, claim["column"]), look(worse, claim["column"]))
+        several = len(table.parts) > 1 and "part" not in claim
+        where = f"{better.part} {better.setting()}" if several else better.setting()
+        found.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
+    return Verdict(claim["says"], *_told(found))
+
+
+def _told(found: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The outcome of all comparisons and the numbers behind it. found: the comparisons in each state."""
+    total = sum(map(len, found.values()))
+    details = [f"{state.capitalize()}: {', '.join(found[state])}." for state in _ORDER if state in found]
+    if len(found) == 1:
+        (state, (first, *more)), *_ = found.items()
+        if state == UNKNOWN:
+            return UNKNOWN, ""
+        if more:
+            return f"{state} in all {total} comparisons", " ".join(details)
+        return state, f"{first}."
+    shares = [f"{state} in {len(found[state])}" for state in (*_ORDER, UNKNOWN) if state in found]
+    return f"{', '.join(shares)} of {total} comparisons", " ".join(details)
+
+
+def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Row]]:
+    """The rows that a claim compares, the better ones first: of the same part and width."""
+    for better in _named(table, claim, claim["better"]):
+        for worse in _named(table, claim, claim["worse"]):
+            if (better.part, better.setting()) == (worse.part, worse.setting()):
+                yield better, worse
+
+
+def compare(heading: str, better: Number | None, worse: Number | None) -> tuple[str, str]:
+    """Whether `better` is better than `worse` by this column, and the two numbers."""
+    if better is None or worse is None:
+        return UNKNOWN, ""
+    lower = "↓" in heading
+    ahead = better.value < worse.value if lower else better.value > worse.value
+    numbers = f"{better.value:.4g} {('<' if lower else '>') if ahead else 'against'} {worse.value:.4g}"
+    noise = inside_noise(better, worse)
+    if noise is None:
+        return (AHEAD if ahead else BEHIND), numbers
+    return (EVEN if noise else HOLDS if ahead else FAILS), numbers
+
+
+def _named(table: PaperTable, claim: Mapping[str, Any], methods: Sequence[str]) -> list[Row]:
+    return [row for row in table.rows if row.method in methods and row.part == claim.get("part", row.part)]

@@ -1,0 +1,76 @@
+"""Size and bit operations of a table's rows, from shapes alone, counted once and kept with the command that counts them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.papers.cells import configured
+from dmq_cli.papers.plan import setting
+from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.store import read_json, write_json
+
+_KEYS = ("size_bytes", "size_flat_bytes", "size_bytes_fp", "bops", "bops_flat", "bops_fp", "bops_fp_single")
+_UNITS = {"cost.size": 1e6, "cost.bops": 1e12}  # MB and tera
+_ROW = {"cost.size": ("size_bytes", "size_flat_bytes"), "cost.bops": ("bops", "bops_flat")}
+_FULL = {"cost.size": ("size_bytes_fp", "size_bytes_fp"), "cost.bops": ("bops_fp", "bops_fp_single")}
+Costs = Mapping[str, Mapping[str, float]]
+NOTE = (
+    "Size in 10^6 bytes and 10^12 bit operations of one network call, counted from shapes; in brackets by the papers' convention:"
+    " every parameter at the width of weights, every product at the width of weights and activations (full precision: a MAC"
+    " counted once)."
+)
+
+
+def wanted(table: PaperTable) -> bool:
+    """Whether the table has a column of sizes or bit operations."""
+    return any(str(column).startswith("cost.") for column in table.columns.values())
+
+
+def costs(table: PaperTable, scale: str, folder: Path) -> Costs:
+    """What every row costs, by the command that counts it; counted rows are read from folder/costs.json, new ones added to it."""
+    file = folder / "costs.json"
+    known: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
+    needed = {command(table, row, scale): row for row in table.rows if not row.full} if wanted(table) else {}
+    new = {words: _count(words) for words in needed if words not in known}
+    if new:
+        write_json(file, known | new)
+    return known | new
+
+
+def command(table: PaperTable, row: Row, scale: str) -> str:
+    """The `dmq cost` that counts a row."""
+    words = [word for word in setting(table, row, scale) if not word.startswith("protocol")]
+    return shlex.join(["dmq", "cost", *words])
+
+
+def cost(table: PaperTable, row: Row, column: str, scale: str, counted: Costs) -> str:
+    """A column's cost of a row as shown, "" if there is none. column: cost.size or cost.bops.
+
+    Full precision costs what any row of its part says.
+    """
+    rows = [one for one in table.of(row.part) if not one.full] if row.full else [row]
+    found = next((counted[c] for one in rows if (c := command(table, one, scale)) in counted), None)
+    keys = (_FULL if row.full else _ROW)[column]
+    if found is None or not all(key in found for key in keys):
+        return ""
+    own, flat = (found[key] / _UNITS[column] for key in keys)
+    return f"{_short(own)} ({_short(flat)})"
+
+
+def _count(words: str) -> dict[str, float]:
+    from dmq_cli.stages.costing import cost_of
+
+    found: dict[str, Any] = cost_of(configured(_overrides(words)))
+    return {key: found[key] for key in _KEYS if key in found}
+
+
+def _overrides(words: str) -> Sequence[str]:
+    return shlex.split(words)[2:]
+
+
+def _short(value: float) -> str:
+    """Two decimals, or three digits of what is smaller than one."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"

@@ -1,0 +1,54 @@
+"""Writes a paper's table beside its cells: table.md, table.csv, table.tex, and table.json for the overview."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.papers import traces
+from dmq_cli.papers.cells import Cell, cells
+from dmq_cli.papers.plan import folder_name
+from dmq_cli.papers.transcript import PaperTable, check_scale, paper_table
+from dmq_cli.papers.views import View, view
+from dmq_cli.papers.writing import as_csv, latex, markdown, marked
+from dmq_cli.store import read_json, write_json
+from dmq_cli.store.files import aside
+
+
+def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
+    """Write the table `name` at this scale and return its folder and its Markdown.
+
+    Raises ConfigError for an unknown table or scale, and for cells that cannot share a column.
+    """
+    table = paper_table(name)
+    folder = outputs / "tables" / folder_name(name, check_scale(scale))
+    made = view(table, scale, outputs / "tables", _traced(table, folder, outputs / "artifacts" / "trace"))
+    text = markdown(made)
+    for file, content in (("table.md", text), ("table.csv", as_csv(made)), ("table.tex", latex(made))):
+        with aside(folder / file) as scratch:
+            scratch.write_text(content, encoding="utf-8")
+    write_json(folder / "table.json", summary(made))
+    return folder, text
+
+
+def summary(made: View) -> dict[str, Any]:
+    """What the overview shows of a table."""
+    own = {"name": made.name, "scale": made.scale, "title": marked(made)}
+    return {**own, "states": dict(made.states), "claims": [f"{one.says}: {one.short}" for one in made.claims]}
+
+
+def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[str, Any]]:
+    """Statistics of the traces of a figure's cells, by artifact; read once and kept in folder/traces.json."""
+    if not any("trace" in claim for claim in table.claims):
+        return {}
+    file = folder / "traces.json"
+    known: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
+    keys = {_trace_of(cell) for cell in cells(folder)} - {*known, ""}
+    new = {key: traces.statistics(artifacts / key) for key in sorted(keys) if (artifacts / key).is_dir()}
+    if new:
+        write_json(file, known | new)
+    return known | new
+
+
+def _trace_of(cell: Cell) -> str:
+    return str(cell["artifacts"].get("trace", ""))

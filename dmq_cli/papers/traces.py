@@ -1,0 +1,146 @@
+"""Claims of figures, held against the traces of runs: what activations, scales and blocks did at every step.
+
+A trace is an artifact of `dmq evaluate` (trace.json and trace.safetensors). The statistics a figure needs are kept in the
+table's folder, so that the table can be written again where the artifacts are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmq_cli.papers.claims import FAILS, HOLDS, UNKNOWN, Verdict
+from dmq_cli.store import read_json
+
+if TYPE_CHECKING:  # jobs are listed without torch
+    from torch import Tensor
+
+Told = tuple[str, ...]  # the outcome, and the numbers behind it
+_VARIES = 1.5  # a range that is this many times as wide at one step as at another varies
+
+
+def statistics(trace: Path) -> dict[str, Any]:
+    """What the figures need of one trace: plain numbers by site, channel layer or block."""
+    from dmq_cli.store.tensors import load_tensors
+
+    told, tensors = read_json(trace / "trace.json"), load_tensors(trace / "trace.safetensors")
+    width = tensors["activations"][..., 4] - tensors["activations"][..., 0]  # (S, sites)
+    ratio = width.amax(0) / width.amin(0).clamp_min(1e-12)
+    follows = [_correlation(own, wide) for own, wide in zip(tensors["scales"].T, width.T, strict=True)]
+    return {
+        "range_ratio": dict(zip(told["sites"], ratio.tolist(), strict=True)),
+        "correlation": {site: r for site, r in zip(told["sites"], follows, strict=True) if r is not None},
+        "channels": {layer: _channels(tensors, layer) for layer in told["channels"]},
+        "cosine": dict(zip(told["blocks"], tensors["block_cosine.quantized"].nanmean(0).tolist(), strict=True)),
+    }
+
+
+def verdict(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> Verdict:
+    """What became of the claim of a figure. found: the statistics of every row's trace, by the method as printed."""
+    compared = claim["trace"] == "cosine"
+    if not found or (compared and not {*claim["better"], *claim["worse"]} <= found.keys()):
+        return Verdict(claim["says"], UNKNOWN)
+    told = _cosine(claim, found) if compared else _CHECKS[claim["trace"]](claim, next(iter(found.values())))
+    return Verdict(claim["says"], *told)
+
+
+def _range_varies(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
+    """The widest range over steps against the narrowest, layer by layer."""
+    ratios = sorted(r for site, r in found["range_ratio"].items() if fnmatch(site, claim.get("layers", "*")))
+    if not ratios:
+        return (UNKNOWN,)
+    many, middle = sum(r > _VARIES for r in ratios), ratios[len(ratios) // 2]
+    state = HOLDS if 2 * many > len(ratios) else FAILS
+    return (
+        state,
+        f"Widest over narrowest range is above {_VARIES} in {many} of {len(ratios)} layers; median {middle:.2f}.",
+    )
+
+
+def _intervals_follow(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
+    values = sorted(found["correlation"].values())
+    if not values:
+        return (UNKNOWN,)
+    many = sum(r > 0.5 for r in values)
+    state = HOLDS if 2 * many > len(values) else FAILS
+    return (
+        state,
+        f"Interval and range correlate above 0.5 over steps in {many} of {len(values)} layers; median {values[len(values) // 2]:.2f}.",
+    )
+
+
+def _few_channels_rise(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
+    rising = {layer: c["rising"] for layer, c in found["channels"].items()}
+    if not rising:
+        return (UNKNOWN,)
+    layer = max(rising, key=lambda name: float(rising[name]))
+    share = sum(rising.values()) / len(rising)
+    state = HOLDS if rising[layer] > 0 and share < 0.5 else FAILS
+    return (
+        state,
+        f"{100 * share:.0f} % of channels are at some step over twice their own median; most in {layer}, {100 * rising[layer]:.0f} %.",
+    )
+
+
+def _tcr_balances(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
+    """Two things, each in most layers: at a step the widest channel is nearer to the median one; the greatest value is smaller."""
+    both = [layer for layer in found["channels"].values() if "transformed" in layer]
+    if not both:
+        return (UNKNOWN,)
+    balanced, narrowed = (sum(one[f"transformed{k}"] < one[f"full{k}"] for one in both) for k in ("", "_greatest"))
+    before, after = (sum(one[name] for one in both) / len(both) for name in ("full", "transformed"))
+    smaller = sum(one["transformed_greatest"] / one["full_greatest"] for one in both) / len(both)
+    state = HOLDS if 2 * min(balanced, narrowed) > len(both) else FAILS
+    return (
+        state,
+        f"At a step the widest channel over the median one is {before:.2f} before and {after:.2f} after, less in {balanced} of"
+        f" {len(both)} layers; the greatest value shrinks to {100 * smaller:.0f} %, in {narrowed} layers.",
+    )
+
+
+def _cosine(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> Told:
+    """The mean over steps at the block that the paper shows; counted from 1 among residual blocks in execution order."""
+    number = int(claim["block"])
+
+    def at(name: str) -> float:
+        values = [value for block, value in found[name]["cosine"].items() if "resnet" in block]
+        return float(values[number - 1])
+
+    better, worse = at(claim["better"][0]), at(claim["worse"][0])
+    return HOLDS if better > worse else FAILS, f"Mean over steps {better:.4f} against {worse:.4f}, noise unknown."
+
+
+def _channels(tensors: Mapping[str, Tensor], layer: str) -> dict[str, float]:
+    """rising: the share of channels that at some step are over twice their own median over steps. full and transformed: the widest
+    channel over the median one, mean over steps; with _greatest: the greatest value of all.
+    """
+    values = {name: tensors.get(f"channel_max.{name}.{layer}") for name in ("full", "transformed")}  # (S, C)
+    found = {}
+    for name, own in values.items():
+        if own is not None:
+            found[name] = float((own.amax(1) / own.median(1).values.clamp_min(1e-12)).mean())
+            found[f"{name}_greatest"] = float(own.max())
+    if (full := values["full"]) is not None:
+        found["rising"] = float((full.amax(0) > 2 * full.median(0).values).float().mean())
+    return found
+
+
+def _correlation(a: Tensor, b: Tensor) -> float | None:
+    """Pearson's; None where a is NaN or does not vary."""
+    import torch
+
+    if bool(a.isnan().any()) or float(a.std()) < 1e-9 * float(a.abs().max()) or len(a) < 3:
+        return None
+    r = float(torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1])
+    return None if math.isnan(r) else r
+
+
+_CHECKS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Told]] = {
+    "range_varies": _range_varies,
+    "intervals_follow": _intervals_follow,
+    "few_channels_rise": _few_channels_rise,
+    "tcr_balances": _tcr_balances,
+}

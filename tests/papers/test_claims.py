@@ -1,0 +1,151 @@
+"""What a paper claims is held against planted cells and planted traces, and fails where it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dmq_cli.papers import claims, traces
+from dmq_cli.papers.claims import AHEAD, EVEN, FAILS, HOLDS, UNKNOWN, compare
+from dmq_cli.papers.numbers import Number, inside_noise, measured
+from dmq_cli.papers.transcript import Row, paper_table
+from dmq_cli.store import write_json
+
+
+def number(value: float, half: float | None = 0.1) -> Number:
+    return Number(value, half, str(value))
+
+
+@pytest.mark.parametrize(
+    ("heading", "better", "worse", "state"),
+    [
+        ("FID ↓", number(1.0), number(2.0), HOLDS),
+        ("FID ↓", number(2.0), number(1.0), FAILS),
+        ("IS ↑", number(2.0), number(1.0), HOLDS),
+        ("IS ↑", number(1.0), number(2.0), FAILS),
+        ("FID ↓", number(1.0), number(1.14), EVEN),
+        ("FID ↓", number(1.0), number(1.15), HOLDS),
+        ("FID ↓", number(1.0, None), number(2.0), AHEAD),
+        ("FID ↓", None, number(2.0), UNKNOWN),
+    ],
+)
+def test_an_ordering_holds_outside_the_noise_only(
+    heading: str, better: Number | None, worse: Number | None, state: str
+) -> None:
+    assert compare(heading, better, worse)[0] == state
+
+
+def test_noise_of_two_numbers_adds_up_in_squares() -> None:
+    assert inside_noise(number(0.0, 3.0), number(5.0, 4.0)) is True
+    assert inside_noise(number(0.0, 3.0), number(5.01, 4.0)) is False
+    assert inside_noise(number(0.0), number(0.0, None)) is None
+
+
+def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None:
+    cell: dict[str, Any] = {
+        "quantized": {"fd": 1.0, "is": 8.0},
+        "fp": {"fd": 0.5, "fd_over_seeds": {"std": 0.3, "each": [0.2, 0.5, 0.8]}},
+        "intervals": {"quantized": {"fd": [0.8, 1.2]}},
+    }
+    one = measured(cell, "quantized.fd")
+    assert one is not None and (one.value, one.shown) == (1.0, "1.00 [0.80, 1.20]") and one.half == pytest.approx(0.2)
+    several = measured(cell, "quantized.fd", full=True)
+    assert several is not None and several.shown == "0.50 ± 0.30"
+    assert several.half == pytest.approx(4.302653 * 0.3 / 3**0.5, rel=1e-5), "Student's t of two degrees of freedom"
+    assert measured(cell, "quantized.is") == Number(8.0, None, "8.00")
+    assert measured(cell, "paired.lpips") is None and measured(cell, "paired.psnr", full=True) is None
+
+
+def test_a_verdict_counts_every_comparison() -> None:
+    table = paper_table("tac_4")
+    values = {("Ours", "w4a32"): 1.0, ("Ours", "w4a8"): 1.0, ("Ours", "w3a8"): 3.0}
+    values |= {
+        ("Q-Diffusion [24]", "w4a32"): 2.0,
+        ("Q-Diffusion [24]", "w4a8"): 1.01,
+        ("Q-Diffusion [24]", "w3a8"): 2.0,
+    }
+
+    def look(row: Row, heading: str) -> Number | None:
+        return number(values[row.method, row.setting()])
+
+    found = claims.verdict(table, table.claims[0], look)
+    assert found.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
+    assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in found.details, "the misprinted 3/8 is compared at its 4/8"
+    assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in found.details
+    none = claims.verdict(table, table.claims[0], lambda row, heading: None)
+    assert none.line().endswith(": not measured")
+
+
+SITES = ["down.resnets.0.conv1", "time_embedding.linear_1", "mid.resnets.0.conv1"]
+
+
+def trace(folder: Path, **changes: torch.Tensor) -> Path:
+    """A trace of 8 calls in which nothing varies, but for the changes."""
+    blocks = [f"down.resnets.{i}" for i in range(5)] + ["mid.attentions.0"] + [f"up.resnets.{i}" for i in range(5)]
+    tensors = {
+        "activations": torch.tensor([-1.0, -0.5, 0, 0.5, 1]).repeat(8, 3, 1),
+        "scales": torch.full((8, 3), 0.1),
+        "block_cosine.quantized": torch.full((8, 11), 0.9),
+        "channel_max.full.a": torch.ones(8, 4),
+        "channel_max.transformed.a": torch.ones(8, 4),
+        **changes,
+    }
+    write_json(folder / "trace.json", {"blocks": blocks, "sites": SITES, "channels": ["a"]})
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "trace.safetensors")
+    return folder
+
+
+def check(name: str, found: dict[str, Any], **more: Any) -> str:
+    return traces.verdict({"says": "x", "trace": name, **more}, {"row": found}).short
+
+
+def test_ranges_that_vary_over_steps_are_seen_in_the_layers_asked_for(tmp_path: Path) -> None:
+    flat = traces.statistics(trace(tmp_path))
+    grown = torch.linspace(1, 3, 8)[:, None, None] * torch.tensor([-1.0, -0.5, 0, 0.5, 1])
+    mixed = torch.tensor([-1.0, -0.5, 0, 0.5, 1]).repeat(8, 3, 1)
+    mixed[:, 1] = grown[:, 0]
+    varied = traces.statistics(trace(tmp_path, activations=mixed))
+    assert varied["range_ratio"][SITES[1]] == pytest.approx(3.0)
+    assert check("range_varies", flat) == FAILS and check("range_varies", varied) == FAILS
+    assert check("range_varies", varied, layers="*time_emb*") == HOLDS
+    assert check("range_varies", varied, layers="nothing") == UNKNOWN
+
+
+def test_intervals_that_follow_the_range_correlate(tmp_path: Path) -> None:
+    wave = 1 + torch.linspace(0, 6, 8).sin() / 2
+    activations = wave[:, None, None] * torch.tensor([-1.0, -0.5, 0, 0.5, 1]).repeat(3, 1)
+    following = traces.statistics(trace(tmp_path, activations=activations, scales=wave[:, None].repeat(1, 3)))
+    against = traces.statistics(trace(tmp_path, activations=activations, scales=2 - wave[:, None].repeat(1, 3)))
+    none = traces.statistics(trace(tmp_path, activations=activations, scales=torch.full((8, 3), float("nan"))))
+    assert list(following["correlation"].values()) == pytest.approx([1.0] * 3)
+    assert check("intervals_follow", following) == HOLDS
+    assert check("intervals_follow", against) == FAILS and check("intervals_follow", none) == UNKNOWN
+
+
+def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
+    spike = torch.ones(8, 4)
+    spike[7, 2] = 10.0
+    found = traces.statistics(trace(tmp_path, **{"channel_max.full.a": spike}))
+    greatest = {"full_greatest": 10.0, "transformed_greatest": 1.0}
+    assert found["channels"]["a"] == {"rising": 0.25, "full": 2.125, "transformed": 1.0, **greatest}
+    assert check("few_channels_rise", found) == HOLDS and check("tcr_balances", found) == HOLDS
+    worse = traces.statistics(trace(tmp_path, **{"channel_max.transformed.a": spike}))
+    assert check("few_channels_rise", worse) == FAILS and check("tcr_balances", worse) == FAILS
+    halved = {"channel_max.full.a": spike, "channel_max.transformed.a": spike / 2}
+    assert check("tcr_balances", traces.statistics(trace(tmp_path, **halved))) == FAILS, "narrower, but not balanced"
+
+
+def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
+    near = torch.full((8, 11), 0.9)
+    near[:, 8] = 0.99  # the attention block before it does not count
+    found = {"TIAR": traces.statistics(trace(tmp_path, **{"block_cosine.quantized": near}))}
+    found["PTQD"] = traces.statistics(trace(tmp_path))
+    (claim,) = paper_table("tfmq_fig2").claims
+    held = traces.verdict(claim, found)
+    assert held.short == HOLDS and "0.9900 against 0.9000" in held.details
+    assert traces.verdict(claim, {"TIAR": found["PTQD"], "PTQD": found["TIAR"]}).short == FAILS
+    assert traces.verdict(claim, {"TIAR": found["TIAR"]}).short == UNKNOWN

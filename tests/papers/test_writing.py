@@ -1,0 +1,151 @@
+"""What people read of a paper's table: Markdown, CSV, LaTeX, the overview; and what must not stand in one column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dmq_cli import papers
+from dmq_cli.errors import ConfigError
+from dmq_cli.papers import counting
+from dmq_cli.papers.claims import Verdict
+from dmq_cli.papers.counting import cost
+from dmq_cli.papers.transcript import paper_table
+from dmq_cli.papers.views import Part, View, view
+from dmq_cli.papers.writing import as_csv, latex, markdown, tex
+from dmq_cli.report.__main__ import main
+from dmq_cli.store import read_json, write_json
+from tests.papers.planted import plant, row_of
+
+MEASURED = {"Baseline [24]": 0.9, "+IBC+ Timestep-Aware": 0.85, "+NER + IBC+ Timestep-Aware (Ours)": 0.5}
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """TAC's Table 3 with three of its four rows measured."""
+    table = paper_table("tac_3")
+    for method, fd in MEASURED.items():
+        plant(tmp_path / "tables", table, row_of(table, method, "3/8"), fd)
+    return tmp_path
+
+
+def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
+    done = CliRunner().invoke(main, ["tac_3", "--scale", "digits", "--overview", "--outputs", str(outputs)])
+    assert done.exit_code == 0, done.output
+    folder = outputs / "tables" / "tac_3-digits"
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    assert text in done.output and f"Report: {folder}/ (table.md, table.csv, table.tex)" in done.output
+    assert text.startswith("# TAC-Diffusion, Table 3: ") and "(digits scale: embedded models, not the paper's)" in text
+    assert "| method | bits | IS ↑, paper | IS-digits ↑, here | FID ↓, paper | FD-digits ↓, here | state |" in text
+    assert "| Baseline [24] | 3/8 | 8.53 | 7.00 | 17.31 | 0.90 [0.80, 1.00] | measured |" in text
+    assert "| +NER + IBC | 3/8 | 8.67 (+0.14) |  | 13.42 (-3.89) |  | not run |" in text
+    assert "Rows: 3 measured, 1 not run." in text and "Measured under the protocol digits `h`." in text
+    assert "holds in 2, not measured in 1 of 3 comparisons. Holds: Baseline [24] at w3a8 (0.5 < 0.9)" in text
+    assert "claim: IBC alone is better than Q-Diffusion: not told apart" in text
+    assert read_json(folder / "table.json")["states"] == {"measured": 3, "not run": 1}
+    rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 4 * 4 and {row["protocol"] for row in rows} == {"digits h"}
+    found = (outputs / "tables" / "README.md").read_text(encoding="utf-8")
+    assert "| [tac_3](tac_3-digits/table.md) | TAC-Diffusion, Table 3: " in found and "## Paper scale" not in found
+    assert "| 3 | 1 |  |  |  | all parts at every step are better" in found
+
+
+def test_two_protocols_in_one_column_are_refused(outputs: Path) -> None:
+    table = paper_table("tac_3")
+    (other,) = [row for row in table.rows if row.method not in MEASURED]
+    protocol = {"name": "digits", "hash": "another", "columns": {"fd": "FD-digits", "is": "IS-digits"}}
+    plant(outputs / "tables", table, other, 0.6, protocol=protocol)
+    with pytest.raises(ConfigError, match=r"2 protocols \(digits `another`, digits `h`\), which cannot share a column"):
+        papers.write_table("tac_3", "digits", outputs)
+
+
+def test_parts_of_two_models_are_tables_of_their_own(tmp_path: Path) -> None:
+    whole = paper_table("tdq_2")
+    table = replace(whole, rows=[row for row in whole.rows if row.method == "FP" or row.bits == "W8A8"])
+    for part in ("DDIM", "LDM"):
+        plant(tmp_path / "tables", table, row_of(table, "Ours", "W8A8", part), 0.6)
+    text = markdown(view(table, "digits", tmp_path / "tables", {}))
+    assert text.count("| method | bits |") == 2 and text.count("| FP | FP |") == 2
+    assert "Measured under the protocol digits_latent `h`." in text and "measured: ldm_digits, 20 steps" in text
+    assert "IS ↑" not in text.partition("LDM on LSUN-Churches")[2].partition("Measured")[0], "not printed there"
+
+
+def test_what_a_paper_shows_without_numbers_is_measured_all_the_same(tmp_path: Path) -> None:
+    table = paper_table("tac_b")
+    plant(tmp_path / "tables", table, row_of(table, "IBC", "3/8"), 0.6)
+    text = papers.write_table("tac_b", "digits", tmp_path)[1]
+    assert "| method | bits | FD-digits ↓, here | PSNR ↑, here | state |" in text
+    assert "| IBC | 3/8 | 0.60 [0.50, 0.70] | 30.00 | measured |" in text
+
+
+def test_rows_that_cannot_be_run_say_why_without_an_error(tmp_path: Path) -> None:
+    text = papers.write_table("tdq_4", "digits", tmp_path)[1]
+    assert "| TDQ (4 layer) |  | 4.48 |  | not available |" in text and "* not available: needs QAT" in text
+    assert "not measured" in text
+
+
+def test_a_figure_without_its_trace_is_not_measured(tmp_path: Path) -> None:
+    table = paper_table("tfmq_fig1")
+    plant(tmp_path / "tables", table, table.rows[0], 0.6)
+    text = papers.write_table("tfmq_fig1", "digits", tmp_path)[1]
+    assert "vary notably between time steps: not measured" in text
+    write_json(tmp_path / "tables" / "tfmq_fig1-digits" / "traces.json", {"t": {"range_ratio": {"time_embed": 3.0}}})
+    assert "steps: holds. Widest over narrowest" in papers.write_table("tfmq_fig1", "digits", tmp_path)[1]
+
+
+def test_costs_are_counted_once_and_kept_with_their_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def count(words: str) -> dict[str, float]:
+        asked.append(words)
+        numbers = {"size_bytes": 138.5e6, "size_flat_bytes": 137.03e6, "size_bytes_fp": 1096.2e6}
+        return {**numbers, "bops": 6.81e12, "bops_flat": 6.48e12, "bops_fp": 207.3e12, "bops_fp_single": 103.6e12}
+
+    monkeypatch.setattr(counting, "_count", count)
+    table = paper_table("tac_2")
+    found = counting.costs(table, "paper", tmp_path)
+    assert len(asked) == 23 and "dmq cost model=ldm4_bedroom method=tac bits=w4a8" in asked
+    assert counting.costs(table, "paper", tmp_path) == found and len(asked) == 23
+    row, full = (row_of(table, *which, "LDM-4") for which in (("Ours", "4/8"), ("Full-precision", "32/32")))
+    assert cost(table, row, "cost.size", "paper", found) == "138.50 (137.03)"
+    assert cost(table, row, "cost.bops", "paper", found) == "6.81 (6.48)"
+    assert cost(table, full, "cost.bops", "paper", found) == "207.30 (103.60)"
+    assert counting.costs(paper_table("tac_3"), "paper", tmp_path / "none") == {}
+
+
+NASTY = r"50% of a_b & c #1 {x} $y ~z ^q \w <1> ↓"
+
+
+def nasty() -> View:
+    part = Part(NASTY, ["method", "bits", "FID ↓", "state"], [["a|b", "3/8", "1.00 ± 0.10", "measured"]])
+    return View("x", NASTY, "digits", "source", [part], Counter(measured=1), [Verdict("100%", "holds")])
+
+
+def test_latex_escapes_what_it_would_take_for_commands() -> None:
+    assert tex("50% a_b & #1 {x}") == r"50\% a\_b \& \#1 \{x\}"
+    assert tex("$ ~ ^ \\ < > ↓ ±") == (
+        r"\$ \textasciitilde{} \textasciicircum{} \textbackslash{} $<$ $>$ $\downarrow$ $\pm$"
+    )
+    text = latex(nasty())
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert r"a|b & 3/8 & 1.00 $\pm$ 0.10 & measured \\" in text and "% claim: 100%: holds" in text.splitlines()
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert all(len(re.findall(r"(?<!\\)\$", line)) % 2 == 0 for line in body)
+    assert all(ord(character) < 128 for line in body for character in line)
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+    assert columns is not None and len(columns[1]) == 4
+
+
+def test_markdown_and_csv_keep_a_nasty_cell_in_its_column() -> None:
+    assert r"| a\|b | 3/8 | 1.00 ± 0.10 | measured |" in markdown(nasty())
+    (row,) = csv.DictReader(io.StringIO(as_csv(nasty())))
+    assert (row["part"], row["method"], row["value"]) == (NASTY, "a|b", "1.00 ± 0.10")
+    assert json.loads(json.dumps(row))["column"] == "FID ↓"
