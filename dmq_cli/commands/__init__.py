@@ -5,5 +5,6 @@ from dmq_cli.commands.listing import list_choices
 from dmq_cli.commands.measuring import measure
 from dmq_cli.commands.obtaining import doctor, fetch, import_file
 from dmq_cli.commands.reference import reference
+from dmq_cli.commands.report import compare, report
 
-COMMANDS = (list_choices, clean, import_file, doctor, fetch, reference, measure)
+COMMANDS = (list_choices, report, compare, clean, import_file, doctor, fetch, reference, measure)

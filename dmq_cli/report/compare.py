@@ -1,0 +1,154 @@
+"""What differs between runs: in configuration, in numbers (with what the noise allows to say), in images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.report.html import render
+from dmq_cli.report.noise import measured
+from dmq_cli.report.readme import write
+from dmq_cli.report.result import Result, flatten, labels
+from dmq_cli.report.result_table import by_protocol, caption, columns_of
+from dmq_cli.report.sections import images
+from dmq_cli.report.verdict import UNITS, difference, shown, verdict
+
+ABSENT = "—"
+_HOW = ("environment", "runtime", "table")  # where and for what it ran: in no key, numbers do not rest on it
+_LONGEST = 36  # of a value in the terminal
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key and its value in every run; ABSENT where a run has no such key."""
+
+    key: str
+    values: list[Any]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of runs that share a protocol, by label. deltas: to the first run that has it, with the verdict."""
+
+    key: str
+    title: str
+    values: dict[str, float]
+    deltas: dict[str, tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of runs that may be compared with each other. about: what they share."""
+
+    about: str
+    numbers: list[Number]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """configuration: what the numbers depend on; circumstances: machine, versions and commit."""
+
+    runs: dict[str, Result]
+    configuration: list[Difference]
+    circumstances: list[Difference]
+    numbers: list[Numbers]
+
+
+def compare(results: Sequence[Result]) -> Comparison:
+    """What differs between two or more runs. Raises ConfigError for a single one."""
+    if len(results) < 2:
+        raise ConfigError("A comparison was asked for with one run; give two or more runs, or use dmq report.")
+    runs = dict(zip(labels(results), results, strict=True))
+    flat = [{**run.settings, **flatten(run.manifest.get("environment", {}), "environment")} for run in results]
+    keys = sorted({key for one in flat for key in one})
+    found = [Difference(key, [one.get(key, ABSENT) for one in flat]) for key in keys]
+    differing = [one for one in found if any(value != one.values[0] for value in one.values)]
+    return Comparison(
+        runs,
+        [one for one in differing if one.key.partition(".")[0] not in _HOW],
+        [one for one in differing if one.key.partition(".")[0] in _HOW],
+        [_numbers({label: run for label, run in runs.items() if label in group}) for group in by_protocol(runs)],
+    )
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """Plain values."""
+    return {
+        "runs": {label: str(run.folder) for label, run in found.runs.items()},
+        "configuration": {one.key: one.values for one in found.configuration},
+        "circumstances": {one.key: one.values for one in found.circumstances},
+        "numbers": [
+            {"about": group.about, **{n.key: {"values": n.values, "deltas": n.deltas} for n in group.numbers}}
+            for group in found.numbers
+        ],
+    }
+
+
+def as_text(found: Comparison) -> str:
+    """For the terminal."""
+    parts = ["runs:", *(f"  {label}: {run.folder}" for label, run in found.runs.items())]
+    for title, differences in (("configuration", found.configuration), ("machine and versions", found.circumstances)):
+        parts.append(f"\n{title}: " + ("nothing differs" if not differences else f"{len(differences)} differ"))
+        parts += _aligned(
+            [["", "", *found.runs], *(["", one.key, *map(_brief, one.values)] for one in differences)]
+            if differences
+            else []
+        )
+    for group in found.numbers:
+        parts.append(f"\nnumbers: {group.about}")
+        if len(found.numbers) > 1:
+            parts.append("  (other runs were measured in another way and are not compared with these)")
+        own = list(dict.fromkeys(label for number in group.numbers for label in number.values))
+        parts += _aligned(
+            [["", "", *own], *(["", n.title, *(cell_text(n, label) for label in own)] for n in group.numbers)]
+        )
+    return "\n".join(parts)
+
+
+def write_comparison(found: Comparison, file: Path) -> None:
+    """A self-contained HTML page, with the images side by side."""
+    write(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
+
+
+def cell_text(number: Number, label: str) -> str:
+    """`0.60 (+0.07 inside the noise)`; nothing where the run does not have it."""
+    if label not in number.values:
+        return ""
+    text = shown(number.values[label]) + UNITS.get(number.key, "")
+    if label not in number.deltas:
+        return text
+    delta, judged = number.deltas[label]
+    told = difference(number.values[label], number.values[label] - delta)
+    return f"{text} ({told}{'' if judged == 'noise unknown' else ' ' + judged})"
+
+
+def _numbers(group: Mapping[str, Result]) -> Numbers:
+    metrics = {label: run.metrics for label, run in group.items()}
+    columns = columns_of([*metrics.values()])
+    return Numbers(caption(next(iter(metrics.values()))), [_number(metrics, c.key, c.title, c.side) for c in columns])
+
+
+def _number(metrics: Mapping[str, Mapping[str, Any]], key: str, title: str, side: str) -> Number:
+    found = {label: number for label, one in metrics.items() if (number := measured(one, side, key)) is not None}
+    base = next(iter(found.values()))
+    deltas = {
+        label: (number.value - base.value, verdict(number, base))
+        for label, number in found.items()
+        if number is not base
+    }
+    return Number(key, title, {label: number.value for label, number in found.items()}, deltas)
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]

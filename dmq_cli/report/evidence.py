@@ -1,0 +1,122 @@
+"""What a run's artifacts have to show, or the reason why there is nothing: traces, tables of the correction, losses, images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+from dmq_cli.report.result import Result
+from dmq_cli.stages.images import load_images
+from dmq_cli.stages.trace import Trace, load_trace
+from dmq_cli.store import read_json
+from dmq_cli.store.tensors import load_tensors
+
+Array = NDArray[Any]
+T = TypeVar("T")
+NO_TRANSFORM, NO_RECONSTRUCTION = "NoTransform", "NoReconstruction"  # in the `_target_` of a configuration
+Losses = dict[str, dict[str, list[tuple[int, float]]]]  # pass, unit, (iteration, loss)
+
+
+class Absent(Exception):
+    """A run has nothing of this kind; the message is why, to follow `label: `."""
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What several runs have: by label, and the reason for each run that has nothing."""
+
+    present: dict[str, T]
+    absent: dict[str, str]
+
+    def without(self) -> list[str]:
+        """A sentence for each reason, naming the runs it holds for."""
+        reasons: dict[str, list[str]] = {}
+        for label, reason in self.absent.items():
+            reasons.setdefault(reason, []).append(label)
+        return [f"Not shown for {_listed(names)}: {reason}." for reason, names in reasons.items()]
+
+
+def gather(runs: Mapping[str, Result], read: Callable[[Result], T]) -> Found[T]:
+    """Read one kind of evidence of every run."""
+    present, absent = {}, {}
+    for label, result in runs.items():
+        try:
+            present[label] = read(result)
+        except Absent as reason:
+            absent[label] = str(reason)
+    return Found(present, absent)
+
+
+def trace(result: Result) -> Trace:
+    """Where along the way it errs. Raises Absent, ArtifactCorruptError."""
+    if not result.used("trace"):
+        raise Absent("made before traces existed; evaluate again to have one")
+    folder = result.artifact("trace")
+    if folder is None:
+        raise Absent("the trace is not on this machine any more; evaluate again to make it")
+    return load_trace(folder)
+
+
+def transformed(result: Result) -> Trace:
+    """The trace of a run whose transform rescales channels. Raises Absent."""
+    if NO_TRANSFORM in str(result.config.get("transform")):
+        raise Absent("nothing is rewritten before quantizing (transform=none)")
+    found = trace(result)
+    if not found.channel_max["transformed"]:
+        raise Absent("the transform rescales no channels of these layers")
+    return found
+
+
+def corrections(result: Result) -> dict[str, Array]:
+    """gain K (S, C) and bias B (S, C, H, W) of the correction. Raises Absent."""
+    folder = result.artifact("correct")
+    if folder is None:
+        raise Absent("the tables of the correction are not on this machine any more; evaluate again to make them")
+    tables = {name: table.numpy() for name, table in load_tensors(folder / "tables.safetensors").items()}
+    found = {name: table for name, table in tables.items() if name in ("gain", "bias")}
+    if not found:
+        raise Absent("nothing is corrected by K and B (correct=none, or a correction of another kind)")
+    return found
+
+
+def losses(result: Result) -> Losses:
+    """Loss curves of reconstruction. Raises Absent."""
+    folder = result.artifact("reconstruct")
+    if folder is None:
+        raise Absent("what was learned is not on this machine any more; evaluate again to make it")
+    if NO_RECONSTRUCTION in str(result.config.get("recon", {}).get("_target_")):
+        raise Absent("nothing is learned block by block (recon=none)")
+    file = folder / "losses.json"
+    if not file.is_file():
+        raise Absent(
+            "reconstructed before losses were kept; evaluate again with runtime.force=[reconstruct] to have them"
+        )
+    passes: Losses = read_json(file)["passes"]
+    if not any(passes.values()):
+        raise Absent("the reconstruction kept no losses")
+    return passes
+
+
+def pictures(result: Result) -> dict[str, Array]:
+    """full, quantized and, where one acts, corrected images of the same noise, uint8 (k, H, W, C). Raises Absent.
+
+    From the trace, else from the samples, which are what the run made: corrected if it corrects.
+    """
+    if result.artifact("trace") is not None:
+        return dict(trace(result).images)
+    full, own = result.artifact("sample_fp"), result.artifact("sample")
+    if full is None or own is None:
+        raise Absent("neither trace nor samples are on this machine; evaluate again to make them")
+    return {"full": load_images(full)[:_MOST], "sampled": load_images(own)[:_MOST]}
+
+
+_MOST = 16  # images, as in a trace
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 6:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

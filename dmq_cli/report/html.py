@@ -1,0 +1,157 @@
+"""One self-contained HTML page about one or several runs: opens offline, loads nothing from elsewhere, runs no script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import dmq_cli
+from dmq_cli.report.figures.style import Kind, looks
+from dmq_cli.report.readme import write
+from dmq_cli.report.result import Result, flatten, labels
+from dmq_cli.report.result_table import SECONDS, Cost, Table, by_protocol, costs, result_table
+from dmq_cli.report.sections import Section, sections
+from dmq_cli.report.statement import statement
+from dmq_cli.store import digest
+
+MOST_DRAWN = 6
+_NOTE = (
+    "Below a number stand its deviation over seed ranges (±) or its 95 % interval [low, high], then the difference to full"
+    " precision and whether that is inside the noise of the two; where one of the two has no interval, only the difference."
+    " The best of each column is bold."
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows, in its order. records: titles with pairs of keys and values."""
+
+    title: str
+    subtitle: str
+    statements: list[str]
+    tables: list[Table]
+    reading: str
+    costs: list[Cost]
+    seconds: list[str]
+    left_out: str
+    sections: list[Section]
+    missing: list[tuple[str, str]]
+    commands: list[tuple[str, str]]
+    records: list[tuple[str, list[tuple[str, Any]]]]
+    configurations: list[tuple[str, str]]
+
+
+def write_report(results: Sequence[Result], file: Path) -> Page:
+    """Write the page about these runs, aside and renamed, and return what it shows. Raises ArtifactCorruptError, DiskError."""
+    page = page_of(results)
+    write(file, render("report.html.j2", page=page))
+    return page
+
+
+def default_file(results: Sequence[Result], names: Sequence[str], outputs: Path) -> Path:
+    """report.html in the folder of a single run; otherwise below outputs/reports, named after what was asked for."""
+    if len(results) == 1 and results[0].is_run:
+        return results[0].folder / "report.html"
+    if len(names) == 1:
+        return outputs / "reports" / f"{Path(names[0]).name}.html"
+    return outputs / "reports" / f"{digest([str(result.folder.absolute()) for result in results], 8)}.html"
+
+
+def page_of(results: Sequence[Result]) -> Page:
+    """Everything on the page. Of many runs, only the best few are drawn; all are in the tables."""
+    named = dict(zip(labels(results), results, strict=True))
+    groups = by_protocol(named)
+    ordered = {label: run for group in groups for label, run in group.items()}
+    drawn = _drawn(groups)
+    kinds = {label: Kind(run.metrics["method"], run.metrics["bits"]) for label, run in ordered.items()}
+    seen = looks({label: kinds[label] for label in drawn}, kinds)
+    made = sections(drawn, groups, seen)
+    left_out = "" if len(drawn) == len(ordered) else _left_out(len(drawn), len(ordered))
+    return Page(
+        title=_title(ordered),
+        subtitle=_subtitle(ordered),
+        statements=[statement(group) for group in groups],
+        tables=[result_table(group) for group in groups],
+        reading=_NOTE,
+        costs=costs(ordered),
+        seconds=SECONDS,
+        left_out=left_out,
+        sections=[section for section in made if section.shows],
+        missing=_missing(made),
+        commands=[(label, run.metrics["command"]) for label, run in ordered.items()],
+        records=[*_protocols(groups), *_environments(drawn)],
+        configurations=[
+            (f"Configuration of {label}", json.dumps(run.config, indent=1)) for label, run in drawn.items()
+        ],
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package with what it shows; everything that is not markup already is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dmq_cli.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(version=dmq_cli.__version__, **values)
+
+
+def _missing(made: Sequence[Section]) -> list[tuple[str, str]]:
+    """Titles of sections that show nothing, and why; those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for section in made:
+        if not section.shows:
+            reasons.setdefault(" ".join(section.absent), []).append(section.title)
+    return [("; ".join(titles), reason) for reason, titles in reasons.items()]
+
+
+def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
+    """At most six runs: those with the best distances of each group, in the order of the tables."""
+    ordered = {label: run for group in groups for label, run in group.items()}
+    ranks = {
+        label: rank for group in groups for rank, label in enumerate(sorted(group, key=lambda k: _distance(group[k])))
+    }
+    kept = sorted(ordered, key=lambda label: ranks[label])[:MOST_DRAWN]
+    return {label: run for label, run in ordered.items() if label in kept}
+
+
+def _distance(result: Result) -> float:
+    return float(result.metrics["quantized"]["fd"])
+
+
+def _left_out(drawn: int, total: int) -> str:
+    return f"The images and figures below show the {drawn} of {total} runs with the best distances; name fewer runs to see others."
+
+
+def _title(runs: Mapping[str, Result]) -> str:
+    def distinct(key: str) -> list[str]:
+        return list(dict.fromkeys(run.metrics[key] for run in runs.values()))
+
+    methods, bits = distinct("method"), [name.upper() for name in distinct("bits")]
+    told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
+    return f"{', '.join(distinct('model'))}: {told} at {', '.join(bits)}"
+
+
+def _subtitle(runs: Mapping[str, Result]) -> str:
+    protocols = list(dict.fromkeys(run.metrics["protocol"]["name"] for run in runs.values()))
+    budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
+    count = "" if len(runs) == 1 else f"{len(runs)} runs, "
+    return f"{count}protocol {', '.join(protocols)}, budget {', '.join(budgets)}"
+
+
+def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    records = {run.metrics["protocol"]["hash"]: run.metrics["protocol"] for group in groups for run in group.values()}
+    return [(f"Protocol {record['name']} ({key})", list(flatten(record).items())) for key, record in records.items()]
+
+
+def _environments(runs: Mapping[str, Result]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Each environment once, with the runs it was that of."""
+    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for label, run in runs.items():
+        environment = run.manifest.get("environment", {})
+        found.setdefault(json.dumps(environment, sort_keys=True), ([], environment))[0].append(label)
+    return [(f"Environment of {', '.join(names)}", list(flatten(one).items())) for names, one in found.values()]

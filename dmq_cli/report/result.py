@@ -1,0 +1,151 @@
+"""A finished run, or a finished cell of a table, read back for people: its numbers, its proof and what it rests on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.store import read_json
+
+METRICS, MANIFEST, CONFIG, STATUS = "metrics.json", "manifest.json", "config.json", "status.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """metrics, manifest: the files of that name. artifacts: stage (and its seeds) to folder, None where it is gone."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    manifest: dict[str, Any]
+    artifacts: dict[str, Path | None]
+
+    @property
+    def name(self) -> str:
+        """Method and bits: what tells this run from another of the same model."""
+        return f"{self.metrics['method']} {self.metrics['bits'].upper()}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, plain values."""
+        found: dict[str, Any] = self.metrics["config"]
+        return found
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as {"a.b": value}; one seed range and a list of one are the same."""
+        return flatten({**self.config, "seeds": self.metrics["seeds"]})
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run folder; a cell of a table is not."""
+        return (self.folder / STATUS).is_file()
+
+    def used(self, stage: str) -> bool:
+        """Whether the run had such a stage at all."""
+        return _find(self.artifacts, stage) is not None
+
+    def artifact(self, stage: str) -> Path | None:
+        """The folder of a stage, of its first seed range; None where it is not here."""
+        name = _find(self.artifacts, stage)
+        return None if name is None else self.artifacts[name]
+
+
+def load_result(path: Path) -> Result:
+    """Read a run folder or a cell of a table. Raises ArtifactCorruptError naming the file it lost, ConfigError."""
+    if not path.is_dir():
+        raise ConfigError(
+            f"A run was asked for at {path}, which is no folder; give a run folder, a cell or the name of a table."
+        )
+    _require_files(path)
+    metrics = read_json(path / METRICS)
+    lacking = [key for key in ("method", "bits", "model", "protocol", "config", "artifacts") if key not in metrics]
+    if lacking:
+        raise ArtifactCorruptError(
+            f"{path / METRICS} has no {', '.join(lacking)}, so it is no result of dmq evaluate; run that command again."
+        )
+    store = path.absolute().parents[2] / "artifacts"
+    artifacts = {name: _artifact(store, path, name, key) for name, key in metrics["artifacts"].items()}
+    return Result(path, metrics, read_json(path / MANIFEST), artifacts)
+
+
+def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
+    """Every run that is meant: run folders, cells, and tables (all their finished cells) by name or folder, each once."""
+    folders = [folder for name in names for folder in _folders(name, outputs)]
+    return [load_result(folder) for folder in dict.fromkeys(folders)]
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    """A short name for each run, all different: method and bits, the model where there are several, settings that differ."""
+    several = len({result.metrics["model"] for result in results}) > 1
+    found = [f"{result.metrics['model']} {result.name}" if several else result.name for result in results]
+    for name in [name for name in dict.fromkeys(found) if found.count(name) > 1]:
+        alike = [index for index, label in enumerate(found) if label == name]
+        for index, more in zip(alike, _told_apart([results[index] for index in alike]), strict=True):
+            found[index] = f"{name} ({more})"
+    return found
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested plain values as {"a.b.0.c": value}; an empty list or dictionary is a value."""
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    nested = {
+        k: v for name, child in children for k, v in flatten(child, f"{key}.{name}" if key else str(name)).items()
+    }
+    return nested or {key: value}
+
+
+_NO_SETTING = re.compile(r"runtime\.|table\.|train\.|method\.cite|.*_target_$")
+_MOST_SETTINGS = 2
+
+
+def _told_apart(alike: Sequence[Result]) -> list[str]:
+    """For runs of one name: the settings that differ, or the folder where that would be none or too much."""
+    flat = [result.settings for result in alike]
+    keys = [key for key in dict.fromkeys(k for one in flat for k in one) if not _NO_SETTING.match(key)]
+    keys = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
+    told = [", ".join(f"{key.rpartition('.')[2]} {one.get(key)}" for key in keys) for one in flat]
+    fits = 0 < len(keys) <= _MOST_SETTINGS and len(set(told)) == len(told)
+    return told if fits else [result.folder.name for result in alike]
+
+
+def _folders(name: str, outputs: Path) -> list[Path]:
+    path = Path(name).expanduser()
+    if not path.is_dir() and "/" not in name and (outputs / "tables" / name).is_dir():
+        path = outputs / "tables" / name
+    cells = sorted(file.parent for file in path.glob(f"*/{METRICS}")) if path.parent.name == "tables" else []
+    if path.parent.name == "tables" and path.is_dir() and not cells:
+        raise ConfigError(
+            f"The table {path.name} has no finished cells in {path}; fill it with: make table-{path.name}"
+        )
+    return cells or [path]
+
+
+def _require_files(path: Path) -> None:
+    status = read_json(path / STATUS).get("status") if (path / STATUS).is_file() else None
+    wanted = (METRICS, MANIFEST) if status is None else (METRICS, MANIFEST, CONFIG)
+    lost = [name for name in wanted if not (path / name).is_file()]
+    if not lost:
+        return
+    if status is not None and status != "done":
+        raise ConfigError(f"The run {path} did not finish ({status}), so there is nothing to show; run it again.")
+    if status == "done" and lost[0] == METRICS and path.parent.name != "evaluate":
+        raise ConfigError(f"The run {path} measured no images; give a run of dmq evaluate.")
+    raise ArtifactCorruptError(f"The folder {path} was to be read as a run, but it has no {lost[0]}; run it again.")
+
+
+def _find(artifacts: dict[str, Path | None], stage: str) -> str | None:
+    return next((name for name in artifacts if re.fullmatch(rf"{stage}(-\d.*)?", name)), None)
+
+
+def _artifact(store: Path, run: Path, name: str, key: str) -> Path | None:
+    stage = re.sub(r"-\d.*", "", name)
+    places = (store / stage / str(key), run / "artifacts" / name)
+    return next((place for place in places if place.is_dir()), None)

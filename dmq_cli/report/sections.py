@@ -1,0 +1,301 @@
+"""The parts of a report that show something: each with figures and what is seen in them, or a sentence why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from dmq_cli.report import evidence
+from dmq_cli.report.evidence import Found, gather
+from dmq_cli.report.figures import activations, blocks, learning, lines, pictures, tradeoff
+from dmq_cli.report.figures.style import Look
+from dmq_cli.report.noise import measured
+from dmq_cli.report.result import Result
+from dmq_cli.report.verdict import LOWER_IS_BETTER
+from dmq_cli.stages.trace import Trace
+from dmq_cli.store import digest
+
+Runs = Mapping[str, Result]
+Looks = Mapping[str, Look]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """svg: the element. caption: what is seen, with units. alt: the same for who cannot see it."""
+
+    svg: Markup
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of images. source: a data URI; width, height: what it is shown at, in page pixels."""
+
+    label: str
+    source: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """absent: sentences about runs that have nothing to show here."""
+
+    id: str
+    title: str
+    about: str = ""
+    figures: list[Figure] = field(default_factory=list)
+    strips: list[tuple[str, list[Strip]]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is anything to look at."""
+        return bool(self.figures or self.strips)
+
+
+def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
+    """All of them, in the order of the page. runs: those that are drawn; groups: every run, by protocol."""
+    traces = gather(runs, evidence.trace)
+    return [
+        images(runs),
+        _blocks(traces),
+        _trajectory(traces, looks),
+        _ranges(runs, traces),
+        _channels(gather(runs, evidence.transformed)),
+        _intervals(runs, traces, looks),
+        _corrections(gather(runs, evidence.corrections), looks),
+        _losses(gather(runs, evidence.losses)),
+        _cosine(traces, looks),
+        _pareto(groups, looks),
+    ]
+
+
+def images(runs: Runs) -> Section:
+    """The images of every run beside those of full precision, and the differences."""
+    found = gather(runs, evidence.pictures)
+    pairs = [(own["full"], other) for own in found.present.values() for name, other in own.items() if name != "full"]
+    times = pictures.factor(pairs)
+    strips = []
+    for label, own in found.present.items():
+        rows = [_strip("full precision", own["full"])]
+        for name, other in own.items():
+            if name != "full":
+                rows += [
+                    _strip(_words(name, own), other),
+                    _strip(f"difference \u00d7{times}", pictures.amplified(own["full"], other, times)),
+                ]
+        strips.append((label, rows))
+    about = (
+        "Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
+        f" of full precision, multiplied by {times}: black is no difference."
+    )  # fmt: skip
+    return Section("images", "Images from the same noise", about, strips=strips, absent=found.without())
+
+
+_WORDS = {
+    "quantized": "quantized",
+    "corrected": "quantized and corrected",
+    "sampled": "quantized, as sampled",
+}
+
+
+def _words(name: str, own: Mapping[str, object]) -> str:
+    return "quantized, not corrected" if name == "quantized" and "corrected" in own else _WORDS[name]
+
+
+def _blocks(found: Found[Trace]) -> Section:
+    figures = []
+    if found.present:
+        caption = (
+            "Squared error of every block's output, divided by the squared output of full precision at the same step, each on"
+            " its own trajectory. Rows are blocks in the order they run, columns the steps of sampling; the colours are logarithmic."
+        )
+        figures = [
+            _figure(
+                blocks.errors(found.present),
+                caption,
+                f"Heat maps of block error over steps for {_names(found.present)}.",
+            )
+        ]
+    return Section("blocks", "Error by block and step", figures=figures, absent=found.without())
+
+
+def _trajectory(found: Found[Trace], looks: Looks) -> Section:
+    figures = []
+    if found.present:
+        caption = (
+            "Left: squared distance of the sampler's state to that of full precision from the same noise, divided by the squared"
+            " size of the latter, before every step and for the finished image. Right: the same of the network's estimate."
+            f" Mean over {_samples(found.present)} samples."
+        )
+        alt = f"Lines of relative error over sampling steps for {_names(found.present)}; at the end {_ends(found.present)}."
+        figures = [_figure(lines.trajectory(found.present, looks), caption, alt)]
+    return Section("trajectory", "Error along the trajectory", figures=figures, absent=found.without())
+
+
+def _ranges(runs: Runs, found: Found[Trace]) -> Section:
+    figures = []
+    networks = _networks(runs, found.present)
+    for label, group in networks.items():
+        trace = group[label]
+        caption = (
+            "Inputs of the four layers whose range changes most between steps, in full precision: box from first to third quartile,"
+            f" whiskers to the least and greatest value, over {trace.samples} samples and all elements{_of(label, networks)}."
+        )
+        names = ", ".join(trace.sites[site] for site in activations.telling(trace))
+        figures.append(
+            _figure(activations.boxes(trace), caption, f"Box plots over timesteps of the inputs of {names}.")
+        )
+    return Section("ranges", "Activation ranges over timesteps", figures=figures, absent=found.without())
+
+
+def _channels(found: Found[Trace]) -> Section:
+    figures = [
+        _figure(
+            activations.channels(trace),
+            f"Greatest |input| of every channel before and after {label} rewrites the network: the four convolutions with the"
+            " most uneven channels. Bars: over all timesteps; line: at the timestep where the channel is smallest. Every panel has a scale of its own: how even the channels are is what counts.",
+            f"Bar charts of channel maxima before and after the transform of {label}.",
+        )
+        for label, trace in found.present.items()
+    ]
+    return Section("channels", "Channels before and after the transform", figures=figures, absent=found.without())
+
+
+def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
+    figures = []
+    networks = _networks(runs, found.present)
+    for label, alike in networks.items():
+        sites = activations.covered(alike)
+        if not sites:
+            continue
+        bits = {name: int(runs[name].config["bits"]["act"]) for name in alike}
+        caption = (
+            "What the input quantizers can represent, scale times (2^bits - 1), beside the width (greatest less least value) of the inputs"
+            f" in full precision, grey{_of(label, networks)}. A flat line is one interval for all steps; where it runs through the grey,"
+            " values are clipped, and where it runs far above, levels are wasted."
+        )
+        svg = activations.intervals(alike, bits, looks, sites)
+        figures.append(_figure(svg, caption, f"Quantizer intervals over timesteps for {_names(alike)}."))
+    absent = found.without()
+    if found.present and not figures:
+        absent.append("Not shown: no input quantizer of these runs has a uniform interval of its own.")
+    return Section("intervals", "Intervals of the quantizers over timesteps", figures=figures, absent=absent)
+
+
+def _corrections(found: Found[dict[str, evidence.Array]], looks: Looks) -> Section:
+    figures = []
+    if found.present:
+        caption = (
+            "Left: K multiplies the noise estimate; 0 means no change. Right: B is subtracted from the network's input, in units of"
+            " the sampler's state. Calls are counted from the noise to the image."
+        )
+        figures = [
+            _figure(
+                lines.correction(found.present, looks),
+                caption,
+                f"Lines of K and B over network calls for {_names(found.present)}.",
+            )
+        ]
+    return Section("correction", "Correction over steps", figures=figures, absent=found.without())
+
+
+def _losses(found: Found[evidence.Losses]) -> Section:
+    figures = [
+        _figure(
+            learning.curves(passes),
+            f"Loss of {label} while each block learns to repeat its full-precision outputs, a line for each block, with the"
+            " loss as the pass defines it; dark blocks come first in the network.",
+            f"Loss curves of {sum(map(len, passes.values()))} blocks of {label}.",
+        )
+        for label, passes in found.present.items()
+    ]
+    return Section("losses", "Losses of reconstruction", figures=figures, absent=found.without())
+
+
+def _cosine(found: Found[Trace], looks: Looks) -> Section:
+    figures = []
+    if found.present:
+        caption = (
+            "Cosine similarity between each block's output and that of full precision at the same step, mean over"
+            f" {_samples(found.present)} samples; 1 is the same direction. Left: mean over all blocks; right: the block that is worst at each step."
+        )
+        figures = [
+            _figure(
+                lines.cosine(found.present, looks),
+                caption,
+                f"Lines of cosine similarity over steps for {_names(found.present)}.",
+            )
+        ]
+    return Section("cosine", "Similarity of the blocks' outputs over steps", figures=figures, absent=found.without())
+
+
+def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
+    figures, absent = [], []
+    for group in groups:
+        first = next(iter(group.values())).metrics
+        key, name = next(iter(first["protocol"]["columns"].items()))
+        full = measured(first, "fp", key)
+        counted = {label: run.metrics for label, run in group.items() if "cost" in run.metrics}
+        absent += [
+            f"Not shown for {label}: its cost was not counted when it was made."
+            for label in group
+            if label not in counted
+        ]
+        if not counted or full is None or key not in LOWER_IS_BETTER:
+            continue
+        points = {
+            label: tradeoff.Point(m["cost"]["bops"] / 1e9, number)
+            for label, m in counted.items()
+            if (number := measured(m, "quantized", key)) is not None
+        }
+        whole = tradeoff.Point(next(iter(counted.values()))["cost"]["bops_fp"] / 1e9, full)
+        caption = f"{name} against bit operations of one network call; lower and to the left is better. The dotted line joins what nothing cheaper beats. {first['model']}, protocol {first['protocol']['name']}."
+        alt = f"Scatter plot of {name} over GBOPs for {len(points)} runs and full precision."
+        figures.append(_figure(tradeoff.pareto(points, whole, looks, name), caption, alt))
+    return Section("pareto", "Distance against cost", figures=figures, absent=absent)
+
+
+def _figure(svg: str, caption: str, alt: str) -> Figure:
+    return Figure(Markup(svg), caption, alt)
+
+
+def _strip(label: str, images: evidence.Array) -> Strip:
+    return Strip(label, *pictures.strip(images))
+
+
+def _networks(runs: Runs, traces: Mapping[str, Trace]) -> dict[str, dict[str, Trace]]:
+    """The traces by the full-precision network that was walked, and how; named after the first run of each."""
+    groups: dict[str, dict[str, Trace]] = {}
+    for label, trace in traces.items():
+        groups.setdefault(digest([_walked(runs[label]), trace.sites, trace.timesteps]), {})[label] = trace
+    return {next(iter(group)): group for group in groups.values()}
+
+
+def _walked(result: Result) -> list[Any]:
+    """Model and sampler, and the rewriting if there is any."""
+    config = result.config
+    rewritten = None if evidence.NO_TRANSFORM in str(config.get("transform")) else str(result.artifact("transform"))
+    return [config["model"].get("sha256", config["model"]["name"]), config["sampler"], config.get("cond"), rewritten]
+
+
+def _of(label: str, networks: Mapping[str, object]) -> str:
+    """Which network it is, where there are several."""
+    return f" (network of {label})" if len(networks) > 1 else ""
+
+
+def _names(runs: Mapping[str, object]) -> str:
+    return ", ".join(runs)
+
+
+def _samples(traces: Mapping[str, Trace]) -> str:
+    return " or ".join(dict.fromkeys(str(trace.samples) for trace in traces.values()))
+
+
+def _ends(traces: Mapping[str, Trace]) -> str:
+    return ", ".join(f"{label} {trace.trajectory[trace.twins[-1]][-1]:.2g}" for label, trace in traces.items())

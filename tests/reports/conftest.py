@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmq_cli.report.html import write_report
+from dmq_cli.report.result import load_result
+from tests.reports import runs
+
+NASTY = "<script>alert('$x$ & \"y\"')</script>"
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page about a run with everything, one that is transformed, one that learned nothing, one with a nasty name and no trace."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    given = [runs.metrics("tac"), runs.metrics("tcaq", fd=0.9), runs.metrics("minmax", fd=5.4)]
+    folders = [runs.run(outputs, found) for found in given]
+    folders.append(runs.run(outputs, runs.metrics(NASTY, bits="w4a8"), "nasty", traced=False))
+    write_report([load_result(folder) for folder in folders], outputs / "page.html")
+    return outputs / "page.html"

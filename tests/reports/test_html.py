@@ -1,0 +1,178 @@
+"""The page of `dmq report`: complete, self-contained, and honest about what it does not have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmq_cli.report.figures.pictures import amplified, factor
+from dmq_cli.report.figures.style import COLOURS, Kind, looks
+from dmq_cli.report.html import default_file, write_report
+from dmq_cli.report.result import load_result
+from dmq_cli.report.result_table import by_protocol, result_table
+from dmq_cli.report.statement import statement
+from tests.reports import runs
+from tests.reports.runs import Array
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> str:
+    return report.read_text(encoding="utf-8")
+
+
+def test_every_section_is_there_and_in_order(page: str) -> None:
+    found = re.findall(r'<h2 id="(\w+)"', page)
+    assert found == [
+        "results", "cost", "images", "blocks", "trajectory", "ranges", "channels", "intervals", "correction", "losses",
+        "cosine", "pareto", "made",
+    ]  # fmt: skip
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page
+    assert "dmq evaluate method=tac bits=w3a8" in page and "c0ffee" in page and "abad2ad904322c33" in page
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(page: str) -> None:
+    assert "<script" not in page and "<link" not in page and "@import" not in page and "<iframe" not in page
+    loaded = re.findall(r'\b(?:src|href|srcset|data|poster)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    assert len(loaded) >= 30
+    assert all(one.startswith(("data:image/png;base64,", "#")) for one in loaded), set(one[:40] for one in loaded)
+    assert len(page) < 3e6
+
+
+def test_a_nasty_name_stays_text_also_inside_figures(page: str) -> None:
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 5
+    svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "&lt;script&gt;alert" in svg and "$x$" in svg, "a legend names it, dollars are no formula"
+
+
+def test_every_figure_has_a_caption_and_words_for_who_cannot_see_it(page: str) -> None:
+    figures = re.findall(r'<figure class="plot">(.*?)</figure>', page, flags=re.DOTALL)
+    assert len(figures) >= 10
+    for figure in figures:
+        assert len(re.findall(r"<figcaption>[^<]{60,}</figcaption>", figure)) == 1
+        assert len(re.findall(r'role="img" aria-label="[^"]{20,}"', figure)) == 1
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) == 5 + 3 + 3 + 3 and all('alt="' in one and "width=" in one for one in images)
+
+
+def test_colours_and_fonts_are_those_of_the_page(page: str) -> None:
+    svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "var(--ink)" in svg and "var(--c1)" in svg
+    assert not re.findall(r"#01020[0-9a-f]|DejaVu|xmlns", svg)
+    for name in set(re.findall(r"var\((--\w+)\)", page)):
+        assert page.count(f"{name}:") == 2, "once for light, once for dark"
+
+
+def test_a_section_without_data_says_why(page: str, tmp_path: Path) -> None:
+    assert "made before traces existed; evaluate again" in page and "nothing is learned block by block" in page
+    assert "What is not shown" not in page
+    gone = load_result(runs.cell(tmp_path, "t", runs.metrics("minmax")))
+    shown = write_report([gone], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [section.id for section in shown.sections] == ["pareto"]
+    for sentence in (
+        "made before traces existed",
+        "neither trace nor samples are on this machine",
+        "nothing is rewritten",
+    ):
+        assert sentence in text
+    assert "What is not shown" in text and "Error by block and step" in text
+
+
+def measured(tmp_path: Path, *found: dict[str, Any]) -> list[dict[str, Any]]:
+    named = {f"run {n}": load_result(runs.run(tmp_path, one, f"r{n}", kept=False)) for n, one in enumerate(found)}
+    return [dict(group) for group in by_protocol(named)]
+
+
+def test_protocols_models_and_samplers_never_share_a_table(tmp_path: Path) -> None:
+    base = runs.metrics("tac")
+    other = {**base, "protocol": {**base["protocol"], "hash": "other", "name": "digits_latent"}}
+    steps = {**base, "config": {**base["config"], "sampler": {"num_inference_steps": 20}}}
+    seeds = {**base, "seeds": ["5000-6999"]}
+    silent = {**base, "config": {**base["config"], "cond": {"guidance": None}, "numerics": {}}}
+    groups = measured(tmp_path, base, other, steps, seeds, silent)
+    assert [list(group) for group in groups] == [["run 0", "run 4"], ["run 1"], ["run 2"], ["run 3"]]
+    assert "20 steps" in result_table(groups[2]).caption and "digits_latent (other)" in result_table(groups[1]).caption
+
+
+def test_the_table_tells_differences_and_whether_they_can_be_noise(tmp_path: Path) -> None:
+    (group,) = measured(tmp_path, runs.metrics("tac"), runs.metrics("minmax", fd=5.4))
+    table = result_table(group)
+    assert [column.title for column in table.columns] == [
+        "FD-digits ↓",
+        "FD-digits∞ ↓",
+        "IS-digits ↑",
+        "PSNR to FP ↑",
+        "SSIM to FP ↑",
+    ]
+    (worse, minmax), (better, tac) = table.rows
+    assert (worse, better) == ("run 1", "run 0"), "from baselines to what builds on them"
+    assert (tac[0].text, tac[0].more, tac[0].delta, tac[0].judged) == (
+        "0.60",
+        "[0.52, 0.68]",
+        "+0.07",
+        "inside the noise",
+    )
+    assert (minmax[0].delta, minmax[0].judged) == ("+4.87", "outside the noise")
+    assert (minmax[2].delta, minmax[2].judged) == ("\u22121.86", "noise unknown"), "IS has no interval here"
+    assert [value.best for value in tac] == [True, True, True, True, False], "all have the same SSIM"
+    assert (table.full[0].text, table.full[0].delta) == ("0.53", "") and tac[3].text == "35.22 dB"
+
+
+def test_several_seed_ranges_show_their_deviation(tmp_path: Path) -> None:
+    found = runs.metrics("tac")
+    found["quantized"] = {**found["quantized"], "fd_over_seeds": {"std": 0.02, "each": [0.58, 0.6, 0.62]}}
+    (group,) = measured(tmp_path, found)
+    value = result_table(group).rows[0][1][0]
+    assert (value.more, value.judged) == ("± 0.02", "inside the noise")
+
+
+def test_the_statement_names_the_best_the_worst_and_its_doubts(tmp_path: Path) -> None:
+    config = {"budget": {"name": "smoke"}}
+    (group,) = measured(tmp_path, runs.metrics("tac"), runs.metrics("minmax", fd=5.4, config=config, weights=None))
+    text = statement(group)
+    assert text.startswith(
+        "Of 2 runs on ddim_digits, run 0 has the best FD-digits: 0.60 [0.52, 0.68] against 0.53 [0.46, 0.60]"
+    )
+    assert "inside the noise" in text and "(9.1 times)" in text and "The worst is run 1 with 5.40 [5.32, 5.48]." in text
+    assert "budget was smoke" in text and "random" not in text
+    (alone,) = measured(tmp_path / "alone", runs.metrics("tac", weights="random"))
+    assert statement(alone).startswith(
+        "run 0 brings ddim_digits to FD-digits 0.60"
+    ) and "weights are random" in statement(alone)
+
+
+def test_a_method_keeps_its_colour_and_runs_can_be_told_apart() -> None:
+    first = {f"{method} {bits}": Kind(method, bits) for method in ("new", "tac", "minmax") for bits in ("w4a8", "w3a8")}
+    many = {f"m{n}": Kind(f"m{n}", "w4a8") for n in range(12)}
+    found = looks(first, many)
+    assert (
+        found["tac w4a8"].colour
+        == found["tac w3a8"].colour
+        == COLOURS[1]
+        == looks({"a": Kind("tac", "x"), "b": Kind("new", "x")})["a"].colour
+    )
+    assert len({found[label] for label in first}) == 6 and len({found[label].colour for label in first}) == 3
+    alike = {f"lambda {n}": Kind("tac", "w3a8") for n in range(7)}
+    assert len(set(looks(alike).values())) == 7
+
+
+def test_differences_are_amplified_as_far_as_they_fit() -> None:
+    full = np.random.default_rng(0).integers(0, 128, (4, 16, 16, 1))
+    near: Array = full + 3
+    assert factor([(full, near)]) == 16 and factor([(full, full + 60)]) == 4 and factor([]) == 16
+    assert amplified(full, near, 16).tolist() == (full * 0 + 48).tolist() == amplified(near, full, 16).tolist()
+
+
+def test_where_a_report_goes(tmp_path: Path) -> None:
+    run, cell = runs.run(tmp_path, runs.metrics("tac"), kept=False), runs.cell(tmp_path, "demo", runs.metrics("tac"))
+    one, other = load_result(run), load_result(cell)
+    assert default_file([one], [str(run)], tmp_path) == run / "report.html"
+    assert default_file([other], [str(cell)], tmp_path) == tmp_path / "reports" / f"{cell.name}.html"
+    assert default_file([other, other], ["demo"], tmp_path) == tmp_path / "reports" / "demo.html"
+    several = default_file([one, other], [str(run), "demo"], tmp_path)
+    assert several.parent == tmp_path / "reports" and several == default_file([one, other], ["x", "y"], tmp_path)

@@ -1,0 +1,77 @@
+"""Runs, cells and tables are read back, and what is wrong with them is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.report.result import flatten, labels, load_result, load_results
+from dmq_cli.store import write_json
+from tests.reports import runs
+
+
+def test_a_run_knows_which_of_its_artifacts_are_still_there(tmp_path: Path) -> None:
+    folder = runs.run(tmp_path, runs.metrics("tac"))
+    found = load_result(folder)
+    assert found.name == "tac W3A8" and found.is_run and found.manifest["verb"] == "evaluate"
+    assert found.artifact("sample") == tmp_path / "artifacts" / "sample" / "20261121-tac-w3a8-sample-0-1999"
+    assert found.artifact("sample_fp") != found.artifact("sample") and found.used("trace")
+    gone = load_result(runs.run(tmp_path, runs.metrics("minmax"), kept=False, traced=False))
+    assert gone.used("sample") and gone.artifact("sample") is None and not gone.used("trace")
+
+
+@pytest.mark.parametrize("lost", ["metrics.json", "manifest.json", "config.json"])
+def test_a_run_that_lost_a_file_names_it(tmp_path: Path, lost: str) -> None:
+    folder = runs.run(tmp_path, runs.metrics("tac"), kept=False)
+    (folder / lost).unlink()
+    with pytest.raises(ArtifactCorruptError, match=lost):
+        load_result(folder)
+
+
+def test_a_cell_needs_no_configuration_of_its_own_but_its_manifest(tmp_path: Path) -> None:
+    folder = runs.cell(tmp_path, "demo", runs.metrics("tac"))
+    assert not load_result(folder).is_run
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ArtifactCorruptError, match=r"manifest\.json"):
+        load_result(folder)
+
+
+def test_what_is_no_result_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder"):
+        load_result(tmp_path / "nowhere")
+    folder = runs.run(tmp_path, runs.metrics("tac"), kept=False)
+    (folder / "metrics.json").unlink()
+    write_json(folder / "status.json", {"status": "failed: no weights"})
+    with pytest.raises(ConfigError, match=r"did not finish \(failed: no weights\)"):
+        load_result(folder)
+    other = runs.cell(tmp_path, "demo", runs.metrics("tac"))
+    write_json(other / "metrics.json", {"method": "tac"})
+    with pytest.raises(ArtifactCorruptError, match="no result of dmq evaluate"):
+        load_result(other)
+
+
+def test_a_table_stands_for_its_cells_and_each_run_is_taken_once(tmp_path: Path) -> None:
+    cells = [runs.cell(tmp_path, "demo", runs.metrics(method)) for method in ("minmax", "tac")]
+    assert [one.folder for one in load_results(["demo"], tmp_path)] == cells
+    assert len(load_results(["demo", str(cells[0]), str(tmp_path / "tables" / "demo")], tmp_path)) == 2
+    (tmp_path / "tables" / "empty").mkdir()
+    with pytest.raises(ConfigError, match="make table-empty"):
+        load_results(["empty"], tmp_path)
+
+
+def test_labels_differ_by_the_setting_that_differs(tmp_path: Path) -> None:
+    def tac(lambda1: float, **more: object) -> Path:
+        config = {"correct": {"_target_": "dmq_cli.correct.Tac", "lambda1": lambda1}, **more}
+        return runs.run(tmp_path, runs.metrics("tac", config=config), f"run-{lambda1}-{len(more)}", kept=False)
+
+    alike = [load_result(folder) for folder in (tac(0.1), tac(0.5))]
+    assert labels(alike) == ["tac W3A8 (lambda1 0.1)", "tac W3A8 (lambda1 0.5)"]
+    again = [*alike, load_result(tac(0.5, runtime={"threads": 1}))]
+    assert labels(again)[1:] == ["tac W3A8 (run-0.5-0)", "tac W3A8 (run-0.5-1)"], "nothing but the machine differs"
+
+
+def test_flattened_keys_keep_every_value() -> None:
+    nested = {"a": {"b": [1, {"c": None}], "d": {}}, "e": []}
+    assert flatten(nested) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "e": []}
