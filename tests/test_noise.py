@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dmq_cli import report
-from dmq_cli.report.noise import Measured, inside_noise, measured, over_full
+from dmq_cli.report.noise import Measured, alike, inside_noise, measured, over_full
 from tests.test_report import cell, fill
 
 
@@ -30,6 +30,18 @@ def test_half_widths_add_in_squares() -> None:
     assert inside_noise(Measured(1.0, 0.3), Measured(1.49, 0.4))
     assert inside_noise(Measured(1.51, 0.4), Measured(1.0, 0.3)) is False
     assert inside_noise(Measured(1.0, None), Measured(1.0, 0.3)) is None
+
+
+def test_runs_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
+    def above(fd: float, over: float, twin: str) -> dict[str, Any]:
+        found = single(fd, 0.5, artifacts={"sample_fp-0-39": twin}, seeds=["0-39"], over_fp={"fd": over})
+        found["intervals"]["over_fp"] = {"fd": [over - 0.02, over + 0.02]}
+        return found
+
+    one, other = above(1.0, 0.1, "a"), above(1.1, 0.2, "a")
+    assert alike(one, other, "quantized", "fd") is False
+    assert alike(one, above(1.1, 0.2, "b"), "quantized", "fd") is True, "other images of full precision: independent"
+    assert alike(one, other, "quantized", "lpips") is None
 
 
 def test_several_ranges_have_students_interval() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.papers.numbers import Number, inside_noise
+from dmq_cli.papers.numbers import Number, told_apart
 from dmq_cli.papers.transcript import PaperTable, Row
 
 Look = Callable[[Row, str], "Number | None"]
@@ -78,10 +78,10 @@ def compare(heading: str, better: Number | None, worse: Number | None) -> tuple[
     lower = "↓" in heading
     ahead = better.value < worse.value if lower else better.value > worse.value
     numbers = f"{better.value:.4g} {('<' if lower else '>') if ahead else 'against'} {worse.value:.4g}"
-    noise = inside_noise(better, worse)
-    if noise is None:
+    apart = told_apart(better, worse)
+    if apart is None:
         return (AHEAD if ahead else BEHIND), numbers
-    return (EVEN if noise else HOLDS if ahead else FAILS), numbers
+    return (EVEN if not apart else HOLDS if ahead else FAILS), numbers
 
 
 def _named(table: PaperTable, claim: Mapping[str, Any], methods: Sequence[str]) -> list[Row]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dmq_cli.papers.cells import Cell
+from dmq_cli.report.noise import Measured, inside_noise
+from dmq_cli.report.noise import measured as measured_number
 
 _DIGITS = {"lpips": 3, "ssim": 3}
 _TWINS = {"quantized": "fp"}  # where the number of full precision stands
 
 
 @dataclass(frozen=True)
-class Number:
-    """value, and the half width of its 95 % interval: None where nothing says how noisy it is. shown: as a table shows it."""
+class Number(Measured):
+    """A number as a table shows it. above: how far it is above full precision's of the same noise, where that is known."""
 
-    value: float
-    half: float | None
     shown: str
+    above: Measured | None = None
 
 
 def measured(cell: Cell, column: str, full: bool = False) -> Number | None:
@@ -29,27 +27,22 @@ def measured(cell: Cell, column: str, full: bool = False) -> Number | None:
     """
     group, _, key = column.partition(".")
     group = _TWINS.get(group, "") if full else group
-    if key not in cell.get(group, {}):
+    found, digits = measured_number(cell, group, key), _DIGITS.get(key, 2)
+    if found is None:
         return None
-    value, digits = float(cell[group][key]), _DIGITS.get(key, 2)
+    above = measured_number(cell, "over_fp", key) if group == "quantized" else None
+    return Number(found.value, found.half, f"{found.value:.{digits}f}{_noise(cell, group, key, digits)}", above)
+
+
+def told_apart(a: Number, b: Number) -> bool | None:
+    """Whether two numbers of rows with the same full-precision twin are outside the noise; None where it is not known."""
+    pair = (a.above, b.above) if a.above is not None and b.above is not None else (a, b)
+    inside = inside_noise(*pair)
+    return None if inside is None else not inside
+
+
+def _noise(cell: Cell, group: str, key: str, digits: int) -> str:
     if (spread := cell[group].get(f"{key}_over_seeds")) is not None:
-        return Number(value, _half_of(spread), f"{value:.{digits}f} ± {spread['std']:.{digits}f}")
+        return f" ± {spread['std']:.{digits}f}"
     low, high = cell.get("intervals", {}).get(group, {}).get(key, (None, None))
-    if low is None:
-        return Number(value, None, f"{value:.{digits}f}")
-    return Number(value, (high - low) / 2, f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-
-
-def inside_noise(a: Number, b: Number) -> bool | None:
-    """Whether two numbers cannot be told apart: |a - b| <= sqrt(ha^2 + hb^2); None where the noise of one is not known."""
-    if a.half is None or b.half is None:
-        return None
-    return abs(a.value - b.value) <= math.hypot(a.half, b.half)
-
-
-def _half_of(spread: Mapping[str, Any]) -> float:
-    """Of the mean over seed ranges: Student's t with n - 1 degrees of freedom."""
-    from scipy.special import stdtrit
-
-    n = len(spread["each"])
-    return float(stdtrit(n - 1, 0.975)) * float(spread["std"]) / math.sqrt(n)
+    return "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"

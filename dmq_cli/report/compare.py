@@ -9,7 +9,7 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.report.html import render
-from dmq_cli.report.noise import measured
+from dmq_cli.report.noise import alike, measured
 from dmq_cli.report.readme import write
 from dmq_cli.report.result import Result, flatten, labels
 from dmq_cli.report.result_table import by_protocol, caption, columns_of
@@ -133,11 +133,11 @@ def _numbers(group: Mapping[str, Result]) -> Numbers:
 
 def _number(metrics: Mapping[str, Mapping[str, Any]], key: str, title: str, side: str) -> Number:
     found = {label: number for label, one in metrics.items() if (number := measured(one, side, key)) is not None}
-    base = next(iter(found.values()))
+    first, base = next(iter(found.items()))
     deltas = {
-        label: (number.value - base.value, verdict(number, base))
+        label: (number.value - base.value, verdict(alike(metrics[label], metrics[first], side, key)))
         for label, number in found.items()
-        if number is not base
+        if label != first
     }
     return Number(key, title, {label: number.value for label, number in found.items()}, deltas)
 

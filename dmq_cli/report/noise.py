@@ -35,12 +35,32 @@ def measured(metrics: Mapping[str, Any], side: str, key: str) -> Measured | None
 def inside_noise(a: Measured, b: Measured) -> bool | None:
     """Whether |a - b| <= sqrt(half_a^2 + half_b^2): then the difference can be chance. None where one half is not known.
 
-    The rule for independent numbers. Numbers from the same noise move together, so that of two of them a smaller difference
-    can be real, too: outside is certain enough, inside is no proof of equality. Against full precision see `over_full`.
+    The rule for independent numbers. Distances of images from the same noise move together, so that a smaller difference
+    between them can be real, too: see `alike` and `over_full`.
     """
     if a.half is None or b.half is None:
         return None
     return abs(a.value - b.value) <= math.hypot(a.half, b.half)
+
+
+def alike(one: Mapping[str, Any], other: Mapping[str, Any], side: str, key: str) -> bool | None:
+    """Whether a number of two runs can be told apart by chance alone; None where that is not known or one was not measured.
+
+    Where both know how far above the same full-precision images their distance is, by these differences: the noise that all
+    three share has gone from them. Else as two independent numbers.
+    """
+    if side == "quantized" and _twins(one) == _twins(other):
+        above = measured(one, "over_fp", key), measured(other, "over_fp", key)
+        if above[0] is not None and above[1] is not None:
+            return inside_noise(above[0], above[1])
+    a, b = measured(one, side, key), measured(other, side, key)
+    return None if a is None or b is None else inside_noise(a, b)
+
+
+def _twins(metrics: Mapping[str, Any]) -> list[str]:
+    """The full-precision images that a run was compared with."""
+    names = [f"sample_fp-{seeds}" for seeds in metrics.get("seeds", [])]
+    return [metrics.get("artifacts", {}).get(name, "") for name in names]
 
 
 def over_full(metrics: Mapping[str, Any], key: str) -> tuple[float, bool | None]:

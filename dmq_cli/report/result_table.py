@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmq_cli.report.noise import Measured, measured
+from dmq_cli.report.noise import Measured, measured, over_full
 from dmq_cli.report.result import Result, flatten
 from dmq_cli.report.tables import _STAGES as STAGES
 from dmq_cli.report.tables import is_random, order
@@ -152,7 +152,7 @@ def _value(metrics: Mapping[str, Any], side: str, key: str, best: float | None =
     text, more, is_best = shown(number.value) + UNITS.get(key, ""), spread(metrics, side, key), number.value == best
     if side != "quantized" or twin is None:
         return Value(text, more, best=is_best)
-    return Value(text, more, difference(number.value, twin.value), verdict(number, twin), is_best)
+    return Value(text, more, difference(number.value, twin.value), verdict(over_full(metrics, key)[1]), is_best)
 
 
 def _best(column: Sequence[Measured | None], key: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dmq_cli.report.noise import measured
+from dmq_cli.report.noise import measured, over_full
 from dmq_cli.report.result import Result
 from dmq_cli.report.tables import is_random
 from dmq_cli.report.verdict import LOWER_IS_BETTER, shown, spread, verdict
@@ -40,8 +40,7 @@ def statement(runs: Mapping[str, Result]) -> str:
 
 
 def _against_full(result: Result, key: str) -> str:
-    own, full = measured(result.metrics, "quantized", key), measured(result.metrics, "fp", key)
-    judged = _JUDGED[verdict(own, full)] if own and full else ""
+    judged = _JUDGED[verdict(over_full(result.metrics, key)[1])]
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 

@@ -6,16 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.report.noise import Measured, inside_noise
-
 LOWER_IS_BETTER = {"fd", "fd_inf", "sfid", "kid", "fd_dinov2", "lpips"}
 NAMES = {"psnr": "PSNR to FP", "ssim": "SSIM to FP", "lpips": "LPIPS to FP"}
 UNITS = {"psnr": " dB"}
 
 
-def verdict(one: Measured, other: Measured) -> str:
-    """What `inside_noise` says, in words: "inside the noise", "outside the noise" or "noise unknown"."""
-    inside = inside_noise(one, other)
+def verdict(inside: bool | None) -> str:
+    """Whether a difference is inside the noise, in words: "inside the noise", "outside the noise" or "noise unknown"."""
     return "noise unknown" if inside is None else f"{'inside' if inside else 'outside'} the noise"
 
 

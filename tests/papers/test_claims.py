@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
 from dmq_cli.papers.claims import AHEAD, EVEN, FAILS, HOLDS, UNKNOWN, compare
-from dmq_cli.papers.numbers import Number, inside_noise, measured
+from dmq_cli.papers.numbers import Number, measured, told_apart
 from dmq_cli.papers.transcript import Row, paper_table
+from dmq_cli.report.noise import Measured
 from dmq_cli.store import write_json
 
 
@@ -39,10 +40,16 @@ def test_an_ordering_holds_outside_the_noise_only(
     assert compare(heading, better, worse)[0] == state
 
 
-def test_noise_of_two_numbers_adds_up_in_squares() -> None:
-    assert inside_noise(number(0.0, 3.0), number(5.0, 4.0)) is True
-    assert inside_noise(number(0.0, 3.0), number(5.01, 4.0)) is False
-    assert inside_noise(number(0.0), number(0.0, None)) is None
+def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
+    def above(value: float, over: float) -> Number:
+        return Number(value, 1.0, "", Measured(over, 0.02))
+
+    assert told_apart(number(1.0, 1.0), number(1.2, 1.0)) is False
+    assert (
+        told_apart(above(1.0, 0.1), above(1.2, 0.3)) is True and told_apart(above(1.0, 0.1), number(1.2, 1.0)) is False
+    )
+    assert told_apart(above(1.0, 0.1), above(1.02, 0.12)) is False
+    assert told_apart(number(0.0), number(0.0, None)) is None
 
 
 def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None:
