@@ -1,6 +1,7 @@
 """`python -m dmq_cli.report NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table, of a
 paper's table what is printed beside what is measured (--scale digits: on the embedded models); `--overview` writes
-outputs/tables/README.md of all of these; `--readme` puts every table that README.md has a place for into it.
+outputs/tables/README.md of all of these; `--readme` puts every table that README.md has a place for into it. A table with
+finished cells also gets report.html, the page that `dmq report NAME` writes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import click
 
 from dmq_cli import papers
 from dmq_cli.guard import guarded
+from dmq_cli.report.html import write_report
 from dmq_cli.report.readme import fill, picture, write
+from dmq_cli.report.result import load_results
 from dmq_cli.report.tables import table
 
 
@@ -40,12 +43,20 @@ def _own(name: str, scale: str, outputs: Path) -> None:
     write(folder / "table.md", table(folder) + "\n")
     click.echo(table(folder))
     shown = picture(folder)
-    click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''})")
+    click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''}{_page(folder)})")
 
 
 def _paper(name: str, scale: str, outputs: Path) -> None:
     folder, text = papers.write_table(name, scale, outputs)
-    click.echo(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex)")
+    click.echo(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex{_page(folder)})")
+
+
+def _page(folder: Path) -> str:
+    """Write report.html about the finished cells, and say so; nothing where there are none."""
+    if not any(folder.glob("*/metrics.json")):
+        return ""
+    write_report(load_results([str(folder)], folder.parents[1]), folder / "report.html")
+    return ", report.html"
 
 
 if __name__ == "__main__":
