@@ -63,7 +63,7 @@ def compare(results: Sequence[Result]) -> Comparison:
         raise ConfigError("A comparison was asked for with one run; give two or more runs, or use dmq report.")
     runs = dict(zip(labels(results), results, strict=True))
     flat = [{**run.settings, **flatten(run.manifest.get("environment", {}), "environment")} for run in results]
-    keys = sorted({key for one in flat for key in one})
+    keys = sorted({key for one in flat for key in one if not key.startswith("table.") or key == "table.name"})
     found = [Difference(key, [one.get(key, ABSENT) for one in flat]) for key in keys]
     differing = [one for one in found if any(value != one.values[0] for value in one.values)]
     return Comparison(

@@ -71,15 +71,14 @@ def transformed(result: Result) -> Trace:
 
 
 def corrections(result: Result) -> dict[str, Array]:
-    """gain K (S, C) and bias B (S, C, H, W) of the correction. Raises Absent."""
+    """gain K (S, C) and bias B (S, C, H, W) of TAC's correction. Raises Absent."""
     folder = result.artifact("correct")
     if folder is None:
         raise Absent("the tables of the correction are not on this machine any more; evaluate again to make them")
     tables = {name: table.numpy() for name, table in load_tensors(folder / "tables.safetensors").items()}
-    found = {name: table for name, table in tables.items() if name in ("gain", "bias")}
-    if not found:
+    if "gain" not in tables:  # PTQD's tables have a bias of another kind
         raise Absent("nothing is corrected by K and B (correct=none, or a correction of another kind)")
-    return found
+    return {name: tables[name] for name in ("gain", "bias")}
 
 
 def losses(result: Result) -> Losses:

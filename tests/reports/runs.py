@@ -99,7 +99,7 @@ def _fill(stage: str, place: Path, found: dict[str, Any]) -> None:
         tables = {"gain": 1 + 0.02 * rng.normal(size=(10, 1)), "bias": 0.01 * rng.normal(size=(10, 1, 16, 16))}
         save_tensors(place / "tables.safetensors", {name: torch.from_numpy(t).float() for name, t in tables.items()})
     elif stage == "correct":
-        save_tensors(place / "tables.safetensors", {"nothing": torch.zeros(1)})
+        save_tensors(place / "tables.safetensors", {"slope": torch.zeros(10), "bias": torch.zeros(10, 1)})  # as PTQD
     elif stage == "reconstruct" and method != "minmax":
         curves = {b: [[i, float(2 ** -(i / 60) + 0.1)] for i in range(0, 300, 10)] for b in BLOCKS}
         write_json(

@@ -67,11 +67,9 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for label, table in tables.items():
-            for channel, gain in enumerate(table["gain"].T if "gain" in table else ()):
+            for channel, gain in enumerate(table["gain"].T):
                 _line(left, gain - 1, label if channel == 0 else "", looks[label])
-            if "bias" in table:
-                size = np.sqrt((table["bias"].astype(float) ** 2).mean(axis=(1, 2, 3)))
-                _line(right, size, label, looks[label])
+            _line(right, np.sqrt((table["bias"].astype(float) ** 2).mean(axis=(1, 2, 3))), label, looks[label])
         left.axhline(0, color=INK, linewidth=0.6)
         left.set(title="gain of the noise estimate", ylabel="K - 1, a line for each channel", xlabel="network call")
         right.set(title="bias of the input", ylabel="root mean square of B", xlabel="network call")
