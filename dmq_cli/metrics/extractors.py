@@ -22,6 +22,7 @@ from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
 from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_scores
 from dmq_cli.metrics.weights import find_folder, read_weights
+from dmq_cli.models import Numerics
 from dmq_cli.paths import resolve
 
 Images = np.ndarray[Any, Any] | Tensor
@@ -65,20 +66,25 @@ def load_extractor(protocol: Protocol) -> Any:
 
 @torch.no_grad()
 def extract(
-    images: Images, protocol: Protocol, batch_size: int = 250, asked: Sequence[str] | None = None
+    images: Images,
+    protocol: Protocol,
+    batch_size: int = 250,
+    asked: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """What the protocol's metrics read of images, float32 on the CPU, first axis the images.
+    """What the protocol's metrics read of images, computed on `device`, float32 on the CPU, first axis the images.
 
     images: uint8 (N, H, W, 1 or 3). "features" (N, D) and "logits" (N, classes); "spatial" (N, 2023) for sfid; "dinov2"
     (N, D) for fd_dinov2; "clip_score" (N,) for clip_score where `asked` says what each image was to show. The batch size
     changes nothing beyond the rounding of float32. Raises EvaluationError for images of another kind; errors of weights
     as in `read_weights`.
     """
-    pixels, extractor = _channels_first(images), load_extractor(protocol)
+    Numerics().set_tf32(device)
+    pixels, extractor = _channels_first(images), load_extractor(protocol).to(device)
     found = dict(
         zip(("features", "logits", SPATIAL), _batched(extractor, pixels, batch_size, protocol.resize), strict=False)
     )
-    folders = {name: _semantic(name, protocol) for name in protocol.folders()}
+    folders = {name: _semantic(name, protocol).to(device) for name in protocol.folders()}
     if "dinov2" in folders:
         (found["dinov2"],) = _batched(folders["dinov2"], pixels, min(batch_size, _SEMANTIC_BATCH))
     if "clip" in folders and asked is not None:
@@ -95,8 +101,9 @@ def as_tensor(images: Images) -> Tensor:
 
 
 def _batched(extractor: Any, pixels: Tensor, batch_size: int, resize: int | None = None) -> list[Tensor]:
-    pieces = [extractor(_resized(batch, resize)) for batch in torch.split(pixels, batch_size)]
-    return [torch.cat(piece) for piece in zip(*pieces, strict=True)]
+    device = next(extractor.parameters()).device
+    pieces = [extractor(_resized(batch.to(device), resize)) for batch in torch.split(pixels, batch_size)]
+    return [torch.cat(piece).cpu() for piece in zip(*pieces, strict=True)]
 
 
 def _channels_first(images: Images) -> Tensor:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -70,22 +71,24 @@ def reference_of(name: str, images: Images) -> Reference:
     return Reference(name, images_sha256(images), images=lambda: images, record=record)
 
 
-def with_features(reference: Reference, protocol: Protocol) -> Reference:
-    """The reference with the features of its images, where the protocol's metrics need them. Raises what its `check` does."""
+def with_features(reference: Reference, protocol: Protocol, device: torch.device | str = "cpu") -> Reference:
+    """The reference with the features of its images, where the protocol's metrics need them, computed on `device`. Raises
+    what its `check` does.
+    """
     reference.check(protocol)
     if reference.images is None or not reference.lacks(protocol):
         return reference
-    return replace(reference, features=reference_features(reference.images(), protocol))
+    return replace(reference, features=reference_features(reference.images(), protocol, device))
 
 
-def reference_features(reference: Images, protocol: Protocol) -> Features:
+def reference_features(reference: Images, protocol: Protocol, device: torch.device | str = "cpu") -> Features:
     """`extract`, remembered: the last two references of a process are not extracted again."""
     weights = (extractor_sha256(protocol), *sorted(further_sha256(protocol).items()))
     key = (weights, images_sha256(reference), protocol.resize, "sfid" in protocol.metrics)
     if key not in _remembered:
         while len(_remembered) >= 2:
             del _remembered[next(iter(_remembered))]
-        _remembered[key] = extract(reference, protocol)
+        _remembered[key] = extract(reference, protocol, device=device)
     return _remembered[key]
 
 

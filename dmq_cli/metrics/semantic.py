@@ -95,13 +95,14 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
         return (nn.functional.normalize(found),)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (N, D) of prompts, of length 1; what is longer than the text encoder reads is cut off."""
+        """Embeddings (N, D) of prompts, of length 1, on the CPU; what is longer than the text encoder reads is cut off."""
         length = int(self.model.config.text_config.max_position_embeddings)
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
+        tokens = tokens.to(self.model.device)
         read = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        return nn.functional.normalize(self.model.text_projection(read.pooler_output))
+        return nn.functional.normalize(self.model.text_projection(read.pooler_output)).cpu()
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dmq_cli.metrics.watching import Means, Watch, relative_error
+from dmq_cli.metrics.watching import Medians, Watch, relative_error
 from dmq_cli.models import Denoiser
 from dmq_cli.sampling import UNGUIDED, Correction, Guide, Scheduler, Step, batches, walk
 from dmq_cli.wrap import Attached
@@ -98,7 +98,7 @@ class _Errors:
     """How far the sampler's x and the estimate are from full precision, batch by batch."""
 
     def __init__(self, walks: Walks) -> None:
-        self.walks, self.means = walks, Means()
+        self.walks, self.medians = walks, Medians()
         self.finals: dict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, steps: dict[str, Step], last: bool) -> None:
@@ -106,13 +106,13 @@ class _Errors:
         full, join = steps["full"], self.walks.guide.join
         for side in self.walks.sides:
             own = steps[side]
-            self.means.add(("trajectory", side), relative_error(own.sample, full.sample))
-            self.means.add(("eps", side), relative_error(join(own.eps), join(full.eps)))
+            self.medians.add(("trajectory", side), relative_error(own.sample, full.sample))
+            self.medians.add(("eps", side), relative_error(join(own.eps), join(full.eps)))
             if last:
-                self.means.add(("final", side), relative_error(own.following, full.following))
+                self.medians.add(("final", side), relative_error(own.following, full.following))
         for side, step in steps.items() if last else ():
             self.finals[side].append(step.following)
 
     def take(self, *kinds: str) -> dict[str, Tensor]:
-        """The means of all batches, by kind and side; they start anew."""
-        return {f"{kind}.{side}": self.means.take((kind, side)) for kind in kinds for side in self.walks.sides}
+        """The medians over all samples, by kind and side; they start anew."""
+        return {f"{kind}.{side}": self.medians.take((kind, side)) for kind in kinds for side in self.walks.sides}

@@ -22,7 +22,6 @@ VALUES = 1 << 12
 """Values of one site at one call that its quartiles are taken from, an equal share of every sample; the extremes see all."""
 
 _QUARTILES = (0.25, 0.5, 0.75)
-_KINDS = ("block_error", "block_cosine")
 
 
 class Means:
@@ -41,6 +40,21 @@ class Means:
     def take(self, key: Hashable) -> Tensor:
         """The mean, 0-dim on the CPU, which starts anew. KeyError for a key that nothing was added to."""
         return (self._sums.pop(key) / self._counts.pop(key)).cpu()
+
+
+class Medians:
+    """Medians over samples by key: a few samples turn into other images, and their errors outweigh those of all others."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Hashable, list[Tensor]] = defaultdict(list)
+
+    def add(self, key: Hashable, rows: Tensor) -> None:
+        """rows: (B,)."""
+        self._rows[key].append(rows.double())
+
+    def take(self, key: Hashable) -> Tensor:
+        """The median, 0-dim on the CPU, which starts anew. KeyError for a key that nothing was added to."""
+        return torch.quantile(torch.cat(self._rows.pop(key)), 0.5).cpu()
 
 
 def relative_error(found: Tensor, full: Tensor) -> Tensor:
@@ -103,7 +117,8 @@ class Watch:
         self.sites: list[str] = []
         self.channels: list[str] = []
         self._attached, self._every, self._share = attached, attached.layers(), max(1, VALUES // samples)
-        self._means, self._side, self._numbers = Means(), "full", torch.zeros(1, dtype=torch.int64)
+        self._means, self._medians = Means(), Medians()
+        self._side, self._numbers = "full", torch.zeros(1, dtype=torch.int64)
         self._full: dict[str, list[Tensor]] = defaultdict(list)
         self._unseen: dict[str, Iterator[Tensor]] = {}
         self._values: dict[str, list[Tensor]] = defaultdict(list)
@@ -146,8 +161,9 @@ class Watch:
                 self._full[name].append(output)
                 return
             full = next(self._unseen[name])  # guidance may run the network twice
-            for kind, rows in zip(_KINDS, compared(output, full), strict=True):
-                self._means.add((kind, self._side, name), rows)
+            error, cosine = compared(output, full)
+            self._medians.add((self._side, name), error)
+            self._means.add((self._side, name), cosine)
 
         return seen
 
@@ -182,9 +198,9 @@ class Watch:
     def take(self, sides: list[str]) -> dict[str, Tensor]:
         """Everything about the call that ends here, by the names of the trace's tensors; the next call starts anew."""
         found = {}
-        for kind in _KINDS:
+        for kind, by_key in (("block_error", self._medians), ("block_cosine", self._means)):
             for side in sides:
-                found[f"{kind}.{side}"] = _stacked([self._means.take((kind, side, name)) for name in self.blocks])
+                found[f"{kind}.{side}"] = _stacked([by_key.take((side, name)) for name in self.blocks])
         found["scales"] = _stacked([self._means.take(("scales", name)) for name in self.sites])
         found["activations"] = _stacked([self._summary(name) for name in self.sites], 5)
         for name in self.channels:

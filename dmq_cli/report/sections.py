@@ -113,7 +113,7 @@ def _blocks(found: Found[Trace]) -> Section:
     if found.present:
         caption = (
             "Squared error of every block's output, divided by the squared output of full precision at the same step, each on"
-            " its own trajectory. Rows are blocks in the order they run, columns the steps of sampling; the colours are logarithmic."
+            f" its own trajectory, median over {_samples(found.present)} samples. Rows are blocks in the order they run, columns the steps of sampling; the colours are logarithmic."
         )
         figures = [
             _figure(
@@ -131,7 +131,7 @@ def _trajectory(found: Found[Trace], looks: Looks) -> Section:
         caption = (
             "Left: squared distance of the sampler's state to that of full precision from the same noise, divided by the squared"
             " size of the latter, before every step and for the finished image. Right: the same of the network's estimate."
-            f" Mean over {_samples(found.present)} samples."
+            f" Median over {_samples(found.present)} samples."
         )
         alt = f"Lines of relative error over sampling steps for {_names(found.present)}; at the end {_ends(found.present)}."
         figures = [_figure(lines.trajectory(found.present, looks), caption, alt)]

@@ -87,9 +87,10 @@ def evaluate(task: Task) -> None:
 def _measure(task: Task, stage: str, **more: Any) -> None:
     images, asked = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     protocol: Protocol = build.make(task.config["protocol"])
-    known = with_features(find_reference(protocol, task.runtime["outputs"]), protocol)
+    device = task.runtime["device"]
+    known = with_features(find_reference(protocol, task.runtime["outputs"]), protocol, device)
     told = read_json(asked)["asked"] if asked.is_file() else None
-    features = extract(images, protocol, asked=told)
+    features = extract(images, protocol, asked=told, device=device)
     found, influences = judged(measure(features, known, protocol, told), features, known, protocol)
     record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
     save_tensors(task.work / INFLUENCE, influences)
@@ -173,7 +174,7 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
-        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost),
+        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost, version=2),
         Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp"), version=2),
     )

@@ -37,9 +37,9 @@ class Trace:
 
     samples: walked; timesteps: S; blocks and sites: names in execution order; channels: layers in channel_max.
     trajectory, eps, block_cosine, block_error: by "quantized" and, where `corrected`, "corrected". trajectory (S + 1,):
-    mean over samples of |x_hat - x|^2 / |x|^2 of the sampler's state each step starts from, last of the final sample;
+    median over samples of |x_hat - x|^2 / |x|^2 of the sampler's state each step starts from, last of the final sample;
     eps (S,): the same of the guided, corrected estimate; block_error (S, blocks): the same of every block's output;
-    block_cosine (S, blocks): mean cosine similarity to full precision. NaN where full precision gives zero.
+    block_cosine (S, blocks): their mean cosine similarity to full precision. NaN where full precision gives zero.
     activations (S, sites, 5): min, quartiles, max of what the input quantizer would read in full precision (after the
     transform); scales (S, sites): its interval, the mean over parts of a split, channels or samples; NaN for a log2 grid.
     channel_max: "full" and "transformed" by layer, (S, C), greatest |input| before and after the transform.
