@@ -27,8 +27,13 @@ def plant(tables: Path, table: PaperTable, row: Row, fd: float, half: float = 0.
     key, artifacts = digest([words, fd]), {"sample": "a", "trace": "t"}
     label = f"{config['model']['name']}-{config['method']['name']}-{config['bits']['name']}-{key[:8]}"
     cell = {
-        "protocol": {"name": protocol["name"], "hash": "h", "columns": protocol["columns"]},
+        "protocol": {"name": protocol["name"], "hash": "h", "columns": protocol["columns"], "num_images": 2000},
+        "num_images": 2000,
+        "seeds": ["0-1999"],
         "model": config["model"]["name"],
+        "method": config["method"]["name"],
+        "bits": config["bits"]["name"],
+        "command": "dmq evaluate",
         "fp": {**full, "fd_over_seeds": {"std": 0.02, "each": [0.48, 0.5, 0.52]}},
         "quantized": {"fd": fd, "is": 7.0},
         "paired": {"psnr": 30.0},

@@ -42,7 +42,8 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     assert done.exit_code == 0, done.output
     folder = outputs / "tables" / "tac_3-digits"
     text = (folder / "table.md").read_text(encoding="utf-8")
-    assert text in done.output and f"Report: {folder}/ (table.md, table.csv, table.tex)" in done.output
+    assert text in done.output and f"Report: {folder}/ (table.md, table.csv, table.tex, report.html)" in done.output
+    assert (folder / "report.html").is_file()
     assert text.startswith("# TAC-Diffusion, Table 3: ") and "(digits scale: embedded models, not the paper's)" in text
     assert "| method | bits | IS ↑, paper | IS-digits ↑, here | FID ↓, paper | FD-digits ↓, here | state |" in text
     assert "| Baseline [24] | 3/8 | 8.53 | 7.00 | 17.31 | 0.90 [0.80, 1.00] | measured |" in text
