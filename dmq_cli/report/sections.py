@@ -140,7 +140,8 @@ def _trajectory(found: Found[Trace], looks: Looks) -> Section:
 
 def _ranges(runs: Runs, found: Found[Trace]) -> Section:
     figures = []
-    networks = _networks(runs, found.present)
+    watched = {label: trace for label, trace in found.present.items() if trace.sites}
+    networks = _networks(runs, watched)
     for label, group in networks.items():
         trace = group[label]
         caption = (
@@ -151,7 +152,10 @@ def _ranges(runs: Runs, found: Found[Trace]) -> Section:
         figures.append(
             _figure(activations.boxes(trace), caption, f"Box plots over timesteps of the inputs of {names}.")
         )
-    return Section("ranges", "Activation ranges over timesteps", figures=figures, absent=found.without())
+    absent = found.without()
+    if found.present and not watched:
+        absent.append("Not shown: no layer of these runs quantizes its input.")
+    return Section("ranges", "Activation ranges over timesteps", figures=figures, absent=absent)
 
 
 def _channels(found: Found[Trace]) -> Section:
@@ -169,7 +173,7 @@ def _channels(found: Found[Trace]) -> Section:
 
 def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
     figures = []
-    networks = _networks(runs, found.present)
+    networks = _networks(runs, {label: trace for label, trace in found.present.items() if trace.sites})
     for label, alike in networks.items():
         sites = activations.covered(alike)
         if not sites:

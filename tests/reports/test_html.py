@@ -15,6 +15,8 @@ from dmq_cli.report.html import default_file, write_report
 from dmq_cli.report.result import load_result
 from dmq_cli.report.result_table import by_protocol, result_table
 from dmq_cli.report.statement import statement
+from dmq_cli.store import read_json, write_json
+from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests.reports import runs
 from tests.reports.runs import Array
 
@@ -81,6 +83,17 @@ def test_a_section_without_data_says_why(page: str, tmp_path: Path) -> None:
     ):
         assert sentence in text
     assert "What is not shown" in text and "Error by block and step" in text
+
+
+def test_where_no_input_is_quantized_there_are_no_ranges(tmp_path: Path) -> None:
+    folder = runs.run(tmp_path, runs.metrics("minmax"))
+    (trace,) = (tmp_path / "artifacts" / "trace").iterdir()
+    arrays = load_tensors(trace / "trace.safetensors")
+    none = {"activations": arrays["activations"][:, :0], "scales": arrays["scales"][:, :0]}
+    save_tensors(trace / "trace.safetensors", {**arrays, **{name: one.contiguous() for name, one in none.items()}})
+    write_json(trace / "trace.json", {**read_json(trace / "trace.json"), "sites": []})
+    page = write_report([load_result(folder)], tmp_path / "page.html")
+    assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {one.id for one in page.sections}
 
 
 def measured(tmp_path: Path, *found: dict[str, Any]) -> list[dict[str, Any]]:
