@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, DmqError, nearest
-from dmq_cli.obtain import find_network
+from dmq_cli.obtain import find_network, reference_file
 from dmq_cli.paths import conf_folder, resolve
 
 _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
@@ -67,12 +67,13 @@ def table(name: str) -> dict[str, Any]:
     return found
 
 
-def measures() -> list[dict[str, Any]]:
+def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
     """name, extractor, images, columns and present (whether weights and references lie where it says) of every protocol."""
     rows = []
     for one in protocols():
-        files = [value for key, value in one.items() if key.endswith("_path") and value is not None]
-        present = all(file != "???" and resolve(str(file)).is_file() for file in files)
+        files = [resolve(str(value)) for key, value in one.items() if key.endswith("_path") and value is not None]
+        reference = reference_file(one["reference"], one["reference_path"], outputs)
+        present = all(file.exists() for file in [*files, *([] if reference is None else [reference])])
         row = {"name": one["name"], "extractor": one["extractor"], "images": one["num_images"]}
         rows.append({**row, "columns": list(one.get("columns", {}).values()), "present": present})
     return rows

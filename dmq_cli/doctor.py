@@ -10,7 +10,7 @@ from typing import Any
 
 from dmq_cli import catalog
 from dmq_cli.errors import DmqError, MissingWeightsError
-from dmq_cli.obtain import WEIGHTS, find_network
+from dmq_cli.obtain import WEIGHTS, find_network, reference_file
 from dmq_cli.paths import resolve
 
 
@@ -51,7 +51,7 @@ def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
     """
     models = {name: _model(name, outputs) for name in chosen or catalog.names("model")}
     found = [_found("model", name, partial(_network, model)) for name, model in models.items()]
-    return found if chosen else [*found, *_measures(catalog.protocols()), *_built(outputs)]
+    return found if chosen else [*found, *_measures(catalog.protocols(), outputs), *_built(outputs)]
 
 
 def lines(findings: Iterable[Finding]) -> list[list[str]]:
@@ -88,7 +88,7 @@ def _network(model: Mapping[str, Any]) -> tuple[str, str | None]:
     return str(path), file_sha256(network / WEIGHTS)
 
 
-def _measures(protocols: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Finding]:
     """Extractors and references of the protocols, each once."""
     from dmq_cli.metrics.protocol import FOLDERS
 
@@ -98,7 +98,7 @@ def _measures(protocols: Iterable[Mapping[str, Any]]) -> list[Finding]:
         rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
         more = [name for metric, name in FOLDERS.items() if metric in one["metrics"]]
         rows += [_found("extractor", name, partial(_semantic, name, one)) for name in more]
-        rows.append(_found("reference", reference, partial(_reference, one)))
+        rows.append(_found("reference", reference, partial(_reference, one, outputs)))
         found |= {(row.kind, row.name): row for row in rows}
     return sorted(found.values(), key=lambda row: row.kind)
 
@@ -118,9 +118,10 @@ def _semantic(name: str, protocol: Mapping[str, Any]) -> tuple[str, str]:
     return str(folder), sha256
 
 
-def _reference(protocol: Mapping[str, Any]) -> tuple[str, None]:
-    if protocol["reference_path"] is None:
-        return "comes with scikit-learn", None
+def _reference(protocol: Mapping[str, Any], outputs: str) -> tuple[str, None]:
+    file = reference_file(protocol["reference"], protocol["reference_path"], outputs)
+    if file is None or file.is_file():
+        return "comes with scikit-learn" if file is None else str(file), None
     raise MissingWeightsError(
         f"The protocol {protocol['name']} compares with images of your own, and no file of them is part of dmq; build their"
         f" statistics with: dmq reference build FOLDER --as NAME --protocol {protocol['name']}; or give a file of statistics, or"

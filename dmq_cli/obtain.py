@@ -1,4 +1,6 @@
-"""Where the weights of a model should be, whether they are there, and in one sentence how to get them. Imports no torch."""
+"""Where the weights of a model should be, whether they are there, and in one sentence how to get them; where references are.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,21 @@ from dmq_cli.paths import resolve
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # of Stable Diffusion's tokenizer
 VOCABULARY = "vocab.json and merges.txt of https://huggingface.co/openai/clip-vit-large-patch14"
+
+REFERENCES = {"digits": 16, "digits32": 32}
+"""The references that come with scikit-learn, and the side of their images."""
+
+
+def reference_file(name: str, path: str | None, outputs: str | Path) -> Path | None:
+    """The file of a reference, there or not: `path`, or where it was built; None for one that comes with scikit-learn."""
+    if path is not None:
+        return resolve(path)
+    return None if name in REFERENCES else built_reference(name, outputs)
+
+
+def built_reference(name: str, outputs: str | Path) -> Path:
+    """Where `dmq reference build --as NAME` writes."""
+    return Path(outputs).expanduser().absolute() / "references" / f"{name}.safetensors"
 
 
 def find_network(path: Path) -> Path | None:

@@ -30,6 +30,8 @@ def test_a_line_for_everything(tmp_path: Path) -> None:
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
     (clip,) = [line for line in lines if line.startswith("extractor") and " clip " in line]
     assert "missing" in clip and "copy openai/clip-vit-large-patch14" in clip and "protocol.clip_path" in clip
+    here = {line.split()[1]: " present " in line for line in lines if line.startswith("reference")}
+    assert here == {"adm": False, "coco-val2014": False, "digits": True, "digits32": True, "fid_torch_fidelity": False}
     states = [re.search(r" (present|missing) ", line) for line in lines]
     assert len({found.start() for found in states if found}) == 1 and all(states), "aligned"
 

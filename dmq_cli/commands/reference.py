@@ -11,6 +11,7 @@ import click
 from dmq_cli import catalog
 from dmq_cli.commands.output import HELP, pairs, run, show
 from dmq_cli.guard import with_flags
+from dmq_cli.obtain import built_reference
 
 
 @click.group(context_settings=HELP)
@@ -54,10 +55,10 @@ def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], fl
         section["extractor_path"] = given["extractor_path"]
     from dmq_cli.metrics.image_files import Framing
     from dmq_cli.stages import build as made
-    from dmq_cli.stages.reference import build, built_file
+    from dmq_cli.stages.reference import OUTPUTS, build
 
     framing = Framing(given["crop"], given["resize"], given["resize_filter"])
-    target = file.expanduser().absolute() if file else built_file(name)
+    target = file.expanduser().absolute() if file else built_reference(name, OUTPUTS)
     found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}))
     _print({"file": str(target), **found}, flags)
 

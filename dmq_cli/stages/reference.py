@@ -11,13 +11,12 @@ from dmq_cli.metrics import Protocol, Reference, extractor_sha256, fidelity, fur
 from dmq_cli.metrics.image_files import Framing, ImageSource, Pixels, array_source, folder_source, read_images
 from dmq_cli.metrics.reference_build import build_reference
 from dmq_cli.metrics.reference_files import read_npz, read_reference, read_stored
-from dmq_cli.paths import resolve
+from dmq_cli.obtain import REFERENCES, reference_file
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import file_sha256
 from dmq_cli.zoo.digits import digit_images
 
 OUTPUTS = "outputs"  # whose folder `references` holds what was built, unless runtime.outputs says otherwise
-_DIGITS = {"digits": 16, "digits32": 32}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
@@ -55,18 +54,6 @@ def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
     return images
 
 
-def reference_file(name: str, path: str | None, outputs: str | Path) -> Path | None:
-    """The file of a reference, there or not: `path`, or NAME.safetensors of `outputs`/references; None for an embedded one."""
-    if path is not None:
-        return resolve(path)
-    return None if name in _DIGITS else built_file(name, outputs)
-
-
-def built_file(name: str, outputs: str | Path = OUTPUTS) -> Path:
-    """Where `dmq reference build --as NAME` writes."""
-    return Path(outputs).expanduser().absolute() / "references" / f"{name}.safetensors"
-
-
 def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
     """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it is not there and
     EvaluationError where it is another one than the protocol asks for, or of statistics that do not serve it.
@@ -85,7 +72,7 @@ def image_source(what: str, framing: Framing) -> ImageSource:
     Raises EvaluationError for what is none of these, and what `folder_source` raises.
     """
     place = Path(what).expanduser()
-    if what in _DIGITS:
+    if what in REFERENCES:
         return array_source(what, _digits(what), framing, "scikit-learn")
     if place.is_dir():
         return folder_source(place, framing)
@@ -108,10 +95,10 @@ def build(what: str, framing: Framing, protocol: Protocol, name: str, file: Path
 
     Raises ConfigError for a name that cannot be, EvaluationError for a file that is there and what `image_source` raises.
     """
-    if re.fullmatch(_NAME, name) is None or name in _DIGITS:
+    if re.fullmatch(_NAME, name) is None or name in REFERENCES:
         raise ConfigError(
             f"A reference cannot be called {name}; give a name of letters, digits, '_', '-' and '.' that is none of "
-            f"{', '.join(_DIGITS)}."
+            f"{', '.join(REFERENCES)}."
         )
     if file.exists():
         raise EvaluationError(
@@ -136,5 +123,5 @@ def _archive(file: Path) -> Pixels:
 
 
 def _digits(name: str) -> Pixels:
-    pixels: Pixels = digit_images(_DIGITS[name])[0].permute(0, 2, 3, 1).numpy()
+    pixels: Pixels = digit_images(REFERENCES[name])[0].permute(0, 2, 3, 1).numpy()
     return pixels
