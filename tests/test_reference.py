@@ -57,7 +57,7 @@ def evaluated(folder: Path, reference: str) -> Any:
     }
     (work := folder / f"with-{reference}").mkdir()
     np.savez(work / "images.npz", arr_0=digits(0, 60))
-    runtime = {"outputs": str(folder)}
+    runtime = {"outputs": str(folder), "device": "cpu"}
     nodes.evaluate_fp(Task({"protocol": section}, {"sample_fp": work}, work, runtime, Progress(quiet=True)))
     return read_json(work / "numbers.json")
 
