@@ -14,7 +14,7 @@ from tests.test_conf import METHODS
 MODELS = ["ldm_digits", "ldm_digits_class", "sd_digits", "dit_digits"]
 TOLD = [model for model in MODELS if model != "ldm_digits"]
 LIMIT = 6_000_000  # bytes
-FEW = ["seeds=0-39", "protocol.num_images=40", "protocol.metrics=[fd,agreement]", "runtime.threads=1"]
+FEW = ["seeds=0-19", "protocol.num_images=20", "protocol.metrics=[fd,agreement]", "runtime.threads=1"]
 FEW += ["trace=null"]
 
 
