@@ -21,7 +21,8 @@ ISSUE = {
     "tcaq": ["a", "figa", "figb", "figc"],
 }
 SEEDS = {"tac": "002", "tdq": "003", "tfmq": "001", "tcaq": "000"}
-SHARED = next((s for s in (PACKAGE.parents[1] / "shared", Path("/work/shared")) if (s / "seeds").is_dir()), None)
+_BESIDE = PACKAGE.parents[1] / "shared"
+SHARED = _BESIDE if (_BESIDE / "seeds").is_dir() else None
 with_texts = pytest.mark.skipif(SHARED is None, reason="the seeds' texts (shared/seeds) are not beside the checkout")
 PLACES = {
     "tfmq_1": "Table I.",
