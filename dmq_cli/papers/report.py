@@ -11,8 +11,8 @@ from dmq_cli.papers.plan import folder_name
 from dmq_cli.papers.transcript import PaperTable, check_scale, paper_table
 from dmq_cli.papers.views import View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, marked
+from dmq_cli.report.readme import write
 from dmq_cli.store import read_json, write_json
-from dmq_cli.store.files import aside
 
 
 def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
@@ -25,8 +25,7 @@ def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
     made = view(table, scale, outputs / "tables", _traced(table, folder, outputs / "artifacts" / "trace"))
     text = markdown(made)
     for file, content in (("table.md", text), ("table.csv", as_csv(made)), ("table.tex", latex(made))):
-        with aside(folder / file) as scratch:
-            scratch.write_text(content, encoding="utf-8")
+        write(folder / file, content)
     write_json(folder / "table.json", summary(made))
     return folder, text
 

@@ -9,7 +9,7 @@ from typing import Any
 from dmq_cli.report.noise import Measured, measured, over_full
 from dmq_cli.report.result import Result, flatten
 from dmq_cli.report.tables import _STAGES as STAGES
-from dmq_cli.report.tables import is_random, order
+from dmq_cli.report.tables import headings, is_random, order
 from dmq_cli.report.verdict import LOWER_IS_BETTER, NAMES, UNITS, difference, shown, spread, verdict
 from dmq_cli.store import digest
 
@@ -75,12 +75,9 @@ def result_table(runs: Mapping[str, Result]) -> Table:
 
 def columns_of(cells: Sequence[Mapping[str, Any]]) -> list[Column]:
     """The protocol's columns that were measured, FD-inf beside FD where it was, then what was compared image by image."""
-    named: dict[str, str] = {}
-    for key, name in cells[0]["protocol"]["columns"].items():
-        named |= {key: name, **({"fd_inf": f"{name}∞"} if key == "fd" else {})}
     kept = [
         Column(key, _arrow(name, key), "quantized")
-        for key, name in named.items()
+        for key, name in headings(cells[0]).items()
         if any(key in cell["quantized"] for cell in cells)
     ]
     paired = [key for key in NAMES if any(key in cell["paired"] for cell in cells)]

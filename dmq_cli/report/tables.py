@@ -95,12 +95,16 @@ def number(metrics: Mapping[str, Any], side: str, key: str) -> str:
 
 def columns(metrics: Cell) -> dict[str, str]:
     """The numbers a table shows, with their headings: the protocol's, and FD-inf beside FD where it was extrapolated."""
+    return {
+        key: name for key, name in headings(metrics).items() if key in metrics["fp"]
+    }  # agreement is not, if nothing was asked
+
+
+def headings(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The headings of all that the protocol shows, measured or not; FD-inf stands beside FD."""
     found: dict[str, str] = {}
     for key, name in metrics["protocol"]["columns"].items():
-        if key in metrics["fp"]:  # agreement is not, where nothing was asked for
-            found[key] = name
-        if key == "fd" and "fd_inf" in metrics["fp"]:
-            found["fd_inf"] = f"{name}∞"
+        found |= {key: name, **({"fd_inf": f"{name}∞"} if key == "fd" else {})}
     return found
 
 

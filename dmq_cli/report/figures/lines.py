@@ -39,20 +39,10 @@ def cosine(traces: Mapping[str, Trace], looks: Mapping[str, Look]) -> str:
         axes = figure.subplots(1, 2, sharey=True)
         for label, trace in traces.items():
             for twin in trace.twins:
-                _line(
-                    axes[0],
-                    np.nanmean(trace.block_cosine[twin], axis=1),
-                    label,
-                    looks[label],
-                    trace.corrected and twin == "quantized",
-                )
-                _line(
-                    axes[1],
-                    np.nanmin(trace.block_cosine[twin], axis=1),
-                    label,
-                    looks[label],
-                    trace.corrected and twin == "quantized",
-                )
+                without = trace.corrected and twin == "quantized"
+                found = trace.block_cosine[twin]
+                for place, values in zip(axes, (np.nanmean(found, axis=1), np.nanmin(found, axis=1)), strict=True):
+                    _line(place, values, label, looks[label], without)
         _over_steps(axes[0], traces, "mean over blocks", log=False)
         _over_steps(axes[1], traces, "worst block of each step", log=False)
         axes[0].set_ylabel("cosine similarity to FP")
