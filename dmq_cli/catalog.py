@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def protocol(name: str) -> dict[str, Any]:
     if name not in names("protocol"):
         raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
     return _whole("protocol", name)
+
+
+def protocol_with(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """`protocol` with what words like protocol.num_images=500 change. Raises ConfigError for an unknown name, key or word."""
+    from omegaconf import OmegaConf
+
+    section = protocol(name)
+    for word in words:
+        key = word.partition("=")[0].removeprefix("protocol.")
+        if not word.startswith("protocol.") or "=" not in word:
+            raise ConfigError(f"The word {word} is not understood here; write protocol.KEY=VALUE.")
+        if key not in section:
+            raise ConfigError(f"The protocol {name} has no key {key}.{nearest(key, list(section))}")
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={word.partition('=')[2]}"]))
+        section[key] = given["value"]
+    return section
 
 
 def protocols() -> list[dict[str, Any]]:

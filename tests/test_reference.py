@@ -18,6 +18,7 @@ from dmq_cli.stages.graph import Task
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.reference import find_reference, real_images
 from dmq_cli.store import read_json
+from dmq_cli.zoo.digits import digit_images
 from tests.chain import counting, dmq, tiny_folder, words
 from tests.metrics.helpers import digits, protocol
 
@@ -157,27 +158,54 @@ def test_the_doctor_sees_what_was_built(tmp_path: Path) -> None:
 
 def test_samples_of_others_are_measured(tmp_path: Path) -> None:
     samples = pngs(tmp_path / "samples", digits(0, 250))
-    command = ["measure", str(samples), "--num-images", "250"]
+    command = ["measure", str(samples), "protocol.num_images=250"]
     found = json.loads(dmq(*command, "--json").out)
     plan = protocol(num_images=250, kid_subset_size=200, kid_subsets=100)
-    assert found["numbers"] == pytest.approx(fidelity(digits(0, 250), real_images(plan, tmp_path), plan), rel=1e-5)
+    wanted = fidelity(digits(0, 250), real_images(plan, tmp_path), plan)
+    assert {name: found["numbers"][name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
     assert found["protocol"]["reference_sha256"] == DIGITS
-    assert f"protocol: {found['protocol']['hash']}" in dmq(*command).out.splitlines()
+    low, high = found["intervals"]["fd"]
+    assert low < found["numbers"]["fd"] < high and set(found["intervals"]) == {"fd", "is", "kid", "precision"}
+    lines = dmq(*command).out.splitlines()
+    assert f"protocol: {found['protocol']['hash']}" in lines
+    assert f"fd: {found['numbers']['fd']:.6g} [{low:.4g}, {high:.4g}]" in lines
     few = dmq("measure", str(samples))
     assert few.code == 1 and "exactly 2000 images, but 250" in few.sentence
     Image.fromarray(digits(0, 1)[0, ..., 0]).save(samples / "last.jpg")
     assert "is JPEG" in dmq(*command).sentence
     np.savez(tmp_path / "wide.npz", mu=np.zeros(80), sigma=np.eye(80))
     np.savez(tmp_path / "samples.npz", arr_0=digits(0, 250))
-    command = [
-        "measure",
-        str(tmp_path / "samples.npz"),
-        "--num-images",
-        "250",
-        "--reference",
-        str(tmp_path / "wide.npz"),
-    ]
-    assert "does not serve kid, prc" in dmq(*command).sentence
+    command[1] = str(tmp_path / "samples.npz")
+    assert "does not serve kid, prc" in dmq(*command, "--reference", str(tmp_path / "wide.npz")).sentence
+
+
+def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> None:
+    first = digit_images(32)[1][:50]
+    np.savez(tmp_path / "real.npz", arr_0=real_images(build.make(catalog.protocol("digits_latent")), tmp_path)[:100])
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"a photo of a {digit}\n" for digit in first.tolist()), encoding="utf-8")
+    command = ["measure", str(tmp_path / "real.npz"), "--protocol", "digits_latent", "protocol.num_images=100"]
+    command.append("protocol.metrics=[fd,agreement]")
+    found = json.loads(dmq(*command, "--prompts", str(prompts), "--json").out)
+    assert set(found["numbers"]) == {"fd", "agreement"}, "50 lines serve 100 images"
+    assert 0.45 < found["numbers"]["agreement"] < 0.75, "the first half shows what it should, of the second a tenth"
+    assert set(json.loads(dmq(*command, "--json").out)["numbers"]) == {"fd"}
+    assert "--prompts=nowhere" in dmq(*command, "--prompts", "nowhere").sentence
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("num_images=3", "write protocol.KEY=VALUE"),
+        ("protocol.num_image=3", "no key num_image. Did you mean num_images?"),
+        ("protocol.num_images=many", "protocol.num_images=many is not possible"),
+        ("--device=toaster", "--device=toaster cannot be used here"),
+    ],
+)
+def test_words_and_devices_that_cannot_be(tmp_path: Path, word: str, sentence: str) -> None:
+    for command in (("measure", str(tmp_path)), ("reference", "build", str(tmp_path), "--as", "mine")):
+        refused = dmq(*command, word)
+        assert (refused.code, sentence in refused.sentence) == (2, True), refused.sentence
 
 
 def test_images_of_statistics_cannot_be_asked_for(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,10 +14,11 @@ from dmq_cli.guard import with_flags
 
 @click.command(context_settings=HELP)
 @click.argument("what", metavar="FOLDER|FILE.npz")
+@click.argument("words", nargs=-1, metavar="[protocol.KEY=VALUE]...")
 @click.option("--protocol", default="digits", show_default=True, help="What is measured, and how.")
 @click.option("--reference", help="A reference by name or file; default: the protocol's.")
-@click.option("--num-images", type=int, help="How many images there must be; default: the protocol's number.")
-@click.option("--extractor-path", help="The extractor's weights, where the protocol's own place is not theirs.")
+@click.option("--prompts", help="What the images were to show: a text file, line i for image i, from the start again.")
+@click.option("--device", default="cpu", show_default=True, help="Where extractors run: cpu, cuda.")
 @with_flags
 @click.pass_context
 def measure(context: click.Context, /, what: str, **given: Any) -> None:
@@ -27,13 +28,27 @@ def measure(context: click.Context, /, what: str, **given: Any) -> None:
 
 
 def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
-    section = catalog.protocol(given["protocol"])
-    section |= {key: given[key] for key in ("num_images", "extractor_path") if given[key] is not None}
+    section = catalog.protocol_with(given["protocol"], given["words"])
+    from dmq_cli.models.texts import read_prompts
     from dmq_cli.stages import build
-    from dmq_cli.stages.reference import measure_images, reference_section
+    from dmq_cli.stages.check import check_device, check_types
+    from dmq_cli.stages.measuring import measure_images
+    from dmq_cli.stages.reference import reference_section
 
+    check_types("protocol", section)
     section |= reference_section(given["reference"]) if given["reference"] else {}
-    found = measure_images(what, build.make(section))
+    protocol, device = build.make(section), check_device(given["device"], "--device")
+    asked = _asked(read_prompts(given["prompts"], "--prompts"), protocol.num_images) if given["prompts"] else None
+    found = measure_images(what, protocol, asked, device)
     told = {"reference": found["protocol"]["reference"], "protocol": found["protocol"]["hash"]}
-    numbers = {key: f"{value:.6g}" for key, value in found["numbers"].items()}
-    show(found, pairs({**numbers, **told}), flags)
+    show(found, pairs({**_numbers(found), **told}), flags)
+
+
+def _asked(lines: Sequence[str], count: int) -> list[str]:
+    return [lines[image % len(lines)] for image in range(count)]
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, str]:
+    """Every number, with its 95 % interval where it has one."""
+    within = {key: f" [{low:.4g}, {high:.4g}]" for key, (low, high) in found["intervals"].items()}
+    return {key: f"{value:.6g}{within.get(key, '')}" for key, value in found["numbers"].items()}

@@ -21,6 +21,7 @@ def reference() -> None:
 
 @reference.command(context_settings=HELP)
 @click.argument("what", metavar="FOLDER|DATASET|FILE.npz")
+@click.argument("words", nargs=-1, metavar="[protocol.KEY=VALUE]...")
 @click.option("--as", "name", required=True, help="Its name, for protocol.reference=NAME.")
 @click.option("--crop", default="none", show_default=True, help="none, or center: the largest square in the middle.")
 @click.option("--resize", type=int, help="Then scale to this side; default: as it is.")
@@ -28,10 +29,10 @@ def reference() -> None:
     "--filter", "resize_filter", default="bicubic", show_default=True, help="PIL's, antialiased: bicubic or box."
 )
 @click.option("--protocol", default="digits", show_default=True, help="Whose extractor reads the images.")
-@click.option("--extractor-path", help="The extractor's weights, where the protocol's own place is not theirs.")
 @click.option(
     "--to", "file", type=click.Path(path_type=Path), help="The new file; default outputs/references/NAME.safetensors."
 )
+@click.option("--device", default="cpu", show_default=True, help="Where the extractor runs: cpu, cuda.")
 @with_flags
 @click.pass_context
 def build(context: click.Context, /, what: str, name: str, file: Path | None, **given: Any) -> None:
@@ -50,16 +51,17 @@ def show_reference(context: click.Context, /, what: str, **flags: bool) -> None:
 
 
 def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], flags: set[str]) -> None:
-    section = catalog.protocol(given["protocol"]) | {"reference": name, "reference_path": None}
-    if given["extractor_path"] is not None:
-        section["extractor_path"] = given["extractor_path"]
+    section = catalog.protocol_with(given["protocol"], given["words"]) | {"reference": name, "reference_path": None}
     from dmq_cli.metrics.image_files import Framing
     from dmq_cli.stages import build as made
+    from dmq_cli.stages.check import check_device, check_types
     from dmq_cli.stages.reference import OUTPUTS, build
 
+    check_types("protocol", section)
+    device = check_device(given["device"], "--device")
     framing = Framing(given["crop"], given["resize"], given["resize_filter"])
     target = file.expanduser().absolute() if file else built_reference(name, OUTPUTS)
-    found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}))
+    found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}), device)
     _print({"file": str(target), **found}, flags)
 
 

@@ -45,7 +45,7 @@ def fidelity(
     `read_weights`.
     """
     known = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
-    _check_images(len(images), protocol)
+    check_images(len(images), protocol)
     return measure(extract(images, protocol, asked=asked), with_features(known, protocol), protocol, asked)
 
 
@@ -54,7 +54,7 @@ def measure(
 ) -> dict[str, float]:
     """`fidelity` from what `extract` returned for the images and for the reference, or from what `with_features` gave."""
     known = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
-    _check_images(len(features["features"]), protocol)
+    check_images(len(features["features"]), protocol)
     _check_reference(known, protocol)
     result: dict[str, float] = {}
     for metric in protocol.metrics:
@@ -90,6 +90,15 @@ def reference_features(reference: Images, protocol: Protocol, device: torch.devi
             del _remembered[next(iter(_remembered))]
         _remembered[key] = extract(reference, protocol, device=device)
     return _remembered[key]
+
+
+def check_images(images: int, protocol: Protocol) -> None:
+    """Raises EvaluationError for another number of images than the protocol measures."""
+    if images != protocol.num_images:
+        raise EvaluationError(
+            f"Protocol {protocol.name} measures exactly {protocol.num_images} images, but {images} were "
+            "given, and the number changes the result; sample as many, or set protocol.num_images."
+        )
 
 
 def images_sha256(images: Images) -> str:
@@ -141,14 +150,6 @@ def _kid_options(protocol: Protocol) -> dict[str, Any]:
         "kid_subset_size": protocol.kid_subset_size,
         "rng_seed": protocol.rng_seed,
     }
-
-
-def _check_images(images: int, protocol: Protocol) -> None:
-    if images != protocol.num_images:
-        raise EvaluationError(
-            f"Protocol {protocol.name} measures exactly {protocol.num_images} images, but {images} were "
-            "given, and the number changes the result; sample as many, or set protocol.num_images."
-        )
 
 
 def _check_reference(reference: Reference, protocol: Protocol) -> None:

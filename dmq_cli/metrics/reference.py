@@ -18,7 +18,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.extractors import Images, extractor_sha256
+from dmq_cli.metrics.extractors import Images, extractor_sha256, further_sha256
 from dmq_cli.metrics.frechet import moments
 from dmq_cli.metrics.protocol import Protocol
 
@@ -72,13 +72,21 @@ class Reference:
 
     def check(self, protocol: Protocol) -> None:
         """Raise EvaluationError if it cannot serve the protocol, another one was asked for by `reference_sha256`, or it was
-        built with another extractor.
+        built with other weights.
         """
         if protocol.reference_sha256 is not None and protocol.reference_sha256.lower() != self.sha256:
             raise EvaluationError(
                 f"The protocol {protocol.name} asks for a reference with the sha256 {protocol.reference_sha256}, but "
                 f"{self.name} has {self.sha256}; give that reference, or set protocol.reference_sha256."
             )
+        self._check_built(protocol)
+        if (lacking := self.lacks(protocol)) and self.images is None:
+            raise EvaluationError(
+                f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; leave "
+                f"{'it' if len(lacking) == 1 else 'them'} out of protocol.metrics, or give a reference with images."
+            )
+
+    def _check_built(self, protocol: Protocol) -> None:
         built = self.record.get("extractor_sha256"), self.record.get("extractor_resize")
         if built[0] is not None and built != (extractor_sha256(protocol), protocol.resize):
             raise EvaluationError(
@@ -86,10 +94,11 @@ class Reference:
                 f"resize {built[1]}, but the protocol {protocol.name} measures with {protocol.extractor} "
                 f"{extractor_sha256(protocol)[:8]} and resize {protocol.resize}; build it again with that protocol."
             )
-        if (lacking := self.lacks(protocol)) and self.images is None:
+        dinov2 = self.record.get("dinov2_sha256")
+        if dinov2 is not None and "fd_dinov2" in protocol.metrics and dinov2 != further_sha256(protocol)["dinov2"]:
             raise EvaluationError(
-                f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; leave "
-                f"{'it' if len(lacking) == 1 else 'them'} out of protocol.metrics, or give a reference with images."
+                f"The reference {self.name} was built with the DINOv2 weights {dinov2[:8]}, but protocol.dinov2_path has "
+                f"{further_sha256(protocol)['dinov2'][:8]}; build it again with these, or give those."
             )
 
     def _serves(self, metric: str) -> bool:

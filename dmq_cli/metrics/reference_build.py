@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.extractors import extract, extractor_sha256
+from dmq_cli.metrics.extractors import extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.image_files import ImageSource
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.reference import LAYERS, Array, Statistics
@@ -51,11 +51,16 @@ class Moments:
 
 
 def build_reference(
-    source: ImageSource, protocol: Protocol, name: str, file: Path, report: Callable[[int, int], None]
+    source: ImageSource,
+    protocol: Protocol,
+    name: str,
+    file: Path,
+    report: Callable[[int, int], None],
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Extract the features of all images, write their statistics to `file` and return the record beside them.
 
-    protocol: says the extractor and the layers. report: told how many of how many images are done. Raises EvaluationError for
+    protocol: says the extractor and the layers. report: told how many of how many images are done; device: of the extractor. Raises EvaluationError for
     fewer than two images and what `extract` raises.
     """
     count = source.shape[0]
@@ -66,7 +71,7 @@ def build_reference(
     pixels, done = hashlib.sha256(f"torch.uint8 {source.shape}\n".encode()), 0  # as images_sha256
     for batch in source.batches():
         pixels.update(np.ascontiguousarray(batch).data)
-        found = extract(batch, protocol)
+        found = extract(batch, protocol, device=device)
         for layer in sorted(set(LAYERS.values()) & set(found)):
             moments.setdefault(layer, Moments()).update(found[layer])
         kept.append(found["features"][chosen[done : done + len(batch)]])
@@ -103,4 +108,5 @@ def _record(source: ImageSource, protocol: Protocol, name: str) -> dict[str, Any
         "extractor": protocol.extractor,
         "extractor_sha256": extractor_sha256(protocol),
         "extractor_resize": protocol.resize,
+        "dinov2_sha256": further_sha256(protocol).get("dinov2"),
     }

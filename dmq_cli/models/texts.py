@@ -13,19 +13,22 @@ from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.paths import resolve
 
 
-def read_prompts(path: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises ConfigError for no file, no lines, or another encoding than UTF-8."""
+def read_prompts(path: str, asked: str = "cond.prompts") -> list[str]:
+    """The lines of a text file that are not blank. asked: which setting names the file, for errors.
+
+    Raises ConfigError for no file, no lines, or another encoding than UTF-8.
+    """
     file = resolve(path)
     if not file.is_file():
-        raise ConfigError(f"cond.prompts={path} should be a file with one prompt a line, but {file} is no file.")
+        raise ConfigError(f"{asked}={path} should be a file with one prompt a line, but {file} is no file.")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"cond.prompts={path} is not UTF-8 (byte {error.start}); save the file with that encoding."
+            f"{asked}={path} is not UTF-8 (byte {error.start}); save the file with that encoding."
         ) from error
     if not any(lines):
-        raise ConfigError(f"cond.prompts={path} holds no prompt; write one a line.")
+        raise ConfigError(f"{asked}={path} holds no prompt; write one a line.")
     return [line for line in lines if line]
 
 

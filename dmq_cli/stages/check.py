@@ -47,11 +47,17 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
             raise ConfigError(
                 f"runtime.force names the stage {stage}, which does not exist.{nearest(str(stage), known)}"
             )
+    check_device(runtime["device"])
+
+
+def check_device(device: object, asked: str = "runtime.device") -> str:
+    """A device that torch can use here. asked: which setting names it, for the ConfigError if it cannot."""
     try:
-        torch.empty(0, device=runtime["device"])
+        torch.empty(0, device=device)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"runtime.device={runtime['device']} cannot be used here ({first}); use cpu.") from error
+        raise ConfigError(f"{asked}={device} cannot be used here ({first}); use cpu.") from error
+    return str(device)
 
 
 def check_choices(config: Mapping[str, Any]) -> None:

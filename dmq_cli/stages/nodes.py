@@ -9,23 +9,13 @@ from typing import Any
 
 import torch
 
-from dmq_cli.metrics import (
-    Protocol,
-    extract,
-    extractor_sha256,
-    further_sha256,
-    judged,
-    mean_interval,
-    measure,
-    per_image,
-    with_features,
-)
+from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
 from dmq_cli.stages.graph import Config, Node, Task
 from dmq_cli.stages.images import load_images, save_images, write_chunk
-from dmq_cli.stages.reference import find_reference
+from dmq_cli.stages.measuring import judge
 from dmq_cli.stages.trace import trace
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -85,16 +75,12 @@ def evaluate(task: Task) -> None:
 
 
 def _measure(task: Task, stage: str, **more: Any) -> None:
-    images, asked = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
+    images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
+    asked = read_json(file)["asked"] if file.is_file() else None
     protocol: Protocol = build.make(task.config["protocol"])
-    device = task.runtime["device"]
-    known = with_features(find_reference(protocol, task.runtime["outputs"]), protocol, device)
-    told = read_json(asked)["asked"] if asked.is_file() else None
-    features = extract(images, protocol, asked=told, device=device)
-    found, influences = judged(measure(features, known, protocol, told), features, known, protocol)
-    record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    found, influences = judge(images, protocol, task.runtime["outputs"], asked, task.runtime["device"])
     save_tensors(task.work / INFLUENCE, influences)
-    write_json(task.work / "numbers.json", {**found, "protocol": record, **more})
+    write_json(task.work / "numbers.json", {**found, **more})
 
 
 _TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and this is an estimate

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError
-from dmq_cli.metrics import Protocol, Reference, extractor_sha256, fidelity, further_sha256, reference_of
-from dmq_cli.metrics.image_files import Framing, ImageSource, Pixels, array_source, folder_source, read_images
+from dmq_cli.metrics import Protocol, Reference, reference_of
+from dmq_cli.metrics.image_files import Framing, ImageSource, Pixels, array_source, folder_source
 from dmq_cli.metrics.reference_build import build_reference
 from dmq_cli.metrics.reference_files import read_npz, read_reference, read_stored
 from dmq_cli.obtain import REFERENCES, reference_file
@@ -76,21 +76,22 @@ def image_source(what: str, framing: Framing) -> ImageSource:
         return array_source(what, _digits(what), framing, "scikit-learn")
     if place.is_dir():
         return folder_source(place, framing)
-    return array_source(what, _archive(place), framing)
+    return array_source(what, read_archive(place), framing)
 
 
-def measure_images(what: str, protocol: Protocol, outputs: str | Path = OUTPUTS) -> dict[str, Any]:
-    """The numbers of images in a folder of PNG files or an .npz, and the protocol they are of: {"numbers", "protocol"}.
+def read_archive(file: Path) -> Pixels:
+    """Images of an .npz, uint8 (N, H, W, C). Raises EvaluationError for what is none."""
+    if not file.is_file():
+        raise EvaluationError(
+            f"Images were to be read from {file}, but that is neither a folder nor a file; give a folder of PNG files or an .npz "
+            "with uint8 (N, H, W, C) under arr_0."
+        )
+    return read_npz(file)
 
-    Raises EvaluationError for images or a reference that do not fit the protocol, errors of weights as in `read_weights`.
-    """
-    place, reference = Path(what).expanduser(), find_reference(protocol, outputs)
-    numbers = fidelity(read_images(place) if place.is_dir() else _archive(place), reference, protocol)
-    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
-    return {"numbers": numbers, "protocol": record}
 
-
-def build(what: str, framing: Framing, protocol: Protocol, name: str, file: Path, quiet: bool) -> dict[str, Any]:
+def build(
+    what: str, framing: Framing, protocol: Protocol, name: str, file: Path, quiet: bool, device: str
+) -> dict[str, Any]:
     """`dmq reference build`: write statistics of images to `file` and return what is recorded with them.
 
     Raises ConfigError for a name that cannot be, EvaluationError for a file that is there and what `image_source` raises.
@@ -106,20 +107,13 @@ def build(what: str, framing: Framing, protocol: Protocol, name: str, file: Path
         )
     source, progress = image_source(what, framing), Progress(quiet)
     with progress.stage("reference", name):
-        return build_reference(source, protocol, name, file, lambda done, of: progress.update("images", done, of))
+        return build_reference(
+            source, protocol, name, file, lambda done, of: progress.update("images", done, of), device
+        )
 
 
 def _read(name: str, file: Path | None) -> Reference:
     return reference_of(name, _digits(name)) if file is None else read_reference(file, name)
-
-
-def _archive(file: Path) -> Pixels:
-    if not file.is_file():
-        raise EvaluationError(
-            f"Images were to be read from {file}, but that is neither a folder nor a file; give a folder of PNG files or an .npz "
-            "with uint8 (N, H, W, C) under arr_0."
-        )
-    return read_npz(file)
 
 
 def _digits(name: str) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from torchvision import transforms
 import dmq_cli.metrics.extractors as module
 from dmq_cli.errors import EvaluationError, MissingWeightsError, ModelError
 from dmq_cli.metrics import extract, fidelity, further_sha256
+from dmq_cli.metrics.image_files import Framing, array_source
+from dmq_cli.metrics.reference_build import build_reference
+from dmq_cli.metrics.reference_files import read_reference
 from dmq_cli.metrics.semantic import Dinov2Features, clip_scores
 from dmq_cli.paths import PACKAGE
 from dmq_cli.store import file_sha256
@@ -138,6 +142,20 @@ def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
     assert all(torch.allclose(one[name], all_[name], atol=1e-4) for name in all_)
     assert further_sha256(plan) == {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
     assert further_sha256(asking(folders, "fd")) == {}, "what is not asked for is not needed"
+
+
+def test_a_reference_that_other_dinov2_weights_built_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    plan, file = asking(folders, "fd", "fd_dinov2", num_images=4), tmp_path / "real.safetensors"
+    build_reference(array_source("real", digits(4, 24), Framing()), plan, "real", file, lambda done, of: None)
+    reference = read_reference(file, "real")
+    assert fidelity(digits(0, 4), reference, plan) == pytest.approx(fidelity(digits(0, 4), digits(4, 24), plan))
+    shutil.copytree(folders["dinov2"], tmp_path / "other")
+    network = transformers.Dinov2Model.from_pretrained(tmp_path / "other")
+    network.layernorm.weight.data.mul_(2)
+    network.save_pretrained(tmp_path / "other")
+    with pytest.raises(EvaluationError, match=r"built with the DINOv2 weights .* build it again"):
+        reference.check(replace(plan, dinov2_path=str(tmp_path / "other")))
+    reference.check(replace(plan, metrics=("fd",), dinov2_path=None))
 
 
 @pytest.mark.parametrize(("asked", "sentence"), [(PROMPTS[:3], "4 images and 3 prompts"), (["1"] * 4, "class numbers")])
