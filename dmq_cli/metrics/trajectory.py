@@ -22,7 +22,8 @@ from dmq_cli.wrap import Attached
 
 @dataclass(frozen=True)
 class Traced:
-    """blocks, sites: in execution order; channels: layers whose channels were watched; tensors: by name, a row for each call;
+    """blocks, sites: in execution order; channels: layers whose channels were watched; tensors: by name, a row for each call, or for each sample
+    in `block_cosine_each`;
     finals: the last sample of every side, (n, C, H, W), not decoded.
     """
 
@@ -80,7 +81,8 @@ def trace(
             report(call + 1, calls)
     for name, row in errors.take("final").items():
         rows[name.replace("final", "trajectory")].append(row)
-    tensors = {name: torch.stack(each).float() for name, each in rows.items()}
+    whole = {name: torch.stack(each) for name, each in rows.items()} | watch.take_samples(walks.sides)
+    tensors = {name: tensor.float() for name, tensor in whole.items()}
     finals = {side: torch.cat(parts) for side, parts in errors.finals.items()}
     return Traced(watch.blocks, watch.sites, watch.channels, tensors, finals)
 

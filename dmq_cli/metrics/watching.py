@@ -42,6 +42,24 @@ class Means:
         return (self._sums.pop(key) / self._counts.pop(key)).cpu()
 
 
+class SampleMeans:
+    """Means of every sample by key, over all that is added, in float64. samples: their number."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._sums: dict[Hashable, Tensor] = {}
+
+    def add(self, key: Hashable, rows: Tensor, numbers: Tensor) -> None:
+        """rows: (B,), numbers: (B,) int64, whose they are."""
+        sums = self._sums.setdefault(key, torch.zeros(2, self._samples, dtype=torch.float64, device=rows.device))
+        sums.index_add_(1, numbers.to(rows.device), torch.stack([rows.double(), torch.ones_like(rows.double())]))
+
+    def take(self, key: Hashable) -> Tensor:
+        """(samples,) on the CPU; NaN for a sample of which nothing was added. KeyError for a key unknown."""
+        sums = self._sums.pop(key).cpu()
+        return sums[0] / sums[1]
+
+
 class Medians:
     """Medians over samples by key: a few samples turn into other images, and their errors outweigh those of all others."""
 
@@ -117,7 +135,7 @@ class Watch:
         self.sites: list[str] = []
         self.channels: list[str] = []
         self._attached, self._every, self._share = attached, attached.layers(), max(1, VALUES // samples)
-        self._means, self._medians = Means(), Medians()
+        self._means, self._medians, self._cosines = Means(), Medians(), SampleMeans(samples)
         self._side, self._numbers = "full", torch.zeros(1, dtype=torch.int64)
         self._full: dict[str, list[Tensor]] = defaultdict(list)
         self._unseen: dict[str, Iterator[Tensor]] = {}
@@ -164,6 +182,7 @@ class Watch:
             error, cosine = compared(output, full)
             self._medians.add((self._side, name), error)
             self._means.add((self._side, name), cosine)
+            self._cosines.add((self._side, name), cosine, self._whose(output))
 
         return seen
 
@@ -179,10 +198,13 @@ class Watch:
             low, high = x.aminmax()
             least, most = self._ends.get(name, (low, high))
             self._ends[name] = torch.minimum(least, low), torch.maximum(most, high)
-            own = self._numbers[torch.arange(len(x)) % len(self._numbers)]
-            self._values[name].append(picked(x, own, self._share))
+            self._values[name].append(picked(x, self._whose(x), self._share))
 
         return seen
+
+    def _whose(self, x: Tensor) -> Tensor:
+        """The number of each row's sample; guidance may hold every sample twice."""
+        return self._numbers[torch.arange(len(x)) % len(self._numbers)]
 
     def _channels(self, name: str) -> Callable[..., None]:
         def seen(_layer: nn.Module, given: tuple[Any, ...]) -> None:
@@ -206,6 +228,13 @@ class Watch:
         for name in self.channels:
             found |= self._of_channels(name)
         return found
+
+    def take_samples(self, sides: list[str]) -> dict[str, Tensor]:
+        """Of every sample the mean cosine of every block over all calls so far, (samples, blocks)."""
+        return {
+            f"block_cosine_each.{side}": torch.stack([self._cosines.take((side, name)) for name in self.blocks], 1)
+            for side in sides
+        }
 
     def _summary(self, name: str) -> Tensor:
         """Least, quartiles, greatest."""

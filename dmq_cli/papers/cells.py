@@ -10,6 +10,7 @@ from typing import Any
 from dmq_cli.errors import ConfigError
 from dmq_cli.paths import conf_folder
 from dmq_cli.store import digest, read_json
+from dmq_cli.sweep.records import Records
 
 Cell = dict[str, Any]  # what metrics.json holds
 
@@ -66,6 +67,15 @@ def cell_of(folder: Path, words: Sequence[str]) -> Cell | None:
             f"{' and '.join(map(str, found))} are cells of the same row; remove the one that an older version made."
         )
     return next(iter(found.values()), None)
+
+
+def failure(records: Records, words: Sequence[str]) -> str:
+    """Why the job of a row failed when it last ran, "" if it did not. records: of the table's jobs."""
+    for file in sorted(records.folder.glob("*.json")):
+        record = records.read(file.stem) or {"status": "unreadable"}
+        if record["status"] == "failed" and set(words) <= set(record["overrides"]):
+            return f"failed ({str(record['error']).rstrip('.')}); retry=failed tries again"
+    return ""
 
 
 def full_precision(folders: Sequence[Path], words: Sequence[str]) -> Cell | None:

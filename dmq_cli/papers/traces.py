@@ -7,18 +7,19 @@ table's folder, so that the table can be written again where the artifacts are n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmq_cli.papers.claims import FAILS, HOLDS, UNKNOWN, Verdict
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, Verdict
 from dmq_cli.store import read_json
 
 if TYPE_CHECKING:  # jobs are listed without torch
     from torch import Tensor
 
 Told = tuple[str, ...]  # the outcome, and the numbers behind it
+_RESIDUAL = "resnet"
 _VARIES = 1.5  # a range that is this many times as wide at one step as at another varies
 
 
@@ -35,6 +36,7 @@ def statistics(trace: Path) -> dict[str, Any]:
         "correlation": {site: r for site, r in zip(told["sites"], follows, strict=True) if r is not None},
         "channels": {layer: _channels(tensors, layer) for layer in told["channels"]},
         "cosine": dict(zip(told["blocks"], tensors["block_cosine.quantized"].nanmean(0).tolist(), strict=True)),
+        "cosine_each": _each(told["blocks"], tensors.get("block_cosine_each.quantized")),
     }
 
 
@@ -103,14 +105,37 @@ def _tcr_balances(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
 
 def _cosine(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> Told:
     """The mean over steps at the block that the paper shows; counted from 1 among residual blocks in execution order."""
-    number = int(claim["block"])
+    rows = [found[claim[side][0]] for side in ("better", "worse")]
+    block = [name for name in rows[0]["cosine"] if _RESIDUAL in name][int(claim["block"]) - 1]
+    better, worse = (float(row["cosine"][block]) for row in rows)
+    each = [row.get("cosine_each", {}).get(block) for row in rows]
+    if None in each:  # traced before it was kept
+        return AHEAD if better > worse else BEHIND, f"Mean over steps {better:.4f} against {worse:.4f}."
+    low, high = _difference(*each)
+    state = HOLDS if low > 0 else FAILS if high < 0 else EVEN
+    return (
+        state,
+        f"Mean over steps {better:.4f} against {worse:.4f}; of the same samples {low:+.5f} to {high:+.5f} apart.",
+    )
 
-    def at(name: str) -> float:
-        values = [value for block, value in found[name]["cosine"].items() if "resnet" in block]
-        return float(values[number - 1])
 
-    better, worse = at(claim["better"][0]), at(claim["worse"][0])
-    return HOLDS if better > worse else FAILS, f"Mean over steps {better:.4f} against {worse:.4f}, noise unknown."
+def _difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of the mean of a - b, sample by sample; what is NaN in one of them is left out."""
+    import torch
+
+    from dmq_cli.metrics.interval import quantile
+
+    apart = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
+    apart = apart[~apart.isnan()]
+    half = quantile(len(apart) - 1) * float(apart.std()) / math.sqrt(len(apart))
+    return float(apart.mean()) - half, float(apart.mean()) + half
+
+
+def _each(blocks: Sequence[str], cosines: Tensor | None) -> dict[str, list[float]]:
+    """The cosines of every sample at residual blocks, to seven decimals."""
+    columns = [] if cosines is None else cosines.T.tolist()
+    named = zip(blocks, columns, strict=False)
+    return {block: [round(value, 7) for value in own] for block, own in named if _RESIDUAL in block}
 
 
 def _channels(tensors: Mapping[str, Tensor], layer: str) -> dict[str, float]:

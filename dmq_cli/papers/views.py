@@ -10,10 +10,11 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.papers import claims, counting, traces
-from dmq_cli.papers.cells import Cell, cell_of, configured, full_precision
+from dmq_cli.papers.cells import Cell, cell_of, configured, failure, full_precision
 from dmq_cli.papers.numbers import Number, measured
 from dmq_cli.papers.plan import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.sweep.records import Records
 
 MEASURED, NOT_RUN = "measured", "not run"
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
@@ -94,7 +95,9 @@ def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> Known:
         cell = cell_of(folder, job(table, row, scale))
     if cell is not None:
         return Known(MEASURED, cell=cell)
-    state, _, why = (blocked(table, row, scale) or NOT_RUN).partition(": ")
+    if (told := blocked(table, row, scale)) is None:
+        return Known(NOT_RUN, "" if row.full else failure(Records(tables.parent, table.name), job(table, row, scale)))
+    state, _, why = told.partition(": ")
     return Known(state, why)
 
 

@@ -160,7 +160,7 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda c: 1.4 * _trajectories(c["seeds"], c),
         ),
-        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost, version=2),
+        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost, version=3),
         Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp"), version=2),
     )

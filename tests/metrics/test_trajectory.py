@@ -87,6 +87,7 @@ def test_identical_networks_do_not_differ(pair: Pair) -> None:
     for name, shape in (("trajectory", (5,)), ("eps", (4,)), ("block_error", (4, 10)), ("block_cosine", (4, 10))):
         value = tensors[f"{name}.quantized"]
         assert value.shape == shape and torch.equal(value, torch.full(shape, float(name == "block_cosine")))
+    assert torch.equal(tensors["block_cosine_each.quantized"], torch.ones(len(SEEDS), 10))
     assert tensors["eps.corrected"][0] == pytest.approx(0.01) and tensors["trajectory.corrected"][0] == 0
     assert tensors["trajectory.corrected"][1:].min() > 0
 
@@ -217,6 +218,11 @@ def test_guidance_in_one_call_or_two(family: str) -> None:
             torch.testing.assert_close(value, two.tensors[name], rtol=1e-4, atol=1e-12)
     assert one.tensors["activations"].shape == (2, len(one.sites), 5)
     assert one.tensors["eps.quantized"].min() > 0 and one.tensors["block_cosine.quantized"].max() <= 1
+    each, all_ = (one.tensors[f"block_cosine{name}.quantized"] for name in ("_each", ""))
+    assert each.shape == (len(SEEDS), len(one.blocks)) and each[:, 2:].std(0).min() > 0, (
+        "the first two see only the time"
+    )
+    torch.testing.assert_close(each.mean(0), all_.mean(0))
 
 
 def test_a_sampler_that_calls_twice_in_a_step(pair: Pair) -> None:

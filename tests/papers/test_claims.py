@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
-from dmq_cli.papers.claims import AHEAD, EVEN, FAILS, HOLDS, UNKNOWN, compare
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, compare
 from dmq_cli.papers.numbers import Number, measured, told_apart
 from dmq_cli.papers.transcript import Row, paper_table
 from dmq_cli.report.noise import Measured
@@ -149,10 +149,21 @@ def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
 def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
     near = torch.full((8, 11), 0.9)
     near[:, 8] = 0.99  # the attention block before it does not count
-    found = {"TIAR": traces.statistics(trace(tmp_path, **{"block_cosine.quantized": near}))}
-    found["PTQD"] = traces.statistics(trace(tmp_path))
+
+    def row(cosine: torch.Tensor, each: torch.Tensor | None) -> dict[str, Any]:
+        kept = {} if each is None else {"block_cosine_each.quantized": each}
+        return traces.statistics(trace(tmp_path, **{"block_cosine.quantized": cosine}, **kept))
+
     (claim,) = paper_table("tfmq_fig2").claims
-    held = traces.verdict(claim, found)
-    assert held.short == HOLDS and "0.9900 against 0.9000" in held.details
-    assert traces.verdict(claim, {"TIAR": found["PTQD"], "PTQD": found["TIAR"]}).short == FAILS
+    flat = torch.full((8, 11), 0.9)
+    scatter = torch.linspace(-0.2, 0.2, 64)[:, None].double() * torch.ones(11).double()
+    for each, other, states in (
+        (scatter + 0.01, scatter + 0.001 * scatter.roll(1, 0), (HOLDS, FAILS)),  # samples move together
+        (scatter + 0.01, scatter.flip(0), (EVEN, EVEN)),
+        (None, None, (AHEAD, BEHIND)),
+    ):
+        found = {"TIAR": row(near, each), "PTQD": row(flat, other)}
+        held = traces.verdict(claim, found)
+        assert held.short == states[0] and "0.9900 against 0.9000" in held.details
+        assert traces.verdict(claim, {"TIAR": found["PTQD"], "PTQD": found["TIAR"]}).short == states[1]
     assert traces.verdict(claim, {"TIAR": found["TIAR"]}).short == UNKNOWN

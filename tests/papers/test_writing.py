@@ -18,11 +18,13 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.papers import counting
 from dmq_cli.papers.claims import Verdict
 from dmq_cli.papers.counting import cost
+from dmq_cli.papers.plan import job
 from dmq_cli.papers.transcript import paper_table
 from dmq_cli.papers.views import Part, View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, tex
 from dmq_cli.report.__main__ import main
 from dmq_cli.store import read_json, write_json
+from dmq_cli.sweep.records import Records
 from tests.papers.planted import plant, row_of
 
 MEASURED = {"Baseline [24]": 0.9, "+IBC+ Timestep-Aware": 0.85, "+NER + IBC+ Timestep-Aware (Ours)": 0.5}
@@ -57,6 +59,20 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     found = (outputs / "tables" / "README.md").read_text(encoding="utf-8")
     assert "| [tac_3](tac_3-digits/table.md) | TAC-Diffusion, Table 3: " in found and "## Paper scale" not in found
     assert "| 3 | 1 |  |  |  | all parts at every step are better" in found
+
+
+def test_a_row_that_failed_says_why(outputs: Path) -> None:
+    table = paper_table("tac_3")
+    records, words = (
+        Records(outputs, "tac_3"),
+        [*job(table, row_of(table, "+NER + IBC", "3/8"), "digits"), "table=tac_3"],
+    )
+    records.write("a", {"overrides": [*words, "correct.lambda1=0.1"], "status": "done", "error": None})
+    assert "not run: failed" not in papers.write_table("tac_3", "digits", outputs)[1]
+    records.write("b", {"overrides": words, "status": "failed", "error": "The disk is full; make room."})
+    text = papers.write_table("tac_3", "digits", outputs)[1]
+    assert "\n* not run: failed (The disk is full; make room); retry=failed tries again\n" in text
+    assert "| +NER + IBC | 3/8 | 8.67 (+0.14) |  | 13.42 (-3.89) |  | not run |" in text
 
 
 def test_two_protocols_in_one_column_are_refused(outputs: Path) -> None:
