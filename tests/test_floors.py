@@ -29,7 +29,13 @@ FLOORS = {
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
 SIDEWAYS = {("paths", "errors"), ("obtain", "paths"), ("store", "errors"), ("store", "__init__")}
 SIDEWAYS |= {("cli", "report"), ("cli", "guard"), ("cli", "commands"), ("report", "guard")}
-SIDEWAYS |= {("report", "papers"), ("papers", "catalog"), ("papers", "report"), ("commands", "report")}
+SIDEWAYS |= {
+    ("report", "papers"),
+    ("papers", "catalog"),
+    ("papers", "report"),
+    ("papers", "sweep"),
+    ("commands", "report"),
+}
 SIDEWAYS |= {("cli", "sweep"), ("sweep", "guard"), ("sweep", "report")}
 SIDEWAYS |= {
     ("commands", "guard"),
