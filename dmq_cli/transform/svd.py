@@ -40,7 +40,7 @@ class LowRank:
 
     rank: int = 16
     alpha: float = 0.5
-    match: str = "resnet.conv*|resnet.shortcut|attn.to_*|down.conv|up.conv|resnet.time_proj"
+    match: str = "resnet.*|attn.to_*|ff.*|transformer.*|down.conv|up.conv"
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
+from dmq_cli.models import Adapter
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import LowRank, channel_maxima
 from dmq_cli.transform.svd import branch, smoothing
 from dmq_cli.wrap import QuantDenoiser, attach, bake, load_state, state
-from tests.tiny import TIMESTEPS, adapter, data, network, one_sentence, scheme
+from tests import families
+from tests.tiny import TIMESTEPS, adapter, batches, data, network, one_sentence, scheme
 from tests.transform.toys import PLANTED, ToyAdapter, calibration, full, layer_error, planted, quantized
 
 EXCEPT = ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
@@ -38,6 +40,17 @@ def test_all_layers_but_edges_and_time_embedding_get_a_branch_of_their_geometry(
         assert found[f"{name}.branch_down"].shape == (rank, *weight.shape[1:])
         assert found[f"{name}.branch_up"].shape == (len(weight), rank)
     assert {len(found[f"{name}.branch_down"]) for name in names} == {4, 6}
+
+
+@pytest.mark.parametrize("family", ["cond_unet", "dit"])
+def test_transformer_blocks_get_branches_too_and_full_precision_stays(family: str) -> None:
+    own = cast(Adapter, families.Conditioned(family, families.adapter(family), torch.float64))
+    found = LowRank(rank=4).estimate(own, lambda: batches(4, 2))
+    outside = {layer.name for layer in own.layers() if f"{layer.name}.channel_scale" not in found}
+    assert {layer.role.partition(".")[0] for layer in own.layers() if layer.name in outside} <= {"edge", "time"}
+    assert {"ff.in", "ff.out"} <= {layer.role for layer in own.layers() if layer.name not in outside}
+    expected = own.predict(*data(), None)
+    torch.testing.assert_close(full(quantized(own, found, rules=families.plain())), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("rank", [1, 16])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.calib import fit_activations, fit_weights
-from dmq_cli.models import Layer, UNetAdapter
-from dmq_cli.wrap import Attached, QuantDenoiser, attach, load_extra_state, quantizing
+from dmq_cli.models import Adapter, Layer, UNetAdapter
+from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, attach, load_extra_state, quantizing
 from tests.tiny import TIMESTEPS, adapter, batches, data, scheme
 
 PLANTED = "mid_block.resnets.0.conv1"
@@ -66,9 +66,11 @@ def planted() -> UNetAdapter:
     return found
 
 
-def quantized(plain: UNetAdapter, extras: Mapping[str, Tensor], weight: int = 4, act: int = 4) -> Attached:
-    """The network (changed in place) with transforms put in and ranges fitted."""
-    attached = attach(plain, scheme(weight=weight, act=act), TIMESTEPS)
+def quantized(
+    plain: Adapter, extras: Mapping[str, Tensor], weight: int = 4, act: int = 4, rules: Scheme | None = None
+) -> Attached:
+    """The network (changed in place) with transforms put in and ranges fitted. rules: for networks that are no UNet."""
+    attached = attach(plain, rules or scheme(weight=weight, act=act), TIMESTEPS)
     attached.model.double()
     load_extra_state(attached, extras)
     fit_weights(attached)
