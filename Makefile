@@ -38,7 +38,7 @@ readme: $(STAMP)  ## put the generated tables into README.md
 	$(BIN)/python -m dmq_cli.report --readme
 
 test: $(STAMP)  ## the fast tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
