@@ -42,11 +42,14 @@ def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[
         return {}
     file = folder / "traces.json"
     known: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
-    keys = {_trace_of(cell) for cell in cells(folder)} - {*known, ""}
-    new = {key: traces.statistics(artifacts / key) for key in sorted(keys) if (artifacts / key).is_dir()}
-    if new:
-        write_json(file, known | new)
-    return known | new
+    keys = sorted({_trace_of(cell) for cell in cells(folder)} - {""})
+    found = {key: known[key] for key in keys if key in known}
+    found |= {
+        key: traces.statistics(artifacts / key) for key in keys if key not in known and (artifacts / key).is_dir()
+    }
+    if found != known:
+        write_json(file, found)
+    return found
 
 
 def _trace_of(cell: Cell) -> str:
