@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,13 +213,25 @@ def _losses(found: Found[evidence.Losses]) -> Section:
     figures = [
         _figure(
             learning.curves(passes),
-            f"Loss of {label} while each block learns to repeat its full-precision outputs, a line for each block, with the"
+            f"Loss of {_names(labels)} while each block learns to repeat its full-precision outputs, a line for each block, with the"
             " loss as the pass defines it; dark blocks come first in the network.",
-            f"Loss curves of {sum(map(len, passes.values()))} blocks of {label}.",
+            f"Loss curves of {sum(map(len, passes.values()))} blocks of {_names(labels)}.",
         )
-        for label, passes in found.present.items()
+        for labels, passes in _shared(found.present)
     ]
     return Section("losses", "Losses of reconstruction", figures=figures, absent=found.without())
+
+
+def _shared(present: Mapping[str, evidence.Losses]) -> list[tuple[list[str], evidence.Losses]]:
+    """Every reconstruction once, with the runs that share it."""
+    found: list[tuple[list[str], evidence.Losses]] = []
+    for label, passes in present.items():
+        same = next((labels for labels, known in found if known == passes), None)
+        if same is None:
+            found.append(([label], passes))
+        else:
+            same.append(label)
+    return found
 
 
 def _cosine(found: Found[Trace], looks: Looks) -> Section:
@@ -293,7 +305,7 @@ def _of(label: str, networks: Mapping[str, object]) -> str:
     return f" (network of {label})" if len(networks) > 1 else ""
 
 
-def _names(runs: Mapping[str, object]) -> str:
+def _names(runs: Iterable[str]) -> str:
     return ", ".join(runs)
 
 

@@ -101,7 +101,8 @@ def _fill(stage: str, place: Path, found: dict[str, Any]) -> None:
     elif stage == "correct":
         save_tensors(place / "tables.safetensors", {"slope": torch.zeros(10), "bias": torch.zeros(10, 1)})  # as PTQD
     elif stage == "reconstruct" and method != "minmax":
-        curves = {b: [[i, float(2 ** -(i / 60) + 0.1)] for i in range(0, 300, 10)] for b in BLOCKS}
+        floor = 0.2 if method == "tcaq" else 0.1  # the others share a reconstruction
+        curves = {b: [[i, float(2 ** -(i / 60) + floor)] for i in range(0, 300, 10)] for b in BLOCKS}
         write_json(
             place / "losses.json", {"passes": {"weights": curves, "scales, round 1 of several": curves, "more": curves}}
         )

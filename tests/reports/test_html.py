@@ -61,6 +61,11 @@ def test_every_figure_has_a_caption_and_words_for_who_cannot_see_it(page: str) -
     assert len(images) == 5 + 3 + 3 + 3 and all('alt="' in one and "width=" in one for one in images)
 
 
+def test_a_reconstruction_that_runs_share_is_shown_once(page: str) -> None:
+    first, second = re.findall(r"Loss of (.*?) while each block", page)
+    assert "script" in first and first.endswith(" W4A8, tac W3A8") and second == "tcaq W3A8"
+
+
 def test_colours_and_fonts_are_those_of_the_page(page: str) -> None:
     svg = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert "var(--ink)" in svg and "var(--c1)" in svg
