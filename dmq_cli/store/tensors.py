@@ -27,8 +27,11 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict
     """
     owned = _owned(tensors)
     with aside(path) as scratch:
+        scratch.touch()
+        mode = scratch.stat().st_mode  # what the umask allows: safetensors leaves a file that only its owner reads
         try:
             save_file(owned, scratch, metadata=metadata)
+            scratch.chmod(mode)
         except SafetensorError as error:
             if found := re.search(r"os error (\d+)", str(error)):
                 code = int(found.group(1))

@@ -49,6 +49,12 @@ def test_load_of_something_else(tmp_path: Path, spoil: Callable[[Path], Any]) ->
         load_tensors(path)
 
 
+def test_what_the_umask_allows_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(1)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_full_disk_that_safetensors_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any, **keywords: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
