@@ -106,12 +106,10 @@ def test_the_choices_are_those_of_the_issue() -> None:
 def test_every_model_method_and_bits_compose_and_fit() -> None:
     from dmq_cli.stages import build
 
-    models, methods = choices("model"), choices("method")
-    pairs = list(zip(itertools.cycle(["ddim_digits", "folder"]), methods, strict=False))
-    pairs += list(zip(models, itertools.cycle(methods[::-1]), strict=False))
+    pairs = list(itertools.product(["ddim_digits", "folder"], choices("method")))
+    pairs += list(zip(choices("model"), itertools.cycle(choices("method")), strict=False))
     every = [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
-    assert len(every) == len(methods) + len(models) >= 21 + 18 and {method for _, method, _ in every} == set(methods)
-    assert {bits for _, _, bits in every} == set(BITS)
+    assert len(every) >= 2 * 21 + 14 and {bits for _, _, bits in every} == set(BITS)
     assert {model for model, _, _ in every} == set(choices("model"))
     bound = 0
     for model, method, bits in every:
@@ -150,6 +148,13 @@ def test_a_model_has_all_defaults_of_its_sampler(model: str) -> None:
     assert found["sampler"]["num_inference_steps"] == sampling["num_inference_steps"]
     assert (sampling["guidance"] is None) == (sampling["correct_target"] is None)
     assert sampling["correct_target"] in (None, "guided", "uncond")
+
+
+@pytest.mark.parametrize("name", choices("protocol"))
+def test_every_protocol_may_be_given_the_weights_of_further_metrics(name: str) -> None:
+    given = {key: f"/{key}" for key in ("dinov2_path", "clip_path", "lpips_path")}
+    found = composed(f"protocol={name}", *(f"protocol.{key}={value}" for key, value in given.items()))["protocol"]
+    assert given.items() <= found.items()
 
 
 def test_a_model_may_choose_its_sampler_and_the_command_line_wins() -> None:
