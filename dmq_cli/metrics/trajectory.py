@@ -22,9 +22,8 @@ from dmq_cli.wrap import Attached
 
 @dataclass(frozen=True)
 class Traced:
-    """blocks, sites: in execution order; channels: layers whose channels were watched; tensors: by name, a row for each call, or for each sample
-    in `block_cosine_each`;
-    finals: the last sample of every side, (n, C, H, W), not decoded.
+    """blocks, sites: in execution order; channels: layers whose channels were watched; tensors: by name, a row for each call,
+    but in `block_cosine_each` for each sample; finals: the last sample of every side, (n, C, H, W), not decoded.
     """
 
     blocks: list[str]

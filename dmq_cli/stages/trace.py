@@ -27,7 +27,7 @@ from dmq_cli.store.tensors import load_tensors, save_tensors
 
 Array = NDArray[Any]
 SUMMARY, TENSORS, IMAGES = "trace.json", "trace.safetensors", "images.npz"
-_TWINS = ("trajectory", "eps", "block_cosine", "block_cosine_each", "block_error")
+_TWINS = ("trajectory", "eps", "block_cosine", "block_error")
 _SHOWN = 16  # images that are decoded
 
 
@@ -36,11 +36,11 @@ class Trace:
     """What trace.json, trace.safetensors and images.npz hold; S: network calls of one trajectory, in call order.
 
     samples: walked; timesteps: S; blocks and sites: names in execution order; channels: layers in channel_max.
-    trajectory, eps, block_cosine, block_cosine_each, block_error: by "quantized" and, where `corrected`, "corrected". trajectory (S + 1,):
+    trajectory, eps, block_cosine, block_error: by "quantized" and, where `corrected`, "corrected". trajectory (S + 1,):
     median over samples of |x_hat - x|^2 / |x|^2 of the sampler's state each step starts from, last of the final sample;
     eps (S,): the same of the guided, corrected estimate; block_error (S, blocks): the same of every block's output;
-    block_cosine (S, blocks): their mean cosine similarity to full precision; block_cosine_each (samples, blocks): of each
-    sample over all calls. NaN where full precision gives zero.
+    block_cosine (S, blocks): their mean cosine similarity to full precision. NaN where full precision gives zero. The file
+    also has block_cosine_each (samples, blocks), of each sample over all calls, for the papers' figures.
     activations (S, sites, 5): min, quartiles, max of what the input quantizer would read in full precision (after the
     transform); scales (S, sites): its interval, the mean over parts of a split, channels or samples; NaN for a log2 grid.
     channel_max: "full" and "transformed" by layer, (S, C), greatest |input| before and after the transform.
@@ -56,7 +56,6 @@ class Trace:
     trajectory: dict[str, Array]
     eps: dict[str, Array]
     block_cosine: dict[str, Array]
-    block_cosine_each: dict[str, Array]
     block_error: dict[str, Array]
     activations: Array
     scales: Array
