@@ -70,6 +70,7 @@ def other_value(config: Config, path: tuple[Any, ...]) -> Config:
 
 def test_every_field_that_is_read_is_in_the_key(graph: Graph, config: Config) -> None:
     labels = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
+    labels |= {"dinov2_path", "clip_path", "lpips_path"}
     before, swept = keys(graph, config), 0
     for node in NODES.values():
         for section in node.reads:
