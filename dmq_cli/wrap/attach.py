@@ -71,6 +71,10 @@ class Attached:
 
     def layers(self) -> dict[str, QuantMixin]:
         """Every layer that was replaced, by its path."""
+        return dict(self._layers)
+
+    @functools.cached_property
+    def _layers(self) -> dict[str, QuantMixin]:
         return {name: m for name, m in self.model.named_modules() if isinstance(m, QuantMixin)}
 
     @functools.cached_property
