@@ -143,10 +143,11 @@ def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str
 
 def _prepared(images: Tensor, resize: _Resize, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, 1 or 3, H, W) to what the network reads: resized as 8-bit pixels, then normalized."""
-    pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
     resized = np.stack([np.asarray(resize(Image.fromarray(one))) for one in pixels])
     scaled = torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    normal = (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    return normal.to(images.device)
 
 
 def _centre(image: Image.Image, side: int) -> Image.Image:

@@ -15,9 +15,12 @@ from typing import Any
 
 from dmq_cli.papers.numbers import Number, told_apart
 from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.report.noise import Measured
 
 Look = Callable[[Row, str], "Number | None"]
 """The measured number of a row in a column, by its heading."""
+Apart = Callable[[Row, Row, str], "Measured | None"]
+"""How far the first of two rows is above the second in a column, image by image; None where that is not known."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
 AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals
@@ -37,11 +40,12 @@ class Verdict:
         return f"claim: {self.says}: {self.short}" + (f". {self.details}" if self.details else "")
 
 
-def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look) -> Verdict:
+def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apart) -> Verdict:
     """How far an ordering holds: at how many of the compared pairs, and which with which numbers."""
     found: dict[str, list[str]] = {}
+    heading = claim["column"]
     for better, worse in pairs(table, claim):
-        state, numbers = compare(claim["column"], look(better, claim["column"]), look(worse, claim["column"]))
+        state, numbers = compare(heading, look(better, heading), look(worse, heading), apart(better, worse, heading))
         several = len(table.parts) > 1 and "part" not in claim
         where = f"{better.part} {better.setting()}" if several else better.setting()
         found.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
@@ -71,14 +75,18 @@ def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Ro
                 yield better, worse
 
 
-def compare(heading: str, better: Number | None, worse: Number | None) -> tuple[str, str]:
-    """Whether `better` is better than `worse` by this column, and the two numbers."""
+def compare(
+    heading: str, better: Number | None, worse: Number | None, difference: Measured | None = None
+) -> tuple[str, str]:
+    """Whether `better` is better than `worse` by this column, and the two numbers with what is known of their difference."""
     if better is None or worse is None:
         return UNKNOWN, ""
     lower = "↓" in heading
     ahead = better.value < worse.value if lower else better.value > worse.value
     numbers = f"{better.value:.4g} {('<' if lower else '>') if ahead else 'against'} {worse.value:.4g}"
-    apart = told_apart(better, worse)
+    if difference is not None:
+        numbers += f": {difference.value:+.2g} ± {difference.half:.2g}"
+    apart = told_apart(better, worse, difference)
     if apart is None:
         return (AHEAD if ahead else BEHIND), numbers
     return (EVEN if not apart else HOLDS if ahead else FAILS), numbers

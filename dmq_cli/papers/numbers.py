@@ -34,8 +34,13 @@ def measured(cell: Cell, column: str, full: bool = False) -> Number | None:
     return Number(found.value, found.half, f"{found.value:.{digits}f}{_noise(cell, group, key, digits)}", above)
 
 
-def told_apart(a: Number, b: Number) -> bool | None:
-    """Whether two numbers of rows with the same full-precision twin are outside the noise; None where it is not known."""
+def told_apart(a: Number, b: Number, apart: Measured | None = None) -> bool | None:
+    """Whether two numbers of rows with the same full-precision twin are outside the noise; None where it is not known.
+
+    apart: a - b image by image, which decides where it is known.
+    """
+    if apart is not None:
+        return not inside_noise(apart, Measured(0.0, 0.0))
     pair = (a.above, b.above) if a.above is not None and b.above is not None else (a, b)
     inside = inside_noise(*pair)
     return None if inside is None else not inside

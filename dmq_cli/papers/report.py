@@ -11,8 +11,11 @@ from dmq_cli.papers.plan import folder_name
 from dmq_cli.papers.transcript import PaperTable, check_scale, paper_table
 from dmq_cli.papers.views import View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, marked
+from dmq_cli.report.apart import Pairs
 from dmq_cli.report.readme import write
 from dmq_cli.store import read_json, write_json
+
+DIFFERENCES = "differences.json"
 
 
 def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
@@ -22,12 +25,21 @@ def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
     """
     table = paper_table(name)
     folder = outputs / "tables" / folder_name(name, check_scale(scale))
-    made = view(table, scale, outputs / "tables", _traced(table, folder, outputs / "artifacts" / "trace"))
+    traced, pairs = _traced(table, folder, outputs / "artifacts" / "trace"), _pairs(folder, outputs)
+    made = view(table, scale, outputs / "tables", traced, pairs)
+    if pairs.used:
+        write_json(folder / DIFFERENCES, pairs.used)
     text = markdown(made)
     for file, content in (("table.md", text), ("table.csv", as_csv(made)), ("table.tex", latex(made))):
         write(folder / file, content)
     write_json(folder / "table.json", summary(made))
     return folder, text
+
+
+def _pairs(folder: Path, outputs: Path) -> Pairs:
+    """Differences of cells: those kept in the folder, so that the table can be judged where the artifacts are not, or made anew."""
+    file, evaluated = folder / DIFFERENCES, outputs / "artifacts" / "evaluate"
+    return Pairs(lambda key: evaluated / key, read_json(file) if file.is_file() else None)
 
 
 def summary(made: View) -> dict[str, Any]:

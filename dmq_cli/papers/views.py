@@ -14,6 +14,8 @@ from dmq_cli.papers.cells import Cell, cell_of, configured, failure, full_precis
 from dmq_cli.papers.numbers import Number, measured
 from dmq_cli.papers.plan import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.report.apart import Pairs
+from dmq_cli.report.noise import Measured
 from dmq_cli.sweep.records import Records
 
 MEASURED, NOT_RUN = "measured", "not run"
@@ -64,8 +66,9 @@ class _Asked:
     counted: counting.Costs
 
 
-def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[str, Any]]) -> View:
-    """Everything about a table. tables: the folder outputs/tables; traced: statistics of traces, by key of the artifact.
+def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[str, Any]], pairs: Pairs) -> View:
+    """Everything about a table. tables: the folder outputs/tables; traced: statistics of traces, by key of the artifact; pairs:
+    differences of cells, image by image.
 
     Raises ConfigError if cells of one part were measured under several protocols, and as `cell_of`.
     """
@@ -76,7 +79,7 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
         found.parts.append(_part(_Asked(table, scale, known, counted), name))
     found.states = Counter(one.state for one in known.values())
     found.reasons = list(dict.fromkeys(f"{one.state}: {one.why}" for one in known.values() if one.why))
-    found.claims = [_verdict(table, claim, known, traced) for claim in table.claims]
+    found.claims = [_verdict(table, claim, known, traced, pairs) for claim in table.claims]
     own = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
     found.notes = [*own, *table.notes, *([counting.NOTE] if counting.wanted(table) and counted else [])]
     return found
@@ -184,7 +187,11 @@ def _here(backed: Sequence[Cell]) -> str:
 
 
 def _verdict(
-    table: PaperTable, claim: Mapping[str, Any], known: Mapping[int, Known], traced: Mapping[str, dict[str, Any]]
+    table: PaperTable,
+    claim: Mapping[str, Any],
+    known: Mapping[int, Known],
+    traced: Mapping[str, dict[str, Any]],
+    pairs: Pairs,
 ) -> claims.Verdict:
     if "unchecked" in claim:
         return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
@@ -198,4 +205,9 @@ def _verdict(
         cell, key = known[index[id(row)]].cell, table.columns[heading]
         return None if cell is None or key is None else measured(cell, key, row.full)
 
-    return claims.verdict(table, claim, look)
+    def apart(one: Row, other: Row, heading: str) -> Measured | None:
+        ours, theirs = (known[index[id(row)]].cell for row in (one, other))
+        side, _, key = str(table.columns[heading]).partition(".")
+        return None if ours is None or theirs is None or one.full or other.full else pairs(ours, theirs, side, key)
+
+    return claims.verdict(table, claim, look, apart)

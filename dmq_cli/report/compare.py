@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.report.apart import Pairs
 from dmq_cli.report.html import render
 from dmq_cli.report.noise import alike, measured
 from dmq_cli.report.readme import write
@@ -128,17 +129,20 @@ def cell_text(number: Number, label: str) -> str:
 def _numbers(group: Mapping[str, Result]) -> Numbers:
     metrics = {label: run.metrics for label, run in group.items()}
     columns = columns_of([*metrics.values()])
-    return Numbers(caption(next(iter(metrics.values()))), [_number(metrics, c.key, c.title, c.side) for c in columns])
+    folders = {one.name: one for run in group.values() for one in run.artifacts.values() if one is not None}
+    pairs = Pairs(lambda key: folders.get(key, Path()))
+    numbers = [_number(metrics, c.key, c.title, c.side, pairs) for c in columns]
+    return Numbers(caption(next(iter(metrics.values()))), numbers)
 
 
-def _number(metrics: Mapping[str, Mapping[str, Any]], key: str, title: str, side: str) -> Number:
+def _number(metrics: Mapping[str, Mapping[str, Any]], key: str, title: str, side: str, pairs: Pairs) -> Number:
     found = {label: number for label, one in metrics.items() if (number := measured(one, side, key)) is not None}
     first, base = next(iter(found.items()))
-    deltas = {
-        label: (number.value - base.value, verdict(alike(metrics[label], metrics[first], side, key)))
-        for label, number in found.items()
-        if label != first
-    }
+    deltas = {}
+    for label in [one for one in found if one != first]:
+        apart = pairs(metrics[label], metrics[first], side, key)
+        inside = alike(metrics[label], metrics[first], side, key, apart)
+        deltas[label] = (found[label].value - base.value, verdict(inside))
     return Number(key, title, {label: number.value for label, number in found.items()}, deltas)
 
 

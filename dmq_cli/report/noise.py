@@ -35,20 +35,24 @@ def measured(metrics: Mapping[str, Any], side: str, key: str) -> Measured | None
 def inside_noise(a: Measured, b: Measured) -> bool | None:
     """Whether |a - b| <= sqrt(half_a^2 + half_b^2): then the difference can be chance. None where one half is not known.
 
-    The rule for independent numbers. Distances of images from the same noise move together, so that a smaller difference
-    between them can be real, too: see `alike` and `over_full`.
+    The rule for independent numbers. Those of images from the same noise move together, so that a smaller difference between
+    them can be real, too: see `apart.Pairs` and `over_full`.
     """
     if a.half is None or b.half is None:
         return None
     return abs(a.value - b.value) <= math.hypot(a.half, b.half)
 
 
-def alike(one: Mapping[str, Any], other: Mapping[str, Any], side: str, key: str) -> bool | None:
-    """Whether a number of two runs can be told apart by chance alone; None where that is not known or one was not measured.
+def alike(
+    one: Mapping[str, Any], other: Mapping[str, Any], side: str, key: str, apart: Measured | None = None
+) -> bool | None:
+    """Whether the difference of two runs in a number can be chance; None where that is not known or one was not measured.
 
-    Where both know how far above the same full-precision images their distance is, by these differences: the noise that all
-    three share has gone from them. Else as two independent numbers.
+    apart: what `apart.Pairs` knows of it, which decides. Else, where both know how far above the same full-precision images
+    their distance is, these differences: part of the noise that all three share has gone from them. Else two independent numbers.
     """
+    if apart is not None:
+        return inside_noise(apart, Measured(0.0, 0.0))
     if side == "quantized" and _twins(one) == _twins(other):
         above = measured(one, "over_fp", key), measured(other, "over_fp", key)
         if above[0] is not None and above[1] is not None:

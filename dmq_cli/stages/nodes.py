@@ -5,9 +5,11 @@ Every function of a stage is handed a Task and writes into its folder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
@@ -24,7 +26,7 @@ from dmq_cli.transform import NoTransform
 ASKED = "asked.json"
 """What each image was to show, where the model is told."""
 INFLUENCE = "influence.safetensors"
-"""The influence (N,) of every image on each distance, in the order of the seeds."""
+"""The influence (N,) of every image on each distance, in the order of the seeds; on a mean over images, its own value."""
 
 
 def sample_fp(task: Task) -> None:
@@ -61,7 +63,7 @@ def _sample(task: Task, adapter: Adapter, denoiser: Denoiser, correction: Correc
 
 def evaluate_fp(task: Task) -> None:
     """Distances of the full-precision twin."""
-    _measure(task, "sample_fp")
+    _measure(task, "sample_fp", {})
 
 
 def evaluate(task: Task) -> None:
@@ -69,17 +71,16 @@ def evaluate(task: Task) -> None:
     full, quantized = load_images(task.inputs["sample_fp"]), load_images(task.inputs["sample"])
     pairs = per_image(quantized, full, build.make(task.config["protocol"]))
     intervals = {name: mean_interval(values) for name, values in pairs.items()}
-    _measure(
-        task, "sample", paired={n: float(values.mean()) for n, values in pairs.items()}, paired_intervals=intervals
-    )
+    means = {name: float(values.mean()) for name, values in pairs.items()}
+    _measure(task, "sample", pairs, paired=means, paired_intervals=intervals)
 
 
-def _measure(task: Task, stage: str, **more: Any) -> None:
+def _measure(task: Task, stage: str, pairs: Mapping[str, Tensor], **more: Any) -> None:
     images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     asked = read_json(file)["asked"] if file.is_file() else None
     protocol: Protocol = build.make(task.config["protocol"])
     found, influences = judge(images, protocol, task.runtime["outputs"], asked, task.runtime["device"])
-    save_tensors(task.work / INFLUENCE, influences)
+    save_tensors(task.work / INFLUENCE, {**influences, **pairs})
     write_json(task.work / "numbers.json", {**found, **more})
 
 

@@ -78,7 +78,7 @@ def _over_full(own: Path, full: Path) -> tuple[dict[str, float], dict[str, Any]]
     """Differences of the distances of one range, and their intervals, from what the two evaluations of it left."""
     ours, theirs = (read_json(folder / "numbers.json")["numbers"] for folder in (own, full))
     mine, its = (load_tensors(folder / INFLUENCE) for folder in (own, full))
-    over = {key: ours[key] - theirs[key] for key in mine}
+    over = {key: ours[key] - theirs[key] for key in its}
     return over, {"over_fp": {key: difference_interval(over[key], mine[key], its[key]) for key in over}}
 
 

@@ -24,7 +24,7 @@ def plant(tables: Path, table: PaperTable, row: Row, fd: float, half: float = 0.
     composed = configured(words)
     told = correction(composed["correct"], composed["cond"])
     config = {**composed, "correct": told, "calib_sampler": {}, "to_uint8": "edm"}
-    key, artifacts = digest([words, fd]), {"sample": "a", "trace": "t"}
+    key, artifacts = digest([words, fd]), changes.get("artifacts", {"sample": "a", "trace": "t"})
     label = f"{config['model']['name']}-{config['method']['name']}-{config['bits']['name']}-{key[:8]}"
     cell = {
         "protocol": {"name": protocol["name"], "hash": "h", "columns": protocol["columns"], "num_images": 2000},

@@ -14,7 +14,7 @@ from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, co
 from dmq_cli.papers.numbers import Number, measured, told_apart
 from dmq_cli.papers.transcript import Row, paper_table
 from dmq_cli.report.noise import Measured
-from dmq_cli.store import write_json
+from dmq_cli.store import read_json, write_json
 
 
 def number(value: float, half: float | None = 0.1) -> Number:
@@ -79,11 +79,14 @@ def test_a_verdict_counts_every_comparison() -> None:
     def look(row: Row, heading: str) -> Number | None:
         return number(values[row.method, row.setting()])
 
-    found = claims.verdict(table, table.claims[0], look)
+    found = claims.verdict(table, table.claims[0], look, lambda *_: None)
     assert found.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
     assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in found.details, "the misprinted 3/8 is compared at its 4/8"
     assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in found.details
-    none = claims.verdict(table, table.claims[0], lambda row, heading: None)
+    paired = claims.verdict(table, table.claims[0], look, lambda *_: Measured(-0.01, 0.005))
+    assert paired.short == "holds in 2, does not hold in 1 of 3 comparisons", "what is known of each image decides"
+    assert "Q-Diffusion [24] at w4a8 (1 < 1.01: -0.01 ± 0.005)" in paired.details
+    none = claims.verdict(table, table.claims[0], lambda row, heading: None, lambda *_: None)
     assert none.line().endswith(": not measured")
 
 
@@ -144,6 +147,8 @@ def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
     assert check("few_channels_rise", worse) == FAILS and check("tcr_balances", worse) == FAILS
     halved = {"channel_max.full.a": spike, "channel_max.transformed.a": spike / 2}
     assert check("tcr_balances", traces.statistics(trace(tmp_path, **halved))) == FAILS, "narrower, but not balanced"
+    hardly = {"channel_max.full.a": spike, "channel_max.transformed.a": torch.where(spike > 1, 9.8, spike)}
+    assert check("tcr_balances", traces.statistics(trace(tmp_path, **hardly))) == FAILS, "by less than a twentieth"
 
 
 def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
@@ -167,3 +172,14 @@ def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
         assert held.short == states[0] and "0.9900 against 0.9000" in held.details
         assert traces.verdict(claim, {"TIAR": found["PTQD"], "PTQD": found["TIAR"]}).short == states[1]
     assert traces.verdict(claim, {"TIAR": found["TIAR"]}).short == UNKNOWN
+
+
+def test_a_corrected_network_is_compared_as_corrected(tmp_path: Path) -> None:
+    raw, corrected = torch.full((8, 11), 0.8), torch.full((8, 11), 0.9)
+    each = {"block_cosine_each.quantized": raw.clone(), "block_cosine_each.corrected": corrected.clone()}
+    folder = trace(tmp_path, **{"block_cosine.quantized": raw, "block_cosine.corrected": corrected}, **each)
+    assert set(traces.statistics(folder)["cosine"].values()) == {raw[0, 0].item()}
+    write_json(folder / "trace.json", {**read_json(folder / "trace.json"), "corrected": True})
+    found = traces.statistics(folder)
+    assert set(found["cosine"].values()) == {corrected[0, 0].item()}
+    assert set(found["cosine_each"]["up.resnets.0"]) == {0.9}

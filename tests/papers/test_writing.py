@@ -23,6 +23,7 @@ from dmq_cli.papers.transcript import paper_table
 from dmq_cli.papers.views import Part, View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, tex
 from dmq_cli.report.__main__ import main
+from dmq_cli.report.apart import Pairs
 from dmq_cli.store import read_json, write_json
 from dmq_cli.sweep.records import Records
 from tests.papers.planted import plant, row_of
@@ -89,7 +90,7 @@ def test_parts_of_two_models_are_tables_of_their_own(tmp_path: Path) -> None:
     table = replace(whole, rows=[row for row in whole.rows if row.method == "FP" or row.bits == "W8A8"])
     for part in ("DDIM", "LDM"):
         plant(tmp_path / "tables", table, row_of(table, "Ours", "W8A8", part), 0.6)
-    text = markdown(view(table, "digits", tmp_path / "tables", {}))
+    text = markdown(view(table, "digits", tmp_path / "tables", {}, Pairs(Path)))
     assert text.count("| method | bits |") == 2 and text.count("| FP | FP |") == 2
     assert "Measured under the protocol digits_latent `h`." in text and "measured: ldm_digits, 20 steps" in text
     assert "IS ↑" not in text.partition("LDM on LSUN-Churches")[2].partition("Measured")[0], "not printed there"
