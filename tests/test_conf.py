@@ -100,7 +100,7 @@ def test_the_choices_are_those_of_the_issue() -> None:
     assert choices("calib") == ["every_step", "normal_t", "random_t", "tdac", "uniform"]
     assert choices("numerics") == ["bf16", "fp16", "fp32"]
     assert choices("transform") == ["lowrank", "none", "tcr"]
-    assert choices("policy") == ["common", "eda", "ptq4dm", "ptqd", "qdiffusion", "quest", "tdq", "tfmq"]
+    assert choices("policy") == ["common", "eda", "ptq4dm", "ptqd", "qdiffusion", "quest", "tdq", "tfmq", "uniform"]
 
 
 def test_every_model_method_and_bits_compose_and_fit() -> None:

@@ -182,8 +182,9 @@ def _one_protocol(table: str, part: str, backed: Sequence[Cell]) -> str:
 def _here(backed: Sequence[Cell]) -> str:
     if not backed:
         return ""
-    config = backed[0]["config"]
-    return f"; measured: {backed[0]['model']}, {config['sampler']['num_inference_steps']} steps"
+    sampler = backed[0]["config"]["sampler"]
+    eta = f", eta = {sampler['eta']}" if sampler["eta"] else ""
+    return f"; measured: {backed[0]['model']}, {sampler['num_inference_steps']} steps{eta}"
 
 
 def _verdict(

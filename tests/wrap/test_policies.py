@@ -39,6 +39,7 @@ ROLES = dict(
 )
 TABLE: dict[str, tuple[tuple[tuple[int, int], ...], tuple[int, int]]] = {
     "common": (((EDGE, EDGE), (EDGE, EDGE), *[PLAIN] * 8), (A, A)),
+    "uniform": ((PLAIN,) * 10, (A, A)),
     "qdiffusion": ((PLAIN,) * 10, (A, EDGE)),
     "ptq4dm": ((PLAIN, (EDGE, EDGE), (EDGE, A), *[PLAIN] * 5, WHOLE, PLAIN), (FP, FP)),
     "ptqd": (
@@ -65,7 +66,7 @@ def resolved(policy: str, bits: str = "w4a6") -> tuple[tuple[str, int], ...]:
 
 
 def test_every_policy_is_in_the_table() -> None:
-    assert set(TABLE) == {path.stem for path in (conf_folder() / "policy").glob("*.yaml")} and len(TABLE) == 8
+    assert set(TABLE) == {path.stem for path in (conf_folder() / "policy").glob("*.yaml")} and len(TABLE) == 9
 
 
 @pytest.mark.parametrize("policy", TABLE)

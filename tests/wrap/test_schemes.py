@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dmq_cli.ops import MinMax
 from dmq_cli.paths import conf_folder
 from dmq_cli.quant import Choice, Dynamic, Intervals, PerStep, Split, Static, StepMLP, TensorQuantizer, Uniform
 from dmq_cli.stages.build import make
@@ -27,7 +28,16 @@ def test_every_scheme_fits_the_tiny_network() -> None:
     names = sorted(path.stem for path in (conf_folder() / "scheme").glob("*.yaml"))
     for name in names:
         assert len(made(f"scheme={name}").quantizers()) >= 118
-    assert len(names) == 10
+    assert len(names) == 11
+
+
+def test_frozen_layers_keep_their_extremes() -> None:
+    specs = made("method=brecq", "scheme=mse_frozen").specs
+    temporal = {site for site in specs if site.role.startswith(("time.", "resnet.time_proj"))}
+    assert len(temporal) == 2 * (2 + 8) and {site.slot for site in temporal} == {"input", "weight"}
+    assert all(isinstance(spec.ranges, MinMax) == (site in temporal) for site, spec in specs.items())
+    before = made("method=brecq").specs
+    assert {site for site, spec in specs.items() if spec.ranges != before[site].ranges} == temporal
 
 
 def test_every_shortcut_of_the_up_path_is_split_and_no_other() -> None:
