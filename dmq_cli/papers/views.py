@@ -16,9 +16,14 @@ from dmq_cli.papers.plan import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.report.apart import Pairs
 from dmq_cli.report.noise import Measured
+from dmq_cli.store import digest
 from dmq_cli.sweep.records import Records
 
 MEASURED, NOT_RUN = "measured", "not run"
+LEARNED_ONCE = (
+    "What is outside the noise is so for other images of the same networks: each row was learned once, and another recon.seed"
+    " moves it, too (make table-recon_seed)."
+)
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
 
@@ -81,7 +86,10 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
     found.reasons = list(dict.fromkeys(f"{one.state}: {one.why}" for one in known.values() if one.why))
     found.claims = [_verdict(table, claim, known, traced, pairs) for claim in table.claims]
     own = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
-    found.notes = [*own, *table.notes, *([counting.NOTE] if counting.wanted(table) and counted else [])]
+    judged = any("better" in claim for claim in table.claims) and found.states[MEASURED] > 1
+    counts = counting.wanted(table) and counted
+    own += _alike(table, known)
+    found.notes = [*own, *table.notes, *([counting.NOTE] if counts else []), *([LEARNED_ONCE] if judged else [])]
     return found
 
 
@@ -102,6 +110,21 @@ def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> Known:
         return Known(NOT_RUN, "" if row.full else failure(Records(tables.parent, table.name), job(table, row, scale)))
     state, _, why = told.partition(": ")
     return Known(state, why)
+
+
+def _alike(table: PaperTable, known: Mapping[int, Known]) -> list[str]:
+    """A line for rows of one part whose numbers are all the same, though not their settings."""
+    found: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(table.rows):
+        cell = known[number].cell
+        if cell is not None and not row.full:
+            same = found.setdefault(digest([row.part, cell["quantized"], cell["paired"]]), {})
+            same.setdefault(digest(cell["config"]), f"{row.method} {row.bits}".strip())
+    return [
+        f"{' and '.join(one.values())} gave the same numbers: what sets them apart does not act here."
+        for one in found.values()
+        if len(one) > 1
+    ]
 
 
 def _part(asked: _Asked, name: str) -> Part:

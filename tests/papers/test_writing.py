@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from dmq_cli import papers
 from dmq_cli.errors import ConfigError
-from dmq_cli.papers import counting
+from dmq_cli.papers import counting, views
 from dmq_cli.papers.claims import Verdict
 from dmq_cli.papers.counting import cost
 from dmq_cli.papers.plan import job
@@ -83,6 +83,18 @@ def test_two_protocols_in_one_column_are_refused(outputs: Path) -> None:
     plant(outputs / "tables", table, other, 0.6, protocol=protocol)
     with pytest.raises(ConfigError, match=r"2 protocols \(digits `another`, digits `h`\), which cannot share a column"):
         papers.write_table("tac_3", "digits", outputs)
+
+
+def test_rows_that_gave_the_same_numbers_are_named(outputs: Path) -> None:
+    table = paper_table("tac_3")
+    (other,) = [row for row in table.rows if row.method not in MEASURED]
+    assert "gave the same numbers" not in papers.write_table("tac_3", "digits", outputs)[1]
+    (twin, fd), *_ = MEASURED.items()
+    plant(outputs / "tables", table, other, fd)
+    text = papers.write_table("tac_3", "digits", outputs)[1]
+    assert text.count("gave the same numbers: what sets them apart does not act here.") == 1
+    assert f"* {twin} 3/8 and {other.method} 3/8 gave" in text or f"* {other.method} 3/8 and {twin} 3/8 gave" in text
+    assert views.LEARNED_ONCE in text
 
 
 def test_parts_of_two_models_are_tables_of_their_own(tmp_path: Path) -> None:
