@@ -21,8 +21,8 @@ from dmq_cli.sweep.records import Records
 
 MEASURED, NOT_RUN = "measured", "not run"
 LEARNED_ONCE = (
-    "What is outside the noise is so for other images of the same networks: each row was learned once, and another recon.seed"
-    " moves it, too (make table-recon_seed)."
+    "What is outside the noise is so for other images of the same networks: each was learned once, and another recon.seed moves"
+    " the numbers, too (make table-recon_seed)."
 )
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
