@@ -27,6 +27,13 @@ Array = NDArray[np.float64]
 LAYERS = {"fd": "features", "sfid": "spatial", "fd_dinov2": "dinov2", "kid": "features", "prc": "features"}
 """The layer that each metric compares with the reference; metrics that are not here read the images alone."""
 
+SIZES = {
+    ("digits_cnn", "features"): 64,
+    ("inception-v3-compat", "features"): 2048,
+    ("inception-v3-compat", "spatial"): 2023,
+}
+"""How many features an extractor gives for a layer; DINOv2's depend on its folder."""
+
 _WHOLE = ("kid", "prc")  # compare features one by one: their mean and covariance are not enough
 
 
@@ -85,6 +92,17 @@ class Reference:
                 f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; leave "
                 f"{'it' if len(lacking) == 1 else 'them'} out of protocol.metrics, or give a reference with images."
             )
+        for layer in {LAYERS[metric] for metric in protocol.metrics if metric in LAYERS} & self.statistics.keys():
+            self.check_size(layer, SIZES.get((protocol.extractor, layer)))
+
+    def check_size(self, layer: str, size: int | None) -> None:
+        """Raise EvaluationError if there are statistics of another number of features; nothing is known of size None."""
+        found = len(self.moments(layer).mu)
+        if size is not None and found != size:
+            raise EvaluationError(
+                f"The reference {self.name} has statistics of {found} features, but the extractor gives {size} for '{layer}'; "
+                "give the statistics of this extractor, or the protocol of these."
+            )
 
     def _check_built(self, protocol: Protocol) -> None:
         built = self.record.get("extractor_sha256"), self.record.get("extractor_resize")
@@ -120,12 +138,7 @@ def frechet(images: Features, reference: Reference, layer: str) -> float:
 
     Raises EvaluationError where the reference's features have another size.
     """
-    theirs = reference.moments(layer)
-    if len(theirs.mu) != images[layer].shape[1]:
-        raise EvaluationError(
-            f"The reference {reference.name} has statistics of {len(theirs.mu)} features, but the extractor gives "
-            f"{images[layer].shape[1]} for '{layer}'; give the statistics of this extractor, or the protocol of these."
-        )
-    ours = statistics_of(images[layer])
+    reference.check_size(layer, images[layer].shape[1])
+    ours, theirs = statistics_of(images[layer]), reference.moments(layer)
     found = fid_statistics_to_metric(ours._asdict(), theirs._asdict(), verbose=False)
     return float(found[KEY_METRIC_FID])

@@ -51,7 +51,8 @@ def read_stored(file: Path, name: str) -> Reference | None:
     if not file.is_file():
         raise MissingWeightsError(
             f"The reference {name} should be at {file}, which is no file; set protocol.reference_path, or build it with: "
-            f"dmq reference build FOLDER --as {name}"
+            f"dmq reference build FOLDER --as {name}{f' --to {file}' if file.suffix == '.safetensors' else ''}, with the --protocol"
+            " that you measure with."
         )
     if file.suffix == ".safetensors":
         return _read_own(file, name)

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmq_cli.errors import ArtifactCorruptError, EvaluationError
-from dmq_cli.metrics import Reference, extractor_sha256, fidelity, images_sha256, measure, with_features
+from dmq_cli.metrics import Reference, extractor_sha256, fidelity, images_sha256, measure
+from dmq_cli.metrics.extractors import extract
 from dmq_cli.metrics.image_files import Framing, array_source
+from dmq_cli.metrics.reference import SIZES, frechet
 from dmq_cli.metrics.reference_build import KEPT, Moments, build_reference
 from dmq_cli.metrics.reference_files import read_reference, save_reference
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -64,8 +66,7 @@ def test_frechet_distance_to_stored_statistics_of_a_gaussian(write: Write, tmp_p
     root = math.sqrt(np.trace(product) + 2 * math.sqrt(np.linalg.det(product)))
     expected = mean @ mean + np.trace(mine) + np.trace(a @ a.T) - 2 * root
     plan = protocol(num_images=100, metrics=("fd",))
-    reference = with_features(read_reference(file, "gauss"), plan)
-    assert measure({"features": ours}, reference, plan)["fd"] == pytest.approx(expected, abs=1e-9)
+    assert measure({"features": ours}, read_reference(file, "gauss"), plan)["fd"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_statistics_that_torch_fidelity_cached_give_its_own_number(tmp_path: Path) -> None:
@@ -116,7 +117,15 @@ def test_metrics_that_statistics_cannot_serve_are_named(write: Write, tmp_path: 
 def test_statistics_of_another_feature_size(write: Write, tmp_path: Path) -> None:
     reference = read_reference(write(tmp_path, np.zeros(80), np.eye(80)), "lsun")
     with pytest.raises(EvaluationError, match="lsun has statistics of 80 features, but the extractor gives 64"):
-        fidelity(digits(0, 300), reference, protocol(metrics=("fd",)))
+        reference.check(protocol(metrics=("fd",)))  # before anything is sampled
+    with pytest.raises(EvaluationError, match="lsun has statistics of 80 features, but the extractor gives 64"):
+        frechet({"features": torch.zeros(100, 64)}, reference, "features")
+
+
+def test_the_sizes_that_are_known_are_those_of_the_extractors() -> None:
+    found = extract(digits(0, 20), protocol(metrics=("fd",)))
+    assert found["features"].shape[1] == SIZES["digits_cnn", "features"]
+    assert SIZES["inception-v3-compat", "spatial"] == 17 * 17 * 7 and len(SIZES) == 3
 
 
 def test_the_sha256_that_the_protocol_asks_for(tmp_path: Path) -> None:
