@@ -66,10 +66,12 @@ def _stands(proof: Path | None, job: Job, models: dict[str, str | None]) -> bool
     """Whether what a job made is there and was made with the weights that lie here now. models: their sha256 by path."""
     if proof is None:
         return False
-    file = proof if proof.name == "metrics.json" else proof.with_name("config.json")
-    found = read_json(file)
-    model = found.get("config", found)["model"]
-    return _sha256(job.config.model, models) in (None, model["sha256"])
+    found = read_json(proof)
+    try:
+        sha256 = found.get("config", found)["model"]["sha256"]
+    except (KeyError, TypeError, AttributeError):  # whole, but not what a run writes: it is made anew
+        return False
+    return _sha256(job.config.model, models) in (None, sha256)
 
 
 def _sha256(model: Any, known: dict[str, str | None]) -> str | None:

@@ -102,11 +102,38 @@ def test_weights_that_were_made_anew_are_measured_anew(model: Path, tmp_path: Pa
     section = {"name": "tiny", "path": str(model), "sampling": {}}
     job = Job([], "k", OmegaConf.create({"model": section}))
     write_json(tmp_path / "config.json", {"model": {"sha256": identified(section)["sha256"]}})
-    assert _stands(tmp_path / "manifest.json", job, {}) and not _stands(None, job, {})
+    assert _stands(tmp_path / "config.json", job, {}) and not _stands(None, job, {})
     write_json(tmp_path / "config.json", {"model": {"sha256": "of what lay there before"}})
-    assert not _stands(tmp_path / "manifest.json", job, {})
+    assert not _stands(tmp_path / "config.json", job, {})
     gone = Job([], "k", OmegaConf.create({"model": {**section, "path": str(tmp_path / "gone")}}))
-    assert _stands(tmp_path / "manifest.json", gone, {}), "what was measured stays measured"
+    assert _stands(tmp_path / "config.json", gone, {}), "what was measured stays measured"
+    write_json(tmp_path / "config.json", {"model": None})
+    assert not _stands(tmp_path / "config.json", job, {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_broken_run_folder_is_made_again_and_stops_no_other_job(name: str, model: Path, outputs: Path) -> None:
+    assert sweep(model, outputs, "bits.weight=4,3", "-q").code == 0
+    broken = outputs / records(outputs)["bits.weight=3"]["run"] / name
+    broken.write_bytes(broken.read_bytes()[:20])
+    again = sweep(model, outputs, "bits.weight=4,3")
+    assert again.code == 0 and again.out.splitlines()[-1] == "1 done, 1 skipped, 0 failed"
+
+
+@pytest.mark.parametrize("kind", ["run", "cell"])
+@pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])
+def test_a_result_stands_while_its_numbers_and_its_manifest_do(kind: str, name: str, tmp_path: Path) -> None:
+    from dmq_cli.sweep.records import Records
+
+    made = {"run": "runs/evaluate/one", "cell": "tables/mine/one"}[kind]
+    for one in ("config.json", "metrics.json", "manifest.json"):
+        write_json(tmp_path / made / one, {})
+    kept = Records(tmp_path, "mine")
+    assert kept.made({kind: made}) is not None and kept.made({}) is None
+    (tmp_path / made / name).write_text("{", encoding="utf-8")
+    assert kept.made({kind: made}) is None
+    (tmp_path / made / name).unlink()
+    assert kept.made({kind: made}) is None
 
 
 def test_the_same_configuration_twice_is_one_job(model: Path, outputs: Path) -> None:
