@@ -81,13 +81,14 @@ def test_records_follow_outputs_to_another_place(tmp_path: Path) -> None:
     outputs = tmp_path / "one"
     folder = outputs / "runs" / "evaluate" / "now"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    for name in ("config.json", "manifest.json", "metrics.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
     records = Records(outputs, "t")
     records.write("k", {"run": records.below(str(folder)), "status": "done"})
     outputs.rename(tmp_path / "two")
     moved = Records(tmp_path / "two", "t")
     found = moved.read("k")
-    assert found is not None and moved.made(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "manifest.json"
+    assert found is not None and moved.made(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
     assert moved.made({**found, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
     assert moved.below(str(tmp_path / "elsewhere")) == str(tmp_path / "elsewhere") and moved.below(None) is None
     (moved.folder / "k.json").write_text("{", encoding="utf-8")
