@@ -122,6 +122,7 @@ def test_a_folder_is_cut_scaled_and_recorded(tmp_path: Path) -> None:
         (["build", "digits", "--as", "a", "--crop", "left"], 2, "no crop left"),
         (["build", "digits", "--as", "a", "--protocol", "digit"], 2, "Did you mean digits?"),
         (["build", "digits", "--as", "a", "--protocol", "fid_torch_fidelity"], 4, "https://"),
+        (["build", "digits", "--as", "a", "--protocol", "coco30k"], 4, "weights-inception-2015"),
         (["build", "nowhere", "--as", "a"], 1, "neither a folder nor a file"),
         (["build", "empty", "--as", "a"], 1, "there is none in it"),
         (["build", "clean.npz", "--as", "a"], 1, "has none under arr_0"),
@@ -213,3 +214,15 @@ def test_images_of_statistics_cannot_be_asked_for(tmp_path: Path) -> None:
     plan = protocol(reference="lsun", reference_path=str(tmp_path / "clean.npz"), metrics=("fd",))
     with pytest.raises(EvaluationError, match="statistics alone; give one with images"):
         real_images(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--protocol", "adm"], "protocol.reference=NAME"),
+        (["--protocol", "coco30k"], "protocol.clip_path=FOLDER"),
+    ],
+)
+def test_values_that_have_to_be_given_are_named(more: list[str], part: str, tmp_path: Path) -> None:
+    found = dmq("measure", str(tmp_path), *more)
+    assert found.code == 2 and part in found.sentence and "full_key" not in found.sentence
