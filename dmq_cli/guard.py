@@ -18,7 +18,8 @@ _DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EPERM), _FREE),
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG), _NAME),
 }
-_NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)  # others than the disk have them, too
+# Others than the disk raise these, too: only with a path.
+_NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
