@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import DmqError
+from dmq_cli.guard import told
 from dmq_cli.store import digest, read_json
 from dmq_cli.sweep.current import CURRENT, Command
 from dmq_cli.sweep.jobs import Job, Rows, compose, expand, job_key, rows_of
@@ -104,8 +105,14 @@ def _launch(
         returned = [one.return_value for one in launcher.launch([job.overrides for job in todo], initial_job_idx=0)]
     except Exception as error:
         _log.debug("the launcher gave up", exc_info=error)
-        return {"": {"error": type(error).__name__}}
+        return {"": {"error": _reason(error)}}
     return {record["key"]: record for record in returned}
+
+
+def _reason(error: Exception) -> str:
+    """The sentence about an error of a launcher, as it goes into parentheses."""
+    sentence = told(error)
+    return sentence[0].rstrip(".") if sentence else f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
 def _conclude(todo: Sequence[Job], found: Mapping[str, dict[str, Any]], records: Records | None) -> None:

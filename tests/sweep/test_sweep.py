@@ -191,3 +191,23 @@ def test_plans_are_never_records(model: Path, tmp_path: Path) -> None:
 def test_words_that_do_not_exist(command: tuple[str, ...], model: Path, tmp_path: Path) -> None:
     result = dmq(*words("calibrate", model, tmp_path, *command))
     assert result.code == 2 and command[0] in result.sentence and " or " in result.sentence
+
+
+def test_outputs_that_cannot_be_written_are_told_by_every_job(model: Path, outputs: Path) -> None:
+    from dmq_cli.sweep.records import Records
+
+    refused = PermissionError(13, "Permission denied", "/locked")
+    for method in ("start", "write"):
+        with patch.object(Records, method, side_effect=refused):
+            result = sweep(model, outputs, "bits.weight=4,3")
+        assert result.code == 1 and result.err.count("Permission denied at /locked") == 2
+        assert "2 of 2 jobs failed" in result.err and "ended without a result" not in result.err
+        assert "Traceback" not in result.err
+
+
+def test_the_sentence_of_a_launcher_that_gave_up_is_kept(model: Path, outputs: Path) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    with patch.object(BasicLauncher, "launch", side_effect=PermissionError(13, "Permission denied", "/locked")):
+        result = sweep(model, outputs, "bits.weight=4,3")
+    assert result.code == 1 and result.err.count("(Permission denied at /locked; free some space") == 2
