@@ -120,6 +120,17 @@ def test_the_live_table_fits_the_terminal_around_what_runs(tmp_path: Path) -> No
     assert len(text.splitlines()) <= 24 and "59 done, 0 skipped, 1 failed, 1 running, 29" in text
 
 
+def test_a_narrow_live_table_cuts_results_and_keeps_what_is_short(tmp_path: Path) -> None:
+    jobs = [Job([], str(n), label=f"bits.weight={n}", status="waiting") for n in range(12)]
+    jobs[0].fail("broken for a reason " * 20, 1)
+    jobs[1].status, jobs[1].record, jobs[1].ran = "done", {"seconds": 1234.5, "result": "FD-digits 1.23 " * 9}, True
+    console = Console(file=io.StringIO(), width=80, height=24)
+    console.print(Display(jobs, Records(tmp_path, "t"), set())._table(24))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(word in text for word in ("│ 12 ", " failed ", " waiting ", " 1234.5 s ", "bits.weight=0 ", "broken"))
+    assert len(text.splitlines()) == 5 + len(jobs) and max(map(len, text.splitlines())) <= 80
+
+
 def test_every_failure_is_listed_with_how_to_try_again() -> None:
     jobs = [Job([], str(n), label=f"bits=b{n}", status="done") for n in range(3)]
     assert failure(jobs) is None and summary(jobs) == "0 done, 3 skipped, 0 failed"
