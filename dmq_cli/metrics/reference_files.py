@@ -176,11 +176,8 @@ def _read_torch_fidelity(file: Path, name: str) -> Reference:
 
 def _unreadable(file: Path, what: str, error: Exception) -> EvaluationError:
     # Not the libraries' own words, which advise to unpickle what was refused.
-    found = (
-        error.strerror
-        if isinstance(error, OSError) and error.strerror
-        else "it holds something else, is cut off, or would have to be unpickled"
-    )
+    found = error.strerror if isinstance(error, OSError) else None
+    found = found or "it holds something else, is cut off, or would have to be unpickled"
     return EvaluationError(
         f"{file} was to be read as {what}, but cannot be ({found}); give a file of one of the layouts that dmq reads."
     )
