@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.errors import ConfigError, DmqError, nearest
+from dmq_cli.errors import ConfigError, DmqError, must_be_given, nearest
 from dmq_cli.obtain import find_network, reference_file
 from dmq_cli.paths import conf_folder, resolve
 
@@ -70,6 +70,13 @@ def protocol_with(name: str, words: Sequence[str]) -> dict[str, Any]:
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={word.partition('=')[2]}"]))
         section[key] = given["value"]
     return section
+
+
+def check_given(section: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value of a protocol that a user has to fill in and did not."""
+    for key, value in section.items():
+        if value == "???":
+            raise ConfigError(must_be_given(f"protocol.{key}"))
 
 
 def protocols() -> list[dict[str, Any]]:

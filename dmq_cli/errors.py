@@ -86,3 +86,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1)
     guess = f" Did you mean {close[0]}?" if close else ""
     return f"{guess} There is: {', '.join(names)}."
+
+
+def must_be_given(key: str) -> str:
+    """The sentence about a value that a configuration leaves to the user, such as protocol.reference."""
+    last = key.rpartition(".")[2]
+    example, what = _GIVEN.get(last, ("VALUE", "its YAML file in conf/ says what it is"))
+    return f"There is no value for {key}, which has to be given on the command line; write {key}={example} ({what})."
+
+
+_GIVEN = {
+    "reference": ("NAME", "a reference that dmq reference build FOLDER --as NAME made, see dmq reference show"),
+    "clip_path": ("FOLDER", "openai/clip-vit-large-patch14 as on the hub"),
+}

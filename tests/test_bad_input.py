@@ -62,7 +62,7 @@ def refused(result: Result, code: int) -> str:
         (f"seeds=0-{IMAGES}", [f"{IMAGES + 1} images", f"measures {IMAGES}", "protocol.num_images"]),
         ("protocol.metrics=fd", ["protocol.metrics=fd", "a list"]),
         ("protocol.extractor=vgg", ["vgg", "digits_cnn"]),
-        ("protocol=fid_torch_fidelity", ["protocol.reference"]),
+        ("protocol=fid_torch_fidelity", ["no value for protocol.reference,", "protocol.reference=NAME"]),
         ("runtime.batch_size=0", ["runtime.batch_size=0", "at least 1"]),
         ("runtime.threads=x", ["runtime.threads=x", "whole number"]),
         ("runtime.device=abacus", ["abacus", "use cpu"]),
@@ -173,6 +173,36 @@ def test_a_full_disk(model: Path, tmp_path: Path) -> None:
 def test_outputs_that_is_no_folder(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "Not a directory" in refused(dmq(*words("evaluate", model, tmp_path / "file")), 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [
+        ("folder", "Is a directory at {}/folder;"),
+        ("file/page.html", "File exists at {}/file;"),
+        ("file/more/page.html", "Not a directory at {}/file/more;"),
+        ("n" * 300, "File name too long at {}/"),
+    ],
+)
+def test_a_page_that_cannot_be_written(target: str, part: str, tmp_path: Path) -> None:
+    from dmq_cli.guard import told
+    from dmq_cli.report.readme import write
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / target, "text")
+    assert (found := told(caught.value)) is not None
+    assert found[1] == 1 and part.format(tmp_path) in found[0]
+
+
+def test_a_file_that_lacks_is_a_bug_but_a_folder_that_lacks_is_not(tmp_path: Path) -> None:
+    from dmq_cli.guard import told
+
+    for bug in (FileNotFoundError(errno.ENOENT, "No", str(tmp_path / "gone")), FileExistsError("no file named")):
+        assert told(bug) is None
+    lacking = told(FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "none" / "page.html")))
+    assert lacking is not None and f"{tmp_path}/none/page.html" in lacking[0]
 
 
 def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path) -> None:

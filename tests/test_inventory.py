@@ -193,3 +193,12 @@ def test_thousands_of_artifacts_are_listed_in_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
     assert len(artifacts(tmp_path)) == 2000
     assert time.monotonic() - start < 10
+
+
+def test_a_failed_run_moves_no_column_of_the_others(tmp_path: Path) -> None:
+    plant_run(tmp_path, "20260102-1")
+    plant_run(tmp_path, "20260102-2", status="failed: a reason\nof two lines, " + "long " * 30)
+    done, failed = dmq("list", "runs", f"runtime.outputs={tmp_path}").out.splitlines()
+    assert "  done    FD-digits" in done and done.endswith("20260102-1")
+    assert "  failed  " in failed and failed.index("20260102-2") == done.index("20260102-1")
+    assert "20260102-2  a reason of two lines, long" in failed

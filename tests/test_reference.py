@@ -118,10 +118,13 @@ def test_a_folder_is_cut_scaled_and_recorded(tmp_path: Path) -> None:
     ("arguments", "code", "part"),
     [
         (["build", "digits", "--as", "digits"], 2, "cannot be called digits"),
+        (["build", "digits", "--as", "a", "--to", "noext"], 2, ".safetensors"),
+        (["build", "digits", "--as", "a", "--to", "a.npz"], 2, ".safetensors"),
         (["build", "digits", "--as", "a/b"], 2, "cannot be called a/b"),
         (["build", "digits", "--as", "a", "--crop", "left"], 2, "no crop left"),
         (["build", "digits", "--as", "a", "--protocol", "digit"], 2, "Did you mean digits?"),
         (["build", "digits", "--as", "a", "--protocol", "fid_torch_fidelity"], 4, "https://"),
+        (["build", "digits", "--as", "a", "--protocol", "coco30k"], 4, "weights-inception-2015"),
         (["build", "nowhere", "--as", "a"], 1, "neither a folder nor a file"),
         (["build", "empty", "--as", "a"], 1, "there is none in it"),
         (["build", "clean.npz", "--as", "a"], 1, "has none under arr_0"),
@@ -189,7 +192,10 @@ def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> Non
     found = json.loads(dmq(*command, "--prompts", str(prompts), "--json").out)
     assert set(found["numbers"]) == {"fd", "agreement"}, "50 lines serve 100 images"
     assert 0.45 < found["numbers"]["agreement"] < 0.75, "the first half shows what it should, of the second a tenth"
-    assert set(json.loads(dmq(*command, "--json").out)["numbers"]) == {"fd"}
+    unasked = dmq(*command)
+    assert unasked.code == 2 and "asks for agreement" in unasked.sentence and "--prompts FILE" in unasked.sentence
+    nothing = dmq(*command[:-1], "protocol.metrics=[]")
+    assert nothing.code == 2 and "protocol.metrics is empty" in nothing.sentence
     assert "--prompts=nowhere" in dmq(*command, "--prompts", "nowhere").sentence
 
 
@@ -213,3 +219,27 @@ def test_images_of_statistics_cannot_be_asked_for(tmp_path: Path) -> None:
     plan = protocol(reference="lsun", reference_path=str(tmp_path / "clean.npz"), metrics=("fd",))
     with pytest.raises(EvaluationError, match="statistics alone; give one with images"):
         real_images(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--protocol", "adm"], "protocol.reference=NAME"),
+        (["--protocol", "coco30k"], "protocol.clip_path=FOLDER"),
+    ],
+)
+def test_values_that_have_to_be_given_are_named(more: list[str], part: str, tmp_path: Path) -> None:
+    found = dmq("measure", str(tmp_path), *more)
+    assert found.code == 2 and part in found.sentence and "full_key" not in found.sentence
+
+
+def test_files_of_something_else_are_told_without_advice_to_unpickle(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", np.zeros(4))
+    (tmp_path / "text").write_text("root:x:0:0", encoding="utf-8")
+    (tmp_path / "garbage.pt").write_bytes(b"garbage" * 99)
+    np.savez(tmp_path / "cut.npz", arr_0=digits(0, 9))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-99])
+    for verb, name in (("measure", "plain.npy"), ("measure", "text"), ("measure", "cut.npz"), ("show", "garbage.pt")):
+        result = dmq(*(["reference"] if verb == "show" else []), verb, str(tmp_path / name))
+        assert result.code == 1 and f"{name} was to be read as" in result.sentence
+        assert "(it holds something else, is cut off, or would have to be unpickled)" in result.sentence

@@ -69,8 +69,10 @@ def _table_lines(rows: Rows) -> list[list[str]]:
 
 def _run_lines(rows: Rows) -> list[list[str]]:
     def columns(row: dict[str, Any]) -> list[str]:
-        found = [str(row[name]) for name in ("time", "verb", "model", "method", "bits", "state")]
-        return [*found, ", ".join(f"{name} {value:.2f}" for name, value in row["numbers"].items()), row["run"]]
+        found = [str(row[name]) for name in ("time", "verb", "model", "method", "bits")]
+        state, _, why = " ".join(str(row["state"]).split()).partition(": ")
+        numbers = ", ".join(f"{name} {value:.2f}" for name, value in row["numbers"].items())
+        return [*found, state, numbers, row["run"], why]  # a sentence last, where its width moves nothing
 
     return [columns(row) for row in rows]
 

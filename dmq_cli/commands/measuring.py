@@ -37,6 +37,7 @@ def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
 
     check_types("protocol", section)
     section |= reference_section(given["reference"]) if given["reference"] else {}
+    catalog.check_given(section)
     protocol, device = build.make(section), check_device(given["device"], "--device")
     asked = _asked(read_prompts(given["prompts"], "--prompts"), protocol.num_images) if given["prompts"] else None
     found = measure_images(what, protocol, asked, device)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from dmq_cli.store import digest, file_sha256
 from dmq_cli.store.tensors import load_tensors, save_tensors
 
 _METADATA = "reference"
+_SYMMETRIC = 1e-5  # of the largest entry
+_NEGATIVE = 1e-6  # of the largest eigenvalue
 _ADM = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -149,10 +152,12 @@ def _read_npz(file: Path, name: str) -> Reference | None:
 def _npz(file: Path, keys: list[str]) -> dict[str, Any]:
     """These arrays of an .npz, where it has them, and the `names` of all."""
     try:
+        with zipfile.ZipFile(file):  # NumPy would take arrays alone, and advise to unpickle the rest
+            pass
         with np.load(file, allow_pickle=False) as archive:
             return {"names": archive.files, **{key: archive[key] for key in keys if key in archive.files}}
     except Exception as error:  # zipfile, numpy and the OS each have their own
-        raise _unreadable(file, "an .npz of arrays", error) from error
+        raise _unreadable(file, "an .npz of images or statistics", error) from error
 
 
 def _read_torch_fidelity(file: Path, name: str) -> Reference:
@@ -171,9 +176,11 @@ def _read_torch_fidelity(file: Path, name: str) -> Reference:
 
 
 def _unreadable(file: Path, what: str, error: Exception) -> EvaluationError:
-    reason = str(error).partition("\n")[0].rstrip(".")
+    # Not the libraries' own words, which advise to unpickle what was refused.
+    found = error.strerror if isinstance(error, OSError) else None
+    found = found or "it holds something else, is cut off, or would have to be unpickled"
     return EvaluationError(
-        f"{file} was to be read as {what}, but cannot be ({reason}); give a file of one of the layouts that dmq reads."
+        f"{file} was to be read as {what}, but cannot be ({found}); give a file of one of the layouts that dmq reads."
     )
 
 
@@ -189,4 +196,22 @@ def _statistics(mu: Any, sigma: Any, file: Path, name: str) -> Statistics:
             f"The reference {name} in {file} should have a mean (D,) and a covariance (D, D) of finite numbers, but has "
             f"{mean.shape} and {covariance.shape}, or NaN; give the file as it was published."
         )
+    if not _is_covariance(covariance):
+        raise EvaluationError(
+            f"The reference {name} in {file} should have a covariance, but that is not symmetric or has negative eigenvalues; "
+            "give the file as it was published."
+        )
     return Statistics(mean, covariance)
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether a matrix (D, D) is symmetric and has no eigenvalue below zero, but for the rounding of float32."""
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if np.abs(matrix - matrix.T).max(initial=0.0) > _SYMMETRIC * scale:
+        return False
+    try:  # much faster than eigenvalues; no entry of the diagonal is above the largest of them
+        np.linalg.cholesky(matrix + _NEGATIVE * max(matrix.diagonal().max(initial=0.0), 0.0) * np.eye(len(matrix)))
+        return True
+    except np.linalg.LinAlgError:
+        values = np.linalg.eigvalsh(matrix)
+        return bool(values[0] >= -_NEGATIVE * values[-1])

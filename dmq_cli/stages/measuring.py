@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol, extract, extractor_sha256, further_sha256, judged, measure, with_features
 from dmq_cli.metrics.fidelity import check_images
 from dmq_cli.metrics.image_files import Pixels, read_images
+from dmq_cli.metrics.protocol import RESULTS
 from dmq_cli.stages.reference import OUTPUTS, find_reference, read_archive
 
 
@@ -39,6 +41,20 @@ def judge(
 def measure_images(
     what: str, protocol: Protocol, asked: Sequence[str] | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """What `judge` finds in a folder of PNG files, in the order of their names, or in an .npz of images. Raises what it does."""
+    """What `judge` finds in a folder of PNG files, in the order of their names, or in an .npz of images. Raises what it does,
+    and ConfigError for a protocol that would leave out what it asks for.
+    """
+    _check_metrics(protocol, asked)
     place = Path(what).expanduser()
     return judge(read_images(place) if place.is_dir() else read_archive(place), protocol, OUTPUTS, asked, device)[0]
+
+
+def _check_metrics(protocol: Protocol, asked: Sequence[str] | None) -> None:
+    if not protocol.metrics:
+        raise ConfigError(f"Nothing was to be measured: protocol.metrics is empty; name some of {', '.join(RESULTS)}.")
+    unasked = [metric for metric in ("agreement", "clip_score") if metric in protocol.metrics and asked is None]
+    if unasked:
+        raise ConfigError(
+            f"The protocol {protocol.name} asks for {' and '.join(unasked)}, which need what the images were to show; give "
+            f"--prompts FILE, or protocol.metrics without {' and '.join(unasked)}."
+        )

@@ -94,12 +94,17 @@ def build(
 ) -> dict[str, Any]:
     """`dmq reference build`: write statistics of images to `file` and return what is recorded with them.
 
-    Raises ConfigError for a name that cannot be, EvaluationError for a file that is there and what `image_source` raises.
+    Raises ConfigError for a name or the name of a file that cannot be, EvaluationError for a file that is there and what `image_source` raises.
     """
     if re.fullmatch(_NAME, name) is None or name in REFERENCES:
         raise ConfigError(
             f"A reference cannot be called {name}; give a name of letters, digits, '_', '-' and '.' that is none of "
             f"{', '.join(REFERENCES)}."
+        )
+    if file.suffix != ".safetensors":
+        raise ConfigError(
+            f"The reference {name} was to be written to {file}, but dmq reads its own only from files that end in .safetensors; "
+            "give such a name with --to."
         )
     if file.exists():
         raise EvaluationError(

@@ -18,7 +18,7 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, read_json
+from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, hold_json, read_json
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
 _log = logging.getLogger("dmq")
@@ -70,7 +70,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     wanted = list(targets(verb, config))
     key = digest([made.key(name, own) for name, own in wanted if name != "trace"])  # no number depends on that
     cell = results.cell_folder(config, key)
-    if cell is not None and (cell / "metrics.json").is_file():
+    if cell is not None and hold_json(cell, "metrics.json", "manifest.json"):
         _log.info("%s is finished: %s", results.title(config), cell)
         return {**read_json(cell / "metrics.json"), "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))

@@ -6,6 +6,7 @@ from dmq_cli.store.digest import canonical as canonical
 from dmq_cli.store.digest import digest as digest
 from dmq_cli.store.digest import file_sha256 as file_sha256
 from dmq_cli.store.files import free_bytes as free_bytes
+from dmq_cli.store.files import hold_json as hold_json
 from dmq_cli.store.files import read_json as read_json
 from dmq_cli.store.files import write_json as write_json
 from dmq_cli.store.manifest import Stopwatch as Stopwatch

@@ -80,6 +80,14 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def hold_json(folder: Path, *names: str) -> bool:
+    """Whether a folder has all these files, each of them whole: a JSON object that can be read."""
+    try:
+        return all(isinstance(read_json(folder / name), dict) for name in names)
+    except ArtifactCorruptError:
+        return False
+
+
 @contextmanager
 def disk_errors(where: Path, doing: str) -> Iterator[None]:
     """Turn "disk full", "over quota", "read-only" and "not allowed" in the block into a DiskError.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError
-from dmq_cli.store import read_json, write_json
+from dmq_cli.store import hold_json, read_json, write_json
 
 
 class Records:
@@ -61,14 +61,15 @@ class Records:
         return str(whole.relative_to(self.outputs)) if whole.is_relative_to(self.outputs) else str(whole)
 
     def made(self, record: dict[str, Any]) -> Path | None:
-        """The file that proves that what a finished job made is still there: of its cell, or of its run. None: it is not."""
+        """The file that names the weights of what a finished job made: of its cell, or of its run. None: that is gone or broken."""
         if record.get("cell"):
-            proof = self.outputs / record["cell"] / "metrics.json"
-        elif record.get("run"):
-            proof = self.outputs / record["run"] / "manifest.json"
-        else:
+            folder = self.outputs / record["cell"]
+            return folder / "metrics.json" if hold_json(folder, "metrics.json", "manifest.json") else None
+        if not record.get("run"):
             return None
-        return proof if proof.is_file() else None
+        folder = self.outputs / record["run"]
+        measured = ("metrics.json",) if folder.parent.name == "evaluate" else ()  # other verbs measure nothing
+        return folder / "config.json" if hold_json(folder, "config.json", "manifest.json", *measured) else None
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.json"

@@ -88,8 +88,7 @@ class Display:
 
     def _table(self, height: int) -> Table:
         """As many jobs as fit, around the first one that is not finished."""
-        columns = [Column(name, no_wrap=True) for name in ("", "job", "state", "seconds", "result")]
-        table = Table(*columns, title=summary(self.jobs), title_justify="left")
+        table = Table(*_columns(), title=summary(self.jobs), title_justify="left")
         fitting = max(3, height - 8)
         ended = [job.status not in ("waiting", "running") for job in self.jobs]
         first = ended.index(False) if False in ended else len(ended)
@@ -100,9 +99,23 @@ class Display:
             told = (
                 told if len(told) <= _WIDEST else told[: _WIDEST - 1] + "…"
             )  # a row is a line; the last lines say it whole
-            row = map(Text, (str(number), label, state, seconds, told))  # no markup: seeds=[0-9]
+            row = map(_line, (str(number), label, state, seconds, told))
             table.add_row(*row, style=_COLOURS.get(job.status))
         return table
+
+
+def _columns() -> list[Column]:
+    """The short ones keep their width; in a narrow terminal jobs and results are cut."""
+    short = {"": 2, "state": 7, "seconds": 7}
+    return [
+        Column(name, no_wrap=name in short, min_width=short.get(name))
+        for name in ("", "job", "state", "seconds", "result")
+    ]
+
+
+def _line(text: str) -> Text:
+    """One line, without markup: seeds=[0-9]."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def cells(job: Job) -> tuple[str, str, str, str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import DmqError
+from dmq_cli.guard import told
 from dmq_cli.store import digest, read_json
 from dmq_cli.sweep.current import CURRENT, Command
 from dmq_cli.sweep.jobs import Job, Rows, compose, expand, job_key, rows_of
@@ -66,10 +67,12 @@ def _stands(proof: Path | None, job: Job, models: dict[str, str | None]) -> bool
     """Whether what a job made is there and was made with the weights that lie here now. models: their sha256 by path."""
     if proof is None:
         return False
-    file = proof if proof.name == "metrics.json" else proof.with_name("config.json")
-    found = read_json(file)
-    model = found.get("config", found)["model"]
-    return _sha256(job.config.model, models) in (None, model["sha256"])
+    found = read_json(proof)
+    try:
+        sha256 = found.get("config", found)["model"]["sha256"]
+    except (KeyError, TypeError, AttributeError):  # whole, but not what a run writes: it is made anew
+        return False
+    return _sha256(job.config.model, models) in (None, sha256)
 
 
 def _sha256(model: Any, known: dict[str, str | None]) -> str | None:
@@ -102,8 +105,14 @@ def _launch(
         returned = [one.return_value for one in launcher.launch([job.overrides for job in todo], initial_job_idx=0)]
     except Exception as error:
         _log.debug("the launcher gave up", exc_info=error)
-        return {"": {"error": type(error).__name__}}
+        return {"": {"error": _reason(error)}}
     return {record["key"]: record for record in returned}
+
+
+def _reason(error: Exception) -> str:
+    """The sentence about an error of a launcher, as it goes into parentheses."""
+    sentence = told(error)
+    return sentence[0].rstrip(".") if sentence else f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
 def _conclude(todo: Sequence[Job], found: Mapping[str, dict[str, Any]], records: Records | None) -> None:

@@ -30,17 +30,23 @@ class Work:
     def __call__(self, config: Any) -> dict[str, Any]:
         """Never raises for a failed job: Hydra's launchers would give up the others."""
         key, before, started = job_key(config), time.monotonic(), datetime.now().astimezone()
-        if self.records is not None:
-            self.records.start(key)
         record: dict[str, Any] = {"key": key, "overrides": _overrides(), "status": "done", "error": None}
         try:
+            if self.records is not None:
+                self.records.start(key)
             record |= {"exit_code": 0, **self._found(self.run(config))}
         except Exception as error:
-            sentence, code = told(error) or _bug(error)
-            record |= {"status": "failed", "error": sentence, "exit_code": code, "run": None, "cell": None}
+            record |= _failed(error)
         record |= {"seconds": round(time.monotonic() - before, 1), "started": started.isoformat(timespec="seconds")}
-        if self.records is not None:
-            self.records.write(key, record)
+        return self._kept(key, record)
+
+    def _kept(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """The record, written where records are; what keeps it from being written fails a job that had not failed."""
+        try:
+            if self.records is not None:
+                self.records.write(key, record)
+        except Exception as error:
+            return record if record["status"] == "failed" else record | _failed(error)
         return record
 
     def _found(self, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +54,11 @@ class Work:
             return {"found": found}
         places = {name: self.records.below(found.get(name)) for name in ("run", "cell")}
         return {**places, "result": headline(found)}
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    sentence, code = told(error) or _bug(error)
+    return {"status": "failed", "error": sentence, "exit_code": code, "run": None, "cell": None}
 
 
 def _bug(error: Exception) -> tuple[str, int]:

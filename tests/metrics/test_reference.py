@@ -147,6 +147,9 @@ def test_the_sha256_that_the_protocol_asks_for(tmp_path: Path) -> None:
         ({"arr_0": np.zeros((4, 8, 8, 3))}, "float64"),
         ({"arr_0": np.zeros((4, 8, 8), np.uint8)}, r"\(4, 8, 8\)"),
         ({"mu": np.array([{}, None]), "sigma": np.eye(2)}, "cannot be"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "negative eigenvalues"),
     ],
 )
 def test_files_that_cannot_be(arrays: dict[str, Any], part: str, tmp_path: Path) -> None:
@@ -237,3 +240,9 @@ def test_moments_do_not_depend_on_the_batches(sizes: list[int], offset: float, s
 def test_one_image_is_no_reference(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="at least 2 images, but real has 1"):
         built(tmp_path, digits(0, 1))
+
+
+@pytest.mark.parametrize("sigma", [np.zeros((3, 3)), np.ones((3, 3)), np.diag([1.0, 0.0, -1e-8])])
+def test_a_covariance_may_be_singular_and_rounded(sigma: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "flat.npz", mu=np.zeros(3), sigma=sigma)
+    assert read_reference(tmp_path / "flat.npz", "flat").moments("features").sigma.shape == (3, 3)

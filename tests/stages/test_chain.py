@@ -184,6 +184,8 @@ def test_a_finished_cell_of_a_table_is_not_computed_again(
     assert second.code == 0 and ran == [] and not (tmp_path / "artifacts").exists()
     assert json.loads(second.out)["quantized"] == json.loads(first.out)["quantized"]
     (tmp_path / "artifacts").symlink_to(outputs / "artifacts")
+    (cell / "manifest.json").unlink()
+    assert dmq(*command).code == 0 and (cell / "manifest.json").is_file(), "a cell without its proof is not finished"
     with counting() as ran:
         assert dmq(*command, "correct.lambda1=0.4").code == 0
     assert ran == ["correct", "sample", "evaluate"], "another cell is"

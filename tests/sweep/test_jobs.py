@@ -81,13 +81,14 @@ def test_records_follow_outputs_to_another_place(tmp_path: Path) -> None:
     outputs = tmp_path / "one"
     folder = outputs / "runs" / "evaluate" / "now"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    for name in ("config.json", "manifest.json", "metrics.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
     records = Records(outputs, "t")
     records.write("k", {"run": records.below(str(folder)), "status": "done"})
     outputs.rename(tmp_path / "two")
     moved = Records(tmp_path / "two", "t")
     found = moved.read("k")
-    assert found is not None and moved.made(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "manifest.json"
+    assert found is not None and moved.made(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
     assert moved.made({**found, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
     assert moved.below(str(tmp_path / "elsewhere")) == str(tmp_path / "elsewhere") and moved.below(None) is None
     (moved.folder / "k.json").write_text("{", encoding="utf-8")
@@ -117,6 +118,17 @@ def test_the_live_table_fits_the_terminal_around_what_runs(tmp_path: Path) -> No
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[job-060]" in text and "running" in text and "12.0 s" in text and "job-010" not in text
     assert len(text.splitlines()) <= 24 and "59 done, 0 skipped, 1 failed, 1 running, 29" in text
+
+
+def test_a_narrow_live_table_cuts_results_and_keeps_what_is_short(tmp_path: Path) -> None:
+    jobs = [Job([], str(n), label=f"bits.weight={n}", status="waiting") for n in range(12)]
+    jobs[0].fail("broken for a reason " * 20, 1)
+    jobs[1].status, jobs[1].record, jobs[1].ran = "done", {"seconds": 1234.5, "result": "FD-digits 1.23 " * 9}, True
+    console = Console(file=io.StringIO(), width=80, height=24)
+    console.print(Display(jobs, Records(tmp_path, "t"), set())._table(24))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(word in text for word in ("│ 12 ", " failed ", " waiting ", " 1234.5 s ", "bits.weight=0 ", "broken"))
+    assert len(text.splitlines()) == 5 + len(jobs) and max(map(len, text.splitlines())) <= 80
 
 
 def test_every_failure_is_listed_with_how_to_try_again() -> None:

@@ -102,11 +102,38 @@ def test_weights_that_were_made_anew_are_measured_anew(model: Path, tmp_path: Pa
     section = {"name": "tiny", "path": str(model), "sampling": {}}
     job = Job([], "k", OmegaConf.create({"model": section}))
     write_json(tmp_path / "config.json", {"model": {"sha256": identified(section)["sha256"]}})
-    assert _stands(tmp_path / "manifest.json", job, {}) and not _stands(None, job, {})
+    assert _stands(tmp_path / "config.json", job, {}) and not _stands(None, job, {})
     write_json(tmp_path / "config.json", {"model": {"sha256": "of what lay there before"}})
-    assert not _stands(tmp_path / "manifest.json", job, {})
+    assert not _stands(tmp_path / "config.json", job, {})
     gone = Job([], "k", OmegaConf.create({"model": {**section, "path": str(tmp_path / "gone")}}))
-    assert _stands(tmp_path / "manifest.json", gone, {}), "what was measured stays measured"
+    assert _stands(tmp_path / "config.json", gone, {}), "what was measured stays measured"
+    write_json(tmp_path / "config.json", {"model": None})
+    assert not _stands(tmp_path / "config.json", job, {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_broken_run_folder_is_made_again_and_stops_no_other_job(name: str, model: Path, outputs: Path) -> None:
+    assert sweep(model, outputs, "bits.weight=4,3", "-q").code == 0
+    broken = outputs / records(outputs)["bits.weight=3"]["run"] / name
+    broken.write_bytes(broken.read_bytes()[:20])
+    again = sweep(model, outputs, "bits.weight=4,3")
+    assert again.code == 0 and again.out.splitlines()[-1] == "1 done, 1 skipped, 0 failed"
+
+
+@pytest.mark.parametrize("kind", ["run", "cell"])
+@pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])
+def test_a_result_stands_while_its_numbers_and_its_manifest_do(kind: str, name: str, tmp_path: Path) -> None:
+    from dmq_cli.sweep.records import Records
+
+    made = {"run": "runs/evaluate/one", "cell": "tables/mine/one"}[kind]
+    for one in ("config.json", "metrics.json", "manifest.json"):
+        write_json(tmp_path / made / one, {})
+    kept = Records(tmp_path, "mine")
+    assert kept.made({kind: made}) is not None and kept.made({}) is None
+    (tmp_path / made / name).write_text("{", encoding="utf-8")
+    assert kept.made({kind: made}) is None
+    (tmp_path / made / name).unlink()
+    assert kept.made({kind: made}) is None
 
 
 def test_the_same_configuration_twice_is_one_job(model: Path, outputs: Path) -> None:
@@ -164,3 +191,23 @@ def test_plans_are_never_records(model: Path, tmp_path: Path) -> None:
 def test_words_that_do_not_exist(command: tuple[str, ...], model: Path, tmp_path: Path) -> None:
     result = dmq(*words("calibrate", model, tmp_path, *command))
     assert result.code == 2 and command[0] in result.sentence and " or " in result.sentence
+
+
+def test_outputs_that_cannot_be_written_are_told_by_every_job(model: Path, outputs: Path) -> None:
+    from dmq_cli.sweep.records import Records
+
+    refused = PermissionError(13, "Permission denied", "/locked")
+    for method in ("start", "write"):
+        with patch.object(Records, method, side_effect=refused):
+            result = sweep(model, outputs, "bits.weight=4,3")
+        assert result.code == 1 and result.err.count("Permission denied at /locked") == 2
+        assert "2 of 2 jobs failed" in result.err and "ended without a result" not in result.err
+        assert "Traceback" not in result.err
+
+
+def test_the_sentence_of_a_launcher_that_gave_up_is_kept(model: Path, outputs: Path) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    with patch.object(BasicLauncher, "launch", side_effect=PermissionError(13, "Permission denied", "/locked")):
+        result = sweep(model, outputs, "bits.weight=4,3")
+    assert result.code == 1 and result.err.count("(Permission denied at /locked; free some space") == 2
