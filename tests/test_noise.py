@@ -74,8 +74,8 @@ def test_the_limit_stands_beside_the_distance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fd", "half", "line"),
     [
-        (1.1, 0.1, "FD-digits +0.10 over fp, inside the noise"),
-        (0.8, 0.1, "FD-digits -0.20 under fp, outside the noise"),
+        (1.1, 0.1, "FD-digits 0.10 over fp, inside the noise"),
+        (0.8, 0.1, "FD-digits 0.20 under fp, outside the noise"),
         (1.1, None, None),
     ],
 )
@@ -94,4 +94,4 @@ def test_the_difference_from_the_same_noise_decides_where_it_is_known() -> None:
     assert over_full(found, "fd") == (0.1, False), "as independent numbers they could not be told apart"
     found["over_fp"] = {"fd": 0.1, "fd_over_seeds": {"std": 0.05, "each": [0.05, 0.1, 0.15]}}
     assert over_full(found, "fd") == (0.1, True)
-    assert "FD-digits +0.10 over fp, inside the noise" in report.describe(found)
+    assert "FD-digits 0.10 over fp, inside the noise" in report.describe(found)

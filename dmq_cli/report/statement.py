@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dmq_cli.report.noise import measured, over_full
 from dmq_cli.report.result import Result
 from dmq_cli.report.tables import is_random
-from dmq_cli.report.verdict import LOWER_IS_BETTER, shown, spread, verdict
+from dmq_cli.report.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
 
 _JUDGED = {
-    "inside the noise": ", a difference inside the noise of the measurement",
-    "outside the noise": ", a difference outside the noise of the measurement",
+    "inside the noise": ", a difference{} inside the noise of the measurement",
+    "outside the noise": ", a difference{} outside the noise of the measurement",
     "noise unknown": "; whether this is outside the noise cannot be said, as one of the two has no interval",
 }
 
@@ -40,7 +40,10 @@ def statement(runs: Mapping[str, Result]) -> str:
 
 
 def _against_full(result: Result, key: str) -> str:
-    judged = _JUDGED[verdict(over_full(result.metrics, key)[1])]
+    over, inside = over_full(result.metrics, key)
+    own = result.metrics["quantized"][key]
+    twins = " on the same seeds," if key in result.metrics.get("over_fp", {}) else ""
+    judged = _JUDGED[verdict(inside)].format(f" of {difference(own, own - over)}{twins}")
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 

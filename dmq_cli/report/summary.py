@@ -51,7 +51,7 @@ def _differences(found: dict[str, Any]) -> list[str]:
         difference, inside = over_full(found, key)
         if key in DISTANCES and inside is not None:
             side = "over" if difference >= 0 else "under"
-            lines.append(f"{name} {difference:+.2f} {side} fp, {'inside' if inside else 'outside'} the noise")
+            lines.append(f"{name} {abs(difference):.2f} {side} fp, {'inside' if inside else 'outside'} the noise")
     return lines
 
 

@@ -141,6 +141,15 @@ def test_the_table_tells_differences_and_whether_they_can_be_noise(tmp_path: Pat
     assert (table.full[0].text, table.full[0].delta) == ("0.53", "") and tac[3].text == "35.22 dB"
 
 
+def test_the_difference_shown_is_the_one_that_was_judged(tmp_path: Path) -> None:
+    found = runs.metrics("tac", over_fp={"fd": 0.02})
+    found["intervals"]["over_fp"] = {"fd": [0.01, 0.03]}
+    (group,) = measured(tmp_path, found)
+    value = result_table(group).rows[0][1][0]
+    assert (value.delta, value.judged) == ("+0.02", "outside the noise"), "0.60 - 0.53 is not what was judged"
+    assert "a difference of +0.02 on the same seeds, outside the noise" in statement(group)
+
+
 def test_several_seed_ranges_show_their_deviation(tmp_path: Path) -> None:
     found = runs.metrics("tac")
     found["quantized"] = {**found["quantized"], "fd_over_seeds": {"std": 0.02, "each": [0.58, 0.6, 0.62]}}
