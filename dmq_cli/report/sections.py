@@ -15,6 +15,7 @@ from dmq_cli.report.figures.style import Look
 from dmq_cli.report.noise import measured
 from dmq_cli.report.result import Result
 from dmq_cli.report.verdict import LOWER_IS_BETTER
+from dmq_cli.report.widths import input_bits
 from dmq_cli.stages.trace import Trace
 from dmq_cli.store import digest
 
@@ -175,12 +176,12 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
     figures = []
     networks = _networks(runs, {label: trace for label, trace in found.present.items() if trace.sites})
     for label, alike in networks.items():
-        sites = activations.covered(alike)
+        bits = {name: input_bits(runs[name].metrics, trace.sites) for name, trace in alike.items()}
+        sites = activations.covered(alike, bits)
         if not sites:
             continue
-        bits = {name: int(runs[name].config["bits"]["act"]) for name in alike}
         caption = (
-            "What the input quantizers can represent, scale times (2^bits - 1), beside the width (greatest less least value) of the inputs"
+            "What the input quantizers can represent, scale times (2^bits - 1) with the bits of each layer, beside the width (greatest less least value) of the inputs"
             f" in full precision, grey{_of(label, networks)}. A flat line is one interval for all steps; where it runs through the grey,"
             " values are clipped, and where it runs far above, levels are wasted."
         )
@@ -188,7 +189,9 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
         figures.append(_figure(svg, caption, f"Quantizer intervals over timesteps for {_names(alike)}."))
     absent = found.without()
     if found.present and not figures:
-        absent.append("Not shown: no input quantizer of these runs has a uniform interval of its own.")
+        absent.append(
+            "Not shown: no input quantizer of these runs has a uniform interval of its own and bits that are known."
+        )
     return Section("intervals", "Intervals of the quantizers over timesteps", figures=figures, absent=absent)
 
 
