@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dmq_cli.report import evidence
+from dmq_cli.report.figures.blocks import errors
 from dmq_cli.report.figures.pictures import amplified, factor
 from dmq_cli.report.figures.style import COLOURS, Kind, looks
 from dmq_cli.report.html import default_file, write_report
@@ -99,6 +102,22 @@ def test_where_no_input_is_quantized_there_are_no_ranges(tmp_path: Path) -> None
     write_json(trace / "trace.json", {**read_json(trace / "trace.json"), "sites": []})
     page = write_report([load_result(folder)], tmp_path / "page.html")
     assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {one.id for one in page.sections}
+
+
+def test_what_was_not_asked_for_is_not_told_to_be_gone(tmp_path: Path) -> None:
+    config = {"correct": {"_target_": "dmq_cli.correct.NoCorrection"}}
+    found = load_result(runs.run(tmp_path, runs.metrics("minmax", config=config), kept=False))
+    for read, reason in ((evidence.corrections, "correct=none"), (evidence.losses, "recon=none")):
+        with pytest.raises(evidence.Absent, match=reason):
+            read(found)
+
+
+def test_maps_of_other_blocks_have_names_of_their_own(tmp_path: Path) -> None:
+    one = evidence.trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
+    other = replace(one, blocks=[f"else.{place}" for place in range(len(one.blocks))])
+    both = errors({"a": one, "b": other})
+    assert "conv_in" in both and "else.0" in both
+    assert errors({"a": one, "b": one}).count("conv_in") == both.count("conv_in"), "names that all share are drawn once"
 
 
 def measured(tmp_path: Path, *found: dict[str, Any]) -> list[dict[str, Any]]:
