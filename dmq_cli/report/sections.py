@@ -79,23 +79,23 @@ def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
 def images(runs: Runs) -> Section:
     """The images of every run beside those of full precision, and the differences."""
     found = gather(runs, evidence.pictures)
-    pairs = [(own["full"], other) for own in found.present.values() for name, other in own.items() if name != "full"]
-    times = pictures.factor(pairs)
-    strips = []
-    for label, own in found.present.items():
-        rows = [_strip("full precision", own["full"])]
-        for name, other in own.items():
-            if name != "full":
-                rows += [
-                    _strip(_words(name, own), other),
-                    _strip(f"difference \u00d7{times}", pictures.amplified(own["full"], other, times)),
-                ]
-        strips.append((label, rows))
+    strips = [(label, _rows(own)) for label, own in found.present.items()]
     about = (
         "Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
-        f" of full precision, multiplied by {times}: black is no difference."
+        " of full precision, multiplied by what is written beside it, which is chosen for each run: black is no difference."
     )  # fmt: skip
     return Section("images", "Images from the same noise", about, strips=strips, absent=found.without())
+
+
+def _rows(own: Mapping[str, evidence.Array]) -> list[Strip]:
+    """The images of one run; its factor is its own, so that a bad run leaves the others' differences visible."""
+    others = {name: other for name, other in own.items() if name != "full"}
+    times = pictures.factor((own["full"], other) for other in others.values())
+    rows = [_strip("full precision", own["full"])]
+    for name, other in others.items():
+        difference = pictures.amplified(own["full"], other, times)
+        rows += [_strip(_words(name, own), other), _strip(f"difference \u00d7{times}", difference)]
+    return rows
 
 
 _WORDS = {

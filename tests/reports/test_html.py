@@ -12,11 +12,12 @@ import pytest
 
 from dmq_cli.report import evidence
 from dmq_cli.report.figures.blocks import errors
-from dmq_cli.report.figures.pictures import amplified, factor
+from dmq_cli.report.figures.pictures import amplified, factor, strip
 from dmq_cli.report.figures.style import COLOURS, Kind, looks
 from dmq_cli.report.html import default_file, write_report
 from dmq_cli.report.result import load_result
 from dmq_cli.report.result_table import by_protocol, result_table
+from dmq_cli.report.sections import images
 from dmq_cli.report.statement import statement
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -212,6 +213,21 @@ def test_differences_are_amplified_as_far_as_they_fit() -> None:
     near: Array = full + 3
     assert factor([(full, near)]) == 16 and factor([(full, full + 60)]) == 4 and factor([]) == 16
     assert amplified(full, near, 16).tolist() == (full * 0 + 48).tolist() == amplified(near, full, 16).tolist()
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 816), (32, 792), (64, 812), (256, 803)])
+def test_sixteen_images_fit_the_page(size: int, width: int) -> None:
+    assert strip(np.zeros((16, size, size, 3), np.uint8))[1] == width
+
+
+def test_a_bad_run_leaves_the_differences_of_the_others(tmp_path: Path) -> None:
+    folders = [runs.run(tmp_path, runs.metrics(method)) for method in ("tac", "minmax")]
+    file = next((tmp_path / "artifacts" / "trace").glob("*minmax*")) / "images.npz"
+    found = dict(np.load(file))
+    np.savez(file, full=found["full"], quantized=255 - found["full"])
+    shown = images({folder.name: load_result(folder) for folder in folders})
+    told = [next(row.label for row in rows if "difference" in row.label) for _, rows in shown.strips]
+    assert told == ["difference \u00d78", "difference \u00d71"]
 
 
 def test_where_a_report_goes(tmp_path: Path) -> None:
