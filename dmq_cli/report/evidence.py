@@ -64,6 +64,15 @@ def trace(result: Result) -> Trace:
     return load_trace(folder)
 
 
+def erring(result: Result) -> Trace:
+    """The trace of a run that is not full precision bit for bit. Raises Absent."""
+    found = trace(result)
+    errors = [one for kind in (found.trajectory, found.eps, found.block_error) for one in kind.values()]
+    if not any((one > 0).any() for one in errors):
+        raise Absent("it does what full precision does, so there is no error")
+    return found
+
+
 def transformed(result: Result) -> Trace:
     """The trace of a run whose transform rescales channels. Raises Absent."""
     if NO_TRANSFORM in str(result.config.get("transform")):

@@ -61,11 +61,11 @@ class Section:
 
 def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
     """All of them, in the order of the page. runs: those that are drawn; groups: every run, by protocol."""
-    traces = gather(runs, evidence.trace)
+    traces, errors = gather(runs, evidence.trace), gather(runs, evidence.erring)
     return [
         images(runs),
-        _blocks(traces),
-        _trajectory(traces, looks),
+        _blocks(errors),
+        _trajectory(errors, looks),
         _ranges(runs, traces),
         _channels(gather(runs, evidence.transformed)),
         _intervals(runs, traces, looks),

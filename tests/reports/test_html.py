@@ -220,6 +220,19 @@ def test_sixteen_images_fit_the_page(size: int, width: int) -> None:
     assert strip(np.zeros((16, size, size, 3), np.uint8))[1] == width
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> None:
+    cost = {"bops": 134.5e9, "bops_fp": 134.5e9, "size_bytes": 4.45e6, "size_bytes_fp": 4.45e6}
+    folder = runs.run(tmp_path, runs.metrics("minmax", cost=cost))
+    (file,) = (tmp_path / "artifacts" / "trace").glob("*/trace.safetensors")
+    gone = ("trajectory", "eps", "block_error")
+    arrays = {name: one * 0 if name.startswith(gone) else one for name, one in load_tensors(file).items()}
+    save_tensors(file, arrays)
+    page = write_report([load_result(folder)], tmp_path / "page.html")
+    (sentence,) = [reason for titles, reason in page.missing if "Error along the trajectory" in titles]
+    assert "no error" in sentence and "shrinks" not in page.statements[0] and "keeps its 4.45 MB" in page.statements[0]
+
+
 def test_a_bad_run_leaves_the_differences_of_the_others(tmp_path: Path) -> None:
     folders = [runs.run(tmp_path, runs.metrics(method)) for method in ("tac", "minmax")]
     file = next((tmp_path / "artifacts" / "trace").glob("*minmax*")) / "images.npz"
