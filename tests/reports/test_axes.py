@@ -32,7 +32,7 @@ def test_iterations_and_calls_are_whole() -> None:
 
 def test_calls_of_several_samplers_are_whole(tmp_path: Path) -> None:
     one = trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
-    few = {name: {twin: values[:4] for twin, values in getattr(one, name).items()} for name in ("block_cosine",)}
-    short = [replace(one, timesteps=steps, **few) for steps in ([9, 6, 3, 0], [8, 6, 3, 0])]
+    few = {twin: values[:4] for twin, values in one.block_cosine.items()}
+    short = [replace(one, timesteps=steps, block_cosine=few) for steps in ([9, 6, 3, 0], [8, 6, 3, 0])]
     svg = cosine(dict(zip("ab", short, strict=True)), dict.fromkeys("ab", LOOK))
     assert ticks(svg) and all(tick.isdecimal() for tick in ticks(svg))
