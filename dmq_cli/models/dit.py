@@ -15,7 +15,7 @@ from dmq_cli.models.structure import NamedParts, condition
 
 _LABELS = "class_labels"
 _BLOCK = r"transformer_blocks\.\d+\."
-_PATTERNS = (
+PATTERNS = (
     (r"pos_embed\.proj", "edge.in"),
     (r"proj_out_2", "edge.out"),
     (rf"proj_out_1|{_BLOCK}norm1\.linear", "time.modulation"),
@@ -30,7 +30,7 @@ _PATTERNS = (
 class DiTAdapter(NamedParts):
     """Names the parts of a DiTTransformer2DModel."""
 
-    patterns = _PATTERNS
+    patterns = PATTERNS
     blocks = (BasicTransformerBlock,)
 
     def __init__(self, model: DiTTransformer2DModel) -> None:

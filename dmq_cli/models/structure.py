@@ -70,14 +70,14 @@ def find_layers(model: nn.Module, patterns: Patterns) -> list[Layer]:
         if isinstance(module, _LAYERS):
             role = _role(type(model).__name__, name, patterns)
             role = role.replace("attn.", "attn.cross.", 1) if name.startswith(cross) else role
-            found.append(Layer(name, role, _part(name)))
+            found.append(Layer(name, role, part_of(name)))
     return found
 
 
 def find_attentions(model: nn.Module) -> list[Layer]:
     """Every attention: role "attn", or "attn.cross" where keys and values come from a condition."""
     named = ((name, module) for name, module in model.named_modules() if isinstance(module, Attention))
-    return [Layer(name, "attn.cross" if module.is_cross_attention else "attn", _part(name)) for name, module in named]
+    return [Layer(name, "attn.cross" if module.is_cross_attention else "attn", part_of(name)) for name, module in named]
 
 
 def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> list[str]:
@@ -130,16 +130,21 @@ def _refuse(model: nn.Module, missing: list[str], unknown: list[str], needed: Se
     raise ModelError(f"This {type(model).__name__} takes {wanted}, but {found}; use the conditions of this model.")
 
 
+def role_of(name: str, patterns: Patterns) -> str | None:
+    """The role of a layer by its module path; None where no pattern fits."""
+    return next((re.sub(pattern, role, name) for pattern, role in patterns if re.fullmatch(pattern, name)), None)
+
+
 def _role(family: str, name: str, patterns: Patterns) -> str:
-    for pattern, role in patterns:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, role, name)
+    if (role := role_of(name, patterns)) is not None:
+        return role
     raise ModelError(
         f"Layer {name} of this {family} has no role in dmq, so no rule could quantize it; use a known family."
     )
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
+    """The part of the network (see roles.py) that a module path lies in."""
     return _PARTS.get(name.split(".")[0], "edge")
 
 

@@ -16,7 +16,11 @@ from dmq_cli.store.tensors import load_tensors
 
 Array = NDArray[Any]
 T = TypeVar("T")
-NO_TRANSFORM, NO_RECONSTRUCTION = "NoTransform", "NoReconstruction"  # in the `_target_` of a configuration
+NO_TRANSFORM, NO_RECONSTRUCTION, NO_CORRECTION = (
+    "NoTransform",
+    "NoReconstruction",
+    "NoCorrection",
+)  # in the `_target_` of a configuration
 Losses = dict[str, dict[str, list[tuple[int, float]]]]  # pass, unit, (iteration, loss)
 
 
@@ -60,6 +64,15 @@ def trace(result: Result) -> Trace:
     return load_trace(folder)
 
 
+def erring(result: Result) -> Trace:
+    """The trace of a run that is not full precision bit for bit. Raises Absent."""
+    found = trace(result)
+    errors = [one for kind in (found.trajectory, found.eps, found.block_error) for one in kind.values()]
+    if not any((one > 0).any() for one in errors):
+        raise Absent("it does what full precision does, so there is no error")
+    return found
+
+
 def transformed(result: Result) -> Trace:
     """The trace of a run whose transform rescales channels. Raises Absent."""
     if NO_TRANSFORM in str(result.config.get("transform")):
@@ -72,22 +85,24 @@ def transformed(result: Result) -> Trace:
 
 def corrections(result: Result) -> dict[str, Array]:
     """gain K (S, C) and bias B (S, C, H, W) of TAC's correction. Raises Absent."""
+    if NO_CORRECTION in _target(result, "correct"):
+        raise Absent(_UNCORRECTED)
     folder = result.artifact("correct")
     if folder is None:
         raise Absent("the tables of the correction are not on this machine any more; evaluate again to make them")
     tables = {name: table.numpy() for name, table in load_tensors(folder / "tables.safetensors").items()}
     if "gain" not in tables:  # PTQD's tables have a bias of another kind
-        raise Absent("nothing is corrected by K and B (correct=none, or a correction of another kind)")
+        raise Absent(_UNCORRECTED)
     return {name: tables[name] for name in ("gain", "bias")}
 
 
 def losses(result: Result) -> Losses:
     """Loss curves of reconstruction. Raises Absent."""
+    if NO_RECONSTRUCTION in _target(result, "recon"):
+        raise Absent("nothing is learned block by block (recon=none)")
     folder = result.artifact("reconstruct")
     if folder is None:
         raise Absent("what was learned is not on this machine any more; evaluate again to make it")
-    if NO_RECONSTRUCTION in str(result.config.get("recon", {}).get("_target_")):
-        raise Absent("nothing is learned block by block (recon=none)")
     file = folder / "losses.json"
     if not file.is_file():
         raise Absent(
@@ -112,7 +127,12 @@ def pictures(result: Result) -> dict[str, Array]:
     return {"full": load_images(full)[:_MOST], "sampled": load_images(own)[:_MOST]}
 
 
+_UNCORRECTED = "nothing is corrected by K and B (correct=none, or a correction of another kind)"
 _MOST = 16  # images, as in a trace
+
+
+def _target(result: Result, section: str) -> str:
+    return str((result.config.get(section) or {}).get("_target_"))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,7 +22,8 @@ from dmq_cli.store import digest
 MOST_DRAWN = 6
 _NOTE = (
     "Below a number stand its deviation over seed ranges (±) or its 95 % interval [low, high], then the difference to full"
-    " precision and whether that is inside the noise of the two; where one of the two has no interval, only the difference."
+    " precision (on the same seeds where that is known) and whether that is inside the noise of the two; where one of the two"
+    " has no interval, only the difference."
     " The best of each column is bold."
 )  # fmt: skip
 

@@ -75,7 +75,10 @@ def load_result(path: Path) -> Result:
 def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
     """Every run that is meant: run folders, cells, and tables (all their finished cells) by name or folder, each once."""
     folders = [folder for name in names for folder in _folders(name, outputs)]
-    return [load_result(folder) for folder in dict.fromkeys(folders)]
+    kept: dict[Path, Path] = {}
+    for folder in folders:
+        kept.setdefault(folder.resolve(), folder)
+    return [load_result(folder) for folder in kept.values()]
 
 
 def labels(results: Sequence[Result]) -> list[str]:
@@ -113,7 +116,16 @@ def _told_apart(alike: Sequence[Result]) -> list[str]:
     keys = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
     told = [", ".join(f"{key.rpartition('.')[2]} {one.get(key)}" for key in keys) for one in flat]
     fits = 0 < len(keys) <= _MOST_SETTINGS and len(set(told)) == len(told)
-    return told if fits else [result.folder.name for result in alike]
+    return told if fits else _folder_names(alike)
+
+
+def _folder_names(alike: Sequence[Result]) -> list[str]:
+    """The folders' names, with the folder above where two are alike, and numbered where that is alike, too."""
+    paths = [result.folder.resolve() for result in alike]
+    for names in ([path.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}, {number}" for number, name in enumerate(names, 1)]
 
 
 def _folders(name: str, outputs: Path) -> list[Path]:
@@ -123,9 +135,15 @@ def _folders(name: str, outputs: Path) -> list[Path]:
     cells = sorted(file.parent for file in path.glob(f"*/{METRICS}")) if path.parent.name == "tables" else []
     if path.parent.name == "tables" and path.is_dir() and not cells:
         raise ConfigError(
-            f"The table {path.name} has no finished cells in {path}; fill it with: make table-{path.name}"
+            f"The table {path.name} has no finished cells in {path}; fill it with: make {_target(path.name)}"
         )
     return cells or [path]
+
+
+def _target(table: str) -> str:
+    """What make fills a table by; a folder of a paper's table ends in its scale."""
+    name = table.removesuffix("-digits")
+    return f"table-{table}" if name == table else f"table-{name} SCALE=digits"
 
 
 def _require_files(path: Path) -> None:

@@ -143,13 +143,14 @@ def _cost(label: str, metrics: Mapping[str, Any]) -> Cost:
 
 
 def _value(metrics: Mapping[str, Any], side: str, key: str, best: float | None = None) -> Value:
-    number, twin = measured(metrics, side, key), measured(metrics, "fp", key)
+    number = measured(metrics, side, key)
     if number is None:
         return Value()
     text, more, is_best = shown(number.value) + UNITS.get(key, ""), spread(metrics, side, key), number.value == best
-    if side != "quantized" or twin is None:
+    if side != "quantized" or measured(metrics, "fp", key) is None:
         return Value(text, more, best=is_best)
-    return Value(text, more, difference(number.value, twin.value), verdict(over_full(metrics, key)[1]), is_best)
+    over, inside = over_full(metrics, key)
+    return Value(text, more, difference(number.value, number.value - over), verdict(inside), is_best)
 
 
 def _best(column: Sequence[Measured | None], key: str) -> float | None:

@@ -15,6 +15,7 @@ from dmq_cli.report.figures.style import Look
 from dmq_cli.report.noise import measured
 from dmq_cli.report.result import Result
 from dmq_cli.report.verdict import LOWER_IS_BETTER
+from dmq_cli.report.widths import input_bits
 from dmq_cli.stages.trace import Trace
 from dmq_cli.store import digest
 
@@ -60,11 +61,11 @@ class Section:
 
 def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
     """All of them, in the order of the page. runs: those that are drawn; groups: every run, by protocol."""
-    traces = gather(runs, evidence.trace)
+    traces, errors = gather(runs, evidence.trace), gather(runs, evidence.erring)
     return [
         images(runs),
-        _blocks(traces),
-        _trajectory(traces, looks),
+        _blocks(errors),
+        _trajectory(errors, looks),
         _ranges(runs, traces),
         _channels(gather(runs, evidence.transformed)),
         _intervals(runs, traces, looks),
@@ -78,23 +79,23 @@ def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
 def images(runs: Runs) -> Section:
     """The images of every run beside those of full precision, and the differences."""
     found = gather(runs, evidence.pictures)
-    pairs = [(own["full"], other) for own in found.present.values() for name, other in own.items() if name != "full"]
-    times = pictures.factor(pairs)
-    strips = []
-    for label, own in found.present.items():
-        rows = [_strip("full precision", own["full"])]
-        for name, other in own.items():
-            if name != "full":
-                rows += [
-                    _strip(_words(name, own), other),
-                    _strip(f"difference \u00d7{times}", pictures.amplified(own["full"], other, times)),
-                ]
-        strips.append((label, rows))
+    strips = [(label, _rows(own)) for label, own in found.present.items()]
     about = (
         "Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
-        f" of full precision, multiplied by {times}: black is no difference."
+        " of full precision, multiplied by what is written beside it, which is chosen for each run: black is no difference."
     )  # fmt: skip
     return Section("images", "Images from the same noise", about, strips=strips, absent=found.without())
+
+
+def _rows(own: Mapping[str, evidence.Array]) -> list[Strip]:
+    """The images of one run; its factor is its own, so that a bad run leaves the others' differences visible."""
+    others = {name: other for name, other in own.items() if name != "full"}
+    times = pictures.factor((own["full"], other) for other in others.values())
+    rows = [_strip("full precision", own["full"])]
+    for name, other in others.items():
+        difference = pictures.amplified(own["full"], other, times)
+        rows += [_strip(_words(name, own), other), _strip(f"difference \u00d7{times}", difference)]
+    return rows
 
 
 _WORDS = {
@@ -175,12 +176,12 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
     figures = []
     networks = _networks(runs, {label: trace for label, trace in found.present.items() if trace.sites})
     for label, alike in networks.items():
-        sites = activations.covered(alike)
+        bits = {name: input_bits(runs[name].metrics, trace.sites) for name, trace in alike.items()}
+        sites = activations.covered(alike, bits)
         if not sites:
             continue
-        bits = {name: int(runs[name].config["bits"]["act"]) for name in alike}
         caption = (
-            "What the input quantizers can represent, scale times (2^bits - 1), beside the width (greatest less least value) of the inputs"
+            "What the input quantizers can represent, scale times (2^bits - 1) with the bits of each layer, beside the width (greatest less least value) of the inputs"
             f" in full precision, grey{_of(label, networks)}. A flat line is one interval for all steps; where it runs through the grey,"
             " values are clipped, and where it runs far above, levels are wasted."
         )
@@ -188,7 +189,9 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
         figures.append(_figure(svg, caption, f"Quantizer intervals over timesteps for {_names(alike)}."))
     absent = found.without()
     if found.present and not figures:
-        absent.append("Not shown: no input quantizer of these runs has a uniform interval of its own.")
+        absent.append(
+            "Not shown: no input quantizer of these runs has a uniform interval of its own and bits that are known."
+        )
     return Section("intervals", "Intervals of the quantizers over timesteps", figures=figures, absent=absent)
 
 

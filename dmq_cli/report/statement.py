@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dmq_cli.report.noise import measured, over_full
 from dmq_cli.report.result import Result
 from dmq_cli.report.tables import is_random
-from dmq_cli.report.verdict import LOWER_IS_BETTER, shown, spread, verdict
+from dmq_cli.report.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
 
 _JUDGED = {
-    "inside the noise": ", a difference inside the noise of the measurement",
-    "outside the noise": ", a difference outside the noise of the measurement",
+    "inside the noise": ", a difference{} inside the noise of the measurement",
+    "outside the noise": ", a difference{} outside the noise of the measurement",
     "noise unknown": "; whether this is outside the noise cannot be said, as one of the two has no interval",
 }
 
@@ -40,7 +40,10 @@ def statement(runs: Mapping[str, Result]) -> str:
 
 
 def _against_full(result: Result, key: str) -> str:
-    judged = _JUDGED[verdict(over_full(result.metrics, key)[1])]
+    over, inside = over_full(result.metrics, key)
+    own = result.metrics["quantized"][key]
+    twins = " on the same seeds," if key in result.metrics.get("over_fp", {}) else ""
+    judged = _JUDGED[verdict(inside)].format(f" of {difference(own, own - over)}{twins}")
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 
@@ -56,6 +59,8 @@ def _price(result: Result) -> str:
     if cost is None:
         return ""
     size, full = cost["size_bytes"] / 1e6, cost["size_bytes_fp"] / 1e6
+    if (size, cost["bops"]) == (full, cost["bops_fp"]):
+        return f"The network keeps its {full:.2f} MB and its {cost['bops'] / 1e9:.1f} billion bit operations in one call, as nothing of it is quantized."
     return (
         f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times) and one call of it from"
         f" {cost['bops_fp'] / 1e9:.1f} to {cost['bops'] / 1e9:.1f} billion bit operations ({cost['bops_fp'] / cost['bops']:.0f} times fewer)."

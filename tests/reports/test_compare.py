@@ -76,7 +76,7 @@ def test_compare_writes_a_page_and_json(pair: tuple[Path, Path], tmp_path: Path)
         and found["page"] == str(tmp_path / "c.html")
     )
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 5 and "correct.lambda1" in page
+    assert page.count("<img ") == 5 and "correct.<wbr>lambda1" in page
     assert page.count("neither trace nor samples are on this machine") == 1
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dmq_cli.report.figures.pictures import amplified, factor
+from dmq_cli.report import evidence
+from dmq_cli.report.figures.blocks import errors
+from dmq_cli.report.figures.pictures import amplified, factor, strip
 from dmq_cli.report.figures.style import COLOURS, Kind, looks
 from dmq_cli.report.html import default_file, write_report
 from dmq_cli.report.result import load_result
 from dmq_cli.report.result_table import by_protocol, result_table
+from dmq_cli.report.sections import images
 from dmq_cli.report.statement import statement
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -101,6 +105,22 @@ def test_where_no_input_is_quantized_there_are_no_ranges(tmp_path: Path) -> None
     assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {one.id for one in page.sections}
 
 
+def test_what_was_not_asked_for_is_not_told_to_be_gone(tmp_path: Path) -> None:
+    config = {"correct": {"_target_": "dmq_cli.correct.NoCorrection"}}
+    found = load_result(runs.run(tmp_path, runs.metrics("minmax", config=config), kept=False))
+    for read, reason in ((evidence.corrections, "correct=none"), (evidence.losses, "recon=none")):
+        with pytest.raises(evidence.Absent, match=reason):
+            read(found)
+
+
+def test_maps_of_other_blocks_have_names_of_their_own(tmp_path: Path) -> None:
+    one = evidence.trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
+    other = replace(one, blocks=[f"else.{place}" for place in range(len(one.blocks))])
+    both = errors({"a": one, "b": other})
+    assert "conv_in" in both and "else.0" in both
+    assert errors({"a": one, "b": one}).count("conv_in") == both.count("conv_in"), "names that all share are drawn once"
+
+
 def measured(tmp_path: Path, *found: dict[str, Any]) -> list[dict[str, Any]]:
     named = {f"run {n}": load_result(runs.run(tmp_path, one, f"r{n}", kept=False)) for n, one in enumerate(found)}
     return [dict(group) for group in by_protocol(named)]
@@ -139,6 +159,15 @@ def test_the_table_tells_differences_and_whether_they_can_be_noise(tmp_path: Pat
     assert (minmax[2].delta, minmax[2].judged) == ("\u22121.86", "noise unknown"), "IS has no interval here"
     assert [value.best for value in tac] == [True, True, True, True, False], "all have the same SSIM"
     assert (table.full[0].text, table.full[0].delta) == ("0.53", "") and tac[3].text == "35.22 dB"
+
+
+def test_the_difference_shown_is_the_one_that_was_judged(tmp_path: Path) -> None:
+    found = runs.metrics("tac", over_fp={"fd": 0.02})
+    found["intervals"]["over_fp"] = {"fd": [0.01, 0.03]}
+    (group,) = measured(tmp_path, found)
+    value = result_table(group).rows[0][1][0]
+    assert (value.delta, value.judged) == ("+0.02", "outside the noise"), "0.60 - 0.53 is not what was judged"
+    assert "a difference of +0.02 on the same seeds, outside the noise" in statement(group)
 
 
 def test_several_seed_ranges_show_their_deviation(tmp_path: Path) -> None:
@@ -184,6 +213,34 @@ def test_differences_are_amplified_as_far_as_they_fit() -> None:
     near: Array = full + 3
     assert factor([(full, near)]) == 16 and factor([(full, full + 60)]) == 4 and factor([]) == 16
     assert amplified(full, near, 16).tolist() == (full * 0 + 48).tolist() == amplified(near, full, 16).tolist()
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 816), (32, 792), (64, 812), (256, 803)])
+def test_sixteen_images_fit_the_page(size: int, width: int) -> None:
+    assert strip(np.zeros((16, size, size, 3), np.uint8))[1] == width
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> None:
+    cost = {"bops": 134.5e9, "bops_fp": 134.5e9, "size_bytes": 4.45e6, "size_bytes_fp": 4.45e6}
+    folder = runs.run(tmp_path, runs.metrics("minmax", cost=cost))
+    (file,) = (tmp_path / "artifacts" / "trace").glob("*/trace.safetensors")
+    gone = ("trajectory", "eps", "block_error")
+    arrays = {name: one * 0 if name.startswith(gone) else one for name, one in load_tensors(file).items()}
+    save_tensors(file, arrays)
+    page = write_report([load_result(folder)], tmp_path / "page.html")
+    (sentence,) = [reason for titles, reason in page.missing if "Error along the trajectory" in titles]
+    assert "no error" in sentence and "shrinks" not in page.statements[0] and "keeps its 4.45 MB" in page.statements[0]
+
+
+def test_a_bad_run_leaves_the_differences_of_the_others(tmp_path: Path) -> None:
+    folders = [runs.run(tmp_path, runs.metrics(method)) for method in ("tac", "minmax")]
+    file = next((tmp_path / "artifacts" / "trace").glob("*minmax*")) / "images.npz"
+    found = dict(np.load(file))
+    np.savez(file, full=found["full"], quantized=255 - found["full"])
+    shown = images({folder.name: load_result(folder) for folder in folders})
+    told = [next(row.label for row in rows if "difference" in row.label) for _, rows in shown.strips]
+    assert told == ["difference \u00d78", "difference \u00d71"]
 
 
 def test_where_a_report_goes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.report.compare import compare
 from dmq_cli.report.result import flatten, labels, load_result, load_results
 from dmq_cli.store import write_json
 from tests.reports import runs
@@ -70,6 +71,27 @@ def test_labels_differ_by_the_setting_that_differs(tmp_path: Path) -> None:
     assert labels(alike) == ["tac W3A8 (lambda1 0.1)", "tac W3A8 (lambda1 0.5)"]
     again = [*alike, load_result(tac(0.5, runtime={"threads": 1}))]
     assert labels(again)[1:] == ["tac W3A8 (run-0.5-0)", "tac W3A8 (run-0.5-1)"], "nothing but the machine differs"
+
+
+def test_labels_of_cells_that_two_tables_share_differ(tmp_path: Path) -> None:
+    cells = [runs.cell(tmp_path / top, table, runs.metrics("tac")) for top, table in ("ax", "ay", "bx")]
+    near, far = ([load_result(cell) for cell in some] for some in (cells[:2], cells))
+    assert labels(near) == [f"tac W3A8 ({table}/ddim_digits-tac-w3a8-0123abcd)" for table in "xy"]
+    assert len(set(labels(far))) == 3 and labels(far)[2].endswith("0123abcd, 3)")
+    assert len(compare(near).runs) == 2
+
+
+def test_a_run_named_in_two_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = runs.cell(tmp_path, "demo", runs.metrics("tac"))
+    monkeypatch.chdir(folder.parent)
+    assert len(load_results([folder.name, str(folder)], tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("folder", "target"), [("tac_5-digits", "tac_5 SCALE=digits"), ("my-own", "my-own")])
+def test_an_empty_table_says_what_fills_it(tmp_path: Path, folder: str, target: str) -> None:
+    (tmp_path / "tables" / folder).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"make table-{target}$"):
+        load_results([folder], tmp_path)
 
 
 def test_flattened_keys_keep_every_value() -> None:

@@ -84,9 +84,9 @@ def channels(trace: Trace, count: int = 4) -> str:
 
 
 def intervals(
-    traces: Mapping[str, Trace], bits: Mapping[str, int], looks: Mapping[str, Look], sites: Sequence[str]
+    traces: Mapping[str, Trace], bits: Mapping[str, Mapping[str, int]], looks: Mapping[str, Look], sites: Sequence[str]
 ) -> str:
-    """What the input quantizers cover, scale x (2^bits - 1), beside the range of the inputs (TDQ Fig. 9)."""
+    """What the input quantizers cover, scale x (2^bits - 1), beside the range of the inputs (TDQ Fig. 9); bits: by run and site."""
     first = next(iter(traces.values()))
 
     def draw(figure: Figure) -> None:
@@ -104,8 +104,8 @@ def intervals(
                 linewidth=0,
                 label="range of the input, FP",
             )
-            for label, trace in traces.items():
-                covered = trace.scales[:, trace.sites.index(site)] * (2 ** bits[label] - 1)
+            for label, trace in ((label, trace) for label, trace in traces.items() if site in bits[label]):
+                covered = trace.scales[:, trace.sites.index(site)] * (2 ** bits[label][site] - 1)
                 axes.plot(covered, color=looks[label].colour, marker=looks[label].marker, markersize=3, label=label)
             axes.set_title(short(site))
             axes.set_ylabel("width")
@@ -135,12 +135,13 @@ def _band(axes: Axes, values: Array) -> None:
     )
 
 
-def covered(traces: Mapping[str, Trace], count: int = 4) -> list[str]:
-    """Of the inner sites with an interval in some run those that `telling` names; the first and last layer have bits of their own."""
+def covered(traces: Mapping[str, Trace], bits: Mapping[str, Mapping[str, int]], count: int = 4) -> list[str]:
+    """Of the sites with an interval of known bits in some run those that `telling` names."""
     first = next(iter(traces.values()))
-    having = [
-        any(np.isfinite(trace.scales[:, site]).all() for trace in traces.values()) for site in range(len(first.sites))
+    kept = [
+        site
+        for site, name in enumerate(first.sites)
+        if any(name in bits[label] and np.isfinite(trace.scales[:, site]).all() for label, trace in traces.items())
     ]
-    kept = [site for site in range(1, len(first.sites) - 1) if having[site]]
     inner = replace(first, activations=first.activations[:, kept])
     return [first.sites[kept[place]] for place in telling(inner, count)]

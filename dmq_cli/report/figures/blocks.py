@@ -27,10 +27,12 @@ def errors(traces: Mapping[str, Trace]) -> str:
     top = float(values.max()) if values.size else 1.0
     low = max(float(values.min()), top * 10.0**-_DECADES) if values.size else 0.1
     norm = LogNorm(low, top if top > low else low * 10, clip=True)
-    rows, blocks = math.ceil(len(maps) / 2), max(len(trace.blocks) for trace, _ in maps.values())
+    alike = len({tuple(trace.blocks) for trace in traces.values()}) == 1
+    columns = min(2, len(maps)) if alike else 1  # the names beside a row are those of its first map
+    rows, blocks = math.ceil(len(maps) / columns), max(len(trace.blocks) for trace, _ in maps.values())
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(rows, min(2, len(maps)), squeeze=False)
+        grid = figure.subplots(rows, columns, squeeze=False)
         for axes in list(grid.flat)[len(maps) :]:
             axes.set_axis_off()
         for axes, (name, (trace, values)) in zip(grid.flat, maps.items(), strict=False):
@@ -38,8 +40,9 @@ def errors(traces: Mapping[str, Trace]) -> str:
             axes.grid(False)
             axes.set_title(name)
             places = range(0, len(trace.blocks), -(-len(trace.blocks) // 16))
-            names = [short(trace.blocks[place]) for place in places] if axes.get_subplotspec().is_first_col() else []
-            axes.set_yticks(list(places), names or [""] * len(places), fontsize=7)
+            names = [short(trace.blocks[place]) for place in places]
+            told = axes.get_subplotspec().is_first_col()
+            axes.set_yticks(list(places), names if told else [""] * len(places), fontsize=7)
             steps(axes, trace.timesteps, most=8)
         bar = figure.colorbar(image, ax=grid, label="squared error relative to FP", fraction=0.03, pad=0.01)
         bar.outline.set_visible(False)

@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from dmq_cli.report.evidence import Losses
-from dmq_cli.report.figures.style import INK, drawn, logarithmic
+from dmq_cli.report.figures.style import INK, counted, drawn, logarithmic
 
 
 def curves(passes: Losses) -> str:
@@ -26,6 +26,7 @@ def curves(passes: Losses) -> str:
                 where = 0.9 * depth / max(len(units) - 1, 1)
                 axes.plot(*zip(*curve, strict=True), color=colours(where), linewidth=1)
             axes.set(title=f"pass {name}", xlabel="iteration" if place + columns >= len(kept) else "", yscale="log")
+            counted(axes.xaxis)
             logarithmic(axes.yaxis)
         for row in grid:
             row[0].set_ylabel("loss of a block")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmq_cli.report.evidence import Array
-from dmq_cli.report.figures.style import INK, Look, drawn, legend, logarithmic, steps
+from dmq_cli.report.figures.style import INK, Look, counted, drawn, legend, logarithmic, steps
 from dmq_cli.stages.trace import Trace
 
 WITHOUT = (0, (3.5, 2))  # the dashes of a run that is corrected, but here is not
@@ -63,6 +63,8 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
         left.axhline(0, color=INK, linewidth=0.6)
         left.set(title="gain of the noise estimate", ylabel="K - 1, a line for each channel", xlabel="network call")
         right.set(title="bias of the input", ylabel="root mean square of B", xlabel="network call")
+        for axes in (left, right):
+            counted(axes.xaxis)
         legend(figure, (left, right))
 
     return drawn(draw, 3.0)
@@ -82,6 +84,7 @@ def _over_steps(axes: Axes, traces: Mapping[str, Trace], title: str, final: bool
         steps(axes, every[0], final, most=8)
     else:
         axes.set_xlabel("network call (sampling goes to the right)")
+        counted(axes.xaxis)
     axes.set_title(title)
     if log:
         axes.set_yscale("log", nonpositive="mask")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[Any]
-_SIZE = 64  # pixels of an image in a strip, for images that are larger
+_SIZE = 50  # pixels of an image in a strip, for images that are larger: 16 fit beside each other
+_WIDTH = 816  # page pixels that a page of full width leaves beside the names of the rows
 _FACTORS = (16, 8, 4, 2)
 
 
@@ -25,9 +26,9 @@ def strip(images: Pixels) -> tuple[str, int, int]:
         picture = picture.resize((round(picture.width * _SIZE / height), _SIZE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     picture.save(out, format="PNG", optimize=True)
-    zoom = max(1, round(48 / height))
+    zoom = max(1, min(round(2 * 48 / height), 2 * _WIDTH // picture.width) / 2)
     source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
-    return source, picture.width * zoom, picture.height * zoom
+    return source, int(picture.width * zoom), int(picture.height * zoom)
 
 
 def amplified(full: Pixels, other: Pixels, factor: int) -> Pixels:

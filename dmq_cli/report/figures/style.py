@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 INK, RULE, SOFT = "#010203", "#040506", "#070809"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
@@ -106,6 +106,11 @@ def steps(axes: Axes, timesteps: Sequence[int], final: bool = False, most: int =
     place = axes.get_subplotspec()
     if place is None or place.is_last_row():
         axes.set_xlabel("timestep (sampling goes to the right)")
+
+
+def counted(axis: Axis) -> None:
+    """Ticks of an axis that counts, at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def logarithmic(axis: Axis) -> None:

@@ -1,0 +1,28 @@
+"""How many bits each layer's input has: the policy speaks of roles, a trace of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmq_cli.models.dit import PATTERNS as DIT
+from dmq_cli.models.structure import part_of, role_of
+from dmq_cli.models.unet_parts import PATTERNS as UNET
+
+
+def input_bits(metrics: Mapping[str, Any], layers: Sequence[str]) -> dict[str, int]:
+    """Bits of the layers' inputs by what the run wrote of its policy; without those of which it does not say them."""
+    policy = metrics.get("policy", {})
+    found = {layer: _width(policy, layer) for layer in layers}
+    return {layer: bits for layer, bits in found.items() if bits is not None}
+
+
+def _width(policy: Mapping[str, int], layer: str) -> int | None:
+    """None where the labels that may be this layer's have different bits, or there are none."""
+    role = role_of(layer, (*UNET, *DIT))
+    if role is None:
+        return None
+    cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads
+    labels = [f"{one}.input" for one in dict.fromkeys((role, cross))]
+    widths = {policy.get(f"{part_of(layer)}:{label}", policy.get(label)) for label in labels} - {None}
+    return widths.pop() if len(widths) == 1 else None
