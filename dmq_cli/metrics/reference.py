@@ -92,17 +92,10 @@ class Reference:
                 f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; leave "
                 f"{'it' if len(lacking) == 1 else 'them'} out of protocol.metrics, or give a reference with images."
             )
-        for layer in {LAYERS[metric] for metric in protocol.metrics if metric in LAYERS} & self.statistics.keys():
-            self.check_size(layer, SIZES.get((protocol.extractor, layer)))
-
-    def check_size(self, layer: str, size: int | None) -> None:
-        """Raise EvaluationError if there are statistics of another number of features; nothing is known of size None."""
-        found = len(self.moments(layer).mu)
-        if size is not None and found != size:
-            raise EvaluationError(
-                f"The reference {self.name} has statistics of {found} features, but the extractor gives {size} for '{layer}'; "
-                "give the statistics of this extractor, or the protocol of these."
-            )
+        for layer, known in self.statistics.items():
+            size = SIZES.get((protocol.extractor, layer))
+            if size is not None and layer in map(LAYERS.get, protocol.metrics):
+                _check_size(self, layer, known, size)
 
     def _check_built(self, protocol: Protocol) -> None:
         built = self.record.get("extractor_sha256"), self.record.get("extractor_resize")
@@ -138,7 +131,16 @@ def frechet(images: Features, reference: Reference, layer: str) -> float:
 
     Raises EvaluationError where the reference's features have another size.
     """
-    reference.check_size(layer, images[layer].shape[1])
-    ours, theirs = statistics_of(images[layer]), reference.moments(layer)
+    theirs = reference.moments(layer)
+    _check_size(reference, layer, theirs, images[layer].shape[1])
+    ours = statistics_of(images[layer])
     found = fid_statistics_to_metric(ours._asdict(), theirs._asdict(), verbose=False)
     return float(found[KEY_METRIC_FID])
+
+
+def _check_size(reference: Reference, layer: str, theirs: Statistics, size: int) -> None:
+    if len(theirs.mu) != size:
+        raise EvaluationError(
+            f"The reference {reference.name} has statistics of {len(theirs.mu)} features, but the extractor gives {size} for"
+            f" '{layer}'; give the statistics of this extractor, or the protocol of these."
+        )

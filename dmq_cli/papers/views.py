@@ -223,14 +223,14 @@ def _verdict(
         backing = {row.method: known[number].cell for number, row in enumerate(table.rows)}
         keys = {method: cell["artifacts"].get("trace", "") for method, cell in backing.items() if cell is not None}
         return traces.verdict(claim, {method: traced[key] for method, key in keys.items() if key in traced})
-    index = {id(row): number for number, row in enumerate(table.rows)}
+    backing_of = {id(row): known[number].cell for number, row in enumerate(table.rows)}
 
     def look(row: Row, heading: str) -> Number | None:
-        cell, key = known[index[id(row)]].cell, table.columns[heading]
+        cell, key = backing_of[id(row)], table.columns[heading]
         return None if cell is None or key is None else measured(cell, key, row.full)
 
     def apart(one: Row, other: Row, heading: str) -> Measured | None:
-        ours, theirs = (known[index[id(row)]].cell for row in (one, other))
+        ours, theirs = backing_of[id(one)], backing_of[id(other)]
         side, _, key = str(table.columns[heading]).partition(".")
         return None if ours is None or theirs is None or one.full or other.full else pairs(ours, theirs, side, key)
 

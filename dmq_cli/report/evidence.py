@@ -15,12 +15,10 @@ from dmq_cli.store import read_json
 from dmq_cli.store.tensors import load_tensors
 
 Array = NDArray[Any]
+S = TypeVar("S")
 T = TypeVar("T")
-NO_TRANSFORM, NO_RECONSTRUCTION, NO_CORRECTION = (
-    "NoTransform",
-    "NoReconstruction",
-    "NoCorrection",
-)  # in the `_target_` of a configuration
+# In the `_target_` of a configuration.
+NO_TRANSFORM, NO_RECONSTRUCTION, NO_CORRECTION = "NoTransform", "NoReconstruction", "NoCorrection"
 Losses = dict[str, dict[str, list[tuple[int, float]]]]  # pass, unit, (iteration, loss)
 
 
@@ -35,6 +33,11 @@ class Found(Generic[T]):
     present: dict[str, T]
     absent: dict[str, str]
 
+    def then(self, read: Callable[[T], S]) -> Found[S]:
+        """What can be read of what is there; the reasons of both."""
+        found = gather(self.present, read)
+        return Found(found.present, self.absent | found.absent)
+
     def without(self) -> list[str]:
         """A sentence for each reason, naming the runs it holds for."""
         reasons: dict[str, list[str]] = {}
@@ -43,12 +46,12 @@ class Found(Generic[T]):
         return [f"Not shown for {_listed(names)}: {reason}." for reason, names in reasons.items()]
 
 
-def gather(runs: Mapping[str, Result], read: Callable[[Result], T]) -> Found[T]:
-    """Read one kind of evidence of every run."""
+def gather(sources: Mapping[str, S], read: Callable[[S], T]) -> Found[T]:
+    """Read one kind of evidence of every source, a run or what was read of it, by the label of the run."""
     present, absent = {}, {}
-    for label, result in runs.items():
+    for label, source in sources.items():
         try:
-            present[label] = read(result)
+            present[label] = read(source)
         except Absent as reason:
             absent[label] = str(reason)
     return Found(present, absent)
@@ -64,9 +67,8 @@ def trace(result: Result) -> Trace:
     return load_trace(folder)
 
 
-def erring(result: Result) -> Trace:
-    """The trace of a run that is not full precision bit for bit. Raises Absent."""
-    found = trace(result)
+def erring(found: Trace) -> Trace:
+    """The same trace, if its run is not full precision bit for bit. Raises Absent."""
     errors = [one for kind in (found.trajectory, found.eps, found.block_error) for one in kind.values()]
     if not any((one > 0).any() for one in errors):
         raise Absent("it does what full precision does, so there is no error")

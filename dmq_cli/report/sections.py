@@ -61,7 +61,8 @@ class Section:
 
 def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
     """All of them, in the order of the page. runs: those that are drawn; groups: every run, by protocol."""
-    traces, errors = gather(runs, evidence.trace), gather(runs, evidence.erring)
+    traces = gather(runs, evidence.trace)
+    errors = traces.then(evidence.erring)
     return [
         images(runs),
         _blocks(errors),
