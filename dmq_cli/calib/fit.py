@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from dmq_cli.calib.observer import Observer
+from dmq_cli.calib.values import Draws
 from dmq_cli.models import Call
 from dmq_cli.quant import source_of
 from dmq_cli.wrap import Attached, QuantDenoiser, observing
@@ -30,16 +31,16 @@ def fit_activations(attached: Attached, calibration: Data, report: Report = lamb
 
     calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
     """
-    quantizers = attached.quantizers("input", "q", "k", "v", "prob")
+    quantizers, draws = attached.quantizers("input", "q", "k", "v", "prob"), Draws()
     observers = [
-        Observer(name, quantizer, attached.spec(name))
+        Observer(name, quantizer, attached.spec(name), draws)
         for name, quantizer in quantizers.items()
         if source_of(quantizer).groups
     ]
     hooks = [observer.quantizer.register_forward_pre_hook(observer.hook) for observer in observers]
     try:
         with observing(attached):
-            watch(attached, calibration if hooks else (), report)
+            watch(attached, calibration if hooks else (), report, draws.start)
     finally:
         for hook in hooks:
             hook.remove()
@@ -48,10 +49,16 @@ def fit_activations(attached: Attached, calibration: Data, report: Report = lamb
 
 
 @torch.no_grad()
-def watch(attached: Attached, calibration: Data, report: Report = lambda done: None) -> None:
-    """Run the network, as it is, over the calibration set."""
+def watch(
+    attached: Attached,
+    calibration: Data,
+    report: Report = lambda done: None,
+    start: Callable[[int, int], None] = lambda first, num: None,
+) -> None:
+    """Run the network, as it is, over the calibration set. start(first, num): before the batch of these samples."""
     denoiser, done = QuantDenoiser(attached), 0
     for batch in calibration:
+        start(done, len(batch[0]))
         denoiser(*batch)
         done += len(batch[0])
         report(done)

@@ -7,26 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.calib.values import Draws, Values
 from dmq_cli.errors import NumericsError
 from dmq_cli.ops import Ema, PerInputChannel
 from dmq_cli.quant import TensorQuantizer, source_of
 from dmq_cli.wrap import Spec
 
-_KEPT_VALUES = 1 << 17  # values kept for a search over ranges, for each scale
-
 
 class Observer:
-    """Running extremes for each group of the scale source and each channel, and some values for a search."""
+    """Running extremes for each group of the scale source and each channel, and some values for a search.
 
-    def __init__(self, name: str, quantizer: TensorQuantizer, spec: Spec) -> None:
-        self.name, self.quantizer, self.spec = name, quantizer, spec
+    draws: which values of the batch that runs now, shared by all observers.
+    """
+
+    def __init__(self, name: str, quantizer: TensorQuantizer, spec: Spec, draws: Draws) -> None:
+        self.name, self.quantizer, self.spec, self.draws = name, quantizer, spec, draws
         self.source = source_of(quantizer)
         self.minimum = torch.empty(0)
         self.maximum = torch.empty(0)
         self.each: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.values: dict[tuple[int, int], list[Tensor]] = {}
-        self.shares: dict[tuple[int, int], int] = {}
-        self.generator = torch.Generator().manual_seed(0)
+        self.values = Values()
 
     def hook(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """A forward pre-hook of the quantizer."""
@@ -55,18 +55,9 @@ class Observer:
         self.minimum.scatter_reduce_(0, index, low, "amin")
         self.maximum.scatter_reduce_(0, index, high, "amax")
         if self.spec.ranges.needs_values:
-            for one in sorted(set(group.tolist())):
-                for channel in range(rows.shape[1]):
-                    self._keep((one, channel), rows[group == one, channel])
-
-    def _keep(self, place: tuple[int, int], rows: Tensor) -> None:
-        """A bounded random part of the values, an equal share from every batch: when full, all are halved."""
-        flat, kept = rows.reshape(-1), self.values.setdefault(place, [])
-        share = min(len(flat), self.shares.setdefault(place, 4096))
-        kept.append(flat[torch.randint(len(flat), (share,), generator=self.generator)])
-        if sum(map(len, kept)) > _KEPT_VALUES:
-            self.values[place] = [values[::2].clone() for values in kept]
-            self.shares[place] = max(1, share // 2)
+            places = self.draws.places(rows.shape[2])
+            for number in sorted(set(group.tolist())):
+                self.values.add(number, rows[group == number], places[group == number])
 
     def finish(self) -> None:
         """Set the quantizer's scales. A group that the calibration set skipped takes the nearest one's range."""
@@ -89,5 +80,5 @@ class Observer:
         ends = torch.stack([self.minimum[group], self.maximum[group]], 1)
         if not ranges.needs_values:
             return ranges.fit(ends, grid)
-        pairs = [ranges.fit(torch.cat([*self.values[group, c], ends[c]])[None], grid) for c in range(len(ends))]
+        pairs = [ranges.fit(torch.cat([self.values.of(group, c), ends[c]])[None], grid) for c in range(len(ends))]
         return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs])

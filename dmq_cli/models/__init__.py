@@ -23,11 +23,13 @@ from dmq_cli.models.origin import (
     model_schedule,
     model_shapes,
 )
-from dmq_cli.models.roles import PARTS, PRODUCTS, ROLES, fits
+from dmq_cli.models.roles import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, fits
 from dmq_cli.models.structure import executed
 from dmq_cli.models.unet import UNetAdapter
 
 __all__ = [
+    "ATTENTION_SLOTS",
+    "LAYER_SLOTS",
     "PARTS",
     "PRODUCTS",
     "ROLES",

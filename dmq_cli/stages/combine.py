@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmq_cli.calib import Tdac
 from dmq_cli.errors import ConfigError, SchemeError
-from dmq_cli.models import PARTS, PRODUCTS, ROLES, Site, has_mid_attention
+from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Site, has_mid_attention
 from dmq_cli.quant import Log2, PerStepScale
 from dmq_cli.wrap import Scheme, Spec
 
@@ -29,7 +29,7 @@ def check_combination(scheme: Scheme, recon: Any) -> None:
     """Raise SchemeError for learned rounding of weights that lie on a log2 grid."""
     if not recon.learns_rounding:
         return
-    for site, spec in _weights(scheme):
+    for site, spec in _resolved(scheme, "weight"):
         if spec.quantized and spec.bits and isinstance(spec.grid(bits=spec.bits), Log2):
             raise SchemeError(
                 f"The reconstruction learns how weights are rounded, but the scheme puts {site.label} on a Log2 grid, which"
@@ -37,9 +37,19 @@ def check_combination(scheme: Scheme, recon: Any) -> None:
             )
 
 
-def _weights(scheme: Scheme) -> Iterator[tuple[Site, Spec]]:
-    """What the rules come to for the weights of every role, without a network."""
-    sites = [Site(f"{part}.{role}", role, "weight", part) for role in ROLES for part in PARTS if role not in PRODUCTS]
+def searches_activations(scheme: Scheme) -> bool:
+    """Whether a range of an activation is searched over values that a calibration keeps of it."""
+    activations = _resolved(scheme, *(slot for slot in (*LAYER_SLOTS, *ATTENTION_SLOTS) if slot != "weight"))
+    return any(spec.quantized and spec.ranges.needs_values for _, spec in activations)
+
+
+def _resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:
+    """What the rules come to for these slots of every role, without a network."""
+    roles = {role: ATTENTION_SLOTS if role in PRODUCTS else LAYER_SLOTS for role in ROLES}
+    sites = [
+        Site(f"{part}.{role}", role, slot, part)
+        for role, has in roles.items() for part in PARTS for slot in slots if slot in has
+    ]  # fmt: skip
     yield from scheme.fold(sites).items()
 
 

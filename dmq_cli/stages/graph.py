@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dmq_cli.errors import ArtifactError
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
@@ -37,7 +39,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Node:
-    """One stage. version: to be raised with every change of what `run` makes from the same inputs.
+    """One stage. version: to be raised with every change of what `run` makes from the same inputs; revised(config): by how
+    much it was raised since for this configuration alone, where the change concerns some of them.
 
     asks: sections that it also reads where the configuration has them: what is not the default.
     cost(config) estimates the work in network calls on one sample, for `dmq plan`.
@@ -48,8 +51,13 @@ class Node:
     run: Callable[[Task], None]
     needs: tuple[str, ...] = ()
     version: int = 1
+    revised: Callable[[Config], int] = field(default=lambda config: 0)
     asks: tuple[str, ...] = ()
     cost: Callable[[Config], float] = field(default=lambda config: 0.0)
+
+    def version_for(self, config: Config) -> int:
+        """The version of what it makes under this configuration."""
+        return self.version + self.revised(config)
 
     def sections(self, config: Config) -> Config:
         """What of the configuration it is handed."""
@@ -66,7 +74,12 @@ class Graph:
         """The address of what node `name` makes under this configuration."""
         node = self.nodes[name]
         return digest(
-            [name, node.version, identity(node.sections(config)), [self.key(need, config) for need in node.needs]]
+            [
+                name,
+                node.version_for(config),
+                identity(node.sections(config)),
+                [self.key(need, config) for need in node.needs],
+            ]
         )
 
     def ensure(self, name: str, config: Config) -> Path:
@@ -111,12 +124,13 @@ class Graph:
         manifest = {
             "stage": node.name,
             "key": key,
-            "version": node.version,
+            "version": node.version_for(config),
             "config": identity(node.sections(config)),
             "inputs": {need: path.name for need, path in inputs.items()},
             "environment": environment(),
             "device": config["runtime"]["device"],
             "batch_size": config["runtime"]["batch_size"],
+            "threads": torch.get_num_threads(),
             "seconds": round(watch.seconds, 3),
             "peak_memory_mb": round(watch.peak_memory_mb, 1),
         }

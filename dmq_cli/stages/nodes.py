@@ -5,21 +5,25 @@ Every function of a stage is handed a Task and writes into its folder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dmq_cli.errors import DmqError
 from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
+from dmq_cli.stages.combine import searches_activations
 from dmq_cli.stages.graph import Config, Node, Task
 from dmq_cli.stages.images import load_images, save_images, write_chunk
 from dmq_cli.stages.measuring import judge
 from dmq_cli.stages.trace import trace
-from dmq_cli.store import read_json, write_json
+from dmq_cli.store import canonical, read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import NoTransform
 
@@ -145,6 +149,19 @@ def _trace_cost(config: Config) -> float:
     return (3.8 if corrected else 2.4) * _trajectories(config["trace"]["seeds"], config) if config["trace"] else 0.0
 
 
+def _calibrate_revised(config: Config) -> int:
+    """1 where ranges of activations are searched: which values are kept for that no longer depends on the batch size."""
+    return int(_searches(canonical(config["scheme"]), canonical(config["policy"])))
+
+
+@lru_cache(maxsize=256)
+def _searches(scheme: str, policy: str) -> bool:
+    try:
+        return searches_activations(build.make(json.loads(scheme)) + build.make(json.loads(policy)))
+    except DmqError:  # nothing is made of it: preparing refuses it
+        return False
+
+
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 
 NODES: dict[str, Node] = {
@@ -152,7 +169,7 @@ NODES: dict[str, Node] = {
     for node in (
         Node("calibset", ("model", "calib_sampler", "calib"), quantize.calibset, cost=_calibset_cost),
         Node("transform", ("model", "transform"), quantize.transform, ("calibset",), cost=_transform_cost),
-        Node("calibrate", _NETWORK, quantize.calibrate, ("calibset", "transform"), cost=_samples),
+        Node("calibrate", _NETWORK, quantize.calibrate, ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
         Node("targets", ("model", "recon_targets"), quantize.targets, ("calibset",), cost=_targets_cost),
         Node("reconstruct", (*_NETWORK, "calib", "recon"), quantize.reconstruct, ("calibset", "calibrate", "targets"), cost=_reconstruct_cost),
         Node("correct", (*_NETWORK, "sampler", "correct"), quantize.correct, ("reconstruct",), cost=_correct_cost),

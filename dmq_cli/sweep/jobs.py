@@ -104,7 +104,7 @@ def job_key(config: Any) -> str:
         own.runtime.outputs = "outputs"  # paths of models begin with it
     plain: Any = OmegaConf.to_container(own, resolve=True)
     what = {name: value for name, value in plain.items() if name not in OUTSIDE}
-    return digest([what, {name: node.version for name, node in NODES.items()}])
+    return digest([what, {name: node.version_for(plain) for name, node in NODES.items()}])
 
 
 def _label(jobs: Sequence[Job]) -> None:

@@ -1,0 +1,66 @@
+"""A bounded random part of what quantizers see: a function of the calibration set, however it is cut into batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from dmq_cli.ops import generators
+
+MOST_DRAWN = 4096
+"""Values of one sample that are kept, at most."""
+KEPT_VALUES = 1 << 17
+"""Values that are kept for each scale, at most."""
+
+
+class Draws:
+    """Which values of a sample come first, second, ...: drawn by the sample's number in the calibration set."""
+
+    def __init__(self) -> None:
+        self._uniform = torch.empty(0, MOST_DRAWN)
+        self._places: dict[int, Tensor] = {}
+
+    def start(self, first: int, num: int) -> None:
+        """The next batch holds samples number first .. first + num - 1."""
+        rows = [torch.rand(MOST_DRAWN, generator=one) for one in generators(range(first, first + num))]
+        self._uniform, self._places = torch.stack(rows), {}
+
+    def places(self, total: int) -> Tensor:
+        """Places in 0..total - 1 for each sample of the batch, (B, min(total, MOST_DRAWN)): a part of them is random, too.
+
+        Each place once where they are few; drawn independently where there are more than MOST_DRAWN.
+        """
+        if total not in self._places:
+            few = total <= MOST_DRAWN
+            # A product in float32 would not reach every place of a large tensor.
+            drawn = (
+                self._uniform[:, :total].argsort(dim=1, stable=True) if few else (self._uniform.double() * total).long()
+            )
+            self._places[total] = drawn
+        return self._places[total]
+
+
+class Values:
+    """Values of one quantizer: an equal share of every sample of a group, all halved when a scale has too many."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, list[Tensor]] = defaultdict(list)
+        self._share: dict[int, int] = {}
+
+    def add(self, group: int, rows: Tensor, places: Tensor) -> None:
+        """rows: (B, channels, n) of this group; places: (B, k) as Draws gives them."""
+        share = self._share.setdefault(group, places.shape[1])
+        chosen = places[:, None, :share].expand(-1, rows.shape[1], -1)
+        self._pieces[group].append(rows.gather(2, chosen))
+        samples = sum(map(len, self._pieces[group]))
+        while samples * share > KEPT_VALUES and share > 1:
+            share //= 2
+        if share < self._share[group]:
+            self._share[group] = share
+            self._pieces[group] = [piece[:, :, :share].clone() for piece in self._pieces[group]]
+
+    def of(self, group: int, channel: int) -> Tensor:
+        """What is kept of a channel of a group, (N,)."""
+        return torch.cat([piece[:, channel].flatten() for piece in self._pieces[group]])
