@@ -168,20 +168,17 @@ class Intervals(PerStep):
 
 
 class Dynamic(nn.Module):
-    """Min-max of the input itself, per tensor, at each call, without gradient."""
+    """Min-max of the input itself, of each sample, at each call, without gradient."""
 
     groups = 0
 
-    def __init__(self, grid: Grid, per_sample: bool = False) -> None:
-        """grid: the one of the quantizer this is for. per_sample: a range for each sample instead of the batch's."""
+    def __init__(self, grid: Grid) -> None:
+        """grid: the one of the quantizer this is for."""
         super().__init__()
         self.grid = grid
-        self.per_sample = per_sample
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scalars, or (B, 1, ...) with per_sample, that cover x, which has at least one element."""
-        if not self.per_sample:
-            return self.grid.parameters(*torch.aminmax(x.detach()))
+        """(B, 1, ...) that cover the samples of x (B, ...), which have at least one element each."""
         flat = x.detach().flatten(1)
         shape = (len(x),) + (1,) * (x.ndim - 1)
         scale, zero_point = self.grid.parameters(*torch.aminmax(flat, dim=1))

@@ -108,9 +108,8 @@ class MlpScale:
 
 @dataclass(frozen=True)
 class DynamicScale:
-    """Min-max of the input at every call. per_sample: of each sample, so that results do not depend on the batch."""
+    """Min-max of the input at every call, of each sample: a range of the batch would make results depend on its size."""
 
-    per_sample: bool = True
     varies = True
 
     def build(self, slot: Slot) -> nn.Module:
@@ -120,4 +119,4 @@ class DynamicScale:
                 f"DynamicScale was asked for scales of shape {slot.shape}, but takes the range of whole tensors;"
                 " leave granularity at PerTensor."
             )
-        return Dynamic(slot.grid, self.per_sample)
+        return Dynamic(slot.grid)

@@ -82,7 +82,7 @@ def test_a_kind_builds_its_source_for_the_slot(
         assert made.scale.shape == made.zero_point.shape == (*rows, *shape)
         assert bool((made.scale == 1).all()) and not bool(made.zero_point.any()) and not made.scale.requires_grad
     if isinstance(made, Dynamic):
-        assert made.grid == asked.grid and made.per_sample
+        assert made.grid == asked.grid
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,17 @@ def test_a_source_takes_what_calibration_fits(kind: ScaleKind, source: type[nn.M
 def test_each_sample_gets_what_it_would_get_alone(grid: Grid, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x *= torch.arange(1, 6).view(-1, *(1,) * (len(shape) - 1))
-    quantizer = TensorQuantizer(grid, Dynamic(grid, per_sample=True), Nearest())
-    whole = TensorQuantizer(grid, Dynamic(grid), Nearest())
+    quantizer = TensorQuantizer(grid, Dynamic(grid), Nearest())
     together = quantizer(x)
     assert quantizer.scale(x)[0].shape == quantizer.scale(x)[1].shape == (5, *(1,) * (len(shape) - 1))
     for i in range(5):
         assert torch.equal(together[i : i + 1], quantizer(x[i : i + 1]))
-        assert torch.equal(together[i : i + 1], whole(x[i : i + 1])), "the loop over samples"
-    assert not torch.equal(together, whole(x)), "the batch's range is another"
 
 
 def test_a_sample_s_range_is_its_extremes() -> None:
     x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[2] += 10
-    scale, zero_point = Dynamic(Uniform(6), per_sample=True)(x)
+    scale, zero_point = Dynamic(Uniform(6))(x)
     flat = x.numpy().reshape(4, -1)
     low, high = np.minimum(flat.min(1), 0), np.maximum(flat.max(1), 0)
     np.testing.assert_allclose(scale.flatten(), (high - low) / 63, rtol=1e-14)
@@ -135,7 +132,7 @@ def test_a_sample_s_range_is_its_extremes() -> None:
 
 
 def test_a_range_of_the_input_has_no_groups_parameters_or_gradient() -> None:
-    source = Dynamic(Uniform(8), per_sample=True)
+    source = Dynamic(Uniform(8))
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert source.groups == 0 and source.learnable() == [] and not source(x)[0].requires_grad
     with pytest.raises(RuntimeError, match="no groups"):
@@ -145,13 +142,8 @@ def test_a_range_of_the_input_has_no_groups_parameters_or_gradient() -> None:
 
 
 def test_a_network_s_samples_do_not_depend_on_the_batch() -> None:
-    """Up to the rounding of matrix products with a range for each sample; not at all with one for the batch."""
+    """Up to the rounding of matrix products."""
     sample, timestep = data()
-
-    def gap(per_sample: bool) -> float:
-        dynamic = Rule("*.input|attn.[qkvp]|attn.prob", scale=DynamicScale(per_sample))
-        run = QuantDenoiser(wrapped(scheme(dynamic, act=6)))
-        apart = [run(sample[i : i + 1], timestep[i : i + 1]) for i in range(len(sample))]
-        return float((torch.cat(apart) - run(sample, timestep)).abs().max())
-
-    assert gap(per_sample=True) < 1e-14 and gap(per_sample=False) > 0.01
+    run = QuantDenoiser(wrapped(scheme(Rule("*.input|attn.[qkvp]|attn.prob", scale=DynamicScale()), act=6)))
+    apart = [run(sample[i : i + 1], timestep[i : i + 1]) for i in range(len(sample))]
+    assert float((torch.cat(apart) - run(sample, timestep)).abs().max()) < 1e-14
