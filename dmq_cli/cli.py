@@ -195,9 +195,9 @@ def _run(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any
 
 
 def _plan(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
-    from dmq_cli.stages.plan import plan
+    from dmq_cli.stages.plan import planned
 
-    return {"plan": plan(config, config["stage"])}
+    return planned(config, config["stage"])
 
 
 def _train(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def tiny_folder(path: Path, **changes: Any) -> Path:
         model = UNet2DModel(**{**_ARCHITECTURE, **changes})
     model.save_pretrained(path / "unet")
     (path / "scheduler").mkdir()
-    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE), encoding="utf-8")
+    schedule = {"_class_name": "DDIMScheduler", "clip_sample": False, **SCHEDULE}
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule), encoding="utf-8")
     return path
 
 

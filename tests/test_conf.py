@@ -42,8 +42,10 @@ BUILT = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler"
 PREPARED = {"to_uint8", "measured_with", "calib_sampler", "recon_targets"}  # what stages.prepare adds
 SAMPLING = {"num_inference_steps", "spacing", "eta", "set_alpha_to_one"}
 SAMPLING |= {"guidance", "correct_target", "classes", "prompts"}
+FOLLOWED = ["spacing=uniform", "solver_spacing=linspace", "steps_offset=0", "set_alpha_to_one=true"]
+FOLLOWED += ["clip_sample=false", "clip_sample_range=1.0", "skip_prk_steps=true"]  # null: as the folder says
 FILLED = {
-    "model=folder": ["model.path=/somewhere", "model.name=x"],
+    "model=folder": ["model.path=/somewhere", "model.name=x", *(f"model.sampling.{word}" for word in FOLLOWED)],
     "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
     "protocol=adm": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
     "protocol=coco30k": ["protocol.reference_path=/somewhere.npz", "protocol.clip_path=/clip"],

@@ -24,6 +24,7 @@ from dmq_cli.models.origin import (
     model_shapes,
 )
 from dmq_cli.models.roles import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, fits
+from dmq_cli.models.schedule import defaults as scheduler_defaults
 from dmq_cli.models.structure import executed
 from dmq_cli.models.unet import UNetAdapter
 
@@ -67,5 +68,6 @@ __all__ = [
     "model_schedule",
     "model_shapes",
     "predict",
+    "scheduler_defaults",
     "sites",
 ]

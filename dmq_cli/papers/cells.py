@@ -102,6 +102,7 @@ def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
 
 
 def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    from dmq_cli.sampling import neutral
     from dmq_cli.stages.graph import identity
     from dmq_cli.stages.prepare import correction
 
@@ -111,6 +112,8 @@ def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) 
         return (want["name"], want.get("weights") == "random") == (have["name"], have.get("weights") == "random")
     if section == "correct":
         want = correction(want, wanted["cond"])
+    if section == "sampler":
+        want, have = neutral(want), neutral(have)
     if section in ("numerics", "cond") and have is None:  # recorded before it existed
         have = configured(())[section]
     return bool(identity(want) == identity(have))

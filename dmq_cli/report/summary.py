@@ -14,7 +14,7 @@ from dmq_cli.report.tables import DISTANCES, columns, is_random, number
 def describe(found: dict[str, Any]) -> str:
     """A few lines about the result of a verb."""
     if "plan" in found:
-        return _plan(found["plan"])
+        return "\n".join([_plan(found["plan"]), *_sampled(found)])
     if "macs" in found:
         return cost_text(found, _policy(found["policy"]))
     if "quantized" in found:
@@ -66,6 +66,14 @@ def _policy(bits: dict[str, int]) -> str:
         others = ", ".join(f"{label} {width}" for label, width in widths.items() if width != most)
         parts.append(f"{kind} {most} bits" + (f" but {others}" if others else ""))
     return "; ".join(parts)
+
+
+def _sampled(found: Mapping[str, Any]) -> list[str]:
+    """Where the sampler's settings come from, and what has to be said about guidance."""
+    from dmq_cli.stages.told import sampler_line
+
+    lines = [sampler_line(found["sampler"])] if "sampler" in found else []
+    return [*lines, *([found["guidance"]] if "guidance" in found else [])]
 
 
 def _plan(rows: list[dict[str, Any]]) -> str:

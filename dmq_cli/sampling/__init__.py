@@ -2,6 +2,7 @@
 
 from dmq_cli.sampling.ddim import DDIM
 from dmq_cli.sampling.deterministic import PLMS, DPMpp2M, DPMpp2S, Euler, UniPC
+from dmq_cli.sampling.follow import Followed, followed, neutral
 from dmq_cli.sampling.guidance import TARGETS, UNGUIDED, Guide, Guided, Halves, Target
 from dmq_cli.sampling.loop import Correction, Step, batches, sample_images, walk
 from dmq_cli.sampling.scheduler import Scheduler
@@ -20,6 +21,7 @@ __all__ = [
     "DPMpp2S",
     "Deterministic",
     "Euler",
+    "Followed",
     "Guide",
     "Guided",
     "Halves",
@@ -30,6 +32,8 @@ __all__ = [
     "Target",
     "UniPC",
     "batches",
+    "followed",
+    "neutral",
     "parse_range",
     "parse_ranges",
     "require_disjoint",

@@ -4,9 +4,9 @@ Song, Meng, Ermon: Denoising Diffusion Implicit Models, ICLR 2021 (arXiv 2010.02
 has no quadratic spacing and takes the previous timestep to be a fixed stride away; here it is looked up in the list.
 
 Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, NeurIPS 2020 (arXiv 2006.11239), eq. 6-7: with eta 1, eq. 12 is the
-posterior q(x_{t-1} | x_t, x_0) with the small variance, on any list of timesteps. That holds without clipping: DDPM's code
-takes the posterior's mean from the clipped x_0 and x_t, DDIM's keeps the estimate in the direction. DDPM's large variance
-(beta_t) and learned ones are not here.
+posterior q(x_{t-1} | x_t, x_0) with the small variance, on any list of timesteps. Clipped they differ: DDIM's code keeps the
+estimate in the direction, DDPM's takes the posterior's mean from the clipped x_0 and x_t, which `posterior` does. DDPM's large
+variance (beta_t) and learned ones are not here.
 """
 
 from __future__ import annotations
@@ -19,22 +19,49 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from dmq_cli.errors import ConfigError
 from dmq_cli.sampling.spacing import spaced
 
 
+def ends(visited: list[int], stride: int | None) -> list[int]:
+    """Where the step from each timestep ends: at the next of the list, or `stride` below; -1: past timestep 0."""
+    return [*visited[1:], -1] if stride is None else [max(timestep - stride, -1) for timestep in visited]
+
+
+def check_levels(alphas_cumprod: Tensor, visited: list[int]) -> None:
+    """Raise ConfigError if nothing of the image is left at a timestep: x_0 cannot be told from the noise there.
+
+    alphas_cumprod: (T,); visited: the timesteps, highest first.
+    """
+    empty = [timestep for timestep in visited if not float(alphas_cumprod[timestep]) > 0]
+    if empty:
+        raise ConfigError(
+            f"The sampler visits timestep {empty[-1]}, where the model's noise schedule leaves nothing of the image (zero"
+            " terminal SNR), which an estimate of the noise cannot start from; choose another sampler.spacing, such as uniform."
+        )
+
+
 class DDIM(DDIMScheduler):  # type: ignore[misc]
-    """diffusers' DDIM scheduler with the spacings of spacing.py, for models that predict the noise. A Scheduler."""
+    """diffusers' DDIM scheduler with the spacings of spacing.py, for models that predict the noise. A Scheduler.
 
-    def set_spacing(self, num_inference_steps: int, spacing: str) -> None:
-        """Choose the timesteps, highest first; `self.timesteps` and `self.previous` hold them and their successors.
+    posterior: a clipped x_0 changes the direction, too, as in DDPM's posterior mean.
+    """
 
-        A step from t to t changes nothing at eta 0, so the timesteps that `quad` repeats are left out. Raises what `spaced`
-        raises.
+    posterior = False
+
+    def set_spacing(self, num_inference_steps: int, spacing: str, offset: int = 0, fixed_stride: bool = False) -> None:
+        """Choose the timesteps, highest first; `self.timesteps` and `self.previous` hold them and where their steps end.
+
+        A step from t to t changes nothing at eta 0, so the timesteps that `quad` repeats are left out. fixed_stride: a step
+        ends T // S below its timestep, as diffusers' does, not at the next of the list. Raises what `spaced` raises, and
+        ConfigError for a timestep at which nothing of the image is left.
         """
-        visited = spaced(int(self.config.num_train_timesteps), num_inference_steps, spacing)
+        total = int(self.config.num_train_timesteps)
+        visited = spaced(total, num_inference_steps, spacing, offset=offset)
+        check_levels(self.alphas_cumprod, visited)
         self.num_inference_steps = len(visited)
         self.timesteps = torch.tensor(visited)
-        self.previous = dict(zip(visited, [*visited[1:], -1], strict=True))
+        self.previous = dict(zip(visited, ends(visited, total // len(visited) if fixed_stride else None), strict=True))
 
     def fresh(self) -> DDIM:
         """Itself: no step leaves anything behind."""
@@ -65,6 +92,8 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
         clean = (sample - (1 - now).sqrt() * model_output) / now.sqrt()
         if self.config.clip_sample:
             clean = clean.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+            if self.posterior:
+                model_output = (sample - now.sqrt() * clean) / (1 - now).sqrt()
         sigma = eta * ((1 - before) / (1 - now) * (1 - now / before)).sqrt()
         if variance is not None:
             # The estimate pushes the clean image down and the direction up: an error enters by the difference.

@@ -24,12 +24,26 @@ class PLMS(Deterministic):
     """Pseudo linear multistep: S steps are S + 1 calls, as the first step takes two.
 
     The second call, at the second timestep, reads where the first step would end, and the step is then taken again from its
-    start: a correction's `pre` changes what that call reads, not where the step starts.
+    start: a correction's `pre` changes what that call reads, not where the step starts. fixed_stride: see DDIM.
+    skip_prk_steps: the first step is LDM's; Runge-Kutta's, with which diffusers begins otherwise, are not here.
     """
 
     spacing: str = "uniform"
+    fixed_stride: bool = False
+    skip_prk_steps: bool = True
 
+    name = "plms"
+    reference = "PNDMScheduler"
     solver = PlmsScheduler
+    without_zero: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.skip_prk_steps:
+            raise ConfigError(
+                "The scheduler is to begin with Runge-Kutta steps (skip_prk_steps=false), which sampler=plms does not take; give"
+                " sampler.skip_prk_steps=true for the first step of LDM's PLMS, or choose another sampler."
+            )
 
     @property
     def calls(self) -> int:
@@ -39,6 +53,10 @@ class PLMS(Deterministic):
     def options(self) -> dict[str, Any]:
         """LDM's first step, which is Heun's."""
         return {"skip_prk_steps": True, "set_alpha_to_one": self.set_alpha_to_one}
+
+    def place(self, inner: Any, visited: list[int]) -> None:
+        """See Deterministic."""
+        inner.place(visited, inner.config.num_train_timesteps // len(visited) if self.fixed_stride else None)
 
     def visited(self, total: int) -> list[int]:
         """At least two timesteps. Raises ConfigError."""
@@ -61,6 +79,8 @@ class DPMpp2S(Deterministic):
     `pre` at an intermediate call changes u_i, in the network and in x_0 as predicted from it, not the start of the interval.
     """
 
+    name = "dpmpp_2s"
+    reference = "DPMSolverSinglestepScheduler"
     solver = SingleStepScheduler
     per_step: ClassVar[int] = 2
 
@@ -86,6 +106,8 @@ class DPMpp2M(Deterministic):
     The last step is of first order where it ends at the clean image, and below 15 steps.
     """
 
+    name = "dpmpp_2m"
+    reference = "DPMSolverMultistepScheduler"
     solver = MultiStepScheduler
 
 
@@ -97,6 +119,8 @@ class UniPC(Deterministic):
     is what the network reads and x_0 as predicted from it.
     """
 
+    name = "unipc"
+    reference = "UniPCMultistepScheduler"
     solver = UniPCScheduler
 
 
@@ -107,8 +131,23 @@ class Euler(Deterministic):
     set_alpha_to_one false: the image stays in the solver's units, x / sqrt(abar) at timestep 0, as diffusers leaves it.
     """
 
+    name = "euler"
+    reference = "EulerDiscreteScheduler"
     solver = EulerScheduler
+    without_zero: ClassVar[bool] = False
 
     def options(self) -> dict[str, Any]:
-        """The initial noise of `leading`, whatever the spacing is; see solvers.py."""
-        return {**super().options(), "timestep_spacing": "leading"}
+        """The initial noise of `leading`, whatever dmq's own spacing is; see solvers.py."""
+        own = self.spacing in ("diffusers_trailing", "diffusers_linspace")
+        return {**super().options(), "timestep_spacing": self.spacing.removeprefix("diffusers_") if own else "leading"}
+
+    def visited(self, total: int) -> list[int]:
+        """Whole timesteps. Raises ConfigError where diffusers visits what lies between two."""
+        count = self.num_inference_steps
+        if self.spacing == "diffusers_linspace" and count > 1 and (total - 1) % (count - 1):
+            raise ConfigError(
+                f"sampler.num_inference_steps={count} with spacing=diffusers_linspace visits fractions of timesteps in diffusers'"
+                f" EulerDiscreteScheduler, which dmq does not; take a number one above a divisor of {total - 1}, or"
+                " sampler.spacing=linspace, trailing or uniform."
+            )
+        return super().visited(total)

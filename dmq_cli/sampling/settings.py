@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.sampling.ddim import DDIM
+from dmq_cli.sampling.ddim import DDIM, check_levels
 from dmq_cli.sampling.scheduler import trained
 from dmq_cli.sampling.solvers import Solver
 from dmq_cli.sampling.spacing import spaced
@@ -14,9 +15,10 @@ from dmq_cli.sampling.spacing import spaced
 
 @dataclass(frozen=True)
 class Sampler:
-    """DDIM, or DDPM with eta 1. eta: 0 deterministic .. 1 ancestral; spacing: see `spaced`.
+    """DDIM, or DDPM with eta 1. eta: 0 deterministic .. 1 ancestral; spacing and steps_offset: see `spaced`.
 
-    set_alpha_to_one: end at the clean image; otherwise at the noise of timestep 0, as latent models do.
+    set_alpha_to_one: end at the clean image; otherwise at the noise of timestep 0, as latent models do. posterior,
+    fixed_stride: see DDIM, where they act on what is clipped and on where steps end.
     """
 
     num_inference_steps: int
@@ -24,10 +26,25 @@ class Sampler:
     eta: float = 0.0
     set_alpha_to_one: bool = True
     clip_sample: bool = False
+    clip_sample_range: float = 1.0
+    steps_offset: int = 0
+    posterior: bool = False
+    fixed_stride: bool = False
+
+    name: ClassVar[str] = "ddim"
+    reference: ClassVar[str] = "DDIMScheduler"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"sampler.eta={self.eta} is not possible; use 0 (deterministic) to 1 (ancestral).")
+        if not 0 < self.clip_sample_range < math.inf:
+            raise ConfigError(
+                f"sampler.clip_sample_range={self.clip_sample_range} is not possible; give a number above 0."
+            )
+        if self.posterior and self.eta != 1:
+            raise ConfigError(
+                f"sampler.eta={self.eta} is not possible with sampler=ddpm, whose noise is that of eta 1; use sampler=ddim."
+            )
 
     @property
     def calls(self) -> int:
@@ -39,15 +56,18 @@ class Sampler:
 
         Raises ConfigError for a model that predicts something else than the noise alone, and what `spaced` raises.
         """
-        found = DDIM(**trained(schedule), clip_sample=self.clip_sample, set_alpha_to_one=self.set_alpha_to_one)
-        found.set_spacing(self.num_inference_steps, self.spacing)
+        clipping = {"clip_sample": self.clip_sample, "clip_sample_range": self.clip_sample_range}
+        found = DDIM(**trained(schedule), **clipping, set_alpha_to_one=self.set_alpha_to_one)
+        found.posterior = self.posterior
+        found.set_spacing(self.num_inference_steps, self.spacing, self.steps_offset, self.fixed_stride)
         return found
 
 
 @dataclass(frozen=True)
 class Deterministic:
-    """What the settings of all deterministic solvers share. eta: 0; spacing and set_alpha_to_one: as with Sampler.
+    """What the settings of all deterministic solvers share. eta: 0; the others as with Sampler.
 
+    name: of its file in conf/sampler/; reference: diffusers' scheduler of its kind; without_zero: see `spaced`.
     Raises ConfigError for another eta.
     """
 
@@ -55,9 +75,13 @@ class Deterministic:
     spacing: str = "linspace"
     eta: float = 0.0
     set_alpha_to_one: bool = True
+    steps_offset: int = 0
 
+    name: ClassVar[str]
+    reference: ClassVar[str]
     solver: ClassVar[Any]
     per_step: ClassVar[int] = 1
+    without_zero: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.eta != 0:
@@ -79,8 +103,14 @@ class Deterministic:
                 "The model's noise schedule is rescaled to zero terminal SNR, which dmq's solvers do not take; use sampler=ddim."
             )
         inner = self.solver(**kept, **self.options())
-        inner.place(self.visited(int(inner.config.num_train_timesteps)))
+        visited = self.visited(int(inner.config.num_train_timesteps))
+        check_levels(inner.alphas_cumprod, visited)
+        self.place(inner, visited)
         return Solver(inner, ddim)
+
+    def place(self, inner: Any, visited: list[int]) -> None:
+        """Give the new scheduler its timesteps."""
+        inner.place(visited)
 
     def options(self) -> dict[str, Any]:
         """What the scheduler is made with, besides the noise schedule."""
@@ -88,4 +118,6 @@ class Deterministic:
 
     def visited(self, total: int) -> list[int]:
         """The timesteps of the calls, highest first, each once, of a model of `total`. Raises ConfigError."""
-        return spaced(total, self.num_inference_steps, self.spacing, self.per_step)
+        return spaced(
+            total, self.num_inference_steps, self.spacing, self.per_step, self.steps_offset, self.without_zero
+        )

@@ -10,7 +10,7 @@ Deliberate deviations from diffusers: timesteps come from spacing.py, whole numb
 (Euler's linspace); PLMS looks the next timestep up in the list, not a fixed stride away; 2M and Euler keep the sample's dtype,
 where diffusers casts to float32, and Euler takes the estimate itself for the derivative (x - (x - sigma eps)) / sigma.
 Euler's x, in units of x / sqrt(abar), starts at sqrt(1 + sigma^2) times the noise in every spacing, so that the network reads the
-noise itself at its first call, as with the other samplers (diffusers' linspace and trailing: sigma times).
+noise itself at its first call, as with the other samplers; diffusers_linspace and diffusers_trailing: sigma times, as there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from dmq_cli.sampling.ddim import DDIM
+from dmq_cli.sampling.ddim import DDIM, ends
 
 
 class Solver:
@@ -75,11 +75,16 @@ def place_on_levels(scheduler: Any, visited: list[int]) -> None:
 class PlmsScheduler(PNDMScheduler):  # type: ignore[misc]
     """PLMS on any list of timesteps."""
 
-    def place(self, visited: list[int]) -> None:
-        """One call at each timestep but the second, which has two: at the end of the first step, and from there on."""
+    def place(self, visited: list[int], stride: int | None = None) -> None:
+        """One call at each timestep but the second, which has two: at the end of the first step, and from there on.
+
+        stride: how far each step goes, where it is not to the next timestep.
+        """
         self.set_timesteps(len(visited))
         self.timesteps = torch.tensor([*visited[:2], *visited[1:]])
-        self.moves = list(zip([visited[0], *visited], [visited[1], *visited[1:], -1], strict=True))
+        first, *later = zip(visited, ends(visited, stride), strict=True)
+        again = first if stride is None else (visited[1] + stride, visited[1])
+        self.moves = [first, again, *later]
 
     def _get_prev_sample(self, sample: Tensor, timestep: int, prev_timestep: int, model_output: Tensor) -> Tensor:
         """DDIM's step without noise, from and to where this call's step goes in the list."""

@@ -5,12 +5,14 @@ uniform, quad: Song et al., DDIM, ICLR 2021 (arXiv 2010.02502), appendix D.2, as
 S = 400: 500), which papers then report as S. trailing, linspace: Lin et al., WACV 2024 (arXiv 2305.08891), Table 2, as diffusers
 rounds them for the DPM solvers. All are whole numbers: what would lie between two timesteps is rounded, half to even.
 Deviation: timesteps that a list visits twice (quad, near 0) are visited once.
+diffusers_leading, diffusers_trailing, diffusers_linspace: the same table, number by number as diffusers' scheduler of the sampler
+has it, for folders that are sampled as they say.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,19 +57,61 @@ _SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 
-def spaced(total: int, count: int, spacing: str, per_step: int = 1) -> list[int]:
+_OWN = ("diffusers_leading", "diffusers_trailing", "diffusers_linspace")
+OFFSET = ("uniform", "diffusers_leading")
+"""The spacings that steps_offset moves."""
+
+
+def spaced(
+    total: int, count: int, spacing: str, per_step: int = 1, offset: int = 0, without_zero: bool = False
+) -> list[int]:
     """The timesteps of `count` steps with per_step timesteps each, highest first, each once; 0 to total - 1.
 
-    T = total, S = count * per_step. uniform: i (T // S). quad: floor(linspace(0, sqrt(0.8 T), S)^2). ldm: range(0, T, T // S) + 1,
-    with a log line where that is not S. trailing: round(T - i T / S) - 1. linspace: round(linspace(0, T - 1, S + 1)) without 0.
-    Raises ConfigError for an unknown spacing and for a number of steps that cannot be.
+    T = total, S = count * per_step. uniform: i (T // S) + offset. quad: floor(linspace(0, sqrt(0.8 T), S)^2). ldm:
+    range(0, T, T // S) + 1, with a log line where that is not S. trailing: round(T - i T / S) - 1. linspace:
+    round(linspace(0, T - 1, S + 1)) without 0. diffusers_...: see `_own`.
+    Raises ConfigError for an unknown spacing, for a number of steps that cannot be, and for an offset that does nothing.
     """
-    if spacing not in _SPACINGS:
-        *known, last = _SPACINGS
+    if spacing not in {*_SPACINGS, *_OWN}:
+        *known, last = (*_SPACINGS, *_OWN)
         raise ConfigError(f"sampler.spacing={spacing} is not known; use {', '.join(known)} or {last}.")
     if not 1 <= count * per_step <= total:
         why = f", as each step takes {per_step} of them" if per_step > 1 else ""
         raise ConfigError(
             f"sampler.num_inference_steps={count} does not fit a model of {total} timesteps; use 1 to {total // per_step}{why}."
         )
-    return sorted(set(_SPACINGS[spacing](total, count * per_step)), reverse=True)
+    if offset and spacing not in OFFSET:
+        raise ConfigError(
+            f"sampler.steps_offset={offset} does nothing with spacing={spacing}; use 0, or spacing={' or '.join(OFFSET)}."
+        )
+    if spacing in _OWN:
+        return _possible(_own(total, count * per_step, spacing, offset, without_zero), total, count, spacing)
+    listed = [timestep + offset for timestep in _SPACINGS[spacing](total, count * per_step)]
+    visited = sorted(set(listed), reverse=True)
+    return _possible(visited, total, count, spacing) if offset else visited
+
+
+def _own(total: int, count: int, spacing: str, offset: int, without_zero: bool) -> list[float]:
+    """As diffusers counts them, with its rounding. without_zero: one more point is counted, and timestep 0 left out."""
+    if spacing == "diffusers_leading":
+        ratio = total // (count + without_zero)
+        return [(i + without_zero) * ratio + offset for i in reversed(range(count))]
+    if spacing == "diffusers_trailing":
+        return [float(t) - 1 for t in np.arange(total, 0, -total / count).round()]
+    if without_zero:
+        return [float(t) for t in np.linspace(0, total - 1, count + 1).round()[:0:-1]]
+    return [float(t) for t in np.linspace(0, total - 1, count).round()[::-1]]
+
+
+def _possible(listed: Sequence[float], total: int, count: int, spacing: str) -> list[int]:
+    """The list, if every timestep of it is one of training and there once. Raises ConfigError."""
+    found = [int(timestep) for timestep in listed]
+    wrong = next((f"timestep {t}, which the model was not trained at" for t in found if not 0 <= t < total), None)
+    if wrong is None and len(set(found)) < len(found):
+        wrong = f"timestep {next(t for t in found if found.count(t) > 1)} twice"
+    if wrong is not None:
+        raise ConfigError(
+            f"sampler.num_inference_steps={count} with spacing={spacing} visits {wrong}; take another number, or"
+            " sampler.spacing=uniform sampler.steps_offset=0."
+        )
+    return found

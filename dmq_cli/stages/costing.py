@@ -11,6 +11,7 @@ from dmq_cli.models import Adapter, countable, model_shapes
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_types
 from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
+from dmq_cli.stages.told import sampler_section
 from dmq_cli.wrap import Attached, deployable, extra_state, load_extra_state, policy, state
 
 _SECTIONS = ("transform", "scheme", "policy", "correct", "sampler", "calib_sampler")
@@ -29,7 +30,9 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for settings that cannot be, MissingWeightsError or ModelError for a model of which there is neither.
     """
-    config = {**config, "model": countable(config["model"]), "calib_sampler": calib_sampler(config)}
+    config = {**config, "model": countable(config["model"])}
+    config["sampler"] = sampler_section(config["sampler"], config["model"])
+    config["calib_sampler"] = calib_sampler(config)
     guidance = (config.get("cond") or {}).get("guidance")
     config["correct"] = correction(config["correct"], {"guidance": guidance})
     for section in _SECTIONS:

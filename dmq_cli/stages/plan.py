@@ -12,14 +12,24 @@ from dmq_cli.stages import build
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.told import sampled_how
 from dmq_cli.stages.verbs import graph, targets
 
 _PROBE = 32  # samples in the forward pass that the estimate rests on
 
 
+def planned(composed: Mapping[str, Any], verb: str) -> dict[str, Any]:
+    """`plan`: see there; and what sampled_how tells."""
+    config = prepare({**composed, "stage": verb})
+    return {"plan": _rows(config, verb), **sampled_how(composed, config)}
+
+
 def plan(composed: Mapping[str, Any], verb: str) -> list[dict[str, Any]]:
     """One row for every stage of the verb: stage, seeds, key, cached, why, seconds (estimated; None if cached)."""
-    config = prepare({**composed, "stage": verb})
+    return _rows(prepare({**composed, "stage": verb}), verb)
+
+
+def _rows(config: dict[str, Any], verb: str) -> list[dict[str, Any]]:
     made, rows, seen = graph(config, Progress(quiet=True)), [], set()
     for name, own in targets(verb, config):
         for part in made.chain(name):

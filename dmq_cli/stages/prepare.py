@@ -16,6 +16,7 @@ from dmq_cli.stages.check import check_choices, check_runtime, check_types
 from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
+from dmq_cli.stages.told import sampler_section
 from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
@@ -36,11 +37,12 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     check_runtime(config["runtime"], NODES)
     check_choices(config)
-    config = {**config, "calib_sampler": calib_sampler(config)}
+    model = identified(config["model"])
+    config = {**config, "sampler": sampler_section(config["sampler"], model)}
+    config["calib_sampler"] = calib_sampler(config)
     sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
     for section in sections:
         check_types(section, config[section])
-    model = identified(config["model"])
     model |= told(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}

@@ -18,6 +18,7 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.told import sampled_how, sampler_line
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, hold_json, read_json
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
@@ -76,6 +77,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
         try:
+            _tell(composed, config)
             found = _run(folder, verb, config, made, wanted, key, command, cell)
         except BaseException as error:
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
@@ -84,6 +86,15 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
         if verb == "evaluate":
             log_run(logger, folder.path, found)
     return found
+
+
+def _tell(composed: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write into the run's log how it samples."""
+    told = sampled_how(composed, config)
+    if "sampler" in told:
+        _log.info("%s", sampler_line(told["sampler"]))
+    if "guidance" in told:
+        _log.info("%s", told["guidance"])
 
 
 def _run(
