@@ -15,9 +15,11 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.ops import generators, noise
 from dmq_cli.sampling import followed, neutral, walk
-from tests.sampling.exact import SAMPLERS, SEEDS
+from tests.sampling.exact import SAMPLERS
 from tests.test_conf import composed
-from tests.tiny import SCHEDULE, SHAPE, adapter, one_sentence
+from tests.tiny import SCHEDULE, SHAPE, SMALL, adapter, one_sentence
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -35,6 +37,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "leading": {"_class_name": "UniPCMultistepScheduler", "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False},
     "low end": {"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"},
 }  # fmt: skip
+SEEDS = range(40, 42)
 COUNTS = (2, 3, 4, 7, 10, 28, 30)  # most do not divide 1000
 KINDS = {
     "ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler, "plms": diffusers.PNDMScheduler,
@@ -46,9 +49,9 @@ NULLS = {"spacing", "solver_spacing", "steps_offset", "set_alpha_to_one", "clip_
 
 def section(name: str, steps: int, **given: Any) -> dict[str, Any]:
     """conf/sampler/<name>.yaml for a folder, with nothing chosen but the steps and what is given."""
-    found = composed(f"sampler={name}", f"sampler.num_inference_steps={steps}")["sampler"]
+    found = composed(f"sampler={name}")["sampler"]
     nulls = {key: None for key in found if key in NULLS}
-    return {**found, **nulls, **given}
+    return {**found, **nulls, "num_inference_steps": steps, **given}
 
 
 def ours(name: str, steps: int, config: dict[str, Any], **given: Any) -> tuple[Any, Any]:
@@ -83,12 +86,12 @@ def test_the_timesteps_are_diffusers(name: str) -> None:
             assert found == reference, (config, steps)
             visited += 1
     assert visited + refused == len(FOLDERS) * len(COUNTS) == 49
-    # four folders say nothing about spacing or say linspace, which for Euler is whole at 2, 4, 10 and 28 steps
-    assert refused == (12 if name == "euler" else 0)
+    # three folders say nothing about spacing or say linspace, which for Euler is whole at 2, 4, 10 and 28 steps
+    assert refused == (9 if name == "euler" else 0)
 
 
 def test_every_number_of_steps_is_diffusers_or_refused() -> None:
-    """Of trailing, diffusers' arithmetic visits timestep -1 for one number in nine."""
+    """Of trailing, diffusers' arithmetic visits timestep -1 for some numbers."""
     refused = []
     for spacing in ("leading", "trailing", "linspace"):
         config = SD | {"timestep_spacing": spacing}
@@ -99,7 +102,7 @@ def test_every_number_of_steps_is_diffusers_or_refused() -> None:
             except ConfigError as error:
                 assert min(reference) < 0 or len(set(reference)) < len(reference), one_sentence(error)
                 refused.append((spacing, steps))
-    assert len(refused) == 17 and {spacing for spacing, _ in refused} == {"trailing"}
+    assert len(refused) == 6 and {spacing for spacing, _ in refused} == {"trailing"}
 
 
 def last(name: str, steps: int, config: dict[str, Any], denoiser: Any) -> Tensor:
@@ -123,10 +126,7 @@ def looped(reference: Any, denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> Te
 
 @pytest.fixture(scope="module")
 def denoiser() -> ModelDenoiser:
-    """Two levels of a random network whose estimates are as large as its inputs."""
-    network = adapter(torch.float32)
-    network.model.conv_out.weight.mul_(2.0)  # type: ignore[union-attr, operator]
-    return ModelDenoiser(network)
+    return ModelDenoiser(adapter(torch.float32, **SMALL))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -143,7 +143,7 @@ def test_whole_images_are_those_of_diffusers_loop(
             expected = looped(theirs(name, steps, config), denoiser, monkeypatch)
             found = last(name, steps, config, denoiser)
             size = expected.abs().max()
-            assert torch.isfinite(found).all() and (found - expected).abs().max() < 2e-4 * size, (label, steps)
+            assert torch.isfinite(found).all() and (found - expected).abs().max() < 1e-4 * size, (label, steps)
             compared += 1
     assert compared == 14 - (3 if name == "euler" else 0)
 
@@ -155,7 +155,7 @@ def test_other_settings_give_other_images(denoiser: ModelDenoiser) -> None:
                {"clip_sample": True, "clip_sample_range": 0.6}, {"timestep_spacing": "linspace"})  # fmt: skip
     plain = last("ddim", 7, base, denoiser)
     for change in changes:
-        assert (last("ddim", 7, base | change, denoiser) - plain).abs().max() > 2e-3 * plain.abs().max(), change
+        assert (last("ddim", 7, base | change, denoiser) - plain).abs().max() > 3e-4 * plain.abs().max(), change
 
 
 def test_what_is_given_wins_and_is_said() -> None:
@@ -212,7 +212,7 @@ def test_latents_are_not_clipped_by_a_default() -> None:
 
 def test_where_nothing_of_the_image_is_left() -> None:
     config = SD | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    with pytest.raises(ConfigError, match="visits timestep 999, where .* zero terminal SNR") as caught:
+    with pytest.raises(ConfigError, match=r"visits timestep 999, where .*zero terminal SNR") as caught:
         ours("ddim", 4, config)
     one_sentence(caught.value)
     assert np.isfinite(ours("ddim", 4, config, spacing="uniform")[1].alphas_cumprod.numpy()).all()
