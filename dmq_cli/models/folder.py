@@ -17,7 +17,7 @@ from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.files import is_transformer, network_folder, read_json, require_weights, schedule_file, sha256_of
 from dmq_cli.models.heads import HeadsUNet2DModel
 from dmq_cli.models.load import load_network
-from dmq_cli.models.schedule import checked
+from dmq_cli.models.schedule import checked, in_pipeline
 from dmq_cli.models.unet import UNetAdapter
 from dmq_cli.store.digest import digest
 
@@ -39,9 +39,10 @@ def folder_sha256(path: Path) -> str:
 
 
 def load_schedule(path: Path) -> dict[str, Any]:
-    """The noise schedule the model was trained with, as diffusers' scheduler configuration; see `checked`."""
-    file = schedule_file(path)
-    return checked(read_json(file), file)
+    """The noise schedule the model was trained with, as diffusers' scheduler configuration; see `checked`, `in_pipeline`."""
+    file, index = schedule_file(path), path / "model_index.json"
+    found = checked(read_json(file), file)
+    return in_pipeline(found, read_json(index).get("_class_name")) if index.is_file() else found
 
 
 def load_adapter(path: Path) -> Adapter:

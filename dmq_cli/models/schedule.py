@@ -33,6 +33,7 @@ _PROCESS = {
     "thresholding": False, "tau_func": None,
 }  # fmt: skip
 _BEFORE = {"tensor_format", "timestep_values"}  # of diffusers' first versions, which say nothing about numbers
+_STABLE = ("StableDiffusionPipeline", "StableDiffusionPAGPipeline")
 _MOST = 100_000  # timesteps: a table of each is made
 _WORDS = {
     "timestep_spacing": ("leading", "trailing", "linspace"),
@@ -58,6 +59,15 @@ def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     filled = {**own, **config}
     _check_training(filled, file)
     return filled if filled["beta_schedule"] in _SHARED else {**filled, "trained_betas": _betas(name, filled, file)}
+
+
+def in_pipeline(config: Mapping[str, Any], pipeline: object) -> dict[str, Any]:
+    """A checked configuration as the folder's pipeline changes it: Stable Diffusion's moves leading timesteps by 1 and clips no
+    latents, whatever its scheduler says. Where that changes something, `_pipeline` names it.
+    """
+    moved = {"steps_offset": 1} if "steps_offset" in defaults(config["_class_name"]) else {}
+    changed = {key: value for key, value in {**moved, "clip_sample": False}.items() if config.get(key) != value}
+    return {**config, **changed, "_pipeline": pipeline} if changed and pipeline in _STABLE else dict(config)
 
 
 @functools.cache

@@ -41,7 +41,7 @@ _ORDER = 2  # of every solver that diffusers lets choose one
 class Followed:
     """A sampler's settings without null. section: as stages read them, what changes nothing left out.
 
-    sampler: its name; scheduler: the folder's class; taken: settings that were null, as the folder or diffusers' default has
+    sampler: its name; scheduler: the folder's class, and its pipeline where that changes what it says; taken: settings that were null, as the folder or diffusers' default has
     them; overridden: what the folder says about settings that the configuration gives, or that the sampler cannot have.
     """
 
@@ -87,8 +87,9 @@ def followed(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any],
         whole["steps_offset"] = 0
     shown = [key for key in asked if key != "fixed_stride"]
     differing = {key: said[key] for key in said if key in section and key not in asked and section[key] != said[key]}
+    scheduler = " in ".join(str(schedule[key]) for key in ("_class_name", "_pipeline") if key in schedule)
     return Followed(
-        neutral(whole), _name(kind, section), str(schedule.get("_class_name", "unnamed")),
+        neutral(whole), _name(kind, section), scheduler,
         {key: whole[key] for key in shown}, {**differing, **_ordered(kind, section, schedule)},
     )  # fmt: skip
 

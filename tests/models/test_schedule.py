@@ -120,3 +120,26 @@ def test_an_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
 def test_keys_that_say_nothing_about_numbers_pass(tmp_path: Path) -> None:
     more = {"_diffusers_version": "0.1.1", "tensor_format": "pt", "timestep_values": None, "solver_order": 3}
     assert loaded(tmp_path, {**DDIM, **more})["beta_end"] == 0.02
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # what the pipeline says while it changes them
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "PNDMScheduler", "UniPCMultistepScheduler", "DPMSolverSinglestepScheduler"]
+)
+def test_what_a_stable_diffusion_pipeline_changes(name: str, tmp_path: Path) -> None:
+    """Its constructor, which is run here, replaces two settings of whatever scheduler its folder has."""
+    own = getattr(diffusers, name)(**SCHEDULE)
+    made = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2), text_encoder=None, tokenizer=None,
+        unet=None, scheduler=own, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).scheduler.config  # fmt: skip
+    (tmp_path / "scheduler").mkdir()
+    own = getattr(diffusers, name)(**SCHEDULE)
+    own.save_pretrained(tmp_path / "scheduler")
+    before = load_schedule(tmp_path)
+    for pipeline, changed in (("DDIMPipeline", False), ("StableDiffusionPipeline", True)):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
+        found = load_schedule(tmp_path)
+        assert found == before if not changed else found["_pipeline"] == pipeline
+    for key in ("steps_offset", "clip_sample"):
+        assert found.get(key, False) == made.get(key, False), key
