@@ -34,6 +34,7 @@ _ALGORITHM: dict[str, dict[str, tuple[Any, ...]]] = {
         "disable_corrector": ([],), "solver_p": (None,),
     },
 }  # fmt: skip
+_UNREAD: dict[str, Any] = {"timestep_spacing": None, "steps_offset": 0, "set_alpha_to_one": True, "clip_sample": False}
 _ORDER = 2  # of every solver that diffusers lets choose one
 
 
@@ -42,7 +43,8 @@ class Followed:
     """A sampler's settings without null. section: as stages read them, what changes nothing left out.
 
     sampler: its name; scheduler: the folder's class, and its pipeline where that changes what it says; taken: settings that were null, as the folder or diffusers' default has
-    them; overridden: what the folder says about settings that the configuration gives, or that the sampler cannot have.
+    them; overridden: what the folder says about settings that the configuration gives, or an order that the sampler does not
+    have; unread: what it says that diffusers' scheduler of the sampler's kind does not read either.
     """
 
     section: dict[str, Any]
@@ -50,11 +52,12 @@ class Followed:
     scheduler: str
     taken: dict[str, Any]
     overridden: dict[str, Any]
+    unread: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
         """For people and programs, without the section."""
         steps = self.section["num_inference_steps"]
-        kept = {"taken": self.taken, "overridden": self.overridden}
+        kept = {"taken": self.taken, "overridden": self.overridden, "unread": self.unread}
         return {"sampler": self.sampler, "steps": steps, "scheduler": self.scheduler, **kept}
 
 
@@ -91,6 +94,7 @@ def followed(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any],
     return Followed(
         neutral(whole), _name(kind, section), scheduler,
         {key: whole[key] for key in shown}, {**differing, **_ordered(kind, section, schedule)},
+        _unread(kind, section, schedule),
     )  # fmt: skip
 
 
@@ -177,3 +181,9 @@ def _ordered(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any])
     order = schedule.get("solver_order", _ORDER)
     has = "solver_order" in scheduler_defaults(_reference(kind, section))
     return {"solver_order": order} if has and order != _ORDER else {}
+
+
+def _unread(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder says about sampling that this kind of scheduler has no setting for."""
+    read = scheduler_defaults(_reference(kind, section))
+    return {key: schedule[key] for key, none in _UNREAD.items() if key not in read and schedule.get(key, none) != none}

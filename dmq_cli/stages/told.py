@@ -50,6 +50,8 @@ def sampler_line(record: Mapping[str, Any]) -> str:
     parts = [f"sampler: {record['sampler']}, {record['steps']} steps", source if record["taken"] else "as configured"]
     if record["overridden"]:
         parts.append(f"overridden ({record['scheduler']} has): {_listed(record['overridden'])}")
+    if record["unread"]:
+        parts.append(f"nothing that this sampler has: {_listed(record['unread'])}")
     return "; ".join(parts)
 
 

@@ -93,11 +93,15 @@ def test_the_plan_says_what_comes_from_where(folder: Path, tmp_path: Path) -> No
     assert found["sampler"] == {
         "sampler": "ddim", "steps": STEPS, "scheduler": "PNDMScheduler",
         "taken": {"spacing": "uniform", "clip_sample": False, "clip_sample_range": 1.0, "steps_offset": 1},
-        "overridden": {"set_alpha_to_one": False},
+        "overridden": {"set_alpha_to_one": False}, "unread": {},
     }  # fmt: skip
     line = dmq(*command).out.splitlines()[-1]
     assert line.startswith("sampler: ddim, 4 steps; from the folder's scheduler (PNDMScheduler): spacing uniform")
     assert line.endswith("overridden (PNDMScheduler has): set_alpha_to_one false")
+    solver = dmq("plan", *words("sample", folder, tmp_path, "sampler=dpmpp_2s")).out.splitlines()[-1]
+    assert solver.endswith(
+        "spacing linspace, set_alpha_to_one true, steps_offset 0; nothing that this sampler has: steps_offset 1, set_alpha_to_one false"
+    )
 
 
 @pytest.mark.parametrize(("config", "sentence"), [
