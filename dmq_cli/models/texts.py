@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,50 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.paths import resolve
 
+_NO_TEXT = {"\0": "a NUL", "\r": "a carriage return without a line feed", "\ufeff": "a byte order mark"}
+
 
 def read_prompts(path: str, asked: str = "cond.prompts") -> list[str]:
-    """The lines of a text file that are not blank. asked: which setting names the file, for errors.
+    """The lines of a text file, without white space around them; line i is that of image i.
 
-    Raises ConfigError for no file, no lines, or another encoding than UTF-8.
+    Only a line feed ends a line, with a carriage return before it or not; a byte order mark at the start is none of the text.
+    Blank lines may stand at the end. asked: which setting names the file, for errors. Raises ConfigError for no file, no
+    lines, a blank line before another, characters that no text has, or another encoding than UTF-8.
     """
     file = resolve(path)
     if not file.is_file():
         raise ConfigError(f"{asked}={path} should be a file with one prompt a line, but {file} is no file.")
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{asked}={path} is not UTF-8 (byte {error.start}); save the file with that encoding."
         ) from error
-    if not any(lines):
+    lines = text.replace("\r\n", "\n").split("\n")
+    _check_characters(lines, f"{asked}={path}")
+    prompts = [line.strip() for line in lines]
+    while prompts and not prompts[-1]:
+        prompts.pop()
+    if not prompts:
         raise ConfigError(f"{asked}={path} holds no prompt; write one a line.")
-    return [line for line in lines if line]
+    if "" in prompts:
+        raise ConfigError(
+            f"{asked}={path} should have a prompt on every line, but line {prompts.index('') + 1} is blank, and all below would"
+            " belong to other images; write it, or take the line out."
+        )
+    return prompts
+
+
+def _check_characters(lines: Sequence[str], asked: str) -> None:
+    """NUL is what UTF-16 looks like as UTF-8, a carriage return alone was the end of a line once, and a byte order mark inside
+    is where files were joined.
+    """
+    for number, line in enumerate(lines, start=1):
+        for character, name in _NO_TEXT.items():
+            if character in line:
+                raise ConfigError(
+                    f"{asked} should be plain text, but line {number} has {name}; save the file as UTF-8 with line feeds."
+                )
 
 
 def text_encoder(path: Path) -> Callable[[str], Tensor]:
