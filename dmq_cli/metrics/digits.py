@@ -13,13 +13,18 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.weights import read_weights
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.store.tensors import check_finite
+
+SIDES = (16, 16)
+"""Of the images that digits_cnn reads."""
 
 
 class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
     """digits_cnn: uint8 (B, 1 or 3, 16, 16) to features (B, 64) and logits (B, 10).
 
     Three channels must be equal: the digits are grey. Raises EvaluationError for other images,
-    MissingWeightsError without the file, EvaluationError for a file that does not hold a DigitsCNN.
+    MissingWeightsError without the file, EvaluationError for a file that does not hold a DigitsCNN, NumericsError for
+    NaN in it.
     """
 
     def __init__(
@@ -30,7 +35,12 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
         with torch.device("meta"):  # draws no random numbers
             self.model = DigitsCNN()
         try:
-            self.model.load_state_dict(safetensors.torch.load(data), assign=True)
+            state = safetensors.torch.load(data)
+            check_finite(state, f"The weights in {feature_extractor_weights_path}")
+            wanted = {name: value.dtype for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(state, assign=True)
+            if other := [name for name, kind in wanted.items() if state[name].dtype != kind]:
+                raise RuntimeError(f"{other[0]} is {state[other[0]].dtype}, not {wanted[other[0]]}")
         except (SafetensorError, RuntimeError) as error:
             raise EvaluationError(
                 f"Extractor digits_cnn was asked to read {feature_extractor_weights_path}, but that does not "
@@ -41,7 +51,7 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         grey = images[:, :1]
-        if images.shape[2:] != (16, 16) or not bool((images == grey).all()):
+        if images.shape[2:] != SIDES or not bool((images == grey).all()):
             raise EvaluationError(
                 "Extractor digits_cnn reads grey images of 16x16 pixels, but found (C, H, W) = "
                 f"{tuple(images.shape[1:])}, or channels that differ; choose the protocol of this model."

@@ -17,7 +17,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.digits import DigitsFeatures
+from dmq_cli.metrics.digits import SIDES, DigitsFeatures
 from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
 from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_scores
@@ -91,6 +91,24 @@ def extract(
         (embeddings,) = _batched(folders["clip"], pixels, min(batch_size, _SEMANTIC_BATCH))
         found["clip_score"] = clip_scores(embeddings, folders["clip"], asked)
     return found
+
+
+def check_readable(shape: Sequence[int], protocol: Protocol, name: str, drawn: bool = False) -> None:
+    """Raise EvaluationError for images (H, W, C) that the protocol's extractor cannot read, before there are any.
+
+    digits_cnn reads 16x16, or any size where the protocol has `resize`, and three channels only where they are equal, which
+    those that a network draws are not (drawn). Inception, DINOv2 and CLIP scale to what they read. name: of the images.
+    """
+    height, width, channels = shape
+    digits = protocol.extractor == "digits_cnn"
+    sides = SIDES if digits and protocol.resize is None else None
+    kinds = {1: "grey"} if digits and drawn else {1: "grey", 3: "RGB"}
+    if channels not in kinds or (sides is not None and (height, width) != sides):
+        size = f" of {sides[0]}x{sides[1]} pixels" if sides else ""
+        raise EvaluationError(
+            f"The protocol {protocol.name} reads {' or '.join(kinds.values())} images{size}, but those of {name} have (H, W, C) = "
+            f"{tuple(shape)}; choose the protocol that belongs to them, see: dmq list protocols."
+        )
 
 
 def as_tensor(images: Images) -> Tensor:

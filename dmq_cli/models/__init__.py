@@ -10,6 +10,7 @@ from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
+from dmq_cli.models.image_shape import image_shape
 from dmq_cli.models.numerics import Numerics
 from dmq_cli.models.origin import (
     countable,
@@ -58,6 +59,7 @@ __all__ = [
     "folder_sha256",
     "has_mid_attention",
     "identified",
+    "image_shape",
     "is_random",
     "load_adapter",
     "load_schedule",

@@ -76,8 +76,7 @@ def _tokens(name: str) -> int:
 
 def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
     """See load_decoder. A scale that the checkpoint would say is 1."""
-    stage = next((one for one in _architecture(name).networks if one.folder in ("vae", "vqvae")), None)
-    if stage is None:
+    if (stage := _first_stage(name)) is None:
         return None
     return decoder_of(random_network(name, seed, stage.folder).to(device), stage.config["scaling_factor"] or 1.0)
 
@@ -109,6 +108,16 @@ def random_schedule(name: str) -> dict[str, Any]:
 def random_config(name: str) -> dict[str, Any]:
     """diffusers' configuration of the denoiser of a known model. Raises ConfigError for an unknown name."""
     return dict(_architecture(name).networks[0].config)
+
+
+def random_first_stage_config(name: str) -> dict[str, Any] | None:
+    """diffusers' configuration of the autoencoder of a known model, None where it has none. Raises as random_config."""
+    stage = _first_stage(name)
+    return None if stage is None else dict(stage.config)
+
+
+def _first_stage(name: str) -> Network | None:
+    return next((one for one in _architecture(name).networks if one.folder in ("vae", "vqvae")), None)
 
 
 def random_sha256(name: str, seed: int) -> str:

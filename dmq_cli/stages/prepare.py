@@ -8,7 +8,16 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError, SeedError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256, further_sha256
-from dmq_cli.models import Conditions, Numerics, identified, model_conditions, model_encoder_sha256, model_schedule
+from dmq_cli.metrics.extractors import check_readable
+from dmq_cli.models import (
+    Conditions,
+    Numerics,
+    identified,
+    image_shape,
+    model_conditions,
+    model_encoder_sha256,
+    model_schedule,
+)
 from dmq_cli.paths import resolve
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
@@ -58,6 +67,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
+        check_readable(image_shape(model), objects["protocol"], f"the model {model['name']}", drawn=True)
         check_tabulated(config, objects["protocol"])
     for name in _HOW:
         prepared.pop(name, None)

@@ -1,0 +1,34 @@
+"""What shape the images of a model have, from configurations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmq_cli.models.files import read_json
+from dmq_cli.models.first_stage import first_stage_folder
+from dmq_cli.models.origin import is_random, model_shapes
+from dmq_cli.models.random_weights import random_first_stage_config
+from dmq_cli.paths import resolve
+
+_CHANNELS, _BLOCKS = 3, (64,)  # of diffusers' autoencoders, where config.json does not say
+
+
+def image_shape(model: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(H, W, C) of the images that a model draws: of its samples, or of what its first stage makes of them.
+
+    Both kinds of first stages double the sides in every block but one. Raises as model_shapes.
+    """
+    channels, height, width = model_shapes(model).sample_shape()
+    config = _first_stage(model)
+    if config is None:
+        return height, width, channels
+    scale = 2 ** (len(config.get("block_out_channels", _BLOCKS)) - 1)
+    return height * scale, width * scale, int(config.get("out_channels", _CHANNELS))
+
+
+def _first_stage(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    if is_random(model):
+        return random_first_stage_config(model["name"])
+    folder = first_stage_folder(resolve(model["path"]))
+    return None if folder is None else read_json(folder / "config.json")
