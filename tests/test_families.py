@@ -14,8 +14,8 @@ import pytest
 
 from dmq_cli.errors import DmqError
 from dmq_cli.stages.graph import Graph
-from dmq_cli.stages.images import load_images
-from dmq_cli.stages.nodes import ASKED, NODES
+from dmq_cli.stages.images import ASKED, load_images
+from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, read_json

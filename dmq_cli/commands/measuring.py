@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -17,7 +17,9 @@ from dmq_cli.guard import with_flags
 @click.argument("words", nargs=-1, metavar="[protocol.KEY=VALUE]...")
 @click.option("--protocol", default="digits", show_default=True, help="What is measured, and how.")
 @click.option("--reference", help="A reference by name or file; default: the protocol's.")
-@click.option("--prompts", help="What the images were to show: a text file, line i for image i, from the start again.")
+@click.option(
+    "--prompts", help="What the images were to show: a text file, its first line for 0.png, from the start again."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where extractors run: cpu, cuda.")
 @with_flags
 @click.pass_context
@@ -39,14 +41,18 @@ def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
     section |= reference_section(given["reference"]) if given["reference"] else {}
     catalog.check_given(section)
     protocol, device = build.make(section), check_device(given["device"], "--device")
-    asked = _asked(read_prompts(given["prompts"], "--prompts"), protocol.num_images) if given["prompts"] else None
-    found = measure_images(what, protocol, asked, device)
+    prompts = read_prompts(given["prompts"], "--prompts") if given["prompts"] else None
+    found = measure_images(what, protocol, prompts, device)
     told = {"reference": found["protocol"]["reference"], "protocol": found["protocol"]["hash"]}
-    show(found, pairs({**_numbers(found), **told}), flags)
+    show(found, pairs({**_numbers(found), **told, **_images(found["images"])}), flags)
 
 
-def _asked(lines: Sequence[str], count: int) -> list[str]:
-    return [lines[image % len(lines)] for image in range(count)]
+def _images(record: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured, and what lay beside it."""
+    from dmq_cli.metrics.listing import tell_skipped
+
+    skipped = {"skipped": tell_skipped(record["skipped"])} if record["skipped"] else {}
+    return {"images": f"{record['count']} of {record['source']}", **skipped}
 
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, str]:

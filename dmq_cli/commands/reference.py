@@ -82,4 +82,16 @@ def _show(what: str, flags: set[str]) -> None:
 
 
 def _print(found: dict[str, Any], flags: set[str]) -> None:
-    show(found, pairs({key: str(value) for key, value in found.items() if value is not None}), flags)
+    show(found, pairs({_plain(key): _text(key, value) for key, value in found.items() if value is not None}), flags)
+
+
+def _text(key: str, value: object) -> str:
+    """A value of the record for people."""
+    from dmq_cli.metrics.listing import tell_skipped
+
+    return _plain(tell_skipped(value) if key == "skipped" and isinstance(value, dict) else str(value))
+
+
+def _plain(text: str) -> str:
+    """Without characters that steer a terminal, which are spelt out: a record may come from a stranger's file."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -7,23 +7,25 @@ Filters that do not, as those of TensorFlow 1 and of OpenCV, move FID by whole p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from dmq_cli.errors import ConfigError, EvaluationError, nearest
+from dmq_cli.metrics.decoding import GREY, decoded, read_header
+from dmq_cli.metrics.listing import list_images, tell_skipped
+from dmq_cli.metrics.look import Pixels, looked_at
+from dmq_cli.metrics.npz import check_memory, image_shape, read_batches
+from dmq_cli.metrics.order import natural
 
-Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 BATCH = 250
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX}
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_GREY = ("1", "L", "I;16", "I;16B")
-_COLOUR = ("RGB", "P")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Framing:
 @dataclass(frozen=True, eq=False)
 class ImageSource:
     """Images that are read as they are needed. name: where they are; formats: of the files; shape: (N, H, W, C) as framed;
-    batches: all of them anew at every call, uint8 (at most BATCH, H, W, C), in order.
+    batches: all of them anew at every call, uint8 (at most BATCH, H, W, C), in order, looked at as `looked_at` does; files:
+    one for each image, none for arrays; kinds: how many have which kind of pixels; skipped: what lies there besides.
     """
 
     name: str
@@ -79,88 +82,107 @@ class ImageSource:
     shape: tuple[int, int, int, int]
     framing: Framing
     batches: Callable[[], Iterator[Pixels]]
+    files: tuple[Path, ...] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def pixels(self) -> Pixels:
+        """All of them, uint8 (N, H, W, C). Raises EvaluationError where they do not fit into memory."""
+        check_memory(self.name, self.shape, 1)
+        whole, done = np.empty(self.shape, np.uint8), 0
+        for batch in self.batches():
+            whole[done : done + len(batch)] = batch
+            done += len(batch)
+        return whole
+
+    def told(self) -> str:
+        """What was read and what was not, in words."""
+        count, height, width, channels = self.shape
+        kinds = ", ".join(f"{kind} {number}" for kind, number in self.kinds.items())
+        mixed = f" of mixed kinds ({kinds})" if len(self.kinds) > 1 else ""
+        skipped = f"; skipped: {tell_skipped(self.skipped)}" if self.skipped else ""
+        return f"{count} images{mixed} read as {height}x{width}x{channels}{skipped}"
+
+    def record(self) -> dict[str, Any]:
+        """What is known of where they come from, plain values."""
+        return {
+            "source": self.name,
+            "source_format": ", ".join(self.formats),
+            "count": self.shape[0],
+            "size": list(self.shape[1:]),
+            "kinds": dict(self.kinds) or None,
+            "skipped": dict(self.skipped) or None,
+        }
 
 
 def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> ImageSource:
-    """All images in a folder and below it, sorted by path. Grey where all are grey, otherwise RGB; 16 bits lose the lower 8.
+    """The images that `list_images` finds. Grey where all are grey, otherwise RGB; 16 bits lose the lower 8.
 
-    lossless: PNG only, as for samples: JPEG moves FID by whole points (2104.11222). Raises EvaluationError for no
-    images, a format or a transparency that is not read, a file that cannot be read, and sizes that differ as framed.
+    As in the loaders of the original evaluators, colour profiles, gamma and the orientation in a camera's EXIF are not applied.
+    lossless: as for samples, PNG only, because JPEG moves FID by whole points (2104.11222), and in the order of the numbers
+    in the names; otherwise sorted by path. Raises EvaluationError for no images, what `read_header` raises, and sizes
+    that differ as framed.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.name[0] != ".")
+    listed = list_images(folder)
+    files = sorted(listed.files, key=lambda file: natural(file.relative_to(folder))) if lossless else listed.files
     if not files:
+        skipped = f" (skipped: {tell_skipped(listed.skipped)})" if listed.skipped else ""
         raise EvaluationError(
-            f"Images were to be read from {folder}, but there is none in it; give a folder of PNG files."
+            f"Images were to be read from {folder}, but there is none in it{skipped}; give a folder of PNG files."
         )
-    seen = [_header(file, lossless) for file in files]
-    sizes = [framing.outcome(size, str(file)) for file, (_, _, size) in zip(files, seen, strict=True)]
+    heads = [read_header(file, lossless) for file in files]
+    sizes = [framing.outcome(head.size, str(file)) for file, head in zip(files, heads, strict=True)]
     _same(files, sizes)
-    mode = "L" if all(one in _GREY for _, one, _ in seen) else "RGB"
+    mode = "L" if all(head.mode in GREY for head in heads) else "RGB"
     width, height = sizes[0]
-    formats = tuple(sorted({one for one, _, _ in seen}))
 
     def batches() -> Iterator[Pixels]:
+        images = decoded(files, heads, mode)
         for start in range(0, len(files), BATCH):
-            yield _stack([framing.apply(_decoded(file, mode)) for file in files[start : start + BATCH]])
+            yield _stack([framing.apply(next(images)) for _ in files[start : start + BATCH]])
+        next(images, None)  # what it has to say of all of them
 
-    return ImageSource(str(folder), formats, (len(files), height, width, len(mode)), framing, batches)
+    return ImageSource(
+        str(folder),
+        tuple(sorted({head.format for head in heads})),
+        (len(files), height, width, len(mode)),
+        framing,
+        lambda: looked_at(batches(), str(folder)),
+        tuple(files),
+        dict(sorted(Counter(head.kind for head in heads).items())),
+        listed.skipped,
+    )
 
 
 def array_source(name: str, images: Pixels, framing: Framing, kind: str = "npz") -> ImageSource:
     """Images that are in memory, uint8 (N, H, W, 1 or 3). kind: what stands for the format. Raises as `folder_source`."""
-    count, height, width, channels = images.shape
+
+    def batches() -> Iterator[Pixels]:
+        yield from (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+    return _array_source(name, images.shape, batches, framing, kind)
+
+
+def archive_source(file: Path, framing: Framing) -> ImageSource:
+    """The images of an .npz, see `read_npz`; so far only their shape is read. Raises as `image_shape` and `folder_source`."""
+    return _array_source(str(file), image_shape(file), lambda: read_batches(file, BATCH), framing, "npz")
+
+
+def _array_source(
+    name: str, shape: Sequence[int], stored: Callable[[], Iterable[Pixels]], framing: Framing, kind: str
+) -> ImageSource:
+    count, height, width, channels = shape
     size = framing.outcome((width, height), name)
 
     def framed(image: Pixels) -> Image.Image:
         return framing.apply(Image.fromarray(image.squeeze(-1) if channels == 1 else image))
 
     def batches() -> Iterator[Pixels]:
-        for start in range(0, count, BATCH):
-            batch = images[start : start + BATCH]
+        for batch in stored():
             yield batch if size == (width, height) else _stack([framed(image) for image in batch])
 
-    return ImageSource(name, (kind,), (count, size[1], size[0], channels), framing, batches)
-
-
-def read_images(folder: Path) -> Pixels:
-    """All PNG images of a folder as samples, uint8 (N, H, W, 1 or 3), sorted by path. Raises as `folder_source`."""
-    return np.concatenate(list(folder_source(folder, Framing(), lossless=True).batches()))
-
-
-def _header(file: Path, lossless: bool) -> tuple[str, str, Size]:
-    """Format, mode and size, without decoding. Raises EvaluationError."""
-    try:
-        with Image.open(file) as image:
-            found, mode, size = str(image.format), image.mode, image.size
-    except (OSError, SyntaxError, ValueError) as error:  # PIL has no error of its own
-        raise _unreadable(file, error) from error
-    if lossless and found != "PNG":
-        raise EvaluationError(
-            f"{file} is {found}, which changes the pixels and with them every distance; write the samples as PNG."
-        )
-    if found not in ("PNG", "JPEG", "WEBP"):
-        raise EvaluationError(
-            f"{file} is {found}, but reference images are read from PNG, JPEG and WEBP; convert it to PNG."
-        )
-    if mode not in (*_GREY, *_COLOUR):
-        raise EvaluationError(
-            f"{file} has pixels of kind {mode}, but grey and RGB are read; convert it to a PNG of RGB."
-        )
-    return found, mode, size
-
-
-def _decoded(file: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:  # PIL has no error of its own
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> EvaluationError:
-    return EvaluationError(f"{file} was to be read as an image, but cannot be ({error}); remove it or write it again.")
+    whole = (count, size[1], size[0], channels)
+    return ImageSource(name, (kind,), whole, framing, lambda: looked_at(batches(), name))
 
 
 def _same(files: Sequence[Path], sizes: Sequence[Size]) -> None:

@@ -20,7 +20,7 @@ from dmq_cli.metrics.extractors import extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.image_files import ImageSource
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.reference import LAYERS, Array, Statistics
-from dmq_cli.metrics.reference_files import save_reference
+from dmq_cli.metrics.reference_own import save_reference
 
 KEPT = 10_000
 """At most as many features are kept, as ADM's reference batches have images for precision and recall."""
@@ -92,13 +92,10 @@ def _chosen(count: int) -> Tensor:
 
 
 def _record(source: ImageSource, protocol: Protocol, name: str) -> dict[str, Any]:
-    framing, (count, height, width, channels) = source.framing, source.shape
+    framing = source.framing
     return {
         "name": name,
-        "source": source.name,
-        "source_format": ", ".join(source.formats),
-        "count": count,
-        "size": [height, width, channels],
+        **source.record(),
         "crop": framing.crop,
         "resize": framing.resize,
         "resize_filter": None if framing.resize is None else framing.resize_filter,

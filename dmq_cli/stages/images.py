@@ -17,6 +17,8 @@ from dmq_cli.metrics import to_uint8
 
 Pixels = NDArray[np.uint8]
 FILE = "images.npz"
+ASKED = "asked.json"
+"""What each image was to show, where the model is told."""
 
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:

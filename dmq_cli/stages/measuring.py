@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmq_cli.errors import ConfigError
+from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics import Protocol, extract, extractor_sha256, further_sha256, judged, measure, with_features
+from dmq_cli.metrics.extractors import check_readable
 from dmq_cli.metrics.fidelity import check_images
-from dmq_cli.metrics.image_files import Pixels, read_images
+from dmq_cli.metrics.image_files import Framing, ImageSource
+from dmq_cli.metrics.look import Pixels
+from dmq_cli.metrics.order import line_numbers
 from dmq_cli.metrics.protocol import RESULTS
-from dmq_cli.stages.reference import OUTPUTS, find_reference, read_archive
+from dmq_cli.stages.images import ASKED
+from dmq_cli.stages.reference import OUTPUTS, find_reference, found_images
+from dmq_cli.store import read_json
+
+_log = logging.getLogger("dmq")
 
 
 def judge(
@@ -39,14 +47,46 @@ def judge(
 
 
 def measure_images(
-    what: str, protocol: Protocol, asked: Sequence[str] | None = None, device: str = "cpu"
+    what: str, protocol: Protocol, prompts: Sequence[str] | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """What `judge` finds in a folder of PNG files, in the order of their names, or in an .npz of images. Raises what it does,
-    and ConfigError for a protocol that would leave out what it asks for.
+    """What `judge` finds in a folder of PNG files, or in an .npz of images; and `images`, what was read and what was not.
+
+    prompts: what the images were to show. An image of an .npz belongs to the line of its place, a file to the line of the
+    number in its name (see `line_numbers`), both from the start again after the last line. Raises what `judge` and
+    `line_numbers` do, ConfigError for a protocol that would leave out what it asks for, and EvaluationError for images
+    that were sampled from other prompts.
     """
-    _check_metrics(protocol, asked)
-    place = Path(what).expanduser()
-    return judge(read_images(place) if place.is_dir() else read_archive(place), protocol, OUTPUTS, asked, device)[0]
+    _check_metrics(protocol, prompts)
+    source = found_images(what, Framing(), lossless=True)
+    check_images(source.shape[0], protocol)
+    check_readable(source.shape[1:], protocol, source.name)
+    asked = None if prompts is None else _asked(source, prompts)
+    _log.info("%s: %s", source.name, source.told())
+    found, _ = judge(source.pixels(), protocol, OUTPUTS, asked, device)
+    return {**found, "images": source.record()}
+
+
+def _asked(source: ImageSource, prompts: Sequence[str]) -> list[str]:
+    """What each image was to show."""
+    numbers = line_numbers(source.files, len(prompts), source.name) if source.files else range(source.shape[0])
+    asked = [prompts[number % len(prompts)] for number in numbers]
+    beside = Path(source.name).with_name(ASKED)
+    if not source.files and beside.is_file():
+        _check_sampled(beside, asked)
+    return asked
+
+
+def _check_sampled(beside: Path, asked: Sequence[str]) -> None:
+    """dmq keeps what images were sampled from beside them; their first seed need not belong to the first line."""
+    record = read_json(beside)
+    sampled = record.get("asked") if isinstance(record, dict) else None
+    if not isinstance(sampled, list) or len(sampled) != len(asked):
+        raise EvaluationError(f"{beside} should say of {len(asked)} images what they show, but does not; remove it.")
+    if (other := next((i for i, one in enumerate(asked) if one != sampled[i]), None)) is not None:
+        raise EvaluationError(
+            f"By {beside} image {other} was to show {sampled[other]!r}, but by --prompts {asked[other]!r}; give the prompts that it"
+            " was sampled from, beginning with the line of its first seed."
+        )
 
 
 def _check_metrics(protocol: Protocol, asked: Sequence[str] | None) -> None:

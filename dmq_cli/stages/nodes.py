@@ -20,15 +20,13 @@ from dmq_cli.sampling import Correction, batches, parse_range, sample_images, wa
 from dmq_cli.stages import build, quantize
 from dmq_cli.stages.combine import searches_activations
 from dmq_cli.stages.graph import Config, Node, Task
-from dmq_cli.stages.images import load_images, save_images, write_chunk
+from dmq_cli.stages.images import ASKED, load_images, save_images, write_chunk
 from dmq_cli.stages.measuring import judge
 from dmq_cli.stages.trace import trace
 from dmq_cli.store import canonical, read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import NoTransform
 
-ASKED = "asked.json"
-"""What each image was to show, where the model is told."""
 INFLUENCE = "influence.safetensors"
 """The influence (N,) of every image on each distance, in the order of the seeds; on a mean over images, its own value."""
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics import Protocol, Reference, reference_of
-from dmq_cli.metrics.image_files import Framing, ImageSource, Pixels, array_source, folder_source
+from dmq_cli.metrics.extractors import check_readable
+from dmq_cli.metrics.image_files import Framing, ImageSource, archive_source, array_source, folder_source
+from dmq_cli.metrics.look import Pixels
 from dmq_cli.metrics.reference_build import build_reference
-from dmq_cli.metrics.reference_files import read_npz, read_reference, read_stored
+from dmq_cli.metrics.reference_files import read_reference, read_stored
 from dmq_cli.obtain import REFERENCES, reference_file
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import file_sha256
 from dmq_cli.zoo.digits import digit_images
 
 OUTPUTS = "outputs"  # whose folder `references` holds what was built, unless runtime.outputs says otherwise
+_log = logging.getLogger("dmq")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
@@ -71,22 +75,25 @@ def image_source(what: str, framing: Framing) -> ImageSource:
 
     Raises EvaluationError for what is none of these, and what `folder_source` raises.
     """
-    place = Path(what).expanduser()
     if what in REFERENCES:
         return array_source(what, _digits(what), framing, "scikit-learn")
+    return found_images(what, framing, lossless=False)
+
+
+def found_images(what: str, framing: Framing, lossless: bool) -> ImageSource:
+    """Images in a folder or an .npz; nothing but what they are is read yet. lossless: see `folder_source`.
+
+    Raises EvaluationError for what is neither, and what `folder_source` and `archive_source` raise.
+    """
+    place = Path(what).expanduser()
     if place.is_dir():
-        return folder_source(place, framing)
-    return array_source(what, read_archive(place), framing)
-
-
-def read_archive(file: Path) -> Pixels:
-    """Images of an .npz, uint8 (N, H, W, C). Raises EvaluationError for what is none."""
-    if not file.is_file():
+        return folder_source(place, framing, lossless)
+    if not place.is_file():
         raise EvaluationError(
-            f"Images were to be read from {file}, but that is neither a folder nor a file; give a folder of PNG files or an .npz "
+            f"Images were to be read from {place}, but that is neither a folder nor a file; give a folder of PNG files or an .npz "
             "with uint8 (N, H, W, C) under arr_0."
         )
-    return read_npz(file)
+    return archive_source(place, framing)
 
 
 def build(
@@ -111,6 +118,8 @@ def build(
             f"The reference {name} is at {file} already; remove it, or give another name or --to FILE."
         )
     source, progress = image_source(what, framing), Progress(quiet)
+    check_readable(source.shape[1:], protocol, source.name)
+    _log.info("%s: %s", source.name, source.told())
     with progress.stage("reference", name):
         return build_reference(
             source, protocol, name, file, lambda done, of: progress.update("images", done, of), device

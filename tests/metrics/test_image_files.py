@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics import fidelity
-from dmq_cli.metrics.image_files import Framing, array_source, folder_source, read_images
+from dmq_cli.metrics.image_files import Framing, array_source, folder_source
 from tests.metrics.helpers import digits, protocol
 
 RNG = np.random.default_rng(0)
@@ -28,6 +28,11 @@ def write(folder: Path, **pixels: Any) -> Path:
         (folder / stem).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{stem}.{suffix}")
     return folder
+
+
+def read_images(folder: Path) -> Any:
+    """A folder as samples, as `dmq measure` reads it."""
+    return folder_source(folder, Framing(), lossless=True).pixels()
 
 
 def everything(source: Any) -> Any:

@@ -21,7 +21,8 @@ from dmq_cli.metrics.extractors import extract
 from dmq_cli.metrics.image_files import Framing, array_source
 from dmq_cli.metrics.reference import SIZES, frechet
 from dmq_cli.metrics.reference_build import KEPT, Moments, build_reference
-from dmq_cli.metrics.reference_files import read_reference, save_reference
+from dmq_cli.metrics.reference_files import read_reference
+from dmq_cli.metrics.reference_own import save_reference
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests.metrics.helpers import SHIPPED, ImageSet, digits, noisy, protocol
 from tests.metrics.test_fidelity import standard
