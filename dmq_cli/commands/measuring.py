@@ -49,10 +49,11 @@ def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
 
 def _images(record: Mapping[str, Any]) -> dict[str, str]:
     """What was measured, and what lay beside it."""
-    from dmq_cli.metrics.listing import tell_skipped
+    from dmq_cli.metrics.listing import tell_kinds, tell_skipped
 
+    kinds = tell_kinds(record["kinds"] or {})
     skipped = {"skipped": tell_skipped(record["skipped"])} if record["skipped"] else {}
-    return {"images": f"{record['count']} of {record['source']}", **skipped}
+    return {"images": f"{record['count']} of {record['source']}{kinds}", **skipped}
 
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, str]:

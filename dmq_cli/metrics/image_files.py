@@ -18,7 +18,7 @@ from PIL import Image
 
 from dmq_cli.errors import ConfigError, EvaluationError, nearest
 from dmq_cli.metrics.decoding import GREY, decoded, read_header
-from dmq_cli.metrics.listing import list_images, tell_skipped
+from dmq_cli.metrics.listing import list_images, tell_kinds, tell_skipped
 from dmq_cli.metrics.look import Pixels, looked_at
 from dmq_cli.metrics.npz import check_memory, image_shape, read_batches
 from dmq_cli.metrics.order import natural
@@ -98,10 +98,8 @@ class ImageSource:
     def told(self) -> str:
         """What was read and what was not, in words."""
         count, height, width, channels = self.shape
-        kinds = ", ".join(f"{kind} {number}" for kind, number in self.kinds.items())
-        mixed = f" of mixed kinds ({kinds})" if len(self.kinds) > 1 else ""
         skipped = f"; skipped: {tell_skipped(self.skipped)}" if self.skipped else ""
-        return f"{count} images{mixed} read as {height}x{width}x{channels}{skipped}"
+        return f"{count} images{tell_kinds(self.kinds)} read as {height}x{width}x{channels}{skipped}"
 
     def record(self) -> dict[str, Any]:
         """What is known of where they come from, plain values."""

@@ -92,6 +92,12 @@ def tell_skipped(skipped: Mapping[str, int]) -> str:
     return ", ".join([*(f"{count} {kind}" for kind, count in known.items()), *last])
 
 
+def tell_kinds(kinds: Mapping[str, int]) -> str:
+    """` of mixed kinds (RGB 37, grey 3)`; empty where all images have one kind of pixels."""
+    each = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    return f" of mixed kinds ({each})" if len(kinds) > 1 else ""
+
+
 def _few(kinds: Counter[str]) -> dict[str, int]:
     """Kinds and counts, the rarest of very many together as `more`."""
     known = {kind: kinds.pop(kind) for kind in (_HIDDEN, _LOST, _AGAIN) if kind in kinds}

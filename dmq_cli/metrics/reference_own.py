@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,19 +100,16 @@ def _no_number(constant: str) -> NoReturn:
 
 def _check_layout(tensors: Mapping[str, Tensor], record: Mapping[str, Any], file: Path, name: str) -> None:
     """Raise EvaluationError for other tensors than the layout has."""
-    kept = tensors.get("features", torch.empty(0))
-    width = len(tensors.get("mu.features", kept.T))
-    known = {
-        "features",
-        *(f"{part}.{key.partition('.')[2]}" for key in tensors for part in ("mu", "sigma") if "." in key),
-    }
-    if set(tensors) != known or kept.shape != (record["features"], width):
+    layers = {key.partition(".")[2] for key in tensors if "." in key}
+    known = {"features", *(f"{part}.{layer}" for layer in layers for part in ("mu", "sigma"))}
+    shape = (record["features"], *tensors["mu.features"].shape) if "mu.features" in tensors else ()
+    if set(tensors) != known or len(shape) != 2 or tensors["features"].shape != shape:
         found = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in sorted(tensors.items())) or "nothing"
-        _refuse(file, name, f"mu, sigma and {record['features']} features of {width}", found)
+        _refuse(file, name, f"mu, sigma and {record['features']} rows of features", found)
     for key, tensor in tensors.items():
         if tensor.dtype not in _NUMBERS:
             _refuse(file, name, "numbers of float32 or float64", f"{key} of {str(tensor.dtype).removeprefix('torch.')}")
-        if not math.isfinite(float(tensor.double().sum())):
+        if not bool(torch.isfinite(tensor).all()):
             _refuse(file, name, "finite numbers", f"NaN or infinity in {key}")
 
 
