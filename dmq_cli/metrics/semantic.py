@@ -12,6 +12,7 @@ are prepared as in openai/CLIP: shorter side by Pillow's bicubic filter, centre 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +26,13 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from dmq_cli.errors import ConfigError, EvaluationError, ModelError
 from dmq_cli.metrics.weights import find_folder
+from dmq_cli.store.tensors import check_finite
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _SIDE = 224
 _HUB_OFFSET = 0.1  # of the factor by which torch.hub's DINOv2 interpolates its position embeddings
+_log = logging.getLogger("dmq")
 _Resize = Callable[[Image.Image], Image.Image]
 
 
@@ -78,7 +81,7 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
     """CLIP: uint8 (B, 1 or 3, H, W) to embeddings (B, D) of length 1, float32. Weights: a folder of transformers'
     CLIPModel with its tokenizer.
 
-    Raises MissingWeightsError without it, ModelError if it cannot be read, ConfigError without transformers.
+    Raises MissingWeightsError without it, ModelError if it cannot be read, NumericsError for NaN in it, ConfigError without transformers.
     """
 
     def __init__(
@@ -93,6 +96,11 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
         pixels = _prepared(images, lambda one: _centre(one, side), *_CLIP)
         found = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
         return (nn.functional.normalize(found),)
+
+    def too_long(self, prompts: Sequence[str]) -> int:
+        """How many prompts are longer than the text encoder reads."""
+        length = int(self.model.config.text_config.max_position_embeddings)
+        return sum(len(tokens) > length for tokens in self.tokenizer(list(prompts), verbose=False).input_ids)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (N, D) of prompts, of length 1, on the CPU; what is longer than the text encoder reads is cut off."""
@@ -121,7 +129,8 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
 def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str]) -> Tensor:
     """CLIP score of every image, (N,) in [0, 100]. embeddings: (N, D) of the images; asked: N prompts.
 
-    Raises EvaluationError for another number of prompts, or for class numbers in their place.
+    Prompts that are longer than CLIP reads are cut off, which is said. Raises EvaluationError for another number of prompts, or
+    for class numbers in their place.
     """
     if len(asked) != len(embeddings):
         raise EvaluationError(
@@ -134,6 +143,10 @@ def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str
             " protocol.metrics."
         )
     different = sorted(set(asked))
+    if cut := extractor.too_long(different):
+        _log.warning(
+            "CLIP reads only the beginning of %d of %d prompts: they are too long for it.", cut, len(different)
+        )
     batches = [different[start : start + 100] for start in range(0, len(different), 100)]
     texts = torch.cat([extractor.texts(batch) for batch in batches])
     place = {text: number for number, text in enumerate(different)}
@@ -172,6 +185,7 @@ def _model(kind: str, folder: Path) -> Any:
         raise ModelError(
             f"The {kind} in {folder} has no values for {len(missing)} of its tensors (first: {missing[0]}); copy the folder again."
         )
+    check_finite(model.state_dict(), f"The {kind} in {folder}")
     return model.eval().requires_grad_(False)
 
 

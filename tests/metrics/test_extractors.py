@@ -13,9 +13,10 @@ from torch_fidelity.utils import create_feature_extractor
 
 import dmq_cli.metrics.extractors as module
 import dmq_cli.metrics.weights as weights
-from dmq_cli.errors import EvaluationError, MissingWeightsError
+from dmq_cli.errors import DmqError, EvaluationError, MissingWeightsError
 from dmq_cli.metrics import INCEPTION_SHA256, INCEPTION_URL, extract, extractor_sha256
 from dmq_cli.paths import resolve
+from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests.metrics.helpers import SHIPPED, digits, inception_state, protocol
 
 
@@ -88,6 +89,22 @@ def test_the_sha256_is_recorded_and_checked() -> None:
     assert extractor_sha256(protocol(extractor_sha256=found.upper())) == found
     with pytest.raises(EvaluationError, match=f"must have the sha256 {'0' * 64}, but .* has {found}"):
         extract(digits(0, 2), protocol(extractor_sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda weight: weight.half(), "embed.weight is torch.float16, not torch.float32"),
+        (lambda weight: (weight * 99).to(torch.int32), "does not hold a DigitsCNN"),
+        (lambda weight: weight[1:], "does not hold a DigitsCNN"),
+        (lambda weight: weight / 0, "embed.weight are NaN or infinite"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_network(tmp_path: Path, change: Any, part: str) -> None:
+    state = load_tensors(resolve(SHIPPED))
+    save_tensors(tmp_path / "model.safetensors", {**state, "embed.weight": change(state["embed.weight"])})
+    with pytest.raises(DmqError, match=part):
+        extract(digits(0, 2), protocol(extractor_path=str(tmp_path / "model.safetensors")))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000, 500_000])

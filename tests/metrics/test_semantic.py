@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import transforms
 
 import dmq_cli.metrics.extractors as module
-from dmq_cli.errors import EvaluationError, MissingWeightsError, ModelError
+from dmq_cli.errors import EvaluationError, MissingWeightsError, ModelError, NumericsError
 from dmq_cli.metrics import extract, fidelity, further_sha256
 from dmq_cli.metrics.image_files import Framing, array_source
 from dmq_cli.metrics.reference_build import build_reference
@@ -24,6 +25,7 @@ from dmq_cli.metrics.reference_files import read_reference
 from dmq_cli.metrics.semantic import Dinov2Features, clip_scores
 from dmq_cli.paths import PACKAGE
 from dmq_cli.store import file_sha256
+from dmq_cli.store.tensors import load_tensors
 from tests.metrics.helpers import digits, protocol
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (dmq[text])")
@@ -129,6 +131,26 @@ def test_the_clip_score_is_a_hundred_times_the_cosine_of_clip_itself(folders: di
     torch.testing.assert_close(found, 100 * cosines.clamp(min=0), rtol=1e-4, atol=1e-4)
     both = clip_scores(torch.cat([embeddings, -embeddings]), extractor, PROMPTS * 2)
     assert int((both > 0).sum()) == 4 and float(both.min()) == 0, "below zero is zero"
+
+
+def test_prompts_that_clip_cuts_off_are_counted(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    extractor = module._semantic("clip", asking(folders, "clip_score"))
+    embeddings = extractor(torch.from_numpy(photographs(4, 32, 32)).permute(0, 3, 1, 2))[0]
+    clip_scores(embeddings, extractor, PROMPTS)
+    assert not caplog.records
+    clip_scores(embeddings, extractor, ["a " * 14, "a " * 15, "a " * 15, "a " * 99])  # 16 with beginning and end
+    assert [one.getMessage() for one in caplog.records] == [
+        "CLIP reads only the beginning of 2 of 3 prompts: they are too long for it."
+    ]
+
+
+def test_weights_that_are_no_numbers_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["dinov2"], tmp_path / "nan")
+    state = load_tensors(tmp_path / "nan" / "model.safetensors")
+    state["layernorm.weight"][0] = math.nan
+    save_file(state, tmp_path / "nan" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NumericsError, match=r"1 of the 16 values of layernorm.weight are NaN"):
+        Dinov2Features("x", ["dinov2"], str(tmp_path / "nan"))
 
 
 def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
