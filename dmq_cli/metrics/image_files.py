@@ -18,7 +18,7 @@ from PIL import Image
 
 from dmq_cli.errors import ConfigError, EvaluationError, nearest
 from dmq_cli.metrics.decoding import GREY, decoded, read_header
-from dmq_cli.metrics.listing import list_images, tell_kinds, tell_skipped
+from dmq_cli.metrics.listing import Listing, list_images, tell_kinds, tell_skipped
 from dmq_cli.metrics.look import Pixels, looked_at
 from dmq_cli.metrics.npz import check_memory, image_shape, read_batches
 from dmq_cli.metrics.order import natural
@@ -121,13 +121,8 @@ def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> Ima
     in the names; otherwise sorted by path. Raises EvaluationError for no images, what `read_header` raises, and sizes
     that differ as framed.
     """
-    listed = list_images(folder)
+    listed = _listed(folder)
     files = sorted(listed.files, key=lambda file: natural(file.relative_to(folder))) if lossless else listed.files
-    if not files:
-        skipped = f" (skipped: {tell_skipped(listed.skipped)})" if listed.skipped else ""
-        raise EvaluationError(
-            f"Images were to be read from {folder}, but there is none in it{skipped}; give a folder of PNG files."
-        )
     heads = [read_header(file, lossless) for file in files]
     sizes = [framing.outcome(head.size, str(file)) for file, head in zip(files, heads, strict=True)]
     _same(files, sizes)
@@ -150,6 +145,16 @@ def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> Ima
         dict(sorted(Counter(head.kind for head in heads).items())),
         listed.skipped,
     )
+
+
+def _listed(folder: Path) -> Listing:
+    listed = list_images(folder)
+    if not listed.files:
+        skipped = f" (skipped: {tell_skipped(listed.skipped)})" if listed.skipped else ""
+        raise EvaluationError(
+            f"Images were to be read from {folder}, but there is none in it{skipped}; give a folder of PNG files."
+        )
+    return listed
 
 
 def array_source(name: str, images: Pixels, framing: Framing, kind: str = "npz") -> ImageSource:

@@ -15,10 +15,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.look import looked_at
 
 _HEAD = 1 << 14  # bytes that are read for the head of an array
 _GROWS = 200  # as many bytes of images from one stored byte are no samples, where they are many
 _MANY = 1 << 28
+_LOOKED = 250  # images at a time
 _NUMBERS = "biufc"
 
 
@@ -70,10 +72,12 @@ def image_shape(file: Path) -> tuple[int, int, int, int]:
 
 
 def read_npz(file: Path) -> NDArray[np.uint8]:
-    """The images under arr_0, uint8 (N, H, W, 1 or 3). Raises as `image_shape` and `read_arrays`."""
+    """The images under arr_0, uint8 (N, H, W, 1 or 3). Raises as `image_shape`, `read_arrays` and `looked_at`."""
     heads = read_heads(file)
-    _image_shape(file, heads)
+    count = _image_shape(file, heads)[0]
     images: NDArray[np.uint8] = read_arrays(file, heads, ["arr_0"])["arr_0"]
+    for _ in looked_at((images[start : start + _LOOKED] for start in range(0, count, _LOOKED)), str(file)):
+        pass
     return images
 
 

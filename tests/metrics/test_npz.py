@@ -104,6 +104,12 @@ def test_heads_that_lie(members: list[tuple[str, bytes]], tmp_path: Path) -> Non
         read_npz(archive(tmp_path / "x.npz", *members))
 
 
+def test_a_reference_of_one_colour_is_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", arr_0=np.full((300, 8, 8, 1), 7, np.uint8))
+    with pytest.raises(EvaluationError, match=r"Every one of the 300 images of .*x.npz is a single colour"):
+        read_reference(tmp_path / "x.npz", "x")
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
     data = io.BytesIO()
     np.save(data, IMAGES)
