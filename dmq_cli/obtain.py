@@ -36,14 +36,19 @@ def find_network(path: Path) -> Path | None:
     return next((f for f in (path / "unet", path / "transformer", path) if (f / "config.json").is_file()), None)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a network's folder has weights in a form that dmq reads: one file, or an index of shards."""
+    return any((folder / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json"))
+
+
 def missing(model: Mapping[str, Any]) -> str | None:
     """One sentence on how to get the weights of a model of conf/model; None if they are there, or if nobody knows how.
 
-    Only a folder that is not there counts, and one without safetensors weights: what is in them is for others to check.
+    Only a folder that is not there counts, and one without any safetensors weights: what is in them is for others to check.
     """
     path = resolve(model["path"])
     folder = find_network(path)
-    if "source" not in model or (folder is None and path.is_dir()) or (folder and (folder / WEIGHTS).is_file()):
+    if "source" not in model or (folder is None and path.is_dir()) or (folder and has_weights(folder)):
         return None
     found = f"{folder} has no {WEIGHTS}" if folder else f"{path} does not exist"
     return f"The weights of {model['name']} were asked for, but {found}; {remedy(model)}."

@@ -15,16 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError, ModelError
-from dmq_cli.models.files import is_transformer, network_config, read_json, sha256_of
-from dmq_cli.models.texts import read_prompts, require_encoder, text_encoder
-from dmq_cli.obtain import WEIGHTS
+from dmq_cli.models.configs import component_config
+from dmq_cli.models.files import is_transformer, sha256_of
+from dmq_cli.models.load import check_shapes
+from dmq_cli.models.parts import network_config
+from dmq_cli.models.texts import read_prompts, require_encoder, say_cut, text_encoder
+from dmq_cli.models.weights import read_weights, weight_shapes
 from dmq_cli.store.digest import digest
-from dmq_cli.store.tensors import load_tensors
+from dmq_cli.store.tensors import check_finite
 
 Cond = Mapping[str, Tensor] | None
 """What a network reads besides sample and timestep: tensors by name, a row for each sample; None: nothing."""
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
+_TABLE = "embedding.weight"  # of a class embedding
+_DIT_CLASSES = 1000  # of diffusers' class, where config.json does not say
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -124,7 +129,7 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
     not fit the model, ModelError for a folder without the text encoder or class embedding that its network needs.
     """
     config = network_config(path)
-    kind = _kind(path, config)
+    kind = condition_kind(path, config)
     if prompts is not None and kind != "prompts":
         raise ConfigError(
             f"cond.prompts={prompts} was given, but the model in {path} reads no texts; leave cond.prompts at null."
@@ -137,7 +142,7 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
         embedding = _class_embedding(path)
         return classes_of(classes, embedding.embedding.num_embeddings - 1, embedding)
     if kind == "transformer":
-        return classes_of(classes, int(config["num_embeds_ada_norm"]))
+        return classes_of(classes, int(config.get("num_embeds_ada_norm", _DIT_CLASSES)))
     if kind == "labels":
         return Classes(_chosen(classes, int(config["num_class_embeds"])), none=None)
     return _texts(path, prompts) if kind == "prompts" else None
@@ -148,7 +153,7 @@ def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None)
     return Classes(_chosen(classes, total), total, embedding)
 
 
-def _kind(path: Path, config: Mapping[str, Any]) -> str:
+def condition_kind(path: Path, config: Mapping[str, Any]) -> str:
     """ "none", "labels" (a UNet's own), "transformer" (a DiT's), "tokens" (of a class) or "prompts". Raises ModelError."""
     if is_transformer(config):
         return "transformer"
@@ -181,16 +186,26 @@ def _coprime(count: int) -> int:
 
 
 def _class_embedding(path: Path) -> ClassEmbedding:
-    config = read_json(path / "class_embedding" / "config.json")
-    made = ClassEmbedding(int(config["num_embeddings"]), int(config["embedding_dim"]))
-    try:
-        made.load_state_dict(load_tensors(path / "class_embedding" / WEIGHTS))
-    except RuntimeError as error:
-        first = " ".join(str(error).split())
-        raise ModelError(
-            f"The class embedding in {path} does not fit its config.json ({first}); import it again."
-        ) from error
+    folder = path / "class_embedding"
+    given, sizes = weight_shapes(folder), embedding_sizes(folder)
+    check_shapes(f"The class embedding in {folder}", {_TABLE: sizes}, given)
+    made = ClassEmbedding(*sizes)
+    for tensors in read_weights(folder):
+        made.load_state_dict(tensors)
+    check_finite(dict(made.state_dict()), f"The class embedding in {folder}")
     return made.eval().requires_grad_(False)
+
+
+def embedding_sizes(folder: Path) -> tuple[int, int]:
+    """Classes, with that for none, and width of a class embedding. Raises ModelError."""
+    config = component_config(folder)
+    count, width = config.get("num_embeddings"), config.get("embedding_dim")
+    if type(count) is not int or type(width) is not int or count < 2 or width < 1:
+        raise ModelError(
+            f"The class embedding in {folder} has num_embeddings={count!r} and embedding_dim={width!r} in its config.json; import it"
+            " again."
+        )
+    return count, width
 
 
 def required_prompts(prompts: str | None, what: object) -> list[str]:
@@ -205,6 +220,7 @@ def required_prompts(prompts: str | None, what: object) -> list[str]:
 def _texts(path: Path, prompts: str | None) -> Prompts:
     lines = required_prompts(prompts, f"in {path}")
     require_encoder(path)
+    say_cut(path, lines, f"cond.prompts={prompts}")
     load = functools.cache(text_encoder)  # when the first text is read: checking a command should not take that long
     return Prompts(lines, lambda text: load(path)(text))
 

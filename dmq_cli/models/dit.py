@@ -11,7 +11,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.structure import NamedParts, condition
+from dmq_cli.models.structure import NamedParts, condition, sample_shape
 
 _LABELS = "class_labels"
 _BLOCK = r"transformer_blocks\.\d+\."
@@ -73,5 +73,4 @@ class DiTAdapter(NamedParts):
 
     def sample_shape(self) -> tuple[int, int, int]:
         """See Adapter."""
-        config = self.model.config
-        return int(config.in_channels), int(config.sample_size), int(config.sample_size)
+        return sample_shape(self.model)

@@ -8,26 +8,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dmq_cli.errors import MissingWeightsError, ModelError
-from dmq_cli.models.files import network_folder, read_json, require_weights
-from dmq_cli.models.first_stage import first_stage_folder, scaling_factor
-from dmq_cli.obtain import WEIGHTS, missing
+from dmq_cli.models.files import read_json
+from dmq_cli.models.first_stage import scaling_factor
+from dmq_cli.models.folder import network_kind
+from dmq_cli.models.parts import check_parts, first_stage_folder, network_folder
+from dmq_cli.models.weights import weight_files, weight_shapes
+from dmq_cli.obtain import missing
 from dmq_cli.paths import resolve
 
 
 def check_expected(model: Mapping[str, Any]) -> None:
-    """Compare a model's folder with expects, parameters, latent and scaling_factor, where its configuration has them.
+    """Compare a model's folder with the parts it declares, and with expects, parameters, latent and scaling_factor, where
+    its configuration has them.
 
     Reads configurations and the heads of safetensors files only. Raises MissingWeightsError for weights that are not there,
-    with how to get them, and ModelError for another model, a missing first stage and another scale of its latents.
+    with how to get them, and ModelError for a network of no known family, another model, a missing part and another scale
+    of its latents.
     """
     if sentence := missing(model):
         raise MissingWeightsError(sentence)
     path = resolve(model["path"])
     network = network_folder(path)
-    require_weights(network)
+    network_kind(network)
+    check_parts(path)
+    weight_files(network)
     asked = f"The folder {path} was given as {model['name']}, but"
     _check_network(network, model, asked)
     if model.get("latent"):
@@ -42,21 +47,16 @@ def _check_network(network: Path, model: Mapping[str, Any], asked: str) -> None:
                 f"{asked} {key} of its network is {json.dumps(config.get(key))} and not {json.dumps(wanted)}; give the folder of"
                 f" {model['name']}, or choose the model that it is."
             )
-    if (wanted := model.get("parameters")) is not None and (count := _parameters(network / WEIGHTS)) != wanted:
+    if (wanted := model.get("parameters")) is not None and (count := _parameters(network)) != wanted:
         raise ModelError(
             f"{asked} its network has {count:,} parameters and not {wanted:,}; give the folder of {model['name']},"
             " or choose the model that it is."
         )
 
 
-def _parameters(file: Path) -> int:
-    """How many numbers a safetensors file has, from its head. Raises ModelError."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"The weights in {file.parent} could not be read ({error}); copy the folder again.") from error
-    return sum(math.prod(shape) for shape in shapes)
+def _parameters(folder: Path) -> int:
+    """How many numbers the weights have, from the heads of their files. Raises ModelError."""
+    return sum(math.prod(shape) for shape in weight_shapes(folder).values())
 
 
 def _check_first_stage(path: Path, model: Mapping[str, Any], asked: str) -> None:
@@ -66,7 +66,7 @@ def _check_first_stage(path: Path, model: Mapping[str, Any], asked: str) -> None
             f"{asked} its first stage is missing: there is neither vae/config.json nor vqvae/config.json; put that part of the"
             " pipeline beside its network."
         )
-    require_weights(folder)
+    weight_files(folder)
     wanted, found = model.get("scaling_factor"), scaling_factor(folder)
     if wanted is not None and found != wanted:
         raise ModelError(

@@ -15,25 +15,38 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from dmq_cli.errors import ConfigError, DmqError, MissingWeightsError
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.files import read_json
-from dmq_cli.models.first_stage import first_stage_folder
 from dmq_cli.models.folder import folder_sha256, load_adapter
+from dmq_cli.models.parts import first_stage_folder
+from dmq_cli.models.weights import TEXT_WEIGHTS
 from dmq_cli.obtain import WEIGHTS, missing, remedy
 from dmq_cli.store.files import aside_folder, disk_errors, write_json
 
 _PARTS = ("unet", "transformer", "vae", "vqvae")
 _NETWORK = rf"(({'|'.join(_PARTS)}|text_encoder)/)?config\.json"
+
+
+def _files(name: str) -> str:
+    """A pattern of the files that weights are in: one, or shards and their index."""
+    return rf"{re.escape(name.removesuffix('.safetensors'))}(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+
+
 _NEEDED = (
     _NETWORK,
     r"model_index\.json|(scheduler/)?scheduler_config\.json",
-    rf"(({'|'.join(_PARTS)})/)?{re.escape(WEIGHTS)}",
-    r"text_encoder/model\.safetensors",
+    rf"(({'|'.join(_PARTS)})/)?{_files(WEIGHTS)}",
+    rf"text_encoder/{_files(TEXT_WEIGHTS)}",
     r"tokenizer/[\w.-]+\.(json|txt)",
 )
+_SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors\.index\.json|-\d+-of-\d+\.safetensors")
 
 
 def needed(files: Iterable[str]) -> list[str]:
-    """Of all names in a repository those of a model: configurations, safetensors in full precision, the tokenizer."""
-    return [name for name in files if any(re.fullmatch(pattern, name) for pattern in _NEEDED)]
+    """Of all names in a repository those of a model: configurations, safetensors in full precision, the tokenizer.
+
+    Shards and their index only where there is no single file.
+    """
+    wanted = [name for name in files if any(re.fullmatch(pattern, name) for pattern in _NEEDED)]
+    return [name for name in wanted if _SHARD.sub("", name) == name or _SHARD.sub(".safetensors", name) not in wanted]
 
 
 def fetch_model(model: Mapping[str, Any], folder: Path, quiet: bool = False) -> str:
@@ -92,8 +105,8 @@ def _require_safetensors(repo: str, files: Sequence[str]) -> None:
     for folder in (name.removesuffix("config.json") for name in files if re.fullmatch(_NETWORK, name)):
         if not any(name.startswith(folder) and name.endswith(".safetensors") for name in files):
             raise MissingWeightsError(
-                f"The repository {repo} was to be fetched, but {folder or 'its network'} has no weights in safetensors, and dmq"
-                " reads no pickles; save the model with safetensors elsewhere and give that folder as model.path=FOLDER."
+                f"The repository {repo} was to be fetched, but {folder or 'its network'} has no weights in safetensors in full"
+                " precision, and dmq reads no pickles; save the model with safetensors elsewhere and give that folder as model.path=FOLDER."
             )
 
 

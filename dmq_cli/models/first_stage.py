@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.files import read_json, require_weights, sha256_of
+from dmq_cli.models.configs import built, component_config
+from dmq_cli.models.files import sha256_of
 from dmq_cli.models.load import load_network
+from dmq_cli.models.parts import first_stage_folder
+from dmq_cli.models.weights import weight_files
 from dmq_cli.store.digest import digest
 
 Decoder = Callable[[Tensor], Tensor]
@@ -26,9 +30,28 @@ _KINDS: dict[str, Any] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 _UNSAID = {"VQModel": 1.0, "AutoencoderKL": 0.18215}
 
 
-def first_stage_folder(path: Path) -> Path | None:
-    """Where the autoencoder of a pipeline folder lies; None for a model of pixels."""
-    return next((path / name for name in ("vqvae", "vae") if (path / name / "config.json").is_file()), None)
+@dataclass(frozen=True)
+class Latents:
+    """How a network's latents z are those of its autoencoder: z * std / scale + shift.
+
+    std, shift: one number, or one for each channel.
+    """
+
+    scale: float
+    std: tuple[float, ...] = (1.0,)
+    shift: tuple[float, ...] = (0.0,)
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents (B, C, H, W). At the default std and shift nothing but a division happens."""
+        found = latents
+        if self.std != (1.0,):
+            found = found * _channels(self.std, latents)
+        found = found / self.scale
+        return found if self.shift == (0.0,) else found + _channels(self.shift, latents)
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 def load_decoder(path: Path, device: str | torch.device = "cpu") -> Decoder | None:
@@ -39,27 +62,66 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> Decoder | No
     folder = first_stage_folder(path)
     if folder is None:
         return None
-    return decoder_of(load_network(_kind(folder), folder).to(device), scaling_factor(folder))
+    return decoder_of(load_network(_kind(folder), folder).to(device), latents_of(folder))
+
+
+def shapes_of_decoder(path: Path) -> Decoder | None:
+    """load_decoder on the meta device: shapes without numbers; weights need not be there."""
+    folder = first_stage_folder(path)
+    if folder is None:
+        return None
+    return decoder_of(built(_kind(folder), folder, component_config(folder), meta=True), latents_of(folder))
 
 
 def _kind(folder: Path) -> Any:
     """diffusers' class. Raises ModelError for one that dmq does not decode with."""
-    kind = read_json(folder / "config.json").get("_class_name")
-    if kind not in _KINDS:
+    kind = component_config(folder).get("_class_name")
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ModelError(f"The first stage in {folder} is a {kind}; dmq decodes with {' or '.join(_KINDS)}.")
-    return _KINDS[str(kind)]
+    return _KINDS[kind]
 
 
-def decoder_of(model: Any, scale: float) -> Decoder:
-    """The decoder of an autoencoder of diffusers'. scale: what latents are multiplied by for the network."""
+def decoder_of(model: Any, latents: Latents) -> Decoder:
+    """The decoder of an autoencoder of diffusers'. latents: how the network's are its own."""
     device = next(model.parameters()).device
 
     @torch.inference_mode()
-    def decode(latents: Tensor) -> Tensor:
-        images: Tensor = model.decode(latents.to(device) / scale, return_dict=False)[0]
-        return images.to(latents.device)
+    def decode(sample: Tensor) -> Tensor:
+        images: Tensor = model.decode(latents.restored(sample.to(device)), return_dict=False)[0]
+        return images.to(sample.device)
 
     return decode
+
+
+def latents_of(folder: Path) -> Latents:
+    """What config.json says of scale, shift, mean and standard deviation of the latents. Raises ModelError.
+
+    As in diffusers' pipelines: a shift_factor is added after the division (Stable Diffusion 3); latents_mean and latents_std
+    are of each channel (Stable Diffusion XL), and either comes without the other.
+    """
+    config, scale = component_config(folder), scaling_factor(folder)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    shift = config.get("shift_factor")
+    if (mean is None) != (std is None) or (mean is not None and shift):
+        raise ModelError(
+            f"The first stage in {folder} has latents_mean={mean}, latents_std={std} and shift_factor={shift}, and they belong"
+            " together as mean with std, or the shift alone; correct its config.json."
+        )
+    if mean is None:
+        return Latents(scale, shift=_finite(folder, "shift_factor", [shift or 0.0], 1))
+    channels = config.get("latent_channels", 4)
+    stds = _finite(folder, "latents_std", std, channels)
+    return Latents(scale, stds, _finite(folder, "latents_mean", mean, channels))
+
+
+def _finite(folder: Path, name: str, values: object, count: int) -> tuple[float, ...]:
+    numbers = values if isinstance(values, list) else []
+    proper = all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
+    if len(numbers) != count or not proper or (name == "latents_std" and min(numbers) <= 0):
+        raise ModelError(
+            f"The first stage in {folder} has {name}={values}, and {count} finite numbers are needed; correct its config.json."
+        )
+    return tuple(map(float, numbers))
 
 
 def scaling_factor(folder: Path) -> float:
@@ -68,7 +130,7 @@ def scaling_factor(folder: Path) -> float:
     Folders from before diffusers had the setting leave it out (CompVis/ldm-celebahq-256): then it is that of the published
     models, 1 for LDM's VQ. diffusers' own default for both kinds, 0.18215, gives grey images there (its issue 6725).
     """
-    config = read_json(folder / "config.json")
+    config = component_config(folder)
     found = config.get("scaling_factor", _UNSAID.get(str(config.get("_class_name"))))
     if not isinstance(found, int | float) or isinstance(found, bool) or not (math.isfinite(found) and found > 0):
         raise ModelError(
@@ -87,5 +149,5 @@ def first_stage_sha256(path: Path) -> str | None:
     if folder is None:
         return None
     _kind(folder)
-    scaling_factor(folder)
-    return digest([sha256_of(folder / "config.json"), sha256_of(require_weights(folder))])
+    latents_of(folder)
+    return digest([sha256_of(file) for file in (folder / "config.json", *weight_files(folder))])

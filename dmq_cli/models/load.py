@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.files import require_weights
+from dmq_cli.models.configs import built, component_config
+from dmq_cli.models.weights import read_weights, weight_shapes
 from dmq_cli.store.tensors import check_finite
+
+_FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # names in older attention blocks
 
 
 def load_network(kind: Any, folder: Path) -> nn.Module:
     """A network of the diffusers class `kind`, in eval mode, float32, without gradients.
 
-    Raises MissingWeightsError, ModelError for weights that do not fit its config.json, NumericsError for NaN in them.
+    Raises MissingWeightsError, ModelError for weights that do not fit its config.json or are no floating-point numbers,
+    NumericsError for NaN in them. Shapes are compared before anything is allocated.
     """
-    require_weights(folder)
-    options = {
-        "use_safetensors": True,
-        "local_files_only": True,
-        "low_cpu_mem_usage": False,
-        "torch_dtype": torch.float32,
-    }
-    try:
-        model, report = kind.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The weights in {folder} could not be read ({first}); copy the folder again.") from error
-    for state in ("mismatched_keys", "missing_keys", "unexpected_keys"):
-        if report.get(state):
-            _refuse(folder, state.replace("_keys", ""), list(report[state]))
-    loaded: nn.Module = model
-    check_finite(dict(loaded.state_dict()), f"The weights in {folder}")
-    return loaded.eval().requires_grad_(False)
-
-
-def _refuse(folder: Path, kind: str, keys: list[Any]) -> None:
-    found = {
-        "mismatched": "the wrong shape for",
-        "missing": "no values for",
-        "unexpected": "values that do not belong to",
-    }
-    raise ModelError(
-        f"The checkpoint in {folder} has {found[kind]} {len(keys)} tensors of the network in its config.json"
-        f" (first: {keys[0]}); use the config.json that belongs to these weights."
+    given, config = weight_shapes(folder), component_config(folder)
+    shapes = built(kind, folder, config, meta=True)
+    names = _own_names(shapes, given)
+    check_shapes(
+        f"The checkpoint in {folder}",
+        {name: tuple(tensor.shape) for name, tensor in shapes.state_dict().items()},
+        {names[name]: shape for name, shape in given.items()},
     )
+    model = built(kind, folder, config)
+    for tensors in read_weights(folder):
+        _fill(model, {names[name]: tensor for name, tensor in tensors.items()})
+    check_finite(dict(model.state_dict()), f"The weights in {folder}")
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    for name, tensor in tensors.items():
+        wanted[name].copy_(tensor)
+
+
+def check_shapes(what: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
+    """Raise ModelError unless there are the same names with the same shapes. what: the sentence's start."""
+    _refuse(what, "the wrong shape for", [n for n, shape in given.items() if wanted.get(n, shape) != shape])
+    _refuse(what, "no values for", [name for name in wanted if name not in given])
+    _refuse(what, "values that do not belong to", [name for name in given if name not in wanted])
+
+
+def _own_names(model: nn.Module, given: Iterable[str]) -> dict[str, str]:
+    """What the model calls its tensors, by their names in the files, where attention blocks may have their former ones."""
+    old = tuple(name for name, module in model.named_modules() if getattr(module, "_from_deprecated_attn_block", False))
+    found = {}
+    for name in given:
+        module, _, leaf = name.rpartition(".")
+        block, _, layer = module.rpartition(".")
+        found[name] = f"{block}.{_FORMER[layer]}.{leaf}" if block in old and layer in _FORMER else name
+    return found
+
+
+def _refuse(what: str, how: str, names: list[str]) -> None:
+    if names:
+        raise ModelError(
+            f"{what} has {how} {len(names)} tensors of the network in its config.json (first: {names[0]}); use the config.json"
+            " that belongs to these weights."
+        )

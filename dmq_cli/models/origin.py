@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmq_cli.errors import ConfigError
+from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
-from dmq_cli.models.files import is_transformer, network_config
+from dmq_cli.models.files import is_transformer
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule, shapes_of_folder
+from dmq_cli.models.parts import network_config
+from dmq_cli.models.probe import check_network
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
@@ -22,7 +24,7 @@ from dmq_cli.models.random_weights import (
     random_sha256,
     shapes_of_architecture,
 )
-from dmq_cli.obtain import WEIGHTS, find_network
+from dmq_cli.obtain import find_network, has_weights
 from dmq_cli.paths import resolve
 
 # How a model is found and checked.
@@ -33,7 +35,7 @@ def identified(model: Mapping[str, Any]) -> dict[str, Any]:
     """A model as stages know it: with its sha256 and that of its first stage, without what only says how it is found and checked.
 
     Only random weights leave their `weights` and `seed`, which then are in every key. Checks the folder. Raises ConfigError for
-    weights or a seed that cannot be, and as check_expected and folder_sha256.
+    weights or a seed that cannot be, and as check_expected, folder_sha256 and check_network.
     """
     kept = {key: value for key, value in model.items() if key not in _ABOUT}
     _check_weights(model)
@@ -42,8 +44,9 @@ def identified(model: Mapping[str, Any]) -> dict[str, Any]:
         return {**kept, **own, "sha256": random_sha256(model["name"], model["seed"])}
     check_expected(model)
     path = resolve(model["path"])
-    autoencoder = first_stage_sha256(path)
-    return {**kept, "sha256": folder_sha256(path), **({} if autoencoder is None else {"first_stage": autoencoder})}
+    found, autoencoder = folder_sha256(path), first_stage_sha256(path)
+    check_network(path, found, autoencoder, conditions_sha256(path))
+    return {**kept, "sha256": found, **({} if autoencoder is None else {"first_stage": autoencoder})}
 
 
 def is_random(model: Mapping[str, Any]) -> bool:
@@ -52,10 +55,13 @@ def is_random(model: Mapping[str, Any]) -> bool:
 
 
 def model_adapter(model: Mapping[str, Any]) -> Adapter:
-    """The network, see load_adapter; float32, on the CPU."""
+    """The network, see load_adapter; float32, on the CPU. Raises ModelError where the folder is no longer what was identified."""
     if is_random(model):
         return random_adapter(model["name"], model["seed"])
-    return load_adapter(resolve(model["path"]))
+    path = resolve(model["path"])
+    loaded = load_adapter(path)
+    _check_same(model, "sha256", folder_sha256(path), "network or its schedule")
+    return loaded
 
 
 def countable(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def countable(model: Mapping[str, Any]) -> dict[str, Any]:
     to model_shapes to refuse.
     """
     folder = find_network(resolve(model["path"]))
-    if is_random(model) or (folder is not None and (folder / WEIGHTS).is_file()):
+    if is_random(model) or (folder is not None and has_weights(folder)):
         if not is_random(model):
             check_expected(model)
         return dict(model)
@@ -89,7 +95,10 @@ def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:
     """From latents to images, see load_decoder."""
     if is_random(model):
         return random_decoder(model["name"], model["seed"], device)
-    return load_decoder(resolve(model["path"]), device)
+    path = resolve(model["path"])
+    loaded = load_decoder(path, device)
+    _check_same(model, "first_stage", first_stage_sha256(path), "first stage")
+    return loaded
 
 
 def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
@@ -109,6 +118,15 @@ def has_mid_attention(model: Mapping[str, Any]) -> bool:
     config = random_config(model["name"]) if is_random(model) else network_config(resolve(model["path"]))
     has_block = not is_transformer(config) and config.get("mid_block_type", "") is not None
     return has_block and bool(config.get("add_attention", True))
+
+
+def _check_same(model: Mapping[str, Any], key: str, found: str | None, what: str) -> None:
+    """That files are what they were when the model was identified, after they were read. key: the entry with their hash."""
+    if (wanted := model.get(key)) is not None and found != wanted:
+        raise ModelError(
+            f"The {what} in {model['path']} has the sha256 {str(found)[:16]} and not {wanted[:16]}, which this configuration was made"
+            " for: its files were changed; run the command again, or give the folder as it was."
+        )
 
 
 def _check_weights(model: Mapping[str, Any]) -> None:

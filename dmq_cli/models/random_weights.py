@@ -17,7 +17,7 @@ from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, Prompts, classes_of, required_prompts
-from dmq_cli.models.first_stage import Decoder, decoder_of
+from dmq_cli.models.first_stage import Decoder, Latents, decoder_of
 from dmq_cli.models.folder import adapted
 from dmq_cli.models.importers.networks import build, create
 from dmq_cli.models.importers.recipes import Network, Recipe
@@ -78,7 +78,9 @@ def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
     """See load_decoder. A scale that the checkpoint would say is 1."""
     if (stage := _first_stage(name)) is None:
         return None
-    return decoder_of(random_network(name, seed, stage.folder).to(device), stage.config["scaling_factor"] or 1.0)
+    return decoder_of(
+        random_network(name, seed, stage.folder).to(device), Latents(stage.config["scaling_factor"] or 1.0)
+    )
 
 
 def random_conditions(name: str, seed: int, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:

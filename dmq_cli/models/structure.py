@@ -103,6 +103,18 @@ def zeros(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor
     return sample, torch.zeros(1, dtype=torch.int64, device=reference.device)
 
 
+def sample_shape(model: Any) -> tuple[int, int, int]:
+    """(C, H, W) of one sample, by the network's configuration. Raises ModelError where that does not say."""
+    size = model.config.sample_size
+    sides = (size, size) if isinstance(size, int) else tuple(size or ())
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ModelError(
+            f"The {type(model).__name__} has sample_size={size} in its config.json, so the size of its images is unknown; write the"
+            " height and width it was trained at there."
+        )
+    return int(model.config.in_channels), *sides
+
+
 def condition(
     model: nn.Module, cond: object, num: int, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,17 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, ModelError
+from dmq_cli.models.configs import component_config, first_line
+from dmq_cli.models.files import class_name, sha256_of
+from dmq_cli.models.load import check_shapes
+from dmq_cli.models.vocabulary import check_tokenizer
+from dmq_cli.models.weights import TEXT_WEIGHTS, read_weights, weight_files, weight_shapes
 from dmq_cli.paths import resolve
+from dmq_cli.store.tensors import check_finite
+
+_log = logging.getLogger("dmq")
+_ENCODER = "CLIPTextModel"
+_PREFIX = "text_model."
 
 _NO_TEXT = {"\0": "a NUL", "\r": "a carriage return without a line feed", "\ufeff": "a byte order mark"}
 
@@ -61,26 +73,70 @@ def _check_characters(lines: Sequence[str], asked: str) -> None:
 def text_encoder(path: Path) -> Callable[[str], Tensor]:
     """A function from a text to what the UNet reads of it, (N, D) float32, of the pipeline folder at `path`.
 
-    Raises ConfigError without the package transformers, ModelError for a folder that cannot be read.
+    As diffusers' StableDiffusionPipeline.encode_prompt: padded or cut to the context, the last hidden state, an attention
+    mask only for an encoder whose configuration asks for one. Raises ConfigError without the package transformers,
+    ModelError for a folder that cannot be read.
     """
-    tokenizer, encoder = _load(path)
+    tokenizer, encoder = load_tokenizer(path), _load(path)
+    masked = bool(getattr(encoder.config, "use_attention_mask", False))
 
     @torch.no_grad()
     def encode(text: str) -> Tensor:
         tokens = tokenizer(
             text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
-        found: Tensor = encoder(tokens.input_ids)[0][0]
+        found: Tensor = encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)[0][0]
         return found.float()
 
     return encode
 
 
+def say_cut(path: Path, prompts: Sequence[str], asked: str) -> None:
+    """Warn, once in a process, of prompts that are longer than the text encoder's context. asked: where they come from."""
+    _say_cut(path, sha256_of(path / "text_encoder" / "config.json"), tuple(prompts), asked)
+
+
+@functools.lru_cache(maxsize=32)
+def _say_cut(path: Path, _: str, prompts: tuple[str, ...], asked: str) -> None:
+    tokenizer = load_tokenizer(path)
+    counts = [len(tokenizer(text, truncation=False, verbose=False).input_ids) for text in prompts]
+    cut = [(count, text) for count, text in zip(counts, prompts, strict=True) if count > tokenizer.model_max_length]
+    if cut:
+        _log.warning(
+            "%d of %d prompts of %s are longer than the %d tokens that the text encoder reads and are cut there; the first has %d:"
+            " %.60s", len(cut), len(prompts), asked, tokenizer.model_max_length, *cut[0],
+        )  # fmt: skip
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a pipeline folder; its model_max_length is at most what the text encoder has positions for."""
+    package, folder = require_transformers(), path / "tokenizer"
+    check_tokenizer(folder)
+    try:
+        tokenizer = package.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        raise ModelError(
+            f"The tokenizer in {folder} could not be read ({first_line(error)}); copy the folder again."
+        ) from error
+    positions = component_config(path / "text_encoder").get("max_position_embeddings", 77)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)  # huge where its configuration does not say
+    if len(tokenizer) > (words := component_config(path / "text_encoder").get("vocab_size", 49408)):
+        raise ModelError(
+            f"The tokenizer in {folder} knows {len(tokenizer)} words and the text encoder {words}; use the two that belong together."
+        )
+    return tokenizer
+
+
 def require_encoder(path: Path) -> None:
-    """Raise ModelError for a pipeline folder without tokenizer or text encoder."""
+    """Raise ModelError for a pipeline folder without tokenizer or text encoder, or with one of another kind."""
     for part in ("tokenizer", "text_encoder"):
         if not (path / part).is_dir():
             raise ModelError(f"The model in {path} reads texts, but has no {part}/; copy the whole pipeline folder.")
+    folder = path / "text_encoder"
+    if (found := class_name(component_config(folder))) not in (_ENCODER, "clip_text_model"):
+        raise ModelError(f"The text encoder in {folder} is a {found}; dmq encodes texts with {_ENCODER}.")
+    check_tokenizer(path / "tokenizer")
+    weight_files(folder, TEXT_WEIGHTS)
 
 
 def require_transformers() -> Any:
@@ -94,20 +150,29 @@ def require_transformers() -> Any:
     return transformers
 
 
-def _load(path: Path) -> tuple[Any, Any]:
-    package = require_transformers()
-    package.utils.logging.disable_progress_bar()  # it would draw over dmq's own
+def _load(path: Path) -> Any:
+    """The text encoder, strictly: exactly the tensors of its files, float32, in eval mode."""
+    package, folder = require_transformers(), path / "text_encoder"
+    given, config = weight_shapes(folder, TEXT_WEIGHTS), component_config(folder)
+    shapes = _made(package, folder, config, "meta").state_dict()
+    own = {
+        name.removeprefix(_PREFIX): name for name in shapes
+    }  # transformers 5.6 left out the prefix of published files
+    names = {name: own.get(name.removeprefix(_PREFIX), name) for name in given}
+    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
+    check_shapes(f"The text encoder in {folder}", wanted, {names[name]: shape for name, shape in given.items()})
+    encoder = _made(package, folder, config, "cpu")
+    for tensors in read_weights(folder, TEXT_WEIGHTS):
+        encoder.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, strict=False)
+    check_finite(dict(encoder.state_dict()), f"The text encoder in {folder}")
+    return encoder.eval().requires_grad_(False)
+
+
+def _made(package: Any, folder: Path, config: Mapping[str, Any], device: str) -> Any:
     try:
-        tokenizer = package.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-        encoder, report = package.CLIPTextModel.from_pretrained(
-            path / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32,
-            output_loading_info=True,
-        )  # fmt: skip
-    except Exception as error:  # transformers, tokenizers and safetensors raise many kinds
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The text encoder in {path} could not be read ({first}); copy the folder again.") from error
-    if missing := sorted(report["missing_keys"]):
+        with torch.random.fork_rng(devices=[]), torch.device(device):  # building draws numbers, too
+            return package.CLIPTextModel(package.CLIPTextConfig.from_dict(dict(config)))
+    except Exception as error:  # a stranger's values end in any kind
         raise ModelError(
-            f"The text encoder in {path} has no values for {len(missing)} of its tensors (first: {missing[0]}); copy the folder again."
-        )
-    return tokenizer, encoder.eval().requires_grad_(False)
+            f"The file {folder / 'config.json'} describes no text encoder ({first_line(error)}); copy the folder again."
+        ) from error

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from dmq_cli.models.structure import NamedParts
+from dmq_cli.models.structure import NamedParts, sample_shape
 
 # Resamplers are residual blocks in some latent UNets, single convolutions in the others.
 _RESNET = r".*\.(?:resnets|downsamplers|upsamplers)\.\d+\."
@@ -95,10 +95,3 @@ def skip_splits(model: Any) -> dict[str, tuple[int, int]]:
                 name = f"up_blocks.{index}.resnets.{number}.conv_shortcut"
                 splits[name] = (resnet.conv_shortcut.in_channels - skip, skip)
     return splits
-
-
-def sample_shape(model: Any) -> tuple[int, int, int]:
-    """(C, H, W) of one sample."""
-    size = model.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    return int(model.config.in_channels), int(height), int(width)

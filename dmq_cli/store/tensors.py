@@ -17,7 +17,10 @@ from dmq_cli.store.files import aside
 from dmq_cli.store.rowfile import RowFile
 from dmq_cli.store.rowwriter import RowWriter
 
-__all__ = ["RowFile", "RowWriter", "check_finite", "load_tensors", "save_tensors"]
+__all__ = ["WEIGHT_DTYPES", "RowFile", "RowWriter", "check_finite", "load_tensors", "save_tensors"]
+
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""What a network's weights are stored as. Integers, booleans, complex numbers and 8-bit floats are codes of something."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -93,7 +93,7 @@ def test_folders_without_what_the_network_reads(tmp_path: Path) -> None:
     weights = path / "class_embedding" / WEIGHTS
     config = path / "class_embedding" / "config.json"
     config.write_text(json.dumps({"num_embeddings": 5, "embedding_dim": 64}), encoding="utf-8")
-    assert "does not fit its config.json" in refused(path)
+    assert "has the wrong shape for 1 tensors of the network in its config.json" in refused(path)
     weights.unlink()
     config.unlink()
     config.parent.rmdir()
