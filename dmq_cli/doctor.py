@@ -10,7 +10,7 @@ from typing import Any
 
 from dmq_cli import catalog
 from dmq_cli.errors import DmqError, MissingWeightsError
-from dmq_cli.obtain import WEIGHTS, find_network, reference_file
+from dmq_cli.obtain import find_network, reference_file
 from dmq_cli.paths import resolve
 
 
@@ -79,13 +79,14 @@ def _found(kind: str, name: str, look: Callable[[], tuple[str, str | None]]) -> 
 
 def _network(model: Mapping[str, Any]) -> tuple[str, str | None]:
     from dmq_cli.models import check_expected, load_schedule
+    from dmq_cli.models.weights import weight_files
     from dmq_cli.store import file_sha256
 
     check_expected(model)
     path = resolve(model["path"])
     load_schedule(path)  # raises if there is none
     network = find_network(path) or path
-    return str(path), file_sha256(network / WEIGHTS)
+    return str(path), file_sha256(weight_files(network)[0])  # of shards that of their index
 
 
 def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Finding]:

@@ -74,7 +74,8 @@ def changed(file: str, **entries: Any) -> Callable[[Path], None]:
 DAMAGED: list[tuple[str, Callable[[Path], None], str]] = [
     ("latent", changed("vqvae/config.json", scaling_factor=0), "scaling_factor=0"),
     ("latent", changed("vqvae/config.json", scaling_factor="1"), "scaling_factor=1"),
-    ("latent", changed("vqvae/config.json", _class_name="AutoencoderTiny"), "is a AutoencoderTiny"),
+    ("latent", changed("vqvae/config.json", _class_name="AutoencoderTiny"), "to be a VQModel, but vqvae/config.json says"),
+    ("tokens", changed("vqvae/config.json", _class_name="AutoencoderTiny"), "is a AutoencoderTiny"),
     ("latent", lambda folder: (folder / "vqvae" / "diffusion_pytorch_model.safetensors").unlink(), "has no diffusion_pytorch"),
     ("latent", changed("scheduler/scheduler_config.json", prediction_type="v_prediction"), "predict v_prediction"),
     ("transformer", changed("scheduler/scheduler_config.json", variance_type="learned_range"), "predict its variance"),

@@ -53,6 +53,8 @@ def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, 
     done = import_checkpoint(file, name, target, tokenizer and tokenizer.expanduser())
     weights = "moving averages" if done.average else "as stored"
     found = {"folder": str(done.folder), "weights": weights}
+    found |= {"entry": done.taken} if done.taken else {}
+    found |= {"left in the file": ", ".join(done.beside)} if done.beside else {}
     found |= {"source_sha256": done.source_sha256, "model_sha256": done.model_sha256}
     show(found, pairs(found), flags)
 

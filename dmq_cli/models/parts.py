@@ -22,6 +22,7 @@ _WITHOUT_EFFECT = (
     "feature_extractor",
     "image_encoder",
 )  # the schedule is asked for elsewhere
+_UNNAMED = "of the latents"  # a first stage whose class nobody says
 _SAME = {"Transformer2DModel": "DiTTransformer2DModel"}  # older folders' name of it
 
 
@@ -99,7 +100,7 @@ def check_parts(path: Path) -> None:
 def _check_kind(path: Path, part: str, kind: str) -> None:
     """That config.json of a part names the class that model_index.json does."""
     found = class_name(read_json(path / part / "config.json"))
-    if kind and found and _SAME.get(found, found) != _SAME.get(kind, kind):
+    if kind != _UNNAMED and found and _SAME.get(found, found) != _SAME.get(kind, kind):
         raise ModelError(
             f"The file {path / 'model_index.json'} declares {part} to be a {kind}, but {part}/config.json says {found}; give the"
             " folder as it was saved."
@@ -107,15 +108,15 @@ def _check_kind(path: Path, part: str, kind: str) -> None:
 
 
 def _declared(path: Path) -> dict[str, str]:
-    """Parts to their classes ("" where nobody says). [null, null] in model_index.json means that a part is left out by design."""
+    """Parts to their classes. [null, null] in model_index.json means that a part is left out by design."""
     from dmq_cli.models.importers.recipes import RECIPES  # the importers themselves look for parts
 
-    found: dict[str, str] = {}
-    if "autoencoder" in _noted(path / "card.json"):
-        found |= {next((name for name in STAGES if (path / name).is_dir()), STAGES[0]): ""}
+    found = _indexed(path)
     if recipe := RECIPES.get(str(_noted(path / "imported.json").get("as"))):
-        found |= {network.folder: network.kind for network in recipe.networks}
-    return found | _indexed(path)
+        found = {network.folder: network.kind for network in recipe.networks} | found
+    if "autoencoder" in _noted(path / "card.json") and not found.keys() & set(STAGES):
+        found |= {next((name for name in STAGES if (path / name).is_dir()), STAGES[0]): _UNNAMED}
+    return found
 
 
 def _noted(file: Path) -> dict[str, Any]:
@@ -137,9 +138,9 @@ def _foreign(path: Path) -> str:
     """What a folder without a network where one is looked for says that it is: its pipeline and its parts; "" if nothing."""
     index = path / "model_index.json"
     whole = class_name(read_json(index)) if index.is_file() else ""
-    files = sorted(path.glob("*/config.json"))
-    kinds = _indexed(path) | {file.parent.name: class_name(read_json(file)) for file in files}
-    parts = {name: kind for name, kind in kinds.items() if kind and name not in _WITHOUT_EFFECT}
+    own_words = {file.parent.name: class_name(read_json(file)) for file in sorted(path.glob("*/config.json"))}
+    kinds = _indexed(path) | {name: kind for name, kind in own_words.items() if kind}
+    parts = {name: kind for name, kind in kinds.items() if name not in _WITHOUT_EFFECT}
     own = {name: kind for name, kind in parts.items() if name not in (*_TEXTS, *STAGES, "class_embedding")}
     if not own or any(_SAME.get(kind, kind) in FAMILIES for kind in own.values()):
         return ""

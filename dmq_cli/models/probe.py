@@ -57,9 +57,11 @@ class _NormsPass(TorchFunctionMode):
     """Leaves out group norms, which keep every shape and are half of the time that a call takes on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.group_norm and args[2] is not None and len(args[2]) == args[0].shape[1]:
+        given = kwargs or {}
+        gains = given.get("weight")
+        if func is F.group_norm and gains is not None and len(gains) == args[0].shape[1]:
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **given)
 
 
 def _estimated(path: Path, adapter: Adapter) -> Tensor:

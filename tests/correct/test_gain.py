@@ -113,10 +113,28 @@ def test_how_near_to_zero_a_pixel_is_does_not_matter(lambda1: float) -> None:
 
 def test_a_gain_that_is_not_finite_is_an_error() -> None:
     quantized, full = estimates()
-    with pytest.raises(NumericsError, match="noise gain K at call 7 is not finite; lower") as caught:
+    with pytest.raises(
+        NumericsError, match="noise gain K at call 7 is not finite: .* give correct.lambda2 a positive"
+    ) as caught:
         solve_gain(tac(k_threshold=1e6, lambda2=0.0), quantized, full, 7)
     one_sentence(caught.value)
     assert solve_gain(tac(k_threshold=1e6), quantized, full).tolist() == [1.0, 1.0]  # only lambda2 is left
+    with pytest.raises(NumericsError, match="the full-precision network's estimate has NaN or infinity") as caught:
+        solve_gain(tac(), quantized, full / 0.0 * 0.0, 7)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("pooling", ["samples", "mean"])
+@pytest.mark.parametrize("relative_term", ["sum", "mean"])
+def test_an_estimate_of_zeros_has_the_gain_that_the_pull_says(pooling: str, relative_term: str) -> None:
+    """A network whose last layer is zero: no pixel is above the mask of eq. 18, so eq. 19 is lambda2 / lambda2."""
+    zeros = torch.zeros(3, 2, 4, 4, dtype=torch.float64)
+    config = tac(pooling=pooling, relative_term=relative_term)
+    assert solve_gain(config, zeros, zeros).tolist() == [1.0, 1.0]
+    assert solve_gain(config, zeros + 0.1, zeros).tolist() == [1.0, 1.0]
+    with pytest.raises(NumericsError, match="give correct.lambda2 a positive value") as caught:
+        solve_gain(tac(lambda2=0.0), zeros, zeros)
+    one_sentence(caught.value)
 
 
 @pytest.mark.parametrize(

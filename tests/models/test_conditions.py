@@ -120,5 +120,5 @@ def test_a_text_encoder_with_tensors_left_out(tmp_path: Path) -> None:
     save_tensors(file, {name: value for name, value in tensors.items() if name != gone}, {"format": "pt"})
     told = load_conditions(path, None, str(path / "prompts.txt"))
     assert told is not None
-    with pytest.raises(ModelError, match="has no values for 1 of its tensors"):
+    with pytest.raises(ModelError, match="has no values for 1 tensors"):
         told.of(range(1))

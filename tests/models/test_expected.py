@@ -52,7 +52,7 @@ def parameters(folder: Path) -> int:
 def test_a_folder_that_agrees(folder: Path) -> None:
     config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     expects = {key: config[key] for key in ("_class_name", "sample_size", "block_out_channels")}
-    stage(folder, "vqvae", scaling_factor=1.0)
+    stage(folder, "vqvae", scaling_factor=1.0, latent_channels=1, vq_embed_dim=1)
     whole = model(folder, expects=expects, parameters=parameters(folder), latent=True, scaling_factor=1.0)
     check_expected(whole)
     assert set(identified(whole)) == {"name", "path", "sampling", "sha256", "first_stage"}, (

@@ -152,7 +152,7 @@ DAMAGES: dict[Callable[[Path], None], tuple[type[DmqError], str]] = {
     broken_json: (ModelError, "could not be read as JSON"),
     json_list: (ModelError, "could not be read as JSON"),
     without_config: (ModelError, r"neither unet/config\.json nor transformer/config\.json nor config\.json"),
-    impossible_config: (ModelError, "could not be read"),
+    impossible_config: (ModelError, "describes no network"),
 }
 
 

@@ -15,7 +15,7 @@ from dmq_cli.models.importers.keymap import collect
 from dmq_cli.models.importers.networks import TEXTS, build, modules, wanted
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe
 from dmq_cli.models.importers.shares import share
-from dmq_cli.models.importers.state import read_state
+from dmq_cli.models.importers.state import State, read_state
 from dmq_cli.models.importers.vocabulary import find_vocabulary, write_tokenizer
 from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store.digest import file_sha256
@@ -27,13 +27,16 @@ from dmq_cli.store.tensors import check_finite, save_tensors
 class Imported:
     """folder: the result; source_sha256: of the checkpoint; model_sha256: identity of the model, as runs record it.
 
-    average: whether averages were found beside the weights and taken.
+    average: whether averages were found beside the weights and taken; taken: the entry of the checkpoint that the weights are
+    from, "" for all of it; beside: other entries with weights, which were left.
     """
 
     folder: Path
     source_sha256: str
     model_sha256: str
     average: bool
+    taken: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | None = None) -> Imported:
@@ -49,7 +52,8 @@ def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | Non
         raise ConfigError(f"The folder {folder} exists already; remove it or give another one with --to.")
     recipe, what = RECIPES[name], f"The checkpoint {file}, imported as {name},"
     vocabulary = find_vocabulary(recipe, tokenizer, what)
-    networks, average = _networks(recipe, file, what)
+    state = read_state(file)
+    networks, average = _networks(recipe, state, what)
     source = file_sha256(file)
     with disk_errors(folder.parent, f"Importing {file}"), aside_folder(folder) as scratch:
         for network, tensors in networks:
@@ -58,20 +62,20 @@ def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | Non
             write_tokenizer(vocabulary, scratch / "tokenizer")
         write_rest(scratch, recipe)
         note = {"as": name, "file": file.name, "sha256": source, "average": average}
-        write_json(scratch / "imported.json", note)
-    return Imported(folder, source, folder_sha256(folder), average)
+        chosen = {"entry": state.taken, "beside": list(state.beside)} if state.taken else {}
+        write_json(scratch / "imported.json", note | chosen)
+    return Imported(folder, source, folder_sha256(folder), average, state.taken, state.beside)
 
 
-def _networks(recipe: Recipe, file: Path, what: str) -> tuple[list[tuple[Network, dict[str, Tensor]]], bool]:
+def _networks(recipe: Recipe, state: State, what: str) -> tuple[list[tuple[Network, dict[str, Tensor]]], bool]:
     """Every network with its tensors, checked; and whether they are averages."""
-    state, listed = read_state(file)
-    shares = share(recipe, state, what)
+    shares = share(recipe, state.tensors, what)
     found = []
     for network, given in zip(recipe.networks, shares.tensors, strict=True):
         tensors = collect(wanted(network), modules(network), given, what)
         check_finite(tensors, what)
         found.append((_scaled(network, shares.scale, what), tensors))
-    return found, listed or shares.average
+    return found, state.average or shares.average
 
 
 def _scaled(network: Network, scale: float | None, what: str) -> Network:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
+from dmq_cli.store.tensors import WEIGHT_DTYPES
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def collect(
 
     wanted: the network's state dict (on the meta device will do). modules: may name more than the network has. given: the
     checkpoint. what: the sentence's start, such as "The network in file.ckpt". Raises ModelError where names are missing,
-    left over, given to nobody, of other shapes or no floating-point numbers.
+    left over, given to nobody, of other shapes or no floating-point numbers of 16 bits or more.
     """
     sources = {name: _source(name, modules) for name in wanted}
     needed = {name for _, name in sources.values()}
@@ -67,7 +68,7 @@ def _take(tensor: Tensor, key: str, source: Source, shape: Sequence[int], what: 
     """The rows of `source`, without the trailing ones that make a 1x1 convolution of a linear layer."""
     rows = tuple(shape) if source.part is None else (3 * shape[0], *shape[1:])
     found = tuple(tensor.shape)
-    if found[: len(rows)] != rows or set(found[len(rows) :]) - {1} or not tensor.is_floating_point():
+    if found[: len(rows)] != rows or set(found[len(rows) :]) - {1} or tensor.dtype not in WEIGHT_DTYPES:
         raise ModelError(
             f"{what} has {key} of shape {found} and type {tensor.dtype}, where {rows} is needed;"
             " it is a checkpoint of another architecture."

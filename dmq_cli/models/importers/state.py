@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.models.importers.archive import Archive, open_archive, storage
+from dmq_cli.models.importers.entries import Nodes, choose, is_average, is_bare, others
 from dmq_cli.models.importers.restricted import Call, Global, Persistent
 
 _TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
@@ -20,25 +21,47 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 _MAPPING = "collections.OrderedDict"
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The state dict of a checkpoint, and whether it is an average that was found beside the plain weights.
+class State(NamedTuple):
+    """A state dict. average: whether it is an average found beside the plain weights; taken: the entry that it is from, ""
+    for the whole file; beside: other entries with weights, which were left."""
 
-    It is the file itself, its entry `state_dict`, or the first of a list as ermongroup/ddim saves its training (model,
-    optimizer, epoch, step, averages), with the averages in their places. "module." of DataParallel is left out. The
-    tensors are views of the mapped file: nothing is read before it is used. Raises MissingWeightsError, ModelError.
+    tensors: dict[str, Tensor]
+    average: bool
+    taken: str = ""
+    beside: tuple[str, ...] = ()
+
+
+def read_state(path: Path) -> State:
+    """The state dict of a checkpoint, with the averages of its weights in their places where they lie beside (see entries.py).
+
+    It is the file itself, one of its entries, or the first of a list as ermongroup/ddim saves its training (model,
+    optimizer, epoch, step, averages). "module." of DataParallel is left out. The tensors are views of the mapped file:
+    nothing is read before it is used. Raises MissingWeightsError, ModelError.
     """
     if not path.is_file():
         raise MissingWeightsError(f"The checkpoint {path} does not exist; give the path of a file on this machine.")
     if path.suffix == ".safetensors":
-        return _safetensors(path), False
+        return State(_safetensors(path), False)
     archive = open_archive(path)
     found = archive.tree
     if isinstance(found, list | tuple) and found:
-        state = _tensors(archive, found[0])
-        average = _average(archive, found[-1], state) if len(found) > 1 else {}
-        return {**state, **average}, bool(average)
-    top = _mapping(found)
-    return _tensors(archive, found if top is None or "state_dict" not in top else top["state_dict"]), False
+        return _listed(archive, found)
+    if is_bare(_NODES, found):
+        return State(_tensors(archive, found), False)
+    choice = choose(_NODES, found, path)
+    state = _tensors(archive, choice.plain)
+    average = {name if name in state else name.removeprefix("module."): node for name, node in choice.average.items()}
+    if average:
+        state |= _tensors(archive, average)
+    return State(state, bool(average) or is_average(choice.taken), choice.taken, choice.beside)
+
+
+def _listed(archive: Archive, found: list[object] | tuple[object, ...]) -> State:
+    state = _tensors(archive, found[0])
+    average = _average(archive, found[-1], state) if len(found) > 1 else {}
+    if places := others(_NODES, found[1:-1], state):
+        _refuse(archive.path, f"its entry {int(places[0]) + 1} holds the same tensors once more")
+    return State({**state, **average}, bool(average))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -84,6 +107,14 @@ def _mapping(node: object) -> dict[object, object] | None:
     listed = args[0] if args and isinstance(args[0], list) else []  # Python 2 wrote its items as an argument
     pairs = [tuple(pair) for pair in listed if isinstance(pair, list | tuple) and len(pair) == 2]
     return dict([pair for pair in pairs if isinstance(pair[0], str)] + node.items)
+
+
+def _is_tensor(node: object) -> bool:
+    """Whether this is the note of a tensor, which need not be a possible one."""
+    return isinstance(node, Call) and _name(node.function) in (*_TENSORS, _PARAMETER)
+
+
+_NODES = Nodes(_mapping, _is_tensor)
 
 
 def _tensor(archive: Archive, node: object) -> Tensor | None:
