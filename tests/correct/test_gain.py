@@ -114,7 +114,7 @@ def test_how_near_to_zero_a_pixel_is_does_not_matter(lambda1: float) -> None:
 def test_a_gain_that_is_not_finite_is_an_error() -> None:
     quantized, full = estimates()
     with pytest.raises(
-        NumericsError, match="noise gain K at call 7 is not finite: .* give correct.lambda2 a positive"
+        NumericsError, match=r"noise gain K at call 7 is not finite: .* give correct\.lambda2 a positive"
     ) as caught:
         solve_gain(tac(k_threshold=1e6, lambda2=0.0), quantized, full, 7)
     one_sentence(caught.value)
@@ -132,7 +132,7 @@ def test_an_estimate_of_zeros_has_the_gain_that_the_pull_says(pooling: str, rela
     config = tac(pooling=pooling, relative_term=relative_term)
     assert solve_gain(config, zeros, zeros).tolist() == [1.0, 1.0]
     assert solve_gain(config, zeros + 0.1, zeros).tolist() == [1.0, 1.0]
-    with pytest.raises(NumericsError, match="give correct.lambda2 a positive value") as caught:
+    with pytest.raises(NumericsError, match=r"give correct\.lambda2 a positive value") as caught:
         solve_gain(tac(lambda2=0.0), zeros, zeros)
     one_sentence(caught.value)
 

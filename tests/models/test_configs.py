@@ -108,7 +108,7 @@ def test_no_entry_is_ignored_unsaid(
 
 def test_entries_of_published_folders_that_change_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
     """A published DiT has all entries of the class that it once was of, and newer tools leave null where a thing is not used."""
-    older = {
+    older: dict[str, Any] = {
         "cross_attention_dim": None,
         "double_self_attention": False,
         "num_vector_embeds": None,

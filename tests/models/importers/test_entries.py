@@ -104,10 +104,10 @@ def test_importers_take_only_weights(dtype: torch.dtype) -> None:
 
 def test_an_import_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of the issue: the averages are what runs, and the note and the result say so."""
-    from dmq_cli.models.importers import convert
+    from dmq_cli.models.importers.recipes import RECIPES
     from tests.models.importers.miniatures import small, state
 
-    monkeypatch.setitem(convert.RECIPES, "ddim_cifar10", small("ddim_cifar10"))
+    monkeypatch.setitem(RECIPES, "ddim_cifar10", small("ddim_cifar10"))
     plain = state("ddim_cifar10")
     average = {name: tensor * 2 for name, tensor in plain.items()}
     file = save(tmp_path / "a.ckpt", {"state_dict": plain, "ema_state_dict": average})
