@@ -9,14 +9,15 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from dmq_cli import __version__
 from dmq_cli.commands import COMMANDS
+from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.guard import guarded, with_flags
+from dmq_cli.overrides import as_hydra, split, sweeps
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
 _VERBS = {
@@ -67,12 +68,11 @@ def _verb(name: str, about: str) -> None:
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
-@click.argument("verb", type=click.Choice(list(_VERBS)))
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="VERB [OVERRIDES]...")
 @click.pass_context
-def plan(context: click.Context, verb: str, overrides: tuple[str, ...]) -> None:
+def plan(context: click.Context, words: tuple[str, ...]) -> None:
     """Print what a verb would compute: plan <verb> [overrides]."""
-    _start(context, verb, overrides, _plan)
+    _start(context, None, words, _plan)
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
@@ -97,23 +97,38 @@ for _command in COMMANDS:
     main.add_command(_command)
 
 
-def _start(context: click.Context, verb: str, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
-    """Run a job for every configuration that Hydra makes of the words, and turn errors into sentences and exit codes."""
+def _start(context: click.Context, verb: str | None, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
+    """Run a job for every configuration that Hydra makes of the words, and turn errors into sentences and exit codes.
+
+    verb: None where it is the first of the words that is no flag.
+    """
     flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
-    overrides = [word for word in words if word not in _FLAGS]
-    if "--version" in overrides:
+    rest = [word for word in words if word not in _FLAGS]
+    if "--version" in rest:
         click.echo(f"dmq, version {__version__}")
         return
-    sys.exit(guarded(lambda: _hydra(verb, overrides, flags, job), "json" in flags))
+
+    def start() -> None:
+        own, overrides = split(rest)
+        first = overrides.pop(0) if verb is None and overrides else verb
+        if verb is None and first not in _VERBS:
+            raise ConfigError(f"The command plan was given {first or 'no verb'}.{nearest(first or '', _VERBS)}")
+        _hydra(str(first), own, overrides, flags, job)
+
+    sys.exit(guarded(start, "json" in flags))
 
 
-def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., dict[str, Any]]) -> None:
+def _hydra(
+    verb: str, hydra_flags: list[str], overrides: list[str], flags: set[str], job: Callable[..., dict[str, Any]]
+) -> None:
     import hydra
 
+    from dmq_cli.overrides.check import check_words
     from dmq_cli.paths import conf_folder
     from dmq_cli.sweep import CURRENT, Command
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
+    check_words(overrides)
     failed: list[Exception] = []
     run = _in_any_process(verb, flags, job)
 
@@ -126,9 +141,9 @@ def _hydra(verb: str, overrides: list[str], flags: set[str], job: Callable[..., 
             return
         _show(found, flags)
 
-    sweep = [word for word in overrides if word in ("-m", "--multirun")]  # anywhere; Hydra takes them at the ends only
-    rest = [word for word in overrides if word not in sweep]
-    sys.argv = ["dmq", *sweep, f"stage={verb}", *model_overrides(rest)]
+    # Hydra takes flags before all overrides or after them, but not in between.
+    words = [f"stage={verb}", *as_hydra(overrides, sweeps(hydra_flags, overrides))]
+    sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     command = Command(verb, flags, run, recorded=job is _run)
     token = CURRENT.set(command)
     try:
@@ -149,13 +164,17 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
+        from dmq_cli.overrides import current
+        from dmq_cli.overrides.check import check_config
+
         own = flags if os.getpid() == here else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
         _set_up_logging(own)
-        words = HydraConfig.get().overrides.task
-        command = shlex.join(["dmq", verb, *(word for word in words if not word.startswith(("stage=", "retry=")))])
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        found = job(plain, command, own | {"quiet"} if swept else own)
+        words = current.words()
+        check_config(config, words)
+        command = shlex.join(["dmq", verb, *current.folders(), *words])
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        found = job({**plain, "overrides": current.overrides(config)}, command, own | {"quiet"} if swept else own)
         if swept and job is not _run and "json" not in own:
             _show(found, own)
         return found
@@ -171,21 +190,6 @@ def _end_sweep(jobs: list[Any], flags: set[str]) -> None:
         raise error
     if "json" in flags:
         click.echo(json.dumps(as_json(jobs)))
-
-
-def model_overrides(overrides: Sequence[str]) -> list[str]:
-    """`model=/a/folder` becomes the choice model=folder with its path; everything else stays."""
-    found: list[str] = []
-    for word in overrides:
-        key, _, value = word.partition("=")
-        if key == "model" and ("/" in value or value in (".", "..")):
-            path = Path(value).expanduser().absolute()
-            name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name) or "folder"
-            quoted = str(path).replace("'", "\\'")
-            found += ["model=folder", f"model.path='{quoted}'", f"model.name='{name}'"]
-        else:
-            found.append(word)
-    return found
 
 
 def _run(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:

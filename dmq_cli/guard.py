@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ _DISK = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EPERM), _FREE),
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG), _NAME),
 }
+_HYDRA = ("hydra", "omegaconf", "yaml", "antlr4")
 # Others than the disk raise these, too: only with a path.
 _NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
@@ -46,9 +48,15 @@ def told(error: Exception) -> tuple[str, int] | None:
     """The sentence about an error and its exit code; None for one that is neither the user's nor the disk's."""
     if isinstance(error, DmqError):
         return str(error), error.exit_code
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):  # some of Hydra's are OSErrors, too
+    if _of_hydra(error):  # some of Hydra's are OSErrors, too
         return _hydra_sentence(error), ConfigError.exit_code
     return (_disk_sentence(error), DiskError.exit_code) if isinstance(error, OSError) and _of_the_disk(error) else None
+
+
+def _of_hydra(error: Exception) -> bool:
+    """Whether it is Hydra's own kind, or a plain ValueError and the like that Hydra raised about what it was given."""
+    raised = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    return any(str(name).partition(".")[0] in _HYDRA for name in (type(error).__module__, *raised))
 
 
 def _of_the_disk(error: OSError) -> bool:
@@ -70,12 +78,25 @@ def _hydra_sentence(error: Exception) -> str:
         return must_be_given(str(getattr(error, "full_key", "")))
     text = " ".join(str(error).split()).split(" Config search path:")[0]
     if (override := getattr(error, "override", None)) is not None:
-        return f"{override} could not be read ({text})."
+        key, _, value = str(override).partition("=")
+        return f"{override} could not be read ({text}); put the value into quotes inside of the shell's, as \"{key}='{value}'\"."
     parent = getattr(error.__cause__, "parent_node", None)
     if text.startswith("Could not override") and parent is not None:
         key = str(getattr(error.__cause__, "full_key", ""))
-        return f"There is no {key} in the configuration.{nearest(key.rpartition('.')[2], map(str, parent.keys()))}"
+        last = key.rpartition(".")[2]
+        same = [full for full in _keys(parent._get_root()) if full.rpartition(".")[2] == last]
+        meant = f" Did you mean {min(same, key=lambda full: full.count('.'))}?" if same else ""
+        return f"There is no {key} in the configuration.{meant or nearest(last, map(str, parent.keys()))}"
     return text
+
+
+def _keys(node: Any, path: str = "") -> Iterator[str]:
+    """All keys below a node of OmegaConf, in full, but for Hydra's own and what only dmq train reads."""
+    for name in node.keys() if hasattr(node, "keys") and not node._is_none() and not node._is_interpolation() else ():
+        if not path and name in ("hydra", "train"):
+            continue
+        yield f"{path}{name}"
+        yield from _keys(node._get_node(name), f"{path}{name}.")
 
 
 def _say(sentence: str, code: int, as_json: bool, found: Mapping[str, object]) -> int:

@@ -13,7 +13,8 @@ from unittest.mock import patch
 import pytest
 
 import dmq_cli
-from dmq_cli.cli import main, model_overrides
+from dmq_cli.cli import main
+from dmq_cli.overrides import as_hydra
 from dmq_cli.paths import conf_folder
 from tests.chain import IMAGES, QUICK, artifacts, counting, dmq, tiny_folder, words
 
@@ -125,15 +126,15 @@ def test_completion_of_a_choice() -> None:
 
 
 def test_a_path_as_model() -> None:
-    assert model_overrides(["model=ddim_digits", "seeds=0-9"]) == ["model=ddim_digits", "seeds=0-9"]
-    assert model_overrides(["model=/a/my net"]) == [
+    assert as_hydra(["model=ddim_digits", "seeds=0-9"]) == ["model=ddim_digits", "seeds=0-9"]
+    assert as_hydra(["model=/a/my net"]) == [
         "model=folder",
         "model.path='/a/my net'",
         "model.name='my_net'",
     ]
     here = str(Path.cwd())
-    assert model_overrides(["model=./x"])[1] == f"model.path='{here}/x'"
-    assert model_overrides(["model=~/x"])[1] == f"model.path='{Path.home()}/x'"
+    assert as_hydra(["model=./x"])[1] == f"model.path='{here}/x'"
+    assert as_hydra(["model=~/x"])[1] == f"model.path='{Path.home()}/x'"
 
 
 def test_a_path_with_odd_characters(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "zoo": 5,
     "stages": 6,
-    "cli": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "inventory": 7, "report": 7, "sweep": 7,
+    "cli": 7, "overrides": 7, "catalog": 7, "commands": 7, "doctor": 7, "guard": 7, "inventory": 7, "report": 7, "sweep": 7,
     "papers": 7,
 }  # fmt: skip
 # On floor 0, errors is below the others. dmq_cli.load reaches up when it is called.
@@ -38,6 +38,13 @@ SIDEWAYS |= {
 }
 SIDEWAYS |= {("cli", "sweep"), ("sweep", "guard"), ("sweep", "report")}
 SIDEWAYS |= {
+    ("cli", "overrides"),
+    ("sweep", "overrides"),
+    ("overrides", "guard"),
+    ("inventory", "overrides"),
+    ("report", "overrides"),
+}
+SIDEWAYS |= {
     ("commands", "guard"),
     ("commands", "catalog"),
     ("commands", "inventory"),
@@ -46,8 +53,8 @@ SIDEWAYS |= {
 }
 UPWARD = {("__init__", "stages", "inside a function")}
 ONLY_IN = {
-    "hydra": {"stages", "catalog", "cli", "papers", "report", "sweep"},
-    "omegaconf": {"stages", "cli", "catalog", "papers", "sweep"},
+    "hydra": {"stages", "catalog", "cli", "overrides", "papers", "report", "sweep"},
+    "omegaconf": {"stages", "cli", "catalog", "overrides", "papers", "sweep"},
     "diffusers": {"models", "wrap", "sampling", "zoo"},
     "huggingface_hub": {"models"},
     "jinja2": {"report"},

@@ -96,7 +96,10 @@ def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
 
     wanted: as composed; recorded: as prepared, with what preparing leaves out at its default left out.
     """
-    named = all(wanted[group]["name"] == recorded[group]["name"] for group in ("method", "bits"))
+    from dmq_cli.stages.naming import bits_name
+
+    named = wanted["method"]["name"] == recorded["method"]["name"]
+    named = named and bits_name(wanted["bits"]) == bits_name(recorded["bits"])
     seeds = recorded["seeds"] == wanted["seeds"] and recorded.get("fp_seeds") == wanted["fp_seeds"]
     return named and seeds and all(_same(name, wanted, recorded) for name in (*_MEASURED, *_QUANTIZED))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dmq_cli.stages.naming import with_overrides
+
 _KINDS = {"": "own bits", "_flat": "papers' count", "_fp": "full precision"}
 _PARTS = {
     "weights": "weights",
@@ -23,7 +25,8 @@ _FULL = "\n  Full precision is 2 x MACs x 32 x 32. TAC's Table 2 has about half 
 
 def cost_text(found: Mapping[str, Any], policy: str) -> str:
     """The lines about what stages.costing.cost_of gives. policy: the layer policy in words."""
-    head = f"{found['model']} {found['method']} {found['bits']}, counted from shapes: {found['parameters'] / 1e6:.2f} M parameters"
+    name = with_overrides(f"{found['model']} {found['method']} {found['bits']}", found.get("overrides", []))
+    head = f"{name}, counted from shapes: {found['parameters'] / 1e6:.2f} M parameters"
     size, unit = (1e9, "G") if found["macs"] >= 1e9 else (1e6, "M")
     macs = f"{found['macs'] / size:.2f} {unit} MACs a call, {found['macs_attention'] / size:.2f} {unit} of them attention products"
     sizes = (found["size_bytes"], found["size_flat_bytes"], found["size_bytes_fp"])

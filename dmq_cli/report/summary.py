@@ -9,6 +9,7 @@ from typing import Any
 from dmq_cli.report.costs import cost_text, latency
 from dmq_cli.report.noise import over_full
 from dmq_cli.report.tables import DISTANCES, columns, is_random, number
+from dmq_cli.stages.naming import with_overrides
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -32,7 +33,8 @@ def headline(found: Mapping[str, Any]) -> str | None:
 
 def _evaluation(found: dict[str, Any]) -> str:
     random = " (random weights)" if is_random(found) else ""
-    head = f"{found['model']}{random} {found['method']} {found['bits']}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
+    name = with_overrides(f"{found['model']}{random} {found['method']} {found['bits']}", found.get("overrides", []))
+    head = f"{name}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
     lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
     for key, name in columns(found).items():
         lines.append(f"  {name:12s} fp {number(found, 'fp', key)}   quantized {number(found, 'quantized', key)}")

@@ -10,6 +10,7 @@ from dmq_cli.metrics import flat_bops, flat_bytes, network_cost, product_macs, s
 from dmq_cli.models import Adapter, countable, model_shapes
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_types
+from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
 from dmq_cli.stages.told import sampler_section
 from dmq_cli.wrap import Attached, deployable, extra_state, load_extra_state, policy, state
@@ -41,7 +42,8 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
     check_scale(guidance, adapter.blank_cond(1) is not None)
     attached = _attached(adapter, config)
     calls = len(build.sampler(config)[1].timesteps)
-    names = {"model": config["model"]["name"], "method": config["method"]["name"], "bits": config["bits"]["name"]}
+    names = {"model": config["model"]["name"], "method": config["method"]["name"], "bits": bits_name(config["bits"])}
+    names["overrides"] = config.get("overrides", [])
     counted = _call(attached, int(config["bits"]["weight"]), int(config["bits"]["act"]))
     counted["parts"] |= _added(attached, config, calls, guidance is not None)
     size = sum(counted["parts"].values())

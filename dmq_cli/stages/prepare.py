@@ -23,6 +23,7 @@ from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_choices, check_runtime, check_types
 from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
+from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
 from dmq_cli.stages.told import sampler_section
@@ -55,6 +56,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     model |= told(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
+    prepared["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
     objects = {section: build.make(config[section]) for section in sections}
     check_trace(config.get("trace"))
     check_seeds(config, objects["correct"].seeds)

@@ -13,6 +13,7 @@ from dmq_cli.metrics import difference_interval, stored_bytes
 from dmq_cli.models import is_random
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages.images import grid, load_images
+from dmq_cli.stages.naming import with_overrides
 from dmq_cli.stages.nodes import INFLUENCE
 from dmq_cli.store import digest, read_json, write_json
 from dmq_cli.store.tensors import load_tensors
@@ -23,9 +24,10 @@ _OWN = {"quantized": "intervals", "paired": "paired_intervals"}  # what numbers.
 
 
 def title(config: Mapping[str, Any]) -> str:
-    """model, method and bits, as people call this run."""
+    """model, method and bits, as people call this run, and the overrides that act."""
     weights = " (random weights)" if is_random(config["model"]) else ""
-    return f"{config['model']['name']}{weights} {config['method']['name']} {config['bits']['name']}"
+    name = f"{config['model']['name']}{weights} {config['method']['name']} {config['bits']['name']}"
+    return with_overrides(name, config.get("overrides", []))
 
 
 def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def metrics(config: Mapping[str, Any], paths: Paths, command: str) -> dict[str, 
         },
         "method": config["method"]["name"],
         "bits": config["bits"]["name"],
+        "overrides": config.get("overrides", []),
         "model": config["model"]["name"],
         **({"weights": "random"} if is_random(config["model"]) else {}),
         "cite": config["method"]["cite"],

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from dmq_cli.guard import told
+from dmq_cli.overrides import as_hydra
 from dmq_cli.store import digest
 
 OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
@@ -48,7 +49,7 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     """The overrides of every job: for each row the product over all that is separated by commas.
 
     params: of the table; arguments: of the command line. A row's override of a key replaces the params', the command line's
-    replaces both. Raises Hydra's errors for what cannot be parsed or is no list of choices.
+    replaces both. A folder as model becomes what Hydra reads. Raises Hydra's errors for what cannot be parsed or is no list of choices.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -58,7 +59,7 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     found: list[list[str]] = []
     for row in rows:
         found += BasicSweeper.split_arguments(parser.parse_overrides([*swept, *row, *arguments]), None)[0]
-    return found
+    return [as_hydra(words) for words in found]
 
 
 def rows_of(table: Mapping[str, Any], scale: str, read: Rows | None = None) -> list[list[str]]:
@@ -75,10 +76,13 @@ def rows_of(table: Mapping[str, Any], scale: str, read: Rows | None = None) -> l
 
 def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[Job]:
     """A job for every different configuration; one that cannot be composed has failed already."""
+    from dmq_cli.overrides.check import check_config
+
     jobs: dict[str, Job] = {}
     for words in overrides:
         try:
             config = context.config_loader.load_sweep_config(master, words)
+            check_config(config, words)
             job = Job(words, job_key(config), config)
         except Exception as error:
             if (sentence := told(error)) is None:

@@ -29,9 +29,11 @@ def sweep(
     """
     from omegaconf import OmegaConf
 
+    from dmq_cli.overrides.check import check_config
     from dmq_cli.stages.check import check_choices
 
     command = CURRENT.get()
+    check_config(config, arguments)  # what all jobs share; each job is looked at, too
     check_choices(config)
     table: Any = OmegaConf.to_container(config.table, resolve=True)
     jobs = compose(context, config, expand(context, params, arguments, rows_of(table, config.scale, read)))

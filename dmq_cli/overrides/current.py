@@ -1,0 +1,42 @@
+"""The job that Hydra runs now: its words, where its choices come from, and which of its overrides act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dmq_cli.guard import told
+from dmq_cli.overrides.acting import Source, acting, from_words
+
+_HOW = ("stage=", "retry=")
+
+
+def words() -> list[str]:
+    """The overrides that it was given, without those that say how it is run."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    found: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(word) for word in found if not word.startswith(_HOW)]
+
+
+def folders() -> list[str]:
+    """The flag that names a folder of choices besides conf/, as it was given."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for one in sources if one.provider == "command-line" for word in ("--config-dir", str(one.path))]
+
+
+def overrides(config: Any) -> list[str]:
+    """See `acting`; where choices need more than themselves to compose, the words as they were given."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    own, loader = HydraConfig.get(), GlobalHydra.instance().config_loader()
+    places = tuple(str(one.path) for one in loader.get_search_path().get_path())
+    try:
+        return acting(config, dict(own.runtime.choices), Source(own.job.config_name, places, loader))
+    except Exception as error:
+        if told(error) is None:
+            raise
+        return from_words(words())

@@ -1,0 +1,141 @@
+"""The keys that somebody reads: those of conf/, those that a constructor takes, and those that other values refer to."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from dmq_cli.paths import conf_folder
+
+Shape = Mapping[str, Any]
+"""Keys of a section, each with the shape of what is below it; ANY: whatever is below it is read."""
+
+ANY: Shape = {"*": None}
+_FREE = ("model.expects", "table.columns", "table.parts", "table.claims", "table.notes")  # keys are data there
+_CHOSEN = ("model", "method", "bits", "budget", "table", "train")  # sections that are no object's arguments
+_REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
+
+
+def unread(config: Mapping[str, Any]) -> Iterator[str]:
+    """Every key that nobody reads, with all it is in. config: composed, plain, its interpolations not resolved."""
+    referred = set(_references(config))
+    for key in _section(config, "", _base() | dict.fromkeys(groups(), ANY)):
+        if not any(key == one or key.startswith(f"{one}.") for one in referred):
+            yield key
+
+
+def _section(node: Any, path: str, shape: Shape) -> Iterator[str]:
+    if isinstance(node, list):
+        for number, item in enumerate(node):
+            yield from _section(item, f"{path}.{number}", ANY)
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        names = parameters(str(node["_target_"]))
+        shape = ANY if names is None else dict.fromkeys(names, ANY)
+    elif path in _CHOSEN:
+        shape = _chosen(path, str(node.get("name")), set(node))
+    for name, child in node.items():
+        key = f"{path}.{name}" if path else str(name)
+        if "_target_" in node and str(name).startswith("_"):  # Hydra's own
+            continue
+        if shape is not ANY and name not in shape:
+            yield from _leaves(child, key)
+        else:
+            yield from _section(child, key, ANY if shape is ANY or key in _FREE else shape[name])
+
+
+def _leaves(node: Any, path: str) -> Iterator[str]:
+    """The keys of an unknown section, or itself."""
+    if isinstance(node, Mapping) and node:
+        for name, child in node.items():
+            yield from _leaves(child, f"{path}.{name}")
+    else:
+        yield path
+
+
+def groups() -> list[str]:
+    """The groups of conf/ whose choice fills the section of the same name."""
+    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name != "hydra")
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's files in conf/, sorted."""
+    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
+
+
+@cache
+def parameters(target: str) -> tuple[str, ...] | None:
+    """What `_target_` takes by name; None if it takes anything, or cannot be asked: whoever makes it says what is wrong."""
+    from hydra.utils import get_object
+
+    try:
+        found = inspect.signature(get_object(target)).parameters.values()
+    except Exception:
+        return None
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found):
+        return None
+    return tuple(one.name for one in found)
+
+
+def section_of(group: str, name: str) -> dict[str, Any]:
+    """What a file of a group fills its section with, without what it takes from others; {} if there is no such file."""
+    from omegaconf import OmegaConf
+
+    file = conf_folder() / group / f"{name}.yaml"
+    if not file.is_file():
+        return {}
+    found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    found.pop("defaults", None)
+    inner: dict[str, Any] = found.get(group, found)  # of a file that fills the whole configuration
+    return inner
+
+
+@cache
+def _base() -> dict[str, Any]:
+    """The keys of conf/config.yaml."""
+    from omegaconf import OmegaConf
+
+    found: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"), resolve=False)
+    return {key: _keys(value) for key, value in found.items() if key != "defaults"} | {"hydra": ANY}
+
+
+def _chosen(group: str, name: str, wanted: set[str]) -> Shape:
+    """The keys that the files of a group have between them; files are read only until all wanted ones are known."""
+    shape = dict(_keys_of(group, name))
+    for other in choices(group):
+        if wanted <= set(shape) and group != "model":
+            break
+        shape = _united(shape, _keys_of(group, other))
+    return shape
+
+
+@cache
+def _keys_of(group: str, name: str) -> Shape:
+    return _keys(section_of(group, name))
+
+
+def _keys(node: Any) -> dict[str, Any]:
+    return {str(name): _keys(child) for name, child in node.items()} if isinstance(node, Mapping) else {}
+
+
+def _united(one: Shape, other: Shape) -> dict[str, Any]:
+    return {name: _united(one.get(name, {}), other.get(name, {})) for name in [*one, *other]}
+
+
+def _references(config: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that interpolations name."""
+
+    def visit(node: Any, path: list[str]) -> Iterator[str]:
+        if isinstance(node, Mapping | list):
+            for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+                yield from visit(child, [*path, str(name)])
+        elif isinstance(node, str):
+            for dots, key in _REFERENCE.findall(node):
+                above = path[: len(path) - len(dots)] if dots else []
+                yield ".".join([*above, key.replace("[", ".").replace("]", "")])
+
+    return visit(config, [])

@@ -1,0 +1,36 @@
+"""What a run is called: by the values that act, whatever labels its configuration has. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_FULL, _EDGE = 32, 8  # bits of full precision, and of both ends of the network where it is quantized
+_NAMED = ("weight", "act", "prob", "edge_weight", "edge_act")
+
+
+def bits_name(bits: Mapping[str, Any]) -> str:
+    """w4a8, or fp, by the widths themselves; the label where a section has none. bits: the section of that name."""
+    if "weight" not in bits or "act" not in bits:
+        return str(bits["name"])
+    weight, act = bits["weight"], bits["act"]
+    return "fp" if weight == act == _FULL else f"w{weight}a{act}"
+
+
+def bits_overrides(bits: Mapping[str, Any]) -> list[str]:
+    """What that name does not say: widths that are not those of every setting in conf/bits, as bits.prob=32."""
+    act, weight = bits.get("act"), bits.get("weight")
+    usual = {"prob": act, "edge_weight": _edge(weight), "edge_act": _edge(act)}
+    others = {key: bits[key] for key in bits if key not in (*_NAMED, "name")}
+    own = {key: bits[key] for key in usual if key in bits and bits[key] != usual[key]}
+    return [f"bits.{key}={value}" for key, value in {**own, **others}.items()]
+
+
+def _edge(width: Any) -> int:
+    """Bits of the first and last layer at a width of the others."""
+    return _FULL if width == _FULL else _EDGE
+
+
+def with_overrides(name: str, overrides: list[str]) -> str:
+    """The name with what acts in parentheses."""
+    return f"{name} ({', '.join(overrides)})" if overrides else name
