@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.overrides.acting import from_command
+from dmq_cli.stages.naming import bits_name
 from dmq_cli.store import ArtifactStore, read_json
 
 Artifact = tuple[str, str]  # stage and key
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:
-    """time, verb, model, method, bits, state, numbers and folder of every run, oldest first.
+    """What is known of every run, oldest first.
 
-    state: done, running (which a killed run stays), "failed: ..." or broken. numbers: of an evaluation, by the names of its protocol.
+    time, verb, model, method, bits; overrides: what else acted; protocol, images (in each seed range), budget; state: done,
+    running (which a killed run stays), "failed: ..." or broken; numbers: of an evaluation, by the names of its protocol, and
+    measured, by their keys; run: the folder.
     """
     return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
 
@@ -30,18 +34,42 @@ def run_folders(outputs: Path) -> list[Path]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(("time", "model", "method", "bits"), "") | {"numbers": {}}
+    row: dict[str, Any] = dict.fromkeys(("time", "model", "method", "bits", "protocol", "images", "budget"), "")
+    row |= {"overrides": [], "numbers": {}, "measured": {}}
     row |= {"verb": folder.parent.name, "run": str(folder), "state": "broken"}
     try:
         config, status = read_json(folder / "config.json"), read_json(folder / "status.json")
-        row |= {name: config[name]["name"] for name in ("model", "method", "bits")}
+        row |= {name: config[name]["name"] for name in ("model", "method")} | {"bits": bits_name(config["bits"])}
         row["time"] = status["started"]
+        row |= _asked(folder, config)
         if folder.parent.name == "evaluate" and status["status"] == "done":
-            row["numbers"] = numbers(read_json(folder / "metrics.json"))
+            metrics = read_json(folder / "metrics.json")
+            row |= {"numbers": numbers(metrics), "measured": _measured(metrics)}
         row["state"] = status["status"]
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
         row["state"] = "broken"
     return row
+
+
+def _asked(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """protocol, images, budget and overrides; those of a run from before they were kept are the words of its command."""
+    protocol, budget = config.get("protocol", {}), config.get("budget", {})
+    found = {
+        "protocol": protocol.get("name", ""),
+        "images": protocol.get("num_images", ""),
+        "budget": budget.get("name", ""),
+    }
+    if "overrides" in config:
+        return {**found, "overrides": list(config["overrides"])}
+    manifest = folder / "manifest.json"
+    command = read_json(manifest).get("command", "") if manifest.is_file() else ""
+    return {**found, "overrides": from_command(str(command))}
+
+
+def _measured(found: Mapping[str, Any]) -> dict[str, float]:
+    columns = found["protocol"]["columns"]
+    shown = {key: found["quantized"][key] for key in columns if key in found["quantized"]}
+    return {**shown, **({"psnr": found["paired"]["psnr"]} if "psnr" in found["paired"] else {})}
 
 
 def numbers(found: Mapping[str, Any]) -> dict[str, float]:

@@ -182,7 +182,7 @@ def test_list_protocols_says_whether_their_weights_are_here(tmp_path: Path) -> N
     }  # fmt: skip
     assert not rows["fid_torch_fidelity"]["present"]
     assert dmq("list", "runs", f"runtime.outputs={tmp_path}").out == f"There are no runs in {tmp_path}.\n"
-    assert dmq("list", "runs", "model=x").code == 2
+    assert dmq("list", "runs", "modle=x").code == 2
 
 
 def test_thousands_of_artifacts_are_listed_in_seconds(tmp_path: Path) -> None:

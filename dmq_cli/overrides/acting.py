@@ -68,6 +68,17 @@ def from_command(command: str) -> list[str]:
         return []
 
 
+def overrides_of(found: Mapping[str, Any]) -> list[str]:
+    """Those of a run's metrics.json."""
+    return list(found["overrides"]) if "overrides" in found else from_command(str(found.get("command", "")))
+
+
+def differing(every: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each list of overrides what not all lists have; of a single one, nothing."""
+    common = set(every[0]).intersection(*every[1:]) if every else set()
+    return [[word for word in words if word not in common] for words in every]
+
+
 def from_words(words: Sequence[str]) -> list[str]:
     """The words that may act, as they were given."""
     return [word for word in words if "=" in word and not word.startswith("-") and not _UNREAD.match(word)]

@@ -17,6 +17,7 @@ from dmq_cli.report.result import Result, flatten, labels
 from dmq_cli.report.result_table import SECONDS, Cost, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
+from dmq_cli.stages.naming import few
 from dmq_cli.store import digest
 
 MOST_DRAWN = 6
@@ -134,14 +135,25 @@ def _title(runs: Mapping[str, Result]) -> str:
 
     methods, bits = distinct("method"), [name.upper() for name in distinct("bits")]
     told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
-    return f"{', '.join(distinct('model'))}: {told} at {', '.join(bits)}"
+    shared = few(_shared(runs))
+    return f"{', '.join(distinct('model'))}: {told} at {', '.join(bits)}" + (
+        f" with {', '.join(shared)}" if shared else ""
+    )
+
+
+def _shared(runs: Mapping[str, Result]) -> list[str]:
+    """The overrides that all runs have."""
+    first, *others = [run.overrides for run in runs.values()]
+    return [word for word in first if all(word in other for other in others)]
 
 
 def _subtitle(runs: Mapping[str, Result]) -> str:
     protocols = list(dict.fromkeys(run.metrics["protocol"]["name"] for run in runs.values()))
     budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "
-    return f"{count}protocol {', '.join(protocols)}, budget {', '.join(budgets)}"
+    shared = _shared(runs)
+    more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
+    return f"{count}protocol {', '.join(protocols)}, budget {', '.join(budgets)}{more}"
 
 
 def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.report.tables import order, table, telling_bits, varied
-from dmq_cli.store import read_json
+from dmq_cli.report.tables import order, own_overrides, read_cells, table, telling_bits, varied
+from dmq_cli.stages.naming import with_overrides
 from dmq_cli.store.files import aside
 
 _PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
@@ -24,18 +24,20 @@ def picture(folder: Path) -> Path | None:
 
     rows: dict[str, Any] = {}
     artifacts = folder.parents[1] / "artifacts"
-    cells = sorted((read_json(file) for file in folder.glob("*/metrics.json")), key=order)
-    for cell in cells:
+    cells = sorted(read_cells(folder), key=order)
+    names: dict[str, str] = {}
+    for cell, words in zip(cells, own_overrides(cells), strict=True):
         first = cell["seeds"][0]
         full, own = (artifacts / s / cell["artifacts"].get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
         if full.is_dir() and own.is_dir():
             rows.setdefault("full precision", load_images(full))
-            rows[f"{cell['method']} {cell['bits']}"] = load_images(own)
+            name = with_overrides(f"{cell['method']} {cell['bits']}", words)
+            rows[name], names[name] = load_images(own), cell["bits"]
     if not rows or varied(cells):
         return None
     if len(cells) > _MOST_ROWS:
         kept = telling_bits(cells)
-        rows = {name: images for name, images in rows.items() if name == "full precision" or name.endswith(f" {kept}")}
+        rows = {name: images for name, images in rows.items() if names.get(name, kept) == kept}
     grid(rows).save(folder / "samples.png")
     return folder / "samples.png"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.overrides.acting import differing, overrides_of
+from dmq_cli.stages.naming import bits_of, few, with_overrides
 from dmq_cli.store import read_json
 
 METRICS, MANIFEST, CONFIG, STATUS = "metrics.json", "manifest.json", "config.json", "status.json"
@@ -37,7 +39,12 @@ class Result:
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration as {"a.b": value}; one seed range and a list of one are the same."""
-        return flatten({**self.config, "seeds": self.metrics["seeds"]})
+        return flatten({**self.config, "seeds": self.metrics["seeds"], "overrides": []})
+
+    @property
+    def overrides(self) -> list[str]:
+        """What sets it apart from the plain run of its model, method, bits and budget."""
+        return overrides_of(self.metrics)
 
     @property
     def is_run(self) -> bool:
@@ -69,7 +76,7 @@ def load_result(path: Path) -> Result:
         )
     store = path.absolute().parents[2] / "artifacts"
     artifacts = {name: _artifact(store, path, name, key) for name, key in metrics["artifacts"].items()}
-    return Result(path, metrics, read_json(path / MANIFEST), artifacts)
+    return Result(path, {**metrics, "bits": bits_of(metrics)}, read_json(path / MANIFEST), artifacts)
 
 
 def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
@@ -82,13 +89,18 @@ def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """A short name for each run, all different: method and bits, the model where there are several, settings that differ."""
+    """A short name for each run, all different: method and bits, the model where there are several, what acted in it and not in
+    all, or for a single run at all, and other settings that differ.
+    """
     several = len({result.metrics["model"] for result in results}) > 1
-    found = [f"{result.metrics['model']} {result.name}" if several else result.name for result in results]
-    for name in [name for name in dict.fromkeys(found) if found.count(name) > 1]:
-        alike = [index for index, label in enumerate(found) if label == name]
+    names = [f"{result.metrics['model']} {result.name}" if several else result.name for result in results]
+    words = [result.overrides for result in results]
+    own = differing(words) if len(results) > 1 else words
+    found = [with_overrides(name, few(more)) for name, more in zip(names, own, strict=True)]
+    for label in [label for label in dict.fromkeys(found) if found.count(label) > 1]:
+        alike = [index for index, other in enumerate(found) if other == label]
         for index, more in zip(alike, _told_apart([results[index] for index in alike]), strict=True):
-            found[index] = f"{name} ({more})"
+            found[index] = f"{names[index]} ({more})"
     return found
 
 
@@ -105,7 +117,9 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
     return nested or {key: value}
 
 
-_NO_SETTING = re.compile(r"runtime\.|table\.|train\.|method\.cite|.*_target_$")
+_NO_SETTING = re.compile(
+    r"runtime\.|table\.|train\.|overrides|model\.sampling\.|calib_sampler\.|method\.cite|.*_target_$"
+)
 _MOST_SETTINGS = 2
 
 
@@ -114,9 +128,16 @@ def _told_apart(alike: Sequence[Result]) -> list[str]:
     flat = [result.settings for result in alike]
     keys = [key for key in dict.fromkeys(k for one in flat for k in one) if not _NO_SETTING.match(key)]
     keys = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
-    told = [", ".join(f"{key.rpartition('.')[2]} {one.get(key)}" for key in keys) for one in flat]
+    brief = {key: _brief(key, {other for one in flat for other in one}) for key in keys}
+    told = [", ".join(f"{brief[key]} {one.get(key)}" for key in keys) for one in flat]
     fits = 0 < len(keys) <= _MOST_SETTINGS and len(set(told)) == len(told)
     return told if fits else _folder_names(alike)
+
+
+def _brief(key: str, every: Iterable[str]) -> str:
+    """The last part of a key, where no other key ends like it."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in every) == 1 else key
 
 
 def _folder_names(alike: Sequence[Result]) -> list[str]:

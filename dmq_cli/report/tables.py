@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.overrides.acting import differing, overrides_of
 from dmq_cli.report.noise import over_full
+from dmq_cli.stages.naming import bits_of
 from dmq_cli.store import read_json
 
 Cell = dict[str, Any]  # what metrics.json holds
@@ -24,6 +26,12 @@ DISTANCES = ("fd", "sfid", "fd_dinov2")
 """Numbers that full precision has, too, and for which a difference inside the noise is told."""
 
 _ALIKE = " ≈ fp"
+_SAID = (
+    "sampler.num_inference_steps=",
+    "cond.guidance=",
+    "numerics",
+    "protocol.",
+)  # by the line under a table in other words
 _STAGES = {"inputs": ("calibset", "targets"), "ranges": ("transform", "calibrate"), "learning": ("reconstruct",)}
 _STAGES |= {"correction": ("correct",), "sampling": ("sample-",)}
 
@@ -43,7 +51,7 @@ def table(folder: Path, bits: str | None = None) -> str:
     Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where cells counted
     them. Raises ConfigError if there are no cells, or if two protocols would share a column.
     """
-    cells = [read_json(file) for file in sorted(folder.glob("*/metrics.json"))]
+    cells = read_cells(folder)
     cells = [cell for cell in cells if bits in (None, cell["bits"])]
     if not cells:
         raise ConfigError(
@@ -51,11 +59,22 @@ def table(folder: Path, bits: str | None = None) -> str:
         )
     _require_one_protocol(folder, cells)
     settings = varied(cells)
-    columns = [*_names(settings), *_numbers(cells), *_costs(cells)]
+    columns = [*_names(settings), *_overrides(cells, settings), *_numbers(cells), *_costs(cells)]
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings])):
         rows.append([column.value(cell) for column in columns])
-    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells[0]) + _legend(rows)])
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """The finished cells below a folder, with the bits that act."""
+    cells = [read_json(file) for file in sorted(folder.glob("*/metrics.json"))]
+    return [{**cell, "bits": bits_of(cell)} for cell in cells]
+
+
+def own_overrides(cells: Sequence[Cell]) -> list[list[str]]:
+    """Of each cell what acts in it and not in all."""
+    return differing([overrides_of(cell) for cell in cells])
 
 
 def telling_bits(cells: Iterable[Cell]) -> str:
@@ -115,6 +134,15 @@ def _names(settings: Sequence[str]) -> list[_Column]:
     bits = _Column("bits", "fp", lambda cell: str(cell["bits"]))
     method = _Column("method", "full precision", _method)
     return [bits, method, *map(setting, settings)]
+
+
+def _overrides(cells: Sequence[Cell], settings: Sequence[str]) -> list[_Column]:
+    """A column of what tells cells apart besides the settings that have one of their own, if there is anything."""
+    words = {
+        id(cell): [word for word in own if word.partition("=")[0].rpartition(".")[2] not in settings]
+        for cell, own in zip(cells, own_overrides(cells), strict=True)
+    }
+    return [_Column("overrides", "", lambda cell: " ".join(words[id(cell)]))] if any(words.values()) else []
 
 
 def _numbers(cells: Sequence[Cell]) -> list[_Column]:
@@ -207,7 +235,11 @@ def _sortable(value: Any) -> str:
     return f"{value:020.6f}" if isinstance(value, int | float) else str(value)
 
 
-def _under(cell: Cell) -> str:
+def _under(cells: Sequence[Cell]) -> str:
+    cell = cells[0]
+    shared = [word for word in overrides_of(cell) if all(word in overrides_of(other) for other in cells)]
+    shared = [word for word in shared if not word.startswith(_SAID)]
+    alike = "".join(f"; {word}" for word in shared)
     protocol, budget = cell["protocol"], cell["config"]["budget"]["name"]
     full = "" if _fp_seeds(cell) == cell["seeds"] else f"; full precision: {_over(_fp_seeds(cell))}"
     numerics = "".join(f"; {key} {value}" for key, value in _numerics(cell).items() if value and key != "_target_")
@@ -215,7 +247,7 @@ def _under(cell: Cell) -> str:
     told = "" if guidance is None else f", guidance {guidance}"
     return (
         f"{cell['model']}, {cell['config']['sampler']['num_inference_steps']} steps{told}, {protocol['num_images']} images in each range,"
-        f" {_over(cell['seeds'])}{full}{numerics}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
+        f" {_over(cell['seeds'])}{full}{numerics}{alike}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _FULL, _EDGE = 32, 8  # bits of full precision, and of both ends of the network where it is quantized
+_MOST = 2  # overrides in a name
 _NAMED = ("weight", "act", "prob", "edge_weight", "edge_act")
 
 
@@ -31,6 +32,17 @@ def _edge(width: Any) -> int:
     return _FULL if width == _FULL else _EDGE
 
 
-def with_overrides(name: str, overrides: list[str]) -> str:
+def bits_of(found: Mapping[str, Any]) -> str:
+    """bits_name of a run's metrics.json: older ones were called after a label."""
+    bits = found.get("config", {}).get("bits", {})
+    return bits_name(bits) if "weight" in bits and "act" in bits else str(found["bits"])
+
+
+def few(overrides: Sequence[str]) -> list[str]:
+    """Themselves, or how many they are, where a name has no room for all."""
+    return list(overrides) if len(overrides) <= _MOST else [f"{len(overrides)} overrides"]
+
+
+def with_overrides(name: str, overrides: Sequence[str]) -> str:
     """The name with what acts in parentheses."""
     return f"{name} ({', '.join(overrides)})" if overrides else name

@@ -13,7 +13,7 @@ from dmq_cli.metrics import difference_interval, stored_bytes
 from dmq_cli.models import is_random
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages.images import grid, load_images
-from dmq_cli.stages.naming import with_overrides
+from dmq_cli.stages.naming import few, with_overrides
 from dmq_cli.stages.nodes import INFLUENCE
 from dmq_cli.store import digest, read_json, write_json
 from dmq_cli.store.tensors import load_tensors
@@ -116,7 +116,7 @@ def costs(paths: Paths) -> dict[str, dict[str, float]]:
 def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:
     """samples.png: the first images of the full-precision and of the quantized network from the same noise."""
     first = show(parse_ranges(config["seeds"])[0])
-    label = f"{config['method']['name']} {config['bits']['name']}"
+    label = with_overrides(f"{config['method']['name']} {config['bits']['name']}", few(config.get("overrides", [])))
     rows = {"fp": load_images(paths[f"sample_fp-{first}"]), label: load_images(paths[f"sample-{first}"])}
     grid(rows).save(file)
 
