@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import dmq_cli
 from dmq_cli.cli import main
 from dmq_cli.overrides import as_hydra
 from dmq_cli.paths import conf_folder
-from tests.chain import IMAGES, QUICK, artifacts, counting, dmq, tiny_folder, words
+from tests.chain import IMAGES, QUICK, STEPS, artifacts, counting, dmq, tiny_folder, words
 
 VERBS = ["calibrate", "reconstruct", "correct", "sample", "evaluate"]
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -143,6 +144,56 @@ def test_a_path_with_odd_characters(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     config = json.loads(next(tmp_path.glob("out/runs/calibrate/*/config.json")).read_text(encoding="utf-8"))
     assert config["model"]["path"] == str(folder)
+
+
+def test_outputs_with_odd_characters_and_own_choices_before_overrides(model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine"
+    (own / "bits").mkdir(parents=True)
+    widths = "weight: 5\nact: 5\nprob: ${.act}\nedge_weight: 8\nedge_act: 8\n"
+    (own / "bits" / "ours.yaml").write_text(f"name: ours\n{widths}", encoding="utf-8")
+    outputs = tmp_path / 'aus é=(gabe) #1, {"x"} $y ${z}'
+    verb, *rest = words("calibrate", model, outputs, "bits=ours")
+    assert dmq(verb, "--config-dir", str(own), *rest).code == 0
+    (folder,) = outputs.glob("runs/calibrate/*")
+    manifest, config = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("manifest", "config"))
+    again = shlex.split(manifest["command"])[1:]
+    assert config["bits"]["name"] == "w5a5" and "--config-dir" in again
+    with counting() as ran:
+        assert dmq(*again).code == 0, "the recorded command can be given again"
+    assert ran == [] and len(list(outputs.glob("runs/calibrate/*"))) == 2
+    for command in (
+        ["sample", "--cfg", "job", "bits=w3a8", "-p", "bits"],
+        ["plan", "-c", "job", "sample", "bits=w3a8"],
+    ):
+        result = dmq(*command)
+        assert result.code == 0 and "name: w3a8" in result.out
+    assert "Hydra" in dmq("sample", "--hydra-help").out
+
+
+def test_a_sweep_over_folders(model: Path, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "b, c")
+    verb, _, *rest = words("calibrate", model, tmp_path / "out")
+    result = dmq(verb, "-m", f"model={model},'{other}'", *rest)
+    assert result.code == 0, result.err
+    made = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("out/runs/calibrate/*/config.json")]
+    assert {config["model"]["path"] for config in made} == {str(model), str(other)} and len(made) == 2
+
+
+def test_a_result_is_called_after_what_was_done(model: Path, filled: Path, tmp_path: Path) -> None:
+    command = words("evaluate", model, filled, "bits.weight=5", "calib.num_steps=2", "table.name=mine")
+    plain = dmq(*command)
+    name = next(line for line in plain.out.splitlines() if line.startswith("tiny "))
+    assert (
+        name.startswith("tiny minmax w5a8 (")
+        and "calib.num_steps=2" in name
+        and "seeds=0" not in name.partition(")")[0]
+    )
+    (cell,) = (filled / "tables" / "mine").iterdir()
+    found = json.loads((cell / "metrics.json").read_text(encoding="utf-8"))
+    assert cell.name.startswith("tiny-minmax-w5a8-") and found["bits"] == "w5a8"
+    assert {"calib.num_steps=2", f"sampler.num_inference_steps={STEPS}"} <= set(found["overrides"])
+    rows = json.loads(dmq("list", "runs", "bits=w5a8", f"runtime.outputs={filled}", "--json").out)["runs"]
+    assert [row["overrides"] for row in rows] == [found["overrides"]] and rows[0]["images"] == IMAGES
 
 
 def test_multirun_may_stand_anywhere_and_a_failing_job_is_one_sentence(model: Path, filled: Path) -> None:

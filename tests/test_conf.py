@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dmq_cli import papers
 from dmq_cli.errors import ConfigError
+from dmq_cli.overrides.shape import unread
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.stages.check import check_runtime, check_types
 from dmq_cli.stages.nodes import NODES
@@ -117,6 +118,7 @@ def test_every_model_method_and_bits_compose_and_fit() -> None:
     for model, method, bits in every:
         config = composed(f"model={model}", f"method={method}", f"bits={bits}")
         assert (config["method"]["name"], config["bits"]["name"]) == (method, bits)
+        assert list(unread(config)) == []
         bound += bind(config)
         for section in BUILT:
             check_types(section, config[section])
@@ -134,7 +136,7 @@ def test_every_other_choice_composes_and_fits() -> None:
     for group in sorted(others):
         for name in set(choices(group)) - set(papers.names()):
             config = composed(f"{group}={name}")
-            assert bind(config) > 0
+            assert bind(config) > 0 and list(unread(config)) == []
             for section in BUILT:
                 check_types(section, config[section])
             count += 1

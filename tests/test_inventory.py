@@ -153,6 +153,70 @@ def test_list_runs_tells_broken_ones(outputs: Path) -> None:
     assert result.code == 0 and len(result.out.splitlines()) == 4 and "FD-digits 0.50, PSNR 30.00" in result.out
 
 
+def plant_named(
+    outputs: Path, number: int, bits: dict[str, Any], overrides: list[str] | None, fd: float | None
+) -> None:
+    folder = plant_run(outputs, f"20260102-{number}", status="done" if fd else "failed: a reason")
+    config = {**NAMED, "bits": bits, "protocol": {"name": "digits", "num_images": 40}, "budget": {"name": "smoke"}}
+    write_json(folder / "config.json", config if overrides is None else {**config, "overrides": overrides})
+    command = "dmq evaluate model=tiny method=tac bits=w3a8 correct.ibc=false runtime.threads=1"
+    write_json(folder / "manifest.json", {"artifacts": {}, "command": command})
+    if fd:
+        write_json(folder / "metrics.json", {**FOUND, "quantized": {"fd": fd}})
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    bits = {"name": "w3a8", "weight": 3, "act": 8}
+    plant_named(tmp_path, 1, bits, [], 0.7)
+    plant_named(tmp_path, 2, {**bits, "weight": 5}, ["correct.ner=false"], 0.5)
+    plant_named(tmp_path, 3, bits, None, 0.6)
+    plant_named(tmp_path, 4, bits, ["recon.seed=1", "correct.ner=false"], None)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], [1, 2, 3, 4]), (["bits=w5a8"], [2]), (["bits=w3a8,w5a8", "--failed"], [4]), (["bits=w*", "state=done"], [1, 2, 3]),
+        (["correct.ner=false"], [2, 4]), (["overrides=correct.ner=*"], [2, 4]), (["correct.ibc=false"], [3]),
+        (["--sort", "fd"], [2, 3, 1, 4]), (["--sort", "FD-digits", "--reverse"], [1, 3, 2, 4]), (["--last", "2"], [3, 4]),
+        (["--sort", "fd", "--last", "3"], [2, 3, 4]), (["images=40", "budget=smoke", "protocol=digits", "model=tiny"], [1, 2, 3, 4]),
+        (["method=minmax"], []),
+    ],
+)  # fmt: skip
+def test_runs_are_filtered_and_sorted(words: list[str], wanted: list[int], named: Path) -> None:
+    command = ["list", "runs", f"runtime.outputs={named}", *words]
+    rows = json.loads(dmq(*command, "--json").out)["runs"]
+    assert [int(row["run"][-1]) for row in rows] == wanted
+    plain = dmq(*command)
+    if wanted:
+        assert [int(line.partition("20260102-")[2][0]) for line in plain.out.splitlines()] == wanted
+    else:
+        assert plain.out == f"There are no runs like this in {named}.\n"
+
+
+def test_a_list_shows_what_was_done(named: Path) -> None:
+    lines = dmq("list", "runs", f"runtime.outputs={named}").out.splitlines()
+    assert "2026-01-02 03:04  evaluate  tiny  tac  w5a8  done" in lines[1] and lines[1].endswith("correct.ner=false")
+    assert "digits  40  smoke" in lines[1] and lines[3].endswith("a reason; recon.seed=1 correct.ner=false")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["runs", "methd=tac"], "no column methd. Did you mean method?"),
+        (["runs", "--sort", "fdd"], "no column fdd. Did you mean fd?"),
+        (["runs", "tac"], "no COLUMN=VALUE"),
+        (["models", "bits=w3a8"], "no column bits."),
+        (["models", "--failed"], "--failed means nothing there"),
+    ],
+)
+def test_columns_that_a_list_does_not_have(words: list[str], part: str, tmp_path: Path) -> None:
+    result = dmq("list", *words, f"runtime.outputs={tmp_path}")
+    assert result.code == 2 and part in result.sentence
+
+
 def test_list_artifacts_counts_who_needs_them(outputs: Path) -> None:
     rows: dict[str, dict[str, Any]] = {row["key"]: row for row in artifacts(outputs)}
     assert {key: row["used"] for key, row in rows.items()} == {

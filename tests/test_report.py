@@ -65,6 +65,16 @@ def test_settings_that_differ_get_a_column(tmp_path: Path) -> None:
     assert [line.split(" | ")[2] for line in lines[3:5]] == ["0.1", "0.5"]
 
 
+def test_rows_of_one_name_have_what_tells_them_apart(tmp_path: Path) -> None:
+    bits = {"name": "w3a8", "weight": 5, "act": 8}
+    plain = cell("tac", 2.0, overrides=["calib.num_steps=2"])
+    other = cell("tac", 3.0, overrides=["calib.num_steps=2", "scheme=quest"], config={**plain["config"], "bits": bits})
+    lines = report.table(fill(tmp_path / "t", [plain, other])).splitlines()
+    assert lines[0].startswith("| bits | method | overrides | FD-digits")
+    assert lines[3].startswith("| w5a8 | tac | scheme=quest |") and lines[4].startswith("| w3a8 | tac |  |")
+    assert "; calib.num_steps=2; budget light;" in lines[-1]
+
+
 def test_a_table_names_numerics_that_are_not_the_default(tmp_path: Path) -> None:
     plain = cell("tac", 2.0)
     numerics = {"_target_": "dmq_cli.models.Numerics", "dtype": "bfloat16", "tf32": False, "channels_last": True}

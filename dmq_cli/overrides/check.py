@@ -117,13 +117,19 @@ def suggestion(key: str, config: Mapping[str, Any], wrong: Sequence[str] = ()) -
     """
     section, _, last = key.rpartition(".")
     known = [one for one in _keys(config, "") if one not in (key, *wrong) and not key.startswith(f"{one}.")]
+    inside = [one for one in known if section and one.rpartition(".")[0] == section]
+    if close := _close(last, inside):
+        return _meant(close)
     same = [one for one in known if one.rpartition(".")[2] == last]
     if same:
-        return _meant(min(same, key=lambda one: (one.count("."), one)))
-    inside = [one for one in known if section and one.rpartition(".")[0] == section]
-    if close := _close(last, inside) or _close(last, known):
+        return _meant(max(same, key=lambda one: (one.split(".")[0] == key.split(".")[0], _likeness(one, key))))
+    if close := _close(last, known):
         return _meant(close)
     return _meant(*found) if (found := _elsewhere(last)) else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _meant(key: str, where: str = "") -> str:

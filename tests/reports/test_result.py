@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.report.compare import compare
+from dmq_cli.report.html import page_of
 from dmq_cli.report.result import flatten, labels, load_result, load_results
 from dmq_cli.store import write_json
 from tests.reports import runs
@@ -71,6 +73,29 @@ def test_labels_differ_by_the_setting_that_differs(tmp_path: Path) -> None:
     assert labels(alike) == ["tac W3A8 (lambda1 0.1)", "tac W3A8 (lambda1 0.5)"]
     again = [*alike, load_result(tac(0.5, runtime={"threads": 1}))]
     assert labels(again)[1:] == ["tac W3A8 (run-0.5-0)", "tac W3A8 (run-0.5-1)"], "nothing but the machine differs"
+
+
+def test_labels_say_what_acted_and_bits_by_their_values(tmp_path: Path) -> None:
+    def made(name: str, *words: str, trace: str = "3000000-3000063", **more: object) -> Path:
+        config = {"trace": {"seeds": trace}, "calib": {"seeds": "1-2"}, **more}
+        return runs.run(tmp_path, runs.metrics("tac", overrides=list(words), config=config), name, kept=False)
+
+    wide: dict[str, Any] = {"bits": {"name": "w3a8", "weight": 5, "act": 6}}
+    plain, ner, both = (
+        load_result(made(str(number), *words))
+        for number, words in enumerate([(), ("correct.ner=false",), ("correct.ner=false", "recon.seed=1")])
+    )
+    assert labels([plain]) == ["tac W3A8"] and labels([ner]) == ["tac W3A8 (correct.ner=false)"]
+    assert labels([plain, ner]) == ["tac W3A8", "tac W3A8 (correct.ner=false)"]
+    assert labels([both, ner]) == ["tac W3A8 (recon.seed=1)", "tac W3A8"], "what all have tells none apart"
+    many = load_result(made("many", *(f"calib.x{number}=1" for number in range(9))))
+    assert labels([many]) == ["tac W3A8 (9 overrides)"]
+    assert load_result(made("wide", **wide)).name == "tac W5A6"
+    traced = load_result(made("traced", trace="5-6"))
+    assert labels([plain, traced]) == ["tac W3A8 (trace.seeds 3000000-3000063)", "tac W3A8 (trace.seeds 5-6)"]
+    page = page_of([ner])
+    assert page.title.endswith("tac at W3A8 with correct.ner=false") and "correct.ner=false" in page.statements[0]
+    assert "with 9 overrides" in page_of([many]).title and "calib.x8=1" in page_of([many]).subtitle
 
 
 def test_labels_of_cells_that_two_tables_share_differ(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Names by values, and the overrides that act: compared with what conf/ composes to without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from dmq_cli.overrides.acting import Source, acting, from_command
+from dmq_cli.paths import conf_folder
+from dmq_cli.stages.naming import bits_name, bits_overrides
+from dmq_cli.stages.nodes import NODES
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Source]:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield Source("config", ("conf",), GlobalHydra.instance().config_loader())
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["method=tac", "correct.ner=false", "correct.ibc=true", "correct.lambda1=0.5"], ["correct.ner=false"]),
+        (["bits.weight=5", "seeds=0-9", "trace.seeds=5-6", "runtime.batch_size=7", "table.name=x", "sampler.num_inference_steps=10"], []),
+        (["bits.prob=32", "sampler.num_inference_steps=3", "calib.num_steps=2"], ["bits.prob=32", "calib.num_steps=2", "sampler.num_inference_steps=3"]),
+        (["correct=none", "method=tac", "scheme=quest", "scheme.scope=per_channel"], ["correct=none", "scheme=quest", "scheme.scope=per_channel"]),
+        (["method=tac", "correct.clamp=[0.1,5]", "~correct.mask"], ["correct.clamp=[0.1,5]", "~correct.mask"]),
+        (["+protocol.reference_sha256=ab", "protocol.num_images=40"], ["protocol.reference_sha256=ab"]),
+        (["model=folder", "model.path=/x", "model.name=y", "model.sampling.eta=1", "protocol=smoke"], ["model.sampling.eta=1"]),
+        (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
+    ],
+)  # fmt: skip
+def test_overrides_that_act(words: list[str], wanted: list[str], source: Source) -> None:
+    config = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
+    found = acting(config, dict(config.hydra.runtime.choices), source)
+    assert sorted(found) == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    ("bits", "name", "more"),
+    [
+        ({"name": "w4a8", "weight": 5, "act": 8, "prob": 8, "edge_weight": 8, "edge_act": 8}, "w5a8", []),
+        ({"name": "fp", "weight": 32, "act": 32, "prob": 32, "edge_weight": 32, "edge_act": 32}, "fp", []),
+        ({"name": "fp", "weight": 5, "act": 32, "prob": 32, "edge_weight": 32, "edge_act": 32}, "w5a32", ["bits.edge_weight=32"]),
+        ({"name": "x", "weight": 4, "act": 4, "mid": 6}, "w4a4", ["bits.mid=6"]),
+    ],
+)  # fmt: skip
+def test_bits_are_called_by_their_values(bits: dict[str, Any], name: str, more: list[str]) -> None:
+    assert (bits_name(bits), bits_overrides(bits)) == (name, more)
+
+
+def test_every_stock_choice_of_bits_keeps_its_name_and_no_key_has_it() -> None:
+    files = sorted((conf_folder() / "bits").glob("*.yaml"))
+    made: Any = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=True) for file in files}
+    assert {stem: (bits_name(one), bits_overrides(one)) for stem, one in made.items()} == {
+        stem: (stem, []) for stem in made
+    }
+    assert len(made) == 15
+    assert not {"bits", "overrides"} & {name for node in NODES.values() for name in (*node.reads, *node.asks)}
+
+
+def test_the_overrides_of_an_older_run_are_the_words_of_its_command() -> None:
+    command = "dmq evaluate table=main model=folder 'model.path='\"'\"'/a b'\"'\"'' bits=w4a8 bits.weight=5 seeds=0-9 correct.ner=false"
+    assert from_command(command) == ["correct.ner=false"] and from_command("") == []

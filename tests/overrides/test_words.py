@@ -1,0 +1,87 @@
+"""Words of a command line as Hydra reads them, by Hydra's own parser: paths with any characters, flags anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.overrides import as_hydra, split, sweeps
+
+PATHS = [
+    "/t/é", "/t/日本", "/t/a=b", "/t/(x", "/t/x)", "/t/#", "/t/a b", "/t/it's", '/t/"q"', "/t/{a}", "/t/[1]", "/t/$x", "/t/${b}",
+    "/t/${", "/t/x\\", "/t/\\'y", "/t/a\\${b}", "/t/\\${b}'\\\\", "/t/a,b", "/t/a;b|c&d!^`", "/t/%s*?@+:~", "plain/out-2", "out.2",
+    "123", "1e5", "true", "inf", "-x",
+]  # fmt: skip
+
+
+def read(word: str) -> object:
+    """What a configuration has after an override."""
+    return OmegaConf.create({"key": OverridesParser.create().parse_override(word).value()}).key
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_arrives_as_it_is(path: str) -> None:
+    for key in ("runtime.outputs", "model.path", "cond.prompts", "protocol.reference_path", "++logger.folder"):
+        (word,) = as_hydra([f"{key}={path}"])
+        assert read(word) == path and word.startswith(f"{key}=")
+        assert as_hydra([word]) == [word], "a recorded command can be given again"
+    if "/" in path:
+        choice, place, name = as_hydra([f"model={path}"])
+        assert choice == "model=folder" and read(place) == str(Path(path).absolute()) and read(name)
+
+
+def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    kept = [
+        "cond.prompts=null",
+        "model=ddim_digits",
+        "seeds=[0-9,10-19]",
+        "bits.weight=5",
+        "runtime.device=cuda:0",
+        "~trace",
+    ]
+    assert as_hydra(kept) == kept
+    assert as_hydra(["runtime.outputs=~/x", "model=~/y"])[:2] == ["runtime.outputs=/home/me/x", "model=folder"]
+    (word,) = as_hydra(["logger.folder=${runtime.outputs}/é"])
+    made = OmegaConf.create({"runtime": {"outputs": "o"}, "key": OverridesParser.create().parse_override(word).value()})
+    assert made.key == "o/é", "interpolations of keys stay interpolations"
+
+
+def test_a_comma_is_part_of_a_path_except_in_a_sweep() -> None:
+    assert read(as_hydra(["model=/a,/b"])[1]) == "/a,/b"
+    (word,) = as_hydra(["model=/a,/b é,ddim_digits"], swept=True)
+    jobs = OverridesParser.create().parse_override(word).sweep_string_iterator()
+    made = [as_hydra([f"model={value}"]) for value in jobs]
+    assert [read(words[1]) if len(words) > 1 else words for words in made] == ["/a", "/b é", ["model=ddim_digits"]]
+    for comma in (r"model=/a\,b", "model='/a,b'"):
+        assert read(as_hydra([comma], swept=True)[1]) == "/a,b"
+    kept = ["model=choice(/a,/b)", "model=glob(*)"]
+    assert as_hydra(kept, swept=True) == kept
+    assert sweeps(["--multirun"], []) and sweeps([], ["table=main"]) and not sweeps([], ["table=none", "bits=fp"])
+
+
+def test_flags_may_stand_anywhere() -> None:
+    own = [
+        "--config-dir",
+        "mine",
+        "bits=w5a5",
+        "-m",
+        "-c",
+        "job",
+        "seeds=-1",
+        "--info",
+        "a=b",
+        "--info",
+        "config",
+        "-cd=x",
+    ]
+    flags = ["--config-dir", "mine", "--multirun", "--cfg", "job", "--info", "--info", "config", "--config-dir=x"]
+    assert split(own) == (flags, ["bits=w5a5", "seeds=-1", "a=b"])
+    with pytest.raises(ConfigError, match=r"no flag --config-dirs\. Did you mean --config-dir\?"):
+        split(["--config-dirs", "mine"])
+    with pytest.raises(ConfigError, match="--cfg needs a value"):
+        split(["--cfg"])
