@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.utils import get_object
 
 from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.stages.interfaces import check_interfaces
+from dmq_cli.stages.plugins import resolve, targets
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -18,15 +19,32 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def check_types(name: str, section: Mapping[str, Any]) -> None:
     """Compare values with the annotations of the dataclass that `_target_` names, in nested mappings too.
 
-    Lists are left to what they are made into (a scheme checks its rules). Raises ConfigError.
+    Lists are left to what they are made into (a scheme checks its rules). Raises ConfigError, also for a target at any depth that
+    is not there, and for a class that cannot stand where it is named.
     """
-    target = get_object(section["_target_"]) if "_target_" in section else None
-    hints = get_type_hints(target) if dataclasses.is_dataclass(target) else {}
+    for key, target in targets(name, section):
+        resolve(key, target)
+    check_interfaces(name, section)
+    _check_types(name, section)
+
+
+def _check_types(name: str, section: Mapping[str, Any]) -> None:
+    hints = _hints(resolve(f"{name}._target_", section["_target_"]).value) if "_target_" in section else {}
     for key, value in section.items():
         if key in hints and not _fits(value, hints[key]):
             raise ConfigError(f"{name}.{key}={value} is not possible; give {_expected(hints[key])}.")
         if isinstance(value, Mapping):
-            check_types(f"{name}.{key}", value)
+            _check_types(f"{name}.{key}", value)
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The annotations of a dataclass; none of another thing, and none where somebody's name things that only a type checker sees."""
+    if not dataclasses.is_dataclass(target):
+        return {}
+    try:
+        return get_type_hints(target)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:

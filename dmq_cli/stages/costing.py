@@ -10,6 +10,7 @@ from dmq_cli.metrics import flat_bops, flat_bytes, network_cost, product_macs, s
 from dmq_cli.models import Adapter, countable, model_shapes
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_types
+from dmq_cli.stages.interfaces import check_made
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
 from dmq_cli.stages.told import sampler_section
@@ -54,10 +55,16 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _attached(adapter: Adapter, config: Mapping[str, Any]) -> Attached:
     """The network with quantizers, and with what a transform puts into layers."""
-    extras = build.make(config["transform"]).shapes(adapter)
+    extras = _made("transform", config).shapes(adapter)
     attached = build.with_quantizers(adapter, config)
     load_extra_state(attached, extras)
     return attached
+
+
+def _made(name: str, config: Mapping[str, Any]) -> Any:
+    made = build.make(config[name])
+    check_made(name, config[name], made)
+    return made
 
 
 def _call(attached: Attached, weight: int, act: int) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def _call(attached: Attached, weight: int, act: int) -> dict[str, Any]:
 def _added(attached: Attached, config: Mapping[str, Any], calls: int, guided: bool) -> dict[str, int]:
     """Bytes besides parameters: scales and zero points, what a transform adds, the tables of a correction."""
     transform = stored_bytes(extra_state(attached))
-    tables = build.make(config["correct"]).shapes(calls, attached.adapter.sample_shape(), guided)
+    tables = _made("correct", config).shapes(calls, attached.adapter.sample_shape(), guided)
     correction_bytes = _FLOAT * sum(math.prod(shape) for shape in tables.values())
     return {
         "scales": stored_bytes(state(attached)) - transform,

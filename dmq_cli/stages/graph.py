@@ -1,13 +1,14 @@
 """Stages as nodes of a graph. A node turns artifacts into an artifact, keyed by the hash of all it may read.
 
-key = sha256(name, version, the configuration sections it reads, the keys of what it needs): a Merkle chain. The function
-of a node is handed only those sections, so that nothing outside the key can change what it makes.
+key = sha256(name, version, the configuration sections it reads, the code in them that is not dmq's, the keys of what it
+needs): a Merkle chain. The function of a node is handed only those sections, so that nothing outside the key can change what
+it makes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import ArtifactError
+from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
 
@@ -63,6 +65,12 @@ class Node:
         """What of the configuration it is handed."""
         return {name: config[name] for name in (*self.reads, *(name for name in self.asks if name in config))}
 
+    def identity(self, config: Config) -> dict[str, Any]:
+        """These sections without labels, and as `code` the code in them that is not dmq's, see plugins.code_of."""
+        sections = self.sections(config)
+        code = {name: found for name, found in config.get("code", {}).items() if name in sections}
+        return {**identity(sections), **({"code": code} if code else {})}
+
 
 class Graph:
     """The nodes and the store their artifacts live in."""
@@ -73,14 +81,8 @@ class Graph:
     def key(self, name: str, config: Config) -> str:
         """The address of what node `name` makes under this configuration."""
         node = self.nodes[name]
-        return digest(
-            [
-                name,
-                node.version_for(config),
-                identity(node.sections(config)),
-                [self.key(need, config) for need in node.needs],
-            ]
-        )
+        needed = [self.key(need, config) for need in node.needs]
+        return digest([name, node.version_for(config), node.identity(config), needed])
 
     def ensure(self, name: str, config: Config) -> Path:
         """The folder of the artifact: from the store, or computed now with everything upstream.
@@ -125,7 +127,7 @@ class Graph:
             "stage": node.name,
             "key": key,
             "version": node.version_for(config),
-            "config": identity(node.sections(config)),
+            "config": node.identity(config),
             "inputs": {need: path.name for need, path in inputs.items()},
             "environment": environment(),
             "device": config["runtime"]["device"],
@@ -149,14 +151,31 @@ class Graph:
         keys = self.store.keys(name)
         if not keys:
             return "never computed here"
-        wanted = identity(self.nodes[name].sections(config))
+        wanted = self.nodes[name].identity(config)
         kept = (read_json(self.store.root / name / key / "manifest.json").get("config", {}) for key in keys)
         differing = min(([s for s in {**wanted, **have} if have.get(s) != wanted.get(s)] for have in kept), key=len)
-        return f"differs in {', '.join(differing)}" if differing else "something upstream is new"
+        return f"differs in {', '.join(_named(differing, wanted))}" if differing else "something upstream is new"
+
+
+def with_code(config: Config, nodes: Iterable[Node]) -> dict[str, Any]:
+    """The configuration with `code` for the sections that these nodes read, without where all of it is dmq's own.
+
+    Raises ConfigError for code that cannot be found, imported or told from other code.
+    """
+    code = code_of(config, sorted({name for node in nodes for name in (*node.reads, *node.asks)}))
+    rest = {name: value for name, value in config.items() if name != "code"}
+    return {**rest, "code": code} if code else rest
+
+
+def _named(differing: Iterable[str], wanted: Mapping[str, Any]) -> list[str]:
+    """Sections as people read them: of code, whose it is."""
+    theirs = sorted({target for found in wanted.get("code", {}).values() for target in found})
+    return [f"the code of {' and '.join(theirs)}" if name == "code" and theirs else name for name in differing]
 
 
 def identity(section: Any) -> Any:
-    """A configuration section without labels and paths."""
+    """A configuration section without labels and paths; what somebody else's class is given stays whole."""
     if isinstance(section, Mapping):
-        return {k: identity(v) for k, v in section.items() if k not in LABELS}
+        labels = set() if is_foreign(section.get("_target_")) else LABELS
+        return {k: (identity(v) if labels else v) for k, v in section.items() if k not in labels}
     return [identity(item) for item in section] if isinstance(section, list | tuple) else section

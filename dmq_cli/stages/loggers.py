@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from dmq_cli.errors import ConfigError
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_types
+from dmq_cli.stages.interfaces import check_made
 
 _log = logging.getLogger("dmq")
 SAMPLES = "samples.png"
@@ -122,6 +123,7 @@ def make_logger(section: Mapping[str, Any] | None) -> Logger:
         return NoLogger()
     check_types("logger", section)
     logger: Logger = build.make(section)
+    check_made("logger", section, logger)
     if logger.package is not None and find_spec(logger.package) is None:
         raise ConfigError(
             f"logger={logger.package} needs the package {logger.package}, which is not installed; install it with:"

@@ -23,6 +23,8 @@ from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages import build
 from dmq_cli.stages.check import check_choices, check_runtime, check_types
 from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
+from dmq_cli.stages.graph import with_code
+from dmq_cli.stages.interfaces import check_made, check_scheduler
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
@@ -58,12 +60,16 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     prepared["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
     objects = {section: build.make(config[section]) for section in sections}
+    for section, made in objects.items():
+        check_made(section, config[section], made)
     check_trace(config.get("trace"))
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     prepared["recon_targets"] = objects["recon"].targets
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
+    for name, made in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):
+        check_scheduler(name, config[name], made)
     check_strategy(objects["calib"], model)
     check_combination(objects["scheme"] + objects["policy"], objects["recon"])
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
@@ -81,7 +87,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
     prepared["measured_with"] = None
     if config["stage"] == "evaluate":
         prepared["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
-    return prepared
+    return with_code(prepared, NODES.values())
 
 
 def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
-from dmq_cli.stages.graph import Graph, Node, Task
+from dmq_cli.stages.graph import Graph, Node, Task, with_code
 from dmq_cli.stages.images import Pixels, load_images
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
@@ -79,7 +79,7 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
         torch.set_num_threads(threads)
     settings, progress = _settings(composed), Progress(quiet)
     made = Graph(NODES, graph(composed, progress).store, progress)
-    sections = {**composed, **settings}
+    sections = with_code({**composed, **settings}, NODES.values())
     node = "train_latent" if "latent" in settings else "train_unet"
     trained = made.ensure(node, sections)
     run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", made.key(node, sections), dict(composed))

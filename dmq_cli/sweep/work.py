@@ -29,7 +29,11 @@ class Work:
 
     def __call__(self, config: Any) -> dict[str, Any]:
         """Never raises for a failed job: Hydra's launchers would give up the others."""
-        key, before, started = job_key(config), time.monotonic(), datetime.now().astimezone()
+        before, started = time.monotonic(), datetime.now().astimezone()
+        try:
+            key = job_key(config)
+        except Exception as error:  # code that was there when the sweep began
+            return {"key": "", **_failed(error)}
         record: dict[str, Any] = {"key": key, "overrides": _overrides(), "status": "done", "error": None}
         try:
             if self.records is not None:

@@ -1,0 +1,203 @@
+"""What each part of a configuration must offer, and what somebody's class lacks of it: told before anything is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.metrics import Protocol
+from dmq_cli.quant import ByLikelihood, BySnr, Slot, StepContext, Uniform
+from dmq_cli.stages import build
+from dmq_cli.stages.plugins import is_foreign, resolve
+
+# What the stages read and how they call it: "name=" is given by that name, "a or b" is one of the two.
+INTERFACES: dict[str, tuple[str, ...]] = {
+    "calib": (
+        "seeds", "check(own)", "scheduler(own)", "size(total)", "evaluations(total)", "choose(scheduler, features)",
+    ),
+    "transform": ("estimate(adapter, data, report)", "shapes(adapter)"),
+    "scheme": ("rules", "fold(sites)", "resolve(sites)", "__add__(other)"),
+    "recon": (
+        "num_samples", "refine_rounds", "learns_rounding", "targets", "run(attached, data, num, work, report, targets)",
+    ),
+    "correct": (
+        "seeds", "check(eta)", "estimate(full, quantized, scheduler, shape, eta, report=, guide=)",
+        "shapes(calls, shape, guided)", "load(tensors)",
+    ),
+    "sampler": ("eta", "calls", "scheduler(schedule)"),
+    "numerics": ("set_tf32(device)", "apply(model, units)"),
+    "protocol": (
+        *Protocol.__dataclass_fields__, "folders()", "record(reference_sha256, extractor_sha256, further)",
+        "hash(reference_sha256, extractor_sha256, further)",
+    ),
+    "logger": ("package", "log(run, found)"),
+    "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "fits(site)", "changes()"),
+    "scale": ("varies", "build(slot)"),
+    "choice": ("grids(grid)",),
+    "granularity": ("grouped(x) or channels(x)", "shape(ndim, groups)"),
+    "ranges": ("needs_values", "fit(values, grid)"),
+    "pass": (
+        "iterations", "rounding", "scales", "p", "mix", "drop", "fine", "slots", "activations", "reads_full",
+    ),
+    "learner": ("start(weights, iterations)",),
+    "correction in use": ("pre(sample, call)", "post(eps, call)", "variance(sigma, noise_gain, call=)"),
+    "scheduler": (
+        "timesteps", "alphas_cumprod", "config", "init_noise_sigma", "fresh()", "dense(num_inference_steps)",
+        "scale_model_input(sample, timestep)", "step(model_output, timestep, sample, eta=, noise=, variance=)",
+    ),
+    "grid": (
+        "bits", "lo", "hi", "parameters(minimum, maximum)", "codes(x, scale, zero_point, rounding)",
+        "fake(x, scale, zero_point)", "__call__(x, scale, zero_point, rounding)",
+    ),
+    "source of scales": ("groups", "rows(samples)", "fill(scale, zero_point)", "learnable()", "__call__(x)"),
+}  # fmt: skip
+
+_ALSO = {"policy": "scheme", "calib_sampler": "sampler"}
+_INSIDE = {"rules": "rule", "passes": "pass", "rounding": "learner", "scales": "learner", "base": "recon"}
+_INSIDE |= {name: name for name in ("scale", "choice", "granularity", "ranges", "grid")}
+_GROUPS = ("calib", "transform", "scheme", "recon", "correct", "sampler", "numerics", "protocol", "logger")
+_NAMES = {
+    "calib": "calibration strategy",
+    "recon": "reconstruction",
+    "correct": "correction",
+    "ranges": "range estimator",
+}
+_CHOICES = (ByLikelihood, BySnr)  # calibration chooses by the kind
+
+
+def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
+    """Compare the classes of a section, at any depth below dmq's own, with what stands in their places.
+
+    Raises ConfigError for one without a method, or with one that cannot be called as it will be; for a section that names none.
+    """
+    axis = _ALSO.get(name, name)
+    if axis not in INTERFACES:
+        return
+    if "_target_" not in section:
+        raise ConfigError(
+            f"{name}={dict(section)} names no class; give it a _target_, or choose one of the group {name}."
+        )
+    for key, place, part in _parts(name, axis, section):
+        value = resolve(f"{key}._target_", part["_target_"]).value
+        if isinstance(value, type) and not hasattr(value, "__getattr__"):
+            _refuse(
+                key,
+                place,
+                part,
+                [one for one in INTERFACES[place] if "(" in one and not _offers(value, one, True)],
+                value,
+            )
+
+
+def check_made(name: str, section: Mapping[str, Any], made: Any) -> None:
+    """The same of what a section was made into, and of what that makes in turn, where the class is not dmq's own."""
+    axis = _ALSO.get(name, name)
+    for key, place, part in _parts(name, axis, section) if axis in INTERFACES else ():
+        if is_foreign(part["_target_"]):
+            own = made if part is section else build.make(part)
+            own = own(bits=8) if place == "grid" and not hasattr(own, "bits") else own
+            _check(key, place, part, own)
+            for made_in, further in _makes(place, own):
+                _check(key, made_in, part, further)
+            if place == "choice" and not isinstance(own, _CHOICES):
+                raise ConfigError(
+                    f"{key}._target_={part['_target_']} is a choice that calibration does not know how to make; derive the class from"
+                    f" {' or '.join(kind.__name__ for kind in _CHOICES)}."
+                )
+
+
+def check_scheduler(name: str, section: Mapping[str, Any], made: Any) -> None:
+    """The same of the scheduler that somebody's settings of a sampler, or strategy, give."""
+    if is_foreign(section["_target_"]):
+        _check(name, "scheduler", section, made)
+
+
+def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(key, place, section) of a part and of those below it; what somebody else's class is given is its own business."""
+    yield key, axis, section
+    if is_foreign(section["_target_"]):
+        return
+    for name, value in section.items():
+        below = (
+            value.items()
+            if name == "passes" and isinstance(value, Mapping)
+            else enumerate(value)
+            if isinstance(value, list)
+            else ()
+        )
+        each = [(f"{key}.{name}.{one}", part) for one, part in below] or [(f"{key}.{name}", value)]
+        for path, part in each:
+            if name in _INSIDE and isinstance(part, Mapping) and "_target_" in part:
+                yield from _parts(path, _INSIDE[name], part)
+
+
+def _check(key: str, place: str, part: Mapping[str, Any], made: Any) -> None:
+    _refuse(key, place, part, [one for one in INTERFACES[place] if not _offers(made, one, False)], type(made))
+
+
+def _offers(owner: Any, member: str, unbound: bool) -> bool:
+    """Whether a member is there and, if it is called, takes what it will be given. unbound: of a class, before `self` is."""
+    return any(_offers_one(owner, one, unbound) for one in member.split(" or "))
+
+
+def _offers_one(owner: Any, member: str, unbound: bool) -> bool:
+    name, called, given = re.fullmatch(r"(\w+)(\()?(.*?)\)?", member).groups()  # type: ignore[union-attr]
+    if unbound and not any(name in vars(kind) for kind in owner.__mro__):
+        return False
+    try:
+        value = getattr(owner, name)
+    except AttributeError:
+        return False
+    except Exception:  # a property that cannot be asked yet
+        return True
+    return not called or (callable(value) and _takes(owner, name, given.split(", ") if given else [], unbound))
+
+
+def _takes(owner: Any, name: str, given: list[str], unbound: bool) -> bool:
+    by_name = {one[:-1]: None for one in given if one.endswith("=")}
+    places: list[None] = [None] * (len(given) - len(by_name))
+    static = unbound and not isinstance(inspect.getattr_static(owner, name), staticmethod | classmethod)
+    try:
+        inspect.signature(getattr(owner, name)).bind(*([None] if static else []), *places, **by_name)
+    except TypeError:
+        return False
+    except ValueError:  # code without a signature
+        return True
+    return True
+
+
+def _refuse(key: str, place: str, part: Mapping[str, Any], lacking: list[str], kind: type) -> None:
+    if not lacking:
+        return
+    there = [one for one in lacking if hasattr(kind, one.partition("(")[0])]
+    absent = [one for one in lacking if one not in there]
+    told = [f"{', '.join(absent)}, which {kind.__name__} does not have"] if absent else []
+    told += [f"{', '.join(there)}, which {kind.__name__} has with other parameters"] if there else []
+    raise ConfigError(
+        f"{key}._target_={part['_target_']} was asked for, but a {_NAMES.get(place, place)} needs {' and '.join(told)};"
+        f" {_instead(kind) or 'add that to the class, or name another one.'}"
+    )
+
+
+def _instead(kind: type) -> str:
+    """Where a class belongs."""
+    fitting = [axis for axis in _GROUPS if all(_offers(kind, one, True) for one in INTERFACES[axis] if "(" in one)]
+    return f"it is one for {' or '.join(fitting)}." if fitting else ""
+
+
+def _makes(place: str, made: Any) -> Iterator[tuple[str, Any]]:
+    """What a part makes later, made now for nothing; nothing where it cannot be tried like this."""
+    with contextlib.suppress(Exception):
+        if place == "correct":
+            shapes = made.shapes(2, (1, 8, 8), False)
+            used = made.load({name: torch.ones(shape) for name, shape in shapes.items()})
+            if used is not None:
+                yield "correction in use", used
+        elif place == "scale":
+            yield "source of scales", made.build(Slot(Uniform(8), StepContext(), torch.tensor([0])))

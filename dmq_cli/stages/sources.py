@@ -1,0 +1,138 @@
+"""What code that is not dmq's consists of: the files of a module and of the user's own modules that it imports.
+
+An installed distribution is known by its name and version. What code reads while it runs (data files, modules whose names it
+makes up) cannot be known from its source.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from dmq_cli.errors import ConfigError
+
+_INSTALLED = {"site-packages", "dist-packages"}
+_LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+
+
+def own_files(modules: Iterable[str]) -> dict[str, Path]:
+    """The files of these modules, their packages and the user's own modules that they import, wherever the import stands.
+
+    Raises ConfigError for a module that has no such file.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        wanted = waiting.pop()
+        for name in _with_parents(wanted) if wanted not in found and release(wanted) is None else ():
+            spec = None if name in found else _spec(name)
+            if spec is None:
+                continue
+            if _is_folder(spec):
+                continue
+            found[name] = _file(name, spec)
+            if found[name].suffix == ".py":
+                waiting += _imported(name, found[name], spec.submodule_search_locations is not None)
+    return found
+
+
+def release(module: str) -> str | None:
+    """`torch 2.9.0` for a module of an installed distribution or of Python itself, `dmq` for dmq's; None for a user's own."""
+    top = module.partition(".")[0]
+    if top == "dmq_cli":
+        return "dmq"
+    spec = _spec(top)
+    if spec is not None and _is_folder(spec) and module != top:
+        spec = _spec(module)  # several distributions, and the user, may share such a package
+    if spec is None:
+        return None
+    place = Path(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
+    if _INSTALLED & set(place.parts):
+        return ", ".join(f"{one} {version(one)}" for one in sorted(set(_distributions().get(top, ())))) or None
+    library = spec.origin in ("built-in", "frozen") or any(place.is_relative_to(folder) for folder in _LIBRARY)
+    return f"python {platform.python_version()}" if library else None
+
+
+def _is_folder(spec: ModuleSpec) -> bool:
+    """Whether it is a package without a file of its own."""
+    return spec.origin is None and spec.submodule_search_locations is not None
+
+
+@functools.cache
+def _distributions() -> dict[str, list[str]]:
+    return {name: list(found) for name, found in packages_distributions().items()}
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c`: importing the last one runs them all."""
+    parts = name.split(".")
+    return (".".join(parts[: count + 1]) for count in range(len(parts)))
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """How a module would be, or was, imported, without importing it. None: there is no such module."""
+    if name in sys.modules:
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if name == "__main__" or not isinstance(spec, ModuleSpec):
+            raise _without_source(name)
+        return spec
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return importlib.util.find_spec(name)
+    above = _spec(parent)
+    places = None if above is None else above.submodule_search_locations
+    return None if places is None else PathFinder.find_spec(name, list(places))
+
+
+def _file(name: str, spec: ModuleSpec) -> Path:
+    file = Path(spec.origin or "")
+    if not spec.origin or not file.is_file() or not file.name.endswith(_SUFFIXES):
+        raise _without_source(name)
+    return file
+
+
+def _without_source(name: str) -> ConfigError:
+    return ConfigError(
+        f"The configuration reaches code of the module {name}, which has no file of its own, so that a change of it could not be seen;"
+        " put it into a .py file of another name that can be imported."
+    )
+
+
+def _imported(name: str, file: Path, package: bool) -> Iterator[str]:
+    """The names that a module's import statements may mean, in functions too, and those of import_module("...")."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # whoever imports it is told
+    here = name if package else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute("." * node.level + (node.module or ""), here)
+            yield from (one for alias in node.names if base for one in (base, f"{base}.{alias.name}") if _is_name(one))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            first = node.args[0] if node.args else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield from filter(_is_name, [_absolute(first.value, here)])
+
+
+def _absolute(name: str, package: str) -> str:
+    """A relative name in full; "" for one that leads out of its package."""
+    try:
+        return importlib.util.resolve_name(name, package)
+    except ImportError:
+        return ""
+
+
+def _is_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
