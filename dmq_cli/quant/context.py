@@ -22,6 +22,11 @@ class StepContext:
         self._timestep: Tensor | None = None
 
     @property
+    def active(self) -> bool:
+        """Whether a step is set: whether the model runs inside `at`."""
+        return self._step is not None
+
+    @property
     def step(self) -> Tensor:
         """The current step index, int64, (1,) or (B,). RuntimeError outside `at`."""
         if self._step is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -53,11 +55,21 @@ class TensorQuantizer(nn.Module):
         quantized = self.grid(wide, scale, zero_point, self.rounding).to(x.dtype)
         return torch.where(torch.rand_like(x) < self.drop, x, quantized) if self.drop else quantized
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorQuantizer:
+        """As a module's own, but scales keep their precision where a network is brought to half: their codes would move."""
+        super()._apply(lambda tensor: _not_halved(fn(tensor), tensor), recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def codes(self, x: Tensor) -> Tensor:
         """The integer-valued codes of x, in a floating dtype, whether enabled or not."""
         wide = _wide(x)
         scale, zero_point = self.scale(wide)
         return self.grid.codes(wide, scale, zero_point, self.rounding)
+
+
+def _not_halved(moved: Tensor, before: Tensor) -> Tensor:
+    narrowed = moved.is_floating_point() and moved.element_size() < 4 <= before.element_size()
+    return before.to(moved.device) if narrowed else moved
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def resolve(key: str, target: Any) -> Part:
 
     Raises ConfigError for what does not exist, cannot be imported, or is code that no file holds.
     """
-    before, started = frozenset(sys.modules), time.time()
+    before, started = frozenset(sys.modules) if is_foreign(target) else frozenset(), time.time()
     part = locate(key, target)
     releases = [release(name) for name in (part.module, getattr(part.value, "__module__", None) or part.module)]
     if None not in releases:
@@ -167,6 +167,8 @@ def locate(key: str, target: Any) -> Part:
 
 def _import(key: str, target: str, name: str) -> ModuleType | None:
     """None where there is no such module."""
+    if (loaded := sys.modules.get(name)) is not None:
+        return loaded
     try:
         with _without_bytecode():
             return importlib.import_module(name)

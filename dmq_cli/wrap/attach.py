@@ -15,6 +15,7 @@ from dmq_cli.quant import Choice, Split, StepContext, StepMLP, TensorQuantizer, 
 from dmq_cli.wrap.attention import QuantAttention
 from dmq_cli.wrap.build import Maker
 from dmq_cli.wrap.layers import QuantMixin, with_quantizers
+from dmq_cli.wrap.saving import keep_quantizers
 from dmq_cli.wrap.scheme import Scheme, Spec
 
 
@@ -116,6 +117,7 @@ def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
         for slot in ("q", "k", "v", "prob"):
             module.add_module(f"{slot}_quantizer", made[attention.name, slot])
         module.processor = QuantAttention(module.processor)  # type: ignore[arg-type, assignment]
+    keep_quantizers(adapter.model, [adapter.model.get_submodule(one.name) for one in adapter.attentions()])
     return Attached(adapter, specs, context, grid)
 
 

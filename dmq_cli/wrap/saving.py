@@ -1,0 +1,37 @@
+"""Ways out of a quantized network that would lose its quantizers without a word: refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+from torch import nn
+
+from dmq_cli.errors import ModelError
+
+_SAVED = (
+    "The quantized network was to be saved by {}, whose files hold its weights and lose its quantizers; keep the folder of its run and"
+    " use dmq_cli.load(run) again, as writing quantized models is the business of dmq export."
+)
+_REPLACED = (
+    "An attention processor of the quantized network was to be replaced, by {}, and its quantizers with it; leave the"
+    " processors as they are."
+)
+
+
+class Refusal:
+    """Stands for a method of a module and raises ModelError when it is called; a record, so that it can be copied and pickled."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise ModelError(self.sentence)
+
+
+def keep_quantizers(model: nn.Module, attentions: Iterable[nn.Module]) -> None:
+    """Let diffusers' methods that would drop quantizers raise ModelError, on these objects alone."""
+    for name in ("save_pretrained", "push_to_hub"):
+        setattr(model, name, Refusal(_SAVED.format(name)))
+    for attention in attentions:
+        setattr(attention, "set_processor", Refusal(_REPLACED.format("set_processor")))  # noqa: B010
