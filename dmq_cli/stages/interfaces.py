@@ -81,7 +81,7 @@ def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
         return
     if "_target_" not in section:
         raise ConfigError(
-            f"{name}={dict(section)} names no class; give it a _target_, or choose one of the group {name}."
+            f"The section {name}={dict(section)} names no class; give it a _target_, or choose one of the group {name}."
         )
     for key, place, part in _parts(name, axis, section):
         value = resolve(f"{key}._target_", part["_target_"]).value
@@ -187,7 +187,12 @@ def _refuse(key: str, place: str, part: Mapping[str, Any], lacking: list[str], k
 
 def _instead(kind: type) -> str:
     """Where a class belongs."""
-    fitting = [axis for axis in _GROUPS if all(_offers(kind, one, True) for one in INTERFACES[axis] if "(" in one)]
+    values = {name for base in kind.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))}
+
+    def fits(member: str) -> bool:
+        return _offers(kind, member, True) if "(" in member else member in values
+
+    fitting = [axis for axis in _GROUPS if all(map(fits, INTERFACES[axis]))]
     return f"it is one for {' or '.join(fitting)}." if fitting else ""
 
 

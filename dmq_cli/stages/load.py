@@ -120,6 +120,6 @@ def check_code(config: Mapping[str, Any], folder: Path) -> None:
         for target, found in code.items():
             if (before := made.get(section, {}).get(target)) != found:
                 raise ArtifactError(
-                    f"{folder} was made with another {target} ({before or 'not recorded'}) than there is now ({found}); bring that code back, or run"
+                    f"The run {folder} was made with another {target} ({before or 'not recorded'}) than there is now ({found}); bring that code back, or run"
                     " the command again."
                 )

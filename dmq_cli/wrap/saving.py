@@ -11,7 +11,7 @@ from dmq_cli.errors import ModelError
 
 _SAVED = (
     "The quantized network was to be saved by {}, whose files hold its weights and lose its quantizers; keep the folder of its run and"
-    " use dmq_cli.load(run) again, as writing quantized models is the business of dmq export."
+    " load that again by dmq_cli.load(run), until a later version writes quantized models by dmq export."
 )
 _REPLACED = (
     "An attention processor of the quantized network was to be replaced, by {}, and its quantizers with it; leave the"
