@@ -83,7 +83,7 @@ class SeedPipeline(DiffusionPipeline):  # type: ignore[misc]
         self._same("num_inference_steps", num_inference_steps, own.steps)
         self._same("guidance_scale", guidance_scale, own.guide.scale)
         if output_type not in _OUTPUTS:
-            raise ConfigError(f"output_type={output_type} is not known; use {' or '.join(_OUTPUTS)}.")
+            raise ConfigError(f"The output_type {output_type} is not known; use {' or '.join(_OUTPUTS)}.")
         many = len(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else None
         chosen = chosen_seeds(seeds, generator, batch_size or many)
         guide = own.guide if asked is None else told(own.guide, prompt, class_labels, len(chosen))
