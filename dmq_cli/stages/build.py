@@ -25,12 +25,17 @@ from dmq_cli.models import (
     model_schedule,
 )
 from dmq_cli.sampling import UNGUIDED, Deterministic, Guide, Sampler, Scheduler
+from dmq_cli.stages.targets import check_makeable
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, freeze, load_state, quantizing
 
 
 def make(section: Mapping[str, Any]) -> Any:
-    """Call what `_target_` names with the other keys. Raises ConfigError if the arguments do not fit."""
+    """Call what `_target_` names with the other keys.
+
+    Raises ConfigError if the arguments do not fit, and as check_makeable for a class that may not be made here.
+    """
+    check_makeable(section)
     try:
         return instantiate(section, _convert_="all")
     except InstantiationException as error:

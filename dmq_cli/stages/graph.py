@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dmq_cli.errors import ArtifactError
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
@@ -98,6 +98,8 @@ class Graph:
         with self.store.claim(name, key) as claim:
             if claim.done is not None:
                 return claim.done
+            for need, folder in inputs.items():
+                self.store.verify(need, folder.name)  # whatever the size: numbers come from it
             return self._compute(node, key, config, inputs, claim)
 
     def _force(self, name: str, config: Config) -> None:
@@ -148,13 +150,20 @@ class Graph:
 
     def why_missing(self, name: str, config: Config) -> str:
         """Why an artifact has to be computed: what differs from the nearest one of the same stage."""
-        keys = self.store.keys(name)
-        if not keys:
+        kept = [sections for key in self.store.keys(name) if (sections := self._kept(name, key)) is not None]
+        if not kept:
             return "never computed here"
         wanted = self.nodes[name].identity(config)
-        kept = (read_json(self.store.root / name / key / "manifest.json").get("config", {}) for key in keys)
         differing = min(([s for s in {**wanted, **have} if have.get(s) != wanted.get(s)] for have in kept), key=len)
         return f"differs in {', '.join(_named(differing, wanted))}" if differing else "something upstream is new"
+
+    def _kept(self, name: str, key: str) -> dict[str, Any] | None:
+        """The sections that an artifact was made from; None for a folder whose manifest does not say."""
+        try:
+            sections = read_json(self.store.root / name / key / "manifest.json").get("config", {})
+        except (ArtifactCorruptError, AttributeError):
+            return None
+        return sections if isinstance(sections, dict) else None
 
 
 def with_code(config: Config, nodes: Iterable[Node]) -> dict[str, Any]:

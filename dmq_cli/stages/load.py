@@ -1,9 +1,9 @@
-"""A finished run back in Python."""
+"""A finished run back in Python. The run may be a stranger's: nothing of it runs, and nothing is used unchecked."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.correct import CorrectedDenoiser
-from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, ModelError
 from dmq_cli.metrics import to_uint8
+from dmq_cli.models import identified
 from dmq_cli.quant import StepContext
 from dmq_cli.sampling import Guide, parse_range, sample_images, walk
 from dmq_cli.sampling.pipeline import Drawing, SeedPipeline
 from dmq_cli.stages import build
-from dmq_cli.stages.graph import with_code
+from dmq_cli.stages.graph import identity, with_code
 from dmq_cli.stages.nodes import NODES
-from dmq_cli.store import read_json
+from dmq_cli.stages.prepare import told
+from dmq_cli.stages.targets import allowed, check_targets, trusting
+from dmq_cli.store import check_artifact, read_json
 from dmq_cli.store.tensors import load_tensors
 
 _log = logging.getLogger("dmq")
+_STAGES = ("reconstruct", "correct")
 
 
 class Loaded(CorrectedDenoiser):
@@ -99,18 +103,105 @@ class _Bare:
             )
 
 
-def load_run(run: str | Path) -> Loaded:
+def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
     """See dmq_cli.load."""
-    folder = Path(run)
-    state, tables = folder / "artifacts" / "reconstruct", folder / "artifacts" / "correct"
-    if not (folder / "config.json").is_file() or not state.exists() or not tables.exists():
+    folder, names = Path(run), frozenset(trusted)
+    if not all((folder / name).is_file() for name in ("config.json", "manifest.json")):
         raise ArtifactError(
-            f"{folder} was to be loaded, but is no finished run of correct, sample or evaluate with its artifacts in place;"
-            " give a folder like outputs/runs/evaluate/<time>-<key>, or run the command again."
+            f"{folder} was to be loaded, but is no finished run of correct, sample or evaluate; give a folder like"
+            " outputs/runs/evaluate/<time>-<key>, or run the command again."
         )
-    config = read_json(folder / "config.json")
+    config = _config(folder)
+    check_targets(config, allowed() | names)
     check_code(config, folder)
-    return Loaded(config, state, tables)
+    state, tables = _artifacts(folder, config)
+    check_model(config)
+    try:
+        with trusting(names):
+            return Loaded(config, state, tables)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ArtifactCorruptError(
+            f"{folder / 'config.json'} is not what this version of dmq makes a model of ({error!r}); run the command again."
+        ) from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder. Raises ArtifactCorruptError for anything but sections."""
+    config = read_json(folder / "config.json")
+    sections = (*NODES["reconstruct"].reads, *NODES["correct"].reads, "runtime", "cond")
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
+        raise ArtifactCorruptError(
+            f"{folder / 'config.json'} was to be read as a configuration, but it lacks a section of {', '.join(dict.fromkeys(sections))}; run"
+            " the command again."
+        )
+    return config
+
+
+def _artifacts(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The artifacts that the run's manifest names, each whole, of this configuration, and resting on the one before."""
+    keys = read_json(folder / "manifest.json")
+    keys = keys.get("artifacts") if isinstance(keys, dict) else None
+    if not isinstance(keys, dict) or not all(isinstance(keys.get(stage), str) for stage in _STAGES):
+        raise ArtifactError(
+            f"{folder} was to be loaded, but its manifest names no artifacts of {' and '.join(_STAGES)}; give a finished run"
+            " of correct, sample or evaluate."
+        )
+    paths = []
+    for stage in _STAGES:
+        path = _place(folder, config, stage, keys[stage])
+        _check_origin(folder, config, keys, check_artifact(path, stage, keys[stage]), stage)
+        paths.append(path)
+    return paths
+
+
+def _place(folder: Path, config: Mapping[str, Any], stage: str, key: str) -> Path:
+    """Where an artifact lies: where the run's link leads, in the outputs that the run lies in, or in those it was made in."""
+    places = list(dict.fromkeys(_places(folder, config, stage, key)))
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ArtifactError(
+        f"{folder} was to be loaded, but its artifact {stage}/{key} is not in {' or '.join(str(p) for p in places)}; copy it there,"
+        " or run the command again."
+    )
+
+
+def _places(folder: Path, config: Mapping[str, Any], stage: str, key: str) -> Iterator[Path]:
+    if not set(key) <= set("0123456789abcdef"):
+        raise ArtifactCorruptError(f"{folder / 'manifest.json'} names {stage}/{key!r}, which is no key; run it again.")
+    yield folder / "artifacts" / stage
+    if len(parents := folder.absolute().parents) > 2:
+        yield parents[2] / "artifacts" / stage / key
+    if isinstance(outputs := config["runtime"].get("outputs"), str):
+        yield Path(outputs).absolute() / "artifacts" / stage / key
+
+
+def _check_origin(
+    folder: Path, config: Mapping[str, Any], keys: Mapping[str, str], manifest: Mapping[str, Any], stage: str
+) -> None:
+    wanted, made = NODES[stage].identity(config), manifest.get("config", {})
+    other = [name for name in {**wanted, **made} if wanted.get(name) != made.get(name)]
+    other += [name for name, key in manifest.get("inputs", {}).items() if keys.get(name) != key]
+    if other:
+        raise ArtifactCorruptError(
+            f"{folder} was to be loaded, but its {stage} was made with another {', '.join(other)} than its config.json and manifest"
+            " say: one of the files was altered; run the command again."
+        )
+
+
+def check_model(config: Mapping[str, Any]) -> None:
+    """Raise ModelError if the model's files are not those that a recorded configuration was made with."""
+    recorded = config["model"]
+    now = identified(recorded)
+    now |= told(now, config["cond"])
+    parts = [name for name in now if name in recorded and identity(now[name]) != identity(recorded[name])]
+    if "first_stage" in recorded and "first_stage" not in now:
+        parts.append("first_stage")
+    if parts:
+        raise ModelError(
+            f"The model {recorded.get('path')} is not what the run was made with (its {', '.join(parts)} changed since); put the"
+            " files of then back, or run the command again."
+        )
 
 
 def check_code(config: Mapping[str, Any], folder: Path) -> None:

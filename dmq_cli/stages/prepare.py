@@ -28,6 +28,7 @@ from dmq_cli.stages.interfaces import check_made, check_scheduler
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
+from dmq_cli.stages.targets import trust
 from dmq_cli.stages.told import sampler_section
 from dmq_cli.store import file_sha256
 
@@ -47,6 +48,7 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"stage={config['stage']} does not exist; leave it to the verb.{nearest(str(config['stage']), NODES)}"
         )
+    trust(config)
     check_runtime(config["runtime"], NODES)
     check_choices(config)
     model = identified(config["model"])

@@ -21,6 +21,7 @@ from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.reference import real_images
 from dmq_cli.stages.results import spread_over
+from dmq_cli.stages.targets import trust
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
 from dmq_cli.zoo import (
@@ -44,8 +45,11 @@ def _training(section: str, train: Callable[..., dict[str, Any]]) -> Callable[[T
 
     def run(task: Task) -> None:
         first_stages = [folder / "model" for folder in task.inputs.values()]
+        checkpoint, scratch = task.work / "checkpoint.safetensors", task.work / "tmp-checkpoint.safetensors"
+        if scratch.exists():  # killed after the training, before the commit
+            scratch.rename(checkpoint)
         found = train(build.make(task.config[section]), task.work, _reporter(task), *first_stages)
-        (task.work / "checkpoint.safetensors").rename(task.work / "tmp-checkpoint.safetensors")
+        checkpoint.rename(scratch)
         write_json(task.work / "training.json", found)
 
     return run
@@ -75,6 +79,7 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     the card; with train.install=true it also replaces the weights inside the package. Training goes on where it was
     interrupted. The weights and a first card are in place before the images are measured.
     """
+    trust(composed)
     if threads := composed["runtime"]["threads"]:
         torch.set_num_threads(threads)
     settings, progress = _settings(composed), Progress(quiet)

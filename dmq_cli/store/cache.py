@@ -4,6 +4,7 @@
     root/<stage>/.work-<key>/    being computed, or left by a kill and gone on with by the next claim
     root/<stage>/.lock-<key>     locked (flock) while somebody computes; the lock vanishes with its process
 
+A work folder with a whole manifest is a commit that a kill cut short; the next claim finishes it.
 Lock files are never deleted: a process that waits on a deleted one would no longer exclude one that opens it
 anew.
 """
@@ -13,17 +14,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dmq_cli.errors import ArtifactError
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.store.files import disk_errors, fsync, write_json
-from dmq_cli.store.integrity import MANIFEST, check_files, record_files
+from dmq_cli.store.integrity import MANIFEST, check_files, committed, is_scratch, record_files
+from dmq_cli.store.locks import is_held, opened, owner, sign, try_lock
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("dmq")
+_LEFT = re.compile(r"\.(?:work-([0-9a-f]{32})|trash-([0-9a-f]{32})-[0-9a-f]{8})")
 
 
 class Claim:
@@ -37,26 +41,44 @@ class Claim:
         self.work = folder.with_name(f".work-{folder.name}")
         self.done = done
         self._folder = folder
-        if done is None:
+        if self.done is None and (self.work / MANIFEST).is_file():
+            self._finish()
+        if self.done is None:
             self.work.mkdir(exist_ok=True)
 
     def commit(self, manifest: Mapping[str, object]) -> Path:
         """Turn the work folder into the artifact, in one step, and return its path.
 
-        Scratch (names that start with "." or "tmp-" or end with ".tmp", at any depth) is removed first; the
-        list of the other files goes into the manifest under "files". Raises ArtifactError if the artifact is
-        there already, NumericsError if the manifest holds NaN, OSError (a DiskError outside the `with`).
+        The manifest gets the stage, the key and, under "files", the list of all files but scratch (names that start
+        with "." or "tmp-" or end with ".tmp", at any depth). Scratch is removed only when the manifest is written:
+        a kill before that loses nothing that a next attempt goes on with, one after it leaves a commit to finish.
+        Raises ArtifactError if the artifact is there already, NumericsError if the manifest holds NaN, OSError (a
+        DiskError outside the `with`).
         """
         if self.done is not None:
             raise ArtifactError(
                 f"{self._folder} was to be committed, but it is there already: use it, or remove it before the claim."
             )
+        whole = {"stage": self._folder.parent.name, "key": self._folder.name, **manifest}
+        write_json(self.work / MANIFEST, {**whole, "files": record_files(self.work)})
+        return self._move()
+
+    def _finish(self) -> None:
+        """Finish a commit that was cut short; a manifest that its files do not bear out is removed."""
+        try:
+            check_files(self.work, self._folder.parent.name, self._folder.name, full=True, scratch=True)
+        except ArtifactCorruptError:
+            (self.work / MANIFEST).unlink()
+        else:
+            self._move()
+
+    def _move(self) -> Path:
         _drop_scratch(self.work)
-        write_json(self.work / MANIFEST, {**manifest, "files": record_files(self.work)})
         for folder in (*(path for path in self.work.rglob("*") if path.is_dir()), self.work):
             fsync(folder)
         os.rename(self.work, self._folder)
         fsync(self._folder.parent)
+        committed(self._folder, self._folder.parent.name, self._folder.name)
         self.done = self._folder
         return self._folder
 
@@ -70,25 +92,26 @@ class ArtifactStore:
     def find(self, stage: str, key: str) -> Path | None:
         """The committed folder, or None where there is none.
 
-        Checks that every file is there with its size, and the sha256 of artifacts below 64 MB.
-        Raises ArtifactCorruptError, as `verify` does.
+        Checks that it is of this stage and key, that every file is there with its size and no other is, and the
+        sha256 of artifacts below 64 MB. Raises ArtifactCorruptError, as `verify` does, before which nothing may be
+        computed from what is there.
         """
         folder = self._folder(stage, key)
         if not folder.is_dir():
             return None
-        check_files(folder, stage)
+        check_files(folder, stage, key)
         return folder
 
     def verify(self, stage: str, key: str) -> Path:
-        """Check the sha256 of every file, whatever the size, and return the folder.
+        """Check the sha256 of every file, whatever the size, once in this process while it is untouched; the folder.
 
-        Raises ArtifactCorruptError naming a file that is missing, truncated or altered, ArtifactError if
+        Raises ArtifactCorruptError naming a file that is missing, truncated, altered or too many, ArtifactError if
         there is no such artifact.
         """
         folder = self._folder(stage, key)
         if not folder.is_dir():
             raise ArtifactError(f"{folder} was to be verified, but there is no such artifact: run what makes it first.")
-        check_files(folder, stage, full=True)
+        check_files(folder, stage, key, full=True)
         return folder
 
     @contextmanager
@@ -102,28 +125,42 @@ class ArtifactStore:
         folder = self._folder(stage, key)
         with disk_errors(folder.parent, f"Computing {stage} {key[:8]}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(folder.with_name(f".lock-{key}")) as lock:
-                if not _try_lock(lock):
-                    _log.info("waiting for another process that computes %s %s", stage, key[:8])
+            with opened(folder.with_name(f".lock-{key}")) as lock:
+                if not try_lock(lock):
+                    _log.info("waiting for another process that computes %s %s%s", stage, key[:8], owner(lock))
                     fcntl.flock(lock, fcntl.LOCK_EX)
+                sign(lock)
                 yield Claim(folder, self.find(stage, key))
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an artifact, and what an unfinished attempt left unless somebody is working on it now.
 
         In one step: a kill leaves the whole artifact or none. Nothing happens if there is none. Raises
-        DiskError.
+        DiskError, and ArtifactError where a link leads elsewhere: nothing is removed through links.
         """
+        self.discard(stage, key)
+        self.sweep(stage, key)
+
+    def discard(self, stage: str, key: str) -> None:
+        """The first half of `remove`: move it out of the way, at once. Raises as `remove` does."""
         folder = self._folder(stage, key)
+        for place in (folder.parent, folder, folder.with_name(f".work-{key}")):
+            if place.is_symlink():
+                raise ArtifactError(
+                    f"{place} was to be removed, but it is a link, and nothing is removed through links: remove it yourself."
+                )
         if not folder.parent.is_dir():
             return
         with disk_errors(folder.parent, f"Removing {stage} {key[:8]}"):
             _discard(folder)
-            with _opened(folder.with_name(f".lock-{key}")) as lock:
-                if _try_lock(lock):
+            with opened(folder.with_name(f".lock-{key}")) as lock:
+                if try_lock(lock):
                     _discard(folder.with_name(f".work-{key}"))
-            for trash in folder.parent.glob(f".trash-{key}-*"):
-                shutil.rmtree(trash, ignore_errors=True)
+
+    def sweep(self, stage: str, key: str) -> None:
+        """The second half of `remove`: delete what was moved out of the way."""
+        for trash in self._folder(stage, key).parent.glob(f".trash-{key}-*"):
+            shutil.rmtree(trash, ignore_errors=True)
 
     def keys(self, stage: str) -> list[str]:
         """The keys of a stage's committed artifacts, sorted; empty for a stage that never ran."""
@@ -134,43 +171,19 @@ class ArtifactStore:
 
     def leftovers(self, stage: str) -> dict[str, list[Path]]:
         """By key, the folders that killed attempts and removals left; not those that somebody is working on now."""
-        found: dict[str, list[Path]] = {}
+        left: dict[str, list[Path]] = {}
         for path in sorted((self.root / stage).glob(".*")):
-            kind, _, name = path.name[1:].partition("-")
-            if kind in ("work", "trash") and path.is_dir():
-                found.setdefault(name.rpartition("-")[0] if kind == "trash" else name, []).append(path)
-        return {key: paths for key, paths in found.items() if not self.busy(stage, key)}
+            name = _LEFT.fullmatch(path.name)
+            if name is not None and path.is_dir() and not path.is_symlink():
+                left.setdefault(name[1] or name[2], []).append(path)
+        return {key: paths for key, paths in left.items() if not self.busy(stage, key)}
 
     def busy(self, stage: str, key: str) -> bool:
-        """Whether a process is computing an artifact now."""
-        lock = self._folder(stage, key).with_name(f".lock-{key}")
-        if not lock.exists():
-            return False
-        with _opened(lock) as descriptor:
-            return not _try_lock(descriptor)
+        """Whether a process is computing an artifact now. Writes nothing."""
+        return is_held(self._folder(stage, key).with_name(f".lock-{key}"))
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
-
-
-@contextmanager
-def _opened(lock: Path) -> Iterator[int]:
-    """Open a lock file; on leaving, give up the lock, if it was taken."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        yield descriptor
-    finally:
-        # Closing alone would leave the lock with a child that was forked meanwhile.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _discard(folder: Path) -> None:
@@ -183,7 +196,7 @@ def _discard(folder: Path) -> None:
 def _drop_scratch(folder: Path) -> None:
     for path in list(folder.iterdir()):
         is_folder = path.is_dir() and not path.is_symlink()
-        if path.name.startswith((".", "tmp-")) or path.name.endswith(".tmp"):
+        if is_scratch(path.name):
             shutil.rmtree(path) if is_folder else path.unlink()
         elif is_folder:
             _drop_scratch(path)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from dmq_cli.errors import ArtifactCorruptError, DiskError, NumericsError
 
+_DEEPEST = 100
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -70,14 +71,25 @@ def write_json(path: Path, obj: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises ArtifactCorruptError if it is missing, unreadable, malformed or holds NaN."""
+    """Read a JSON file. Raises ArtifactCorruptError if it is missing, unreadable, malformed, very deep or holds NaN."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return _not_too_deep(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ArtifactCorruptError(
             f"{path} was to be read as JSON, but it cannot be ({reason}): delete it and make it again."
         ) from error
+
+
+def _not_too_deep(value: Any) -> Any:
+    """The value, if everything that walks through it by recursion can."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        if not lists:
+            return value
+        level = [child for children in lists for child in children]
+    raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def hold_json(folder: Path, *names: str) -> bool:

@@ -1,21 +1,25 @@
-"""Is a committed artifact still what was committed? Its manifest lists every file with size and sha256."""
+"""Is a committed artifact still what was committed? Its manifest says what it is and lists every file.
+
+The key is computed from the stage, its version, its configuration and the keys of its inputs, all of which the manifest
+has: so a folder that was swapped, renamed or edited is told from the right one by itself.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dmq_cli.errors import ArtifactCorruptError
-from dmq_cli.store.digest import file_sha256
+from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.store.digest import digest, file_sha256
 from dmq_cli.store.files import fsync, read_json
 
 MANIFEST = "manifest.json"
-HASHED_BELOW = 64 * 1000 * 1000  # bytes; reading more than this on every start would be felt
+HASHED_BELOW = 64 * 1000 * 1000  # bytes; reading more than this to look something up would be felt
 
-_Prints = tuple[tuple[str | int, ...], ...]
-_hashed: dict[Path, _Prints] = {}  # folder -> hashes last found right, and the files' stat marks then
+_Mark = tuple[int, int, int, int]
 
 
 class FileRecord(NamedTuple):
@@ -26,77 +30,160 @@ class FileRecord(NamedTuple):
     sha256: str
 
 
+class _Seen(NamedTuple):
+    """What was found right in this process: the files' marks then, and whether all were hashed."""
+
+    marks: dict[str, _Mark | None]
+    hashed: bool
+
+
+_seen: dict[tuple[Path, str, str], _Seen] = {}
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a path inside a work folder is scratch: a part starts with "." or "tmp-" or ends with ".tmp"."""
+    return any(part.startswith((".", "tmp-")) or part.endswith(".tmp") for part in PurePosixPath(name).parts)
+
+
 def record_files(folder: Path) -> list[dict[str, str | int]]:
-    """Sync and hash every file below `folder` but the manifest: [{"path", "size", "sha256"}], sorted."""
+    """Sync and hash every file below `folder` but scratch and the manifest: [{"path", "size", "sha256"}], sorted."""
     records = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name != MANIFEST and not is_scratch(name):
             fsync(path)
             record = FileRecord(name, path.stat().st_size, file_sha256(path))
             records.append(dict(record._asdict()))
     return records
 
 
-def check_files(folder: Path, stage: str, full: bool = False) -> None:
-    """Compare a committed folder with its manifest.
+def check_files(folder: Path, stage: str, key: str, full: bool = False, scratch: bool = False) -> None:
+    """Compare a folder with its manifest: stage, key, the set of files, their sizes, their hashes.
 
-    Sizes always. Hashes with `full`; otherwise if the files have less than 64 MB together, and then only once
-    per process for as long as their inodes, sizes and times stay the same.
-    Raises ArtifactCorruptError naming the file, the folder and `runtime.force=[<stage>]`.
+    Hashes are compared with `full`, else if the files have less than 64 MB together; what was found right is not read
+    again by this process as long as inodes, sizes and times stay the same. scratch: whether scratch may lie beside
+    the files. Raises ArtifactCorruptError naming the file, the folder and `runtime.force=[<stage>]`.
     """
-    records = _listed(folder, stage)
-    prints = tuple(_size_checked(folder, stage, record) for record in records)
-    small = sum(record.size for record in records) < HASHED_BELOW
-    if full or (small and _hashed.get(folder) != prints):
-        for record in records:
-            _check_hash(folder, stage, record)
-        _hashed[folder] = prints
+    artifact = _Artifact(folder, stage, key)
+    marks = {name: mark for name, mark in artifact.marks() if not (scratch and is_scratch(name))}
+    seen = _seen.get((folder, stage, key))
+    if seen is not None and seen.marks == marks and (seen.hashed or not full):
+        return
+    records = artifact.listed()
+    for record in records:
+        artifact.check_size(record, marks)
+    if unlisted := sorted(marks.keys() - {record.path for record in records} - {MANIFEST}):
+        raise artifact.corrupt(unlisted[0], "is not in the manifest")
+    hashed = full or sum(record.size for record in records) < HASHED_BELOW
+    for record in records if hashed else ():
+        artifact.check_hash(record)
+    _seen[folder, stage, key] = _Seen(marks, hashed)
 
 
-def _listed(folder: Path, stage: str) -> list[FileRecord]:
+def check_artifact(folder: Path, stage: str, key: str) -> dict[str, Any]:
+    """check_files with every hash, for an artifact that need not lie in a store; its manifest."""
+    check_files(folder, stage, key, full=True)
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    return manifest
+
+
+def committed(folder: Path, stage: str, key: str) -> None:
+    """Remember that this process has just hashed all files of a folder."""
+    _seen[folder, stage, key] = _Seen(dict(_Artifact(folder, stage, key).marks()), hashed=True)
+
+
+def matches(manifest: Any, stage: str, key: str) -> bool:
+    """Whether a manifest says that it is of this stage and key, and has that key if it says what from."""
+    if not isinstance(manifest, Mapping) or (manifest.get("stage"), manifest.get("key")) != (stage, key):
+        return False
+    if not manifest.keys() & {"version", "config", "inputs"}:
+        return True
+    inputs = manifest.get("inputs")
+    if not isinstance(inputs, Mapping):
+        return False
     try:
-        entries = read_json(folder / MANIFEST)["files"]
-        records = [FileRecord(entry["path"], entry["size"], entry["sha256"]) for entry in entries]
-    except ArtifactCorruptError as error:
-        raise _corrupt(folder, stage, MANIFEST, "is missing or not readable") from error
-    except (KeyError, TypeError) as error:
-        raise _corrupt(folder, stage, MANIFEST, "lists no files with path, size and sha256") from error
-    if not all(_well_formed(record) for record in records):
-        raise _corrupt(folder, stage, MANIFEST, "lists a file with a wrong path, size or sha256")
-    return records
+        return digest([stage, manifest.get("version"), manifest.get("config"), list(inputs.values())]) == key
+    except ConfigError:
+        return False
+
+
+class _Artifact(NamedTuple):
+    folder: Path
+    stage: str
+    key: str
+
+    def marks(self) -> Iterator[tuple[str, _Mark | None]]:
+        """Every file below the folder with inode, size and times; None for what is no file."""
+        waiting = [""]
+        while waiting:
+            below = waiting.pop()
+            try:
+                entries = list(os.scandir(self.folder / below))
+            except OSError as error:
+                raise self.corrupt(below or MANIFEST, f"cannot be looked for ({error.strerror})") from error
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{below}{entry.name}/")
+                else:
+                    yield f"{below}{entry.name}", _mark(entry)
+
+    def listed(self) -> list[FileRecord]:
+        """What the manifest lists, after a look at what it says it is."""
+        try:
+            manifest = read_json(self.folder / MANIFEST)
+        except ArtifactCorruptError as error:
+            raise self.corrupt(MANIFEST, "is missing or not readable") from error
+        try:
+            records = [FileRecord(entry["path"], entry["size"], entry["sha256"]) for entry in manifest["files"]]
+        except (KeyError, TypeError) as error:
+            raise self.corrupt(MANIFEST, "lists no files with path, size and sha256") from error
+        if not all(_well_formed(record) for record in records):
+            raise self.corrupt(MANIFEST, "lists a file with a wrong path, size or sha256")
+        if not matches(manifest, self.stage, self.key):
+            raise self.corrupt(MANIFEST, f"is that of another artifact ({_named(manifest)}) or was edited")
+        return records
+
+    def check_size(self, record: FileRecord, marks: Mapping[str, _Mark | None]) -> None:
+        if record.path not in marks:
+            kind = "no longer a file" if (self.folder / record.path).is_dir() else "missing"
+            raise self.corrupt(record.path, f"is {kind}")
+        mark = marks[record.path]
+        if mark is None:
+            raise self.corrupt(record.path, "is no longer a file")
+        if mark[1] != record.size:
+            raise self.corrupt(record.path, f"has {mark[1]} bytes instead of {record.size}")
+
+    def check_hash(self, record: FileRecord) -> None:
+        try:
+            sha256 = file_sha256(self.folder / record.path)
+        except OSError as error:
+            raise self.corrupt(record.path, f"cannot be read ({error.strerror})") from error
+        if sha256 != record.sha256:
+            raise self.corrupt(record.path, "was altered: its sha256 is not the one in the manifest")
+
+    def corrupt(self, name: str, what: str) -> ArtifactCorruptError:
+        return ArtifactCorruptError(
+            f"The {self.stage} artifact {self.key[:8]} was asked for, but its file {name} {what}: delete "
+            f"{self.folder} or rerun with runtime.force=[{self.stage}]."
+        )
+
+
+def _mark(entry: os.DirEntry[str]) -> _Mark | None:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nothing
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _well_formed(record: FileRecord) -> bool:
     if not (isinstance(record.path, str) and type(record.size) is int and isinstance(record.sha256, str)):
         return False
     path = PurePosixPath(record.path)
-    return not path.is_absolute() and ".." not in path.parts
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == record.path
 
 
-def _size_checked(folder: Path, stage: str, record: FileRecord) -> tuple[str | int, ...]:
-    try:
-        found = os.stat(folder / record.path)
-    except OSError as error:
-        raise _corrupt(folder, stage, record.path, f"is missing ({error.strerror})") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise _corrupt(folder, stage, record.path, "is no longer a file")
-    if found.st_size != record.size:
-        raise _corrupt(folder, stage, record.path, f"has {found.st_size} bytes instead of {record.size}")
-    return (record.sha256, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _check_hash(folder: Path, stage: str, record: FileRecord) -> None:
-    try:
-        found = file_sha256(folder / record.path)
-    except OSError as error:
-        raise _corrupt(folder, stage, record.path, f"cannot be read ({error.strerror})") from error
-    if found != record.sha256:
-        raise _corrupt(folder, stage, record.path, "was altered: its sha256 is not the one in the manifest")
-
-
-def _corrupt(folder: Path, stage: str, name: str, found: str) -> ArtifactCorruptError:
-    return ArtifactCorruptError(
-        f"The {stage} artifact {folder.name[:8]} was asked for, but its file {name} {found}: delete "
-        f"{folder} or rerun with runtime.force=[{stage}]."
-    )
+def _named(manifest: Any) -> str:
+    return f"{manifest.get('stage')} {str(manifest.get('key'))[:8]}"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import weakref
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from dmq_cli.store.files import disk_errors, read_json, write_json
+from dmq_cli.store.locks import is_held, release, sign, try_lock
 
-__all__ = ["Run", "create_run", "read_json", "write_json"]
+__all__ = ["LOCK", "Run", "create_run", "is_alive", "read_json", "write_json"]
+
+LOCK = ".lock"
+_log = logging.getLogger("dmq")
 
 
 class Run:
@@ -17,13 +24,17 @@ class Run:
 
     path: the folder. log: the file to log to (created by whoever logs).
     status.json: {"status": "running" | "done" | "failed: ...", "started": ISO time, "finished": ISO time or
-    null}; a run that was killed keeps "running".
+    null}; a run that was killed keeps "running", but nobody holds the lock of its folder (`is_alive`).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = path / "run.log"
         self._started = _now()
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        self._release = weakref.finalize(self, release, descriptor)
+        try_lock(descriptor)
+        sign(descriptor)
         self._write_status("running", None)
 
     def link(self, name: str, target: Path) -> Path:
@@ -43,11 +54,28 @@ class Run:
         return self.path / name
 
     def finish(self, status: str) -> None:
-        """Say how the run ended: "done", or "failed: " and the sentence."""
-        self._write_status(status, _now())
+        """Say how the run ended: "done", or "failed: " and the sentence.
+
+        Raises OSError for "done" only: what made a run fail is not to be hidden by a disk that keeps no status.
+        """
+        try:
+            self._write_status(status, _now())
+        except OSError as error:
+            if status == "done":
+                raise
+            _log.warning("the status of %s could not be written (%s)", self.path, error.strerror)
+        finally:
+            self._release()
+            with suppress(OSError):
+                (self.path / LOCK).unlink()  # nobody waits for this one
 
     def _write_status(self, status: str, finished: str | None) -> None:
         self.write_json("status.json", {"status": status, "started": self._started, "finished": finished})
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether the process of a run is still there."""
+    return is_held(folder / LOCK)
 
 
 def create_run(root: Path, verb: str, key: str, config: dict[str, object]) -> Run:

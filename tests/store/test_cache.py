@@ -165,7 +165,11 @@ def test_an_artifact_is_hashed_once(store: ArtifactStore, monkeypatch: pytest.Mo
     folder = make(store)
     monkeypatch.setattr(integrity, "file_sha256", counted)
     for other in (store, ArtifactStore(store.root), store):
-        assert other.find("sample", KEY) == folder
+        assert other.find("sample", KEY) == other.verify("sample", KEY) == folder
+    assert hashed == [], "the commit hashed them"
+    monkeypatch.setattr(integrity, "_seen", {})  # another process
+    for other in (store, ArtifactStore(store.root), store):
+        assert other.find("sample", KEY) == other.verify("sample", KEY) == folder
     assert len(hashed) == 2, "two files, once each"
 
 

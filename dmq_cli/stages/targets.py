@@ -1,0 +1,99 @@
+"""Which classes a configuration may name: a `_target_` is code that runs, so it is looked at before anything is made.
+
+What a user composes on the command line is the user's own. What is read back from a folder may be a stranger's: there
+only what the package's own conf/ names is made, and what the caller trusts by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.paths import conf_folder
+
+_NAMED = re.compile(r"""_target_["']?\s*:\s*["']?([\w.]+)""")
+_trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+
+
+@cache
+def allowed() -> frozenset[str]:
+    """Every `_target_` that a YAML file of the package's conf/ names, but for those of Hydra's own groups."""
+    folder = conf_folder()
+    files = (file for file in folder.rglob("*.yaml") if file.relative_to(folder).parts[0] != "hydra")
+    return frozenset(name for file in files for name in _NAMED.findall(file.read_text(encoding="utf-8")))
+
+
+def targets_of(section: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `_target_` in mappings and lists at any depth, after the place it stands at."""
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(section, Mapping):
+        children = section.items()
+        if "_target_" in section:
+            yield place, section["_target_"]
+    elif isinstance(section, list | tuple):
+        children = enumerate(section)
+    for key, value in children:
+        yield from targets_of(value, f"{place}.{key}" if place else str(key))
+
+
+def check_targets(section: Any, names: frozenset[str], place: str = "") -> None:
+    """Raise ConfigError for a `_target_`, at any depth, that is not one of `names`, and for an interpolation.
+
+    A resolved configuration has no interpolation left; Hydra would resolve one, and read the environment by it.
+    """
+    for where, target in targets_of(section, place):
+        if not isinstance(target, str) or target not in names:
+            raise ConfigError(
+                f"{_at(where, '_target_')} names {_shown(target)}, which is no class that dmq's own configuration names, so it"
+                " was not run; read its source, and only if you trust it load the run with dmq_cli.load(run, trusted=[its name])."
+            )
+    for where, text in _strings(section, place):
+        if "${" in text:
+            raise ConfigError(
+                f"{where} is {_shown(text)}, an interpolation, and these are resolved on the command line only; write the value."
+            )
+
+
+def check_makeable(section: Any) -> None:
+    """check_targets against what may be made here: the package's own targets and the trusted ones."""
+    check_targets(section, allowed() | _trusted.get())
+
+
+def trust(config: Any) -> None:
+    """From now on, also make what this configuration names. config: composed by the user, never read from a folder."""
+    _trusted.set(_trusted.get() | frozenset(name for _, name in targets_of(config) if isinstance(name, str)))
+
+
+@contextmanager
+def trusting(names: Iterable[str]) -> Iterator[None]:
+    """Inside the block make, besides the package's own targets, these and no others."""
+    token = _trusted.set(frozenset(names))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def _strings(section: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(section, str):
+        yield place, section
+    elif isinstance(section, Mapping):
+        for key, value in section.items():
+            yield from _strings(key, _at(place, f"a key, {key}"))
+            yield from _strings(value, _at(place, str(key)))
+    elif isinstance(section, list | tuple):
+        for index, value in enumerate(section):
+            yield from _strings(value, _at(place, str(index)))
+
+
+def _at(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:200]
