@@ -18,6 +18,7 @@ from dmq_cli.commands import COMMANDS
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.guard import guarded, with_flags
 from dmq_cli.overrides import as_hydra, split, sweeps
+from dmq_cli.printing import SafeFormatter, printable
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
 _VERBS = {
@@ -222,7 +223,7 @@ def _show(found: dict[str, Any], flags: set[str]) -> None:
     elif "quiet" not in flags:
         from dmq_cli.report import describe
 
-        click.echo(describe(found))
+        click.echo(printable(describe(found)))
 
 
 def _set_up_logging(flags: set[str]) -> None:
@@ -231,7 +232,7 @@ def _set_up_logging(flags: set[str]) -> None:
     logger.propagate = False
     if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         logger.addHandler(handler)
 

@@ -12,11 +12,13 @@ from typing import Any
 import click
 
 from dmq_cli.errors import ConfigError, DiskError, DmqError, must_be_given, nearest
+from dmq_cli.printing import printable
+from dmq_cli.store.files import ADVICE
 
-_FREE = "free some space or choose another folder, then run the same command again."
-_NAME = "give the name of a new file in a folder that can be written, then run the same command again."
+_NAME = "give the name of a new file in a folder that can be written"
 _DISK = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EPERM), _FREE),
+    **ADVICE,
+    errno.ENOTDIR: "choose another folder",
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG), _NAME),
 }
 _HYDRA = ("hydra", "omegaconf", "yaml", "antlr4")
@@ -69,7 +71,9 @@ def _of_the_disk(error: OSError) -> bool:
 def _disk_sentence(error: OSError) -> str:
     """filename2 is where a finished file was to be moved to: the name that people gave."""
     name = error.filename2 or error.filename
-    return f"{error.strerror}{f' at {name}' if name else ''}; {_DISK[error.errno or 0]}"
+    return (
+        f"{error.strerror}{f' at {name}' if name else ''}; {_DISK[error.errno or 0]}, then run the same command again."
+    )
 
 
 def _hydra_sentence(error: Exception) -> str:
@@ -102,5 +106,5 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
 def _say(sentence: str, code: int, as_json: bool, found: Mapping[str, object]) -> int:
     if as_json:
         click.echo(json.dumps({**found, "error": sentence, "exit_code": code}))
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(printable(f"Error: {sentence}"), err=True)
     return code

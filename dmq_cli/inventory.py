@@ -1,7 +1,11 @@
-"""What outputs/ holds: runs, artifacts and who needs them, cells of tables. Reads JSON only; what is broken is said to be."""
+"""What outputs/ holds: runs, artifacts and who needs them, cells of tables. Reads JSON only; what is broken is said to be.
+
+Writes nothing, and opens every file once: a folder of thousands of artifacts is one scan.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,17 +16,21 @@ from typing import Any
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.overrides.acting import from_command
 from dmq_cli.stages.naming import bits_name
-from dmq_cli.store import ArtifactStore, read_json
+from dmq_cli.store import ArtifactStore, is_alive, read_json
 
 Artifact = tuple[str, str]  # stage and key
+
+STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "targets", "reconstruct", "correct")
+STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate")
+TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
+"""What the stages of an experiment, and those of `dmq train`, are called; known here without torch."""
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:
     """What is known of every run, oldest first.
 
     time, verb, model, method, bits; overrides: what else acted; protocol, images (in each seed range), budget; state: done,
-    running (which a killed run stays), "failed: ..." or broken; numbers: of an evaluation, by the names of its protocol, and
-    measured, by their keys; run: the folder.
+    running, killed, "failed: ..." or broken; numbers: of an evaluation, by the names of its protocol, and measured, by their keys; run: the folder.
     """
     return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
 
@@ -39,13 +47,13 @@ def _run(folder: Path) -> dict[str, Any]:
     row |= {"verb": folder.parent.name, "run": str(folder), "state": "broken"}
     try:
         config, status = read_json(folder / "config.json"), read_json(folder / "status.json")
-        row |= {name: config[name]["name"] for name in ("model", "method")} | {"bits": bits_name(config["bits"])}
-        row["time"] = status["started"]
+        row |= {name: str(config[name]["name"]) for name in ("model", "method")} | {"bits": bits_name(config["bits"])}
+        row["time"] = str(status["started"])
         row |= _asked(folder, config)
         if folder.parent.name == "evaluate" and status["status"] == "done":
             metrics = read_json(folder / "metrics.json")
             row |= {"numbers": numbers(metrics), "measured": _measured(metrics)}
-        row["state"] = status["status"]
+        row["state"] = "killed" if status["status"] == "running" and not is_alive(folder) else str(status["status"])
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
         row["state"] = "broken"
     return row
@@ -73,10 +81,16 @@ def _measured(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    """The headline numbers of metrics.json: what its protocol has columns for, and PSNR."""
+    """The headline numbers of metrics.json: what its protocol has columns for, and PSNR.
+
+    Raises KeyError, TypeError or AttributeError for another content.
+    """
     columns = found["protocol"]["columns"].items()
-    shown = {name: found["quantized"][key] for key, name in columns if key in found["quantized"]}
-    return {**shown, **({"PSNR": found["paired"]["psnr"]} if "psnr" in found["paired"] else {})}
+    shown = {str(name): found["quantized"][key] for key, name in columns if key in found["quantized"]}
+    shown |= {"PSNR": found["paired"]["psnr"]} if "psnr" in found["paired"] else {}
+    if wrong := [name for name, value in shown.items() if type(value) not in (int, float)]:
+        raise TypeError(f"{wrong[0]} is no number")
+    return shown
 
 
 def artifacts(outputs: Path) -> list[dict[str, Any]]:
@@ -103,8 +117,16 @@ def stages(store: ArtifactStore) -> list[str]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+    """Bytes of all files below a folder, links as links; 0 where it is gone."""
+    total, waiting = 0, [os.fspath(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # removed meanwhile
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def needed(outputs: Path) -> Counter[Artifact]:
@@ -127,10 +149,11 @@ def _named(folder: Path) -> set[Artifact]:
 
 
 def _linked(folder: Path) -> Iterator[Artifact]:
-    for link in (folder / "artifacts").glob("*"):
-        with suppress(OSError):
-            target = link.readlink()
-            yield target.parent.name, target.name
+    with suppress(OSError), os.scandir(folder / "artifacts") as links:
+        for link in links:
+            with suppress(OSError):
+                stage, _, key = os.readlink(link.path).rpartition("/")
+                yield stage.rpartition("/")[2], key
 
 
 def cells(outputs: Path) -> Counter[str]:

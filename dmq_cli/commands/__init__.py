@@ -6,5 +6,6 @@ from dmq_cli.commands.measuring import measure
 from dmq_cli.commands.obtaining import doctor, fetch, import_file
 from dmq_cli.commands.reference import reference
 from dmq_cli.commands.report import compare, report
+from dmq_cli.commands.verify import verify
 
-COMMANDS = (list_choices, report, compare, clean, import_file, doctor, fetch, reference, measure)
+COMMANDS = (list_choices, report, compare, clean, verify, import_file, doctor, fetch, reference, measure)

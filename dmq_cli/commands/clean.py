@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import click
 
 from dmq_cli import inventory
 from dmq_cli.commands.output import HELP, aligned, bytes_of, outputs_of, run, show
-from dmq_cli.errors import ArtifactCorruptError, ConfigError, DmqError
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, DmqError
 from dmq_cli.guard import with_flags
-from dmq_cli.store import ArtifactStore, read_json
+from dmq_cli.printing import printable
+from dmq_cli.store import ArtifactStore, is_alive, is_manifest_of, read_json
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_TRAINED = "train_"  # what `dmq train` made is a model, and models are kept
+_KEY = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,42 @@ def seconds(age: str | None) -> float:
 
 
 def _clean(outputs: Path, age: float, yes: bool, dry_run: bool, flags: set[str]) -> None:
-    found = list(unneeded(outputs, age))
+    candidates, left = list(unneeded(outputs, age)), [str(path) for path in foreign(outputs)]
+    result, said = _result(candidates, left)
+    told = "".join(f"\nLeft alone, as dmq did not make it: {path}" for path in left)
+    if not candidates or dry_run:
+        show(result, _table(candidates) + (f"Unneeded: {said}." if candidates else "Nothing to remove.") + told, flags)
+        return
+    if not yes and not _confirmed(candidates, said):
+        show(result, "Nothing was removed." + told, flags)
+        return
+    # Again: while somebody thought about the answer, a run may have started that needs some of it.
+    known = {(one.stage, one.key, one.leftover) for one in candidates}
+    removed = [one for one in unneeded(outputs, age) if (one.stage, one.key, one.leftover) in known]
+    _remove(ArtifactStore(outputs / "artifacts"), removed)
+    result, said = _result(removed, left)
+    show({**result, "removed": True}, f"Removed {said}." + told, flags)
+
+
+def _remove(store: ArtifactStore, removed: Sequence[Unneeded]) -> None:
+    """All out of the way first, which takes no time, so that no run finds a part of it meanwhile."""
+    for one in removed:
+        store.discard(one.stage, one.key)
+    for one in removed:
+        store.sweep(one.stage, one.key)
+
+
+def _result(found: Sequence[Unneeded], left: Sequence[str]) -> tuple[dict[str, Any], str]:
     total = sum(one.bytes for one in found)
-    said = f"{len(found)} artifacts and leftovers, {bytes_of(total)}"
-    result = {"artifacts": [vars(one) for one in found], "bytes": total, "removed": False}
-    if not found or dry_run:
-        show(result, _table(found) + (f"Unneeded: {said}." if found else "Nothing to remove."), flags)
-        return
-    if not yes and not _confirmed(found, said):
-        show(result, "Nothing was removed.", flags)
-        return
-    store = ArtifactStore(outputs / "artifacts")
-    for one in found:
-        store.remove(one.stage, one.key)
-    show({**result, "removed": True}, f"Removed {said}.", flags)
+    result = {"artifacts": [vars(one) for one in found], "bytes": total, "removed": False, "left": list(left)}
+    return result, f"{len(found)} artifacts and leftovers, {bytes_of(total)}"
 
 
 def _confirmed(found: Sequence[Unneeded], said: str) -> bool:
     """Show what would go, ask, and whether the answer is yes. Raises ConfigError where nobody can be asked."""
     if not sys.stdin.isatty():
         raise ConfigError(f"There is no terminal to ask whether to remove {said}; write dmq clean --yes, or --dry-run.")
-    click.echo(_table(found), err=True, nl=False)
+    click.echo(printable(_table(found)), err=True, nl=False)
     return click.confirm(f"Remove {said}?", err=True)
 
 
@@ -94,42 +109,75 @@ def _table(found: Sequence[Unneeded]) -> str:
 
 
 def unneeded(outputs: Path, age: float = 0.0) -> Iterator[Unneeded]:
-    """What can be removed: not needed by a run, finished or not, nor by a cell, not being computed, and older than `age` seconds.
+    """What can be removed: not needed by a run, under way or over, nor by a cell, not being computed, older than `age` seconds.
 
-    What a killed attempt left is needed as long as its run says that it is running: the same command goes on with it.
+    Only what dmq made: of a stage it knows, named by a key, with the manifest of that key, and never behind a link. What a
+    killed run left is needed by nobody any more. Raises ArtifactError where what a run under way needs cannot be told.
     """
     store, before = ArtifactStore(outputs / "artifacts"), time.time() - age
-    needed = set(inventory.needed(outputs)) | _unfinished(outputs)
-    for stage in inventory.stages(store):
-        if stage.startswith(_TRAINED):
+    needed = set(inventory.needed(outputs)) | _under_way(outputs)
+    for stage in inventory.STAGES:
+        if any(place.is_symlink() for place in (store.root, store.root / stage)):
             continue
         for key in store.keys(stage):
             folder = store.root / stage / key
-            if (stage, key) not in needed and not store.busy(stage, key) and folder.stat().st_mtime <= before:
+            free = (stage, key) not in needed and _is_artifact(folder) and not store.busy(stage, key)
+            if free and folder.stat().st_mtime <= before:
                 yield Unneeded(stage, key, inventory.size(folder), leftover=False)
         for key, folders in store.leftovers(stage).items():
             if (stage, key) not in needed and max(one.stat().st_mtime for one in folders) <= before:
                 yield Unneeded(stage, key, sum(map(inventory.size, folders)), leftover=True)
 
 
-def _unfinished(outputs: Path) -> set[tuple[str, str]]:
-    """What the runs that are not over will need, by their configuration."""
+def foreign(outputs: Path) -> Iterator[Path]:
+    """What lies among the artifacts and is none, or lies behind a link: not dmq's to remove."""
+    root = outputs / "artifacts"
+    if root.is_symlink():
+        yield root
+        return
+    for stage in _visible(root):
+        if stage.is_symlink() or stage.name not in (*inventory.STAGES, *inventory.TRAINED) or not stage.is_dir():
+            yield stage
+        elif stage.name in inventory.STAGES:
+            yield from (entry for entry in _visible(stage) if not _is_artifact(entry))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All entries but those that start with a dot, sorted; none of a folder that is not there."""
+    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a folder is named by a key, is no link, and has the manifest of that stage and key."""
+    if folder.is_symlink() or not _KEY.fullmatch(folder.name) or not folder.is_dir():
+        return False
+    try:
+        return is_manifest_of(read_json(folder / "manifest.json"), folder.parent.name, folder.name)
+    except ArtifactCorruptError:
+        return False
+
+
+def _under_way(outputs: Path) -> set[tuple[str, str]]:
+    """What the runs whose processes are still there will need, by their configuration."""
     found: set[tuple[str, str]] = set()
-    for folder in inventory.run_folders(outputs):
-        config = _running(folder)
-        if config is not None and config["stage"] != "train":
+    for folder in filter(is_alive, inventory.run_folders(outputs)):
+        try:
+            config = read_json(folder / "config.json")
+            if config["stage"] == "train":
+                found |= _made_since(outputs, (folder / "config.json").stat().st_mtime)
+                continue
             from dmq_cli.stages.verbs import needs
 
-            with suppress(KeyError, TypeError, DmqError):  # of an earlier version: no command goes on with it
-                found |= needs(config)
+            found |= needs(config)
+        except (KeyError, TypeError, AttributeError, ValueError, OSError, DmqError) as error:
+            raise ArtifactError(
+                f"The run {folder} is under way, but what it needs cannot be told ({error!r}), so nothing was removed; wait"
+                " until it is over, then run the same command again."
+            ) from error
     return found
 
 
-def _running(folder: Path) -> dict[str, Any] | None:
-    """The configuration of a run that is not over; None for one that is, or that is broken."""
-    try:
-        if read_json(folder / "status.json")["status"] != "running":
-            return None
-        return dict(read_json(folder / "config.json"))
-    except (ArtifactCorruptError, KeyError, TypeError, ValueError):
-        return None
+def _made_since(outputs: Path, moment: float) -> set[tuple[str, str]]:
+    """What may belong to a training: its model is in no configuration."""
+    store = ArtifactStore(outputs / "artifacts")
+    return {one for one in inventory.stored(store) if (store.root / one[0] / one[1]).stat().st_mtime >= moment}

@@ -12,6 +12,7 @@ import click
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.guard import guarded
+from dmq_cli.printing import one_line, printable
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -27,16 +28,17 @@ def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
     if "json" in flags:
         click.echo(json.dumps(found))
     elif "quiet" not in flags:
-        click.echo(text)
+        click.echo(printable(text))
 
 
 def pairs(found: dict[str, str]) -> str:
     """A line for each entry."""
-    return "\n".join(f"{key}: {value}" for key, value in found.items())
+    return "\n".join(one_line(f"{key}: {value}") for key, value in found.items())
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """A line for each row, its columns below each other."""
+    """A line for each row, its columns below each other, whatever their texts hold."""
+    lines = [[one_line(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
 

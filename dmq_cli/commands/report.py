@@ -49,11 +49,12 @@ def compare(context: click.Context, /, runs: tuple[str, ...], file: Path | None,
 
 def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
     from dmq_cli.report.html import default_file, write_report
-    from dmq_cli.report.result import load_results
+    from dmq_cli.report.result import load_results, whole
 
     results = load_results(names, outputs)
     target = (file or default_file(results, names, outputs)).expanduser()
-    page = write_report(results, target)
+    with whole([result.folder for result in results]):
+        page = write_report(results, target)
     found = {
         "report": str(target),
         "bytes": target.stat().st_size,
@@ -66,10 +67,13 @@ def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set
 
 def _compare(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
     from dmq_cli.report.compare import as_json, as_text, compare, write_comparison
-    from dmq_cli.report.result import load_results
+    from dmq_cli.report.result import load_results, whole
 
-    found = compare(load_results(names, outputs))
-    if file is not None:
-        write_comparison(found, file.expanduser())
+    results = load_results(names, outputs)
+    with whole([result.folder for result in results]):
+        found = compare(results)
+        if file is not None:
+            write_comparison(found, file.expanduser())
+        text, data = as_text(found), as_json(found)
     page = {} if file is None else {"page": str(file)}
-    show({**as_json(found), **page}, as_text(found) + (f"\n\npage: {file}" if file else ""), flags)
+    show({**data, **page}, text + (f"\n\npage: {file}" if file else ""), flags)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.errors import ConfigError
+from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.paths import conf_folder
-from dmq_cli.store import digest, read_json
+from dmq_cli.store.recorded import check_recorded, read_object
 from dmq_cli.sweep.records import Records
 
 Cell = dict[str, Any]  # what metrics.json holds
@@ -51,10 +52,9 @@ def _backed(folder: Path) -> Iterator[tuple[Path, Cell]]:
         proof = file.parent / "manifest.json"
         if not proof.is_file():
             continue
-        cell, manifest = read_json(file), read_json(proof)
-        named = file.parent.name.endswith(f"-{str(manifest['key'])[:8]}")
-        same = manifest["artifacts"] == cell["artifacts"] and digest(cell["config"]) == cell["config_sha256"]
-        if named and same:
+        cell, manifest = read_object(file), read_object(proof)
+        with suppress(ArtifactCorruptError):
+            check_recorded(file.parent, cell, manifest)
             yield file.parent, cell
 
 

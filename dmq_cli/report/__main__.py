@@ -13,6 +13,7 @@ import click
 
 from dmq_cli import papers
 from dmq_cli.guard import guarded
+from dmq_cli.printing import printable
 from dmq_cli.report.html import write_report
 from dmq_cli.report.readme import fill, picture, write
 from dmq_cli.report.result import load_results
@@ -31,7 +32,7 @@ def main(names: tuple[str, ...], readme: bool, scale: str, overview: bool, outpu
     for name in names:
         (_paper if name in of_papers else _own)(name, scale, outputs)
     if overview:
-        click.echo(papers.overview(outputs))
+        click.echo(printable(papers.overview(outputs)))
     if readme:
         file = Path("README.md")
         write(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
@@ -41,14 +42,14 @@ def _own(name: str, scale: str, outputs: Path) -> None:
     """A table of dmq's own; it has no scale."""
     folder = outputs / "tables" / name
     write(folder / "table.md", table(folder) + "\n")
-    click.echo(table(folder))
+    click.echo(printable(table(folder)))
     shown = picture(folder)
-    click.echo(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''}{_page(folder)})")
+    click.echo(printable(f"\nReport: {folder}/ (table.md{', samples.png' if shown else ''}{_page(folder)})"))
 
 
 def _paper(name: str, scale: str, outputs: Path) -> None:
     folder, text = papers.write_table(name, scale, outputs)
-    click.echo(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex{_page(folder)})")
+    click.echo(printable(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex{_page(folder)})"))
 
 
 def _page(folder: Path) -> str:

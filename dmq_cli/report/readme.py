@@ -38,7 +38,8 @@ def picture(folder: Path) -> Path | None:
     if len(cells) > _MOST_ROWS:
         kept = telling_bits(cells)
         rows = {name: images for name, images in rows.items() if names.get(name, kept) == kept}
-    grid(rows).save(folder / "samples.png")
+    with aside(folder / "samples.png") as scratch:
+        grid(rows).save(scratch, format="PNG")
     return folder / "samples.png"
 
 

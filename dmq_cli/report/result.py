@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,8 @@ from typing import Any
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.overrides.acting import differing, overrides_of
 from dmq_cli.stages.naming import bits_of, few, with_overrides
-from dmq_cli.store import read_json
-
-METRICS, MANIFEST, CONFIG, STATUS = "metrics.json", "manifest.json", "config.json", "status.json"
+from dmq_cli.store import check_artifact
+from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, STATUS, check_recorded, read_object
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,16 @@ class Result:
         return _find(self.artifacts, stage) is not None
 
     def artifact(self, stage: str) -> Path | None:
-        """The folder of a stage, of its first seed range; None where it is not here."""
+        """The folder of a stage, of its first seed range, checked; None where it is not here. Raises ArtifactCorruptError."""
         name = _find(self.artifacts, stage)
-        return None if name is None else self.artifacts[name]
+        return None if name is None else self.checked(name)
+
+    def checked(self, name: str) -> Path | None:
+        """The folder of an artifact after a look at its hashes; None where it is not here. Raises ArtifactCorruptError."""
+        folder = self.artifacts.get(name)
+        if folder is not None:
+            check_artifact(folder, _stage(name), self.metrics["artifacts"][name])
+        return folder
 
 
 def load_result(path: Path) -> Result:
@@ -68,15 +76,64 @@ def load_result(path: Path) -> Result:
             f"A run was asked for at {path}, which is no folder; give a run folder, a cell or the name of a table."
         )
     _require_files(path)
-    metrics = read_json(path / METRICS)
-    lacking = [key for key in ("method", "bits", "model", "protocol", "config", "artifacts") if key not in metrics]
+    metrics, manifest = read_object(path / METRICS), read_object(path / MANIFEST)
+    _check_shape(path, metrics)
+    check_recorded(path, metrics, manifest)
+    store = path.absolute().parents[2] / "artifacts"
+    artifacts = {name: _artifact(store, path, name, key) for name, key in metrics["artifacts"].items()}
+    result = Result(path, {**metrics, "bits": bits_of(metrics)}, manifest, artifacts)
+    _check_numbers(result)
+    return result
+
+
+@contextmanager
+def whole(folders: Sequence[Path]) -> Iterator[None]:
+    """Inside, an entry that is missing or of another kind than `dmq evaluate` writes is an ArtifactCorruptError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise ArtifactCorruptError(
+            f"What dmq evaluate writes was to be read from {', '.join(map(str, folders))}, but an entry is missing or of another kind"
+            f" ({type(error).__name__}: {error}); run it again."
+        ) from error
+
+
+_SHAPE: dict[str, type] = {
+    "method": str, "bits": str, "model": str, "protocol": dict, "config": dict, "artifacts": dict, "seeds": list,
+    "fp": dict, "quantized": dict,
+}  # fmt: skip
+
+
+def _check_shape(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Raise ArtifactCorruptError for metrics that lack an entry or have one of another kind."""
+    lacking = [key for key in _SHAPE if key not in metrics]
     if lacking:
         raise ArtifactCorruptError(
             f"{path / METRICS} has no {', '.join(lacking)}, so it is no result of dmq evaluate; run that command again."
         )
-    store = path.absolute().parents[2] / "artifacts"
-    artifacts = {name: _artifact(store, path, name, key) for name, key in metrics["artifacts"].items()}
-    return Result(path, {**metrics, "bits": bits_of(metrics)}, read_json(path / MANIFEST), artifacts)
+    wrong = [key for key, kind in _SHAPE.items() if not isinstance(metrics[key], kind)]
+    if wrong:
+        raise ArtifactCorruptError(
+            f"{path / METRICS} was to be read as a result of dmq evaluate, but its {', '.join(wrong)} is of another kind;"
+            " run that command again."
+        )
+
+
+def _check_numbers(result: Result) -> None:
+    """Compare the numbers with those of the evaluations they are means of, where all of these are here."""
+    ranges = result.metrics["seeds"]
+    sides = [("quantized", "evaluate", "numbers", ranges), ("paired", "evaluate", "paired", ranges)]
+    sides.append(("fp", "evaluate_fp", "numbers", result.metrics.get("fp_seeds", ranges)))
+    for side, stage, part, seeds in sides:
+        folders = [result.checked(f"{stage}-{seed}") for seed in seeds]
+        rows = [read_object(one / "numbers.json").get(part) or {} for one in folders if one is not None]
+        for name in rows[0] if rows and len(rows) == len(seeds) else ():
+            mean = statistics.fmean(float(row[name]) for row in rows)
+            if result.metrics[side][name] != mean:
+                raise ArtifactCorruptError(
+                    f"{result.folder / METRICS} says {side} {name} {result.metrics[side][name]}, but its evaluation found"
+                    f" {mean}: a file was altered; run it again."
+                )
 
 
 def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
@@ -85,7 +142,11 @@ def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
     kept: dict[Path, Path] = {}
     for folder in folders:
         kept.setdefault(folder.resolve(), folder)
-    return [load_result(folder) for folder in kept.values()]
+    results = []
+    for folder in kept.values():
+        with whole([folder]):
+            results.append(load_result(folder))
+    return results
 
 
 def labels(results: Sequence[Result]) -> list[str]:
@@ -168,7 +229,7 @@ def _target(table: str) -> str:
 
 
 def _require_files(path: Path) -> None:
-    status = read_json(path / STATUS).get("status") if (path / STATUS).is_file() else None
+    status = str(read_object(path / STATUS).get("status")) if (path / STATUS).is_file() else None
     wanted = (METRICS, MANIFEST) if status is None else (METRICS, MANIFEST, CONFIG)
     lost = [name for name in wanted if not (path / name).is_file()]
     if not lost:
@@ -185,6 +246,10 @@ def _find(artifacts: dict[str, Path | None], stage: str) -> str | None:
 
 
 def _artifact(store: Path, run: Path, name: str, key: str) -> Path | None:
-    stage = re.sub(r"-\d.*", "", name)
-    places = (store / stage / str(key), run / "artifacts" / name)
+    places = (store / _stage(name) / str(key), run / "artifacts" / name)
     return next((place for place in places if place.is_dir()), None)
+
+
+def _stage(name: str) -> str:
+    """sample for sample-0-1999."""
+    return re.sub(r"-\d.*", "", name)

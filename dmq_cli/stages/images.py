@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.metrics import to_uint8
+from dmq_cli.store.files import aside
 
 Pixels = NDArray[np.uint8]
 FILE = "images.npz"
@@ -23,17 +23,19 @@ ASKED = "asked.json"
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
     """Images (B, C, H, W) in [-1, 1] to a .npy of uint8 (B, H, W, C), written aside and renamed."""
-    aside = file.with_name(f".{file.name}.tmp")
-    with aside.open("wb") as handle:
+    with aside(file) as scratch, scratch.open("wb") as handle:
         np.save(handle, to_uint8(images, rounding).permute(0, 2, 3, 1).cpu().numpy(), allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    aside.replace(file)
 
 
 def save_images(folder: Path, chunks: Sequence[Path]) -> None:
     """Join chunks into images.npz: `arr_0` uint8 (N, H, W, C), the layout that ADM's evaluator reads."""
-    np.savez(folder / FILE, arr_0=np.concatenate([np.load(chunk, allow_pickle=False) for chunk in chunks]))
+    write_arrays(folder / FILE, arr_0=np.concatenate([np.load(chunk, allow_pickle=False) for chunk in chunks]))
+
+
+def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
+    """An .npz of these arrays, written aside and renamed."""
+    with aside(file) as scratch, scratch.open("wb") as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
 
 
 def load_images(folder: Path) -> Pixels:

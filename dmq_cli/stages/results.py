@@ -9,16 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.metrics import difference_interval, stored_bytes
 from dmq_cli.models import is_random
+from dmq_cli.printing import SafeFormatter
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages.images import grid, load_images
 from dmq_cli.stages.naming import few, with_overrides
 from dmq_cli.stages.nodes import INFLUENCE
-from dmq_cli.store import digest, read_json, write_json
+from dmq_cli.store import digest, hold_json, read_json, write_json
+from dmq_cli.store.files import aside
+from dmq_cli.store.recorded import check_recorded, read_object
 from dmq_cli.store.tensors import load_tensors
 
 Paths = Mapping[str, Path]
+_log = logging.getLogger("dmq")
 _OVER = {"over_fp": "over_fp"}
 _OWN = {"quantized": "intervals", "paired": "paired_intervals"}  # what numbers.json calls them
 
@@ -118,7 +123,8 @@ def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:
     first = show(parse_ranges(config["seeds"])[0])
     label = with_overrides(f"{config['method']['name']} {config['bits']['name']}", few(config.get("overrides", [])))
     rows = {"fp": load_images(paths[f"sample_fp-{first}"]), label: load_images(paths[f"sample-{first}"])}
-    grid(rows).save(file)
+    with aside(file) as scratch:
+        grid(rows).save(scratch, format="PNG")
 
 
 def cell_folder(config: Mapping[str, Any], key: str) -> Path | None:
@@ -137,11 +143,31 @@ def write_cell(cell: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]
     write_json(cell / "metrics.json", {**found, "config_sha256": digest(found["config"])})
 
 
+class _RunLog(logging.FileHandler):
+    """run.log; a disk that has no room for a line of it is told of by the stage that needs room, not by a traceback here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+
+def finished(cell: Path, key: str) -> dict[str, Any] | None:
+    """metrics.json of a finished cell; None for one that is not finished, or that was altered, which is said."""
+    if not hold_json(cell, "metrics.json", "manifest.json"):
+        return None
+    metrics, manifest = read_object(cell / "metrics.json"), read_object(cell / "manifest.json")
+    try:
+        check_recorded(cell, metrics, manifest)
+    except ArtifactCorruptError as error:
+        _log.warning("%s", error)
+        return None
+    return metrics if manifest.get("key") == key else None
+
+
 @contextlib.contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Also write what dmq logs to this file."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = _RunLog(file, encoding="utf-8")
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dmq")
     logger.addHandler(handler)
     try:

@@ -22,6 +22,7 @@ from dmq_cli.metrics import trace as traced
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
+from dmq_cli.stages.images import write_arrays
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 
@@ -101,7 +102,7 @@ def _save_images(task: Task, finals: Mapping[str, Tensor]) -> None:
     for side, last in finals.items():
         images = last[:_SHOWN] if decode is None else decode(last[:_SHOWN])
         pictures[side] = to_uint8(images.clamp(-1, 1), task.config["to_uint8"]).permute(0, 2, 3, 1).cpu().numpy()
-    np.savez(task.work / IMAGES, **pictures)
+    write_arrays(task.work / IMAGES, **pictures)
 
 
 def load_trace(folder: Path) -> Trace:

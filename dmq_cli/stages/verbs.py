@@ -19,7 +19,7 @@ from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.told import sampled_how, sampler_line
-from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, hold_json, read_json
+from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
 _log = logging.getLogger("dmq")
@@ -71,9 +71,9 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     wanted = list(targets(verb, config))
     key = digest([made.key(name, own) for name, own in wanted if name != "trace"])  # no number depends on that
     cell = results.cell_folder(config, key)
-    if cell is not None and hold_json(cell, "metrics.json", "manifest.json"):
+    if cell is not None and (kept := results.finished(cell, key)) is not None:
         _log.info("%s is finished: %s", results.title(config), cell)
-        return {**read_json(cell / "metrics.json"), "cell": str(cell)}
+        return {**kept, "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
         try:

@@ -10,6 +10,7 @@ from dmq_cli.store.files import hold_json as hold_json
 from dmq_cli.store.files import read_json as read_json
 from dmq_cli.store.files import write_json as write_json
 from dmq_cli.store.integrity import check_artifact as check_artifact
+from dmq_cli.store.integrity import is_manifest_of as is_manifest_of
 from dmq_cli.store.manifest import Stopwatch as Stopwatch
 from dmq_cli.store.manifest import environment as environment
 from dmq_cli.store.rundir import Run as Run

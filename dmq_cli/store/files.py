@@ -8,13 +8,19 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dmq_cli.errors import ArtifactCorruptError, DiskError, NumericsError
 
 _DEEPEST = 100
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another folder"),
+    errno.EROFS: "that disk can only be read: choose another folder, or mount it writable",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make the folder writable for you, or choose another one"),
+}
+"""What to do about an error of the disk."""
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -32,16 +38,31 @@ def aside(path: Path) -> Iterator[Path]:
     """Give a scratch path beside `path`; at the block's end what was written there becomes `path`, at once.
 
     The name starts with "." and ends with ".tmp", so that a commit sweeps away what a kill left. Creates the
-    parent folder. After an exception the scratch file is removed and `path` is as before.
+    parent folder. After an exception the scratch file is removed and `path` is as before. An OSError that names no
+    file, as those of writing do not, names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield scratch
-        fsync(scratch)
-        os.replace(scratch, path)
+        with naming(path, scratch):
+            yield scratch
+            fsync(scratch)
+            os.replace(scratch, path)
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what counts
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
+    """Give an OSError of the block that names no file, as a full disk's does not, or `scratch`, the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(scratch), scratch):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
@@ -113,9 +134,9 @@ def disk_errors(where: Path, doing: str) -> Iterator[None]:
         if error.errno not in _DISK_ERRNOS:
             raise
         path = error.filename or where
+        free = f" ({_free(where)} free there)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise DiskError(
-            f"{doing} stopped at {path}: {os.strerror(error.errno)} ({_free(where)} free there); free space "
-            "or make the folder writable, or choose another one, then run the same command again."
+            f"{doing} stopped at {path}: {os.strerror(error.errno)}{free}; {ADVICE[error.errno]}, then run the same command again."
         ) from error
 
 

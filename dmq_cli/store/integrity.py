@@ -92,7 +92,7 @@ def committed(folder: Path, stage: str, key: str) -> None:
     _seen[folder, stage, key] = _Seen(dict(_Artifact(folder, stage, key).marks()), hashed=True)
 
 
-def matches(manifest: Any, stage: str, key: str) -> bool:
+def is_manifest_of(manifest: Any, stage: str, key: str) -> bool:
     """Whether a manifest says that it is of this stage and key, and has that key if it says what from."""
     if not isinstance(manifest, Mapping) or (manifest.get("stage"), manifest.get("key")) != (stage, key):
         return False
@@ -139,7 +139,7 @@ class _Artifact(NamedTuple):
             raise self.corrupt(MANIFEST, "lists no files with path, size and sha256") from error
         if not all(_well_formed(record) for record in records):
             raise self.corrupt(MANIFEST, "lists a file with a wrong path, size or sha256")
-        if not matches(manifest, self.stage, self.key):
+        if not is_manifest_of(manifest, self.stage, self.key):
             raise self.corrupt(MANIFEST, f"is that of another artifact ({_named(manifest)}) or was edited")
         return records
 

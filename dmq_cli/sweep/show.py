@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dmq_cli.errors import SweepError
+from dmq_cli.printing import printable
 from dmq_cli.sweep.jobs import Job
 from dmq_cli.sweep.records import Records
 
@@ -55,7 +56,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
         if error is None:
-            print(summary(self.jobs), flush=True)
+            print(printable(summary(self.jobs)), flush=True)
 
     def stop(self) -> None:
         """Look no more; returns when the thread has ended."""
@@ -84,7 +85,7 @@ class Display:
         for number, job in enumerate(self.jobs, 1):
             if job.status not in ("waiting", "running") and job.key not in self._told:
                 self._told.add(job.key)
-                print(f"{number}/{len(self.jobs)} " + "  ".join(filter(None, cells(job))), flush=True)
+                print(printable(f"{number}/{len(self.jobs)} " + "  ".join(filter(None, cells(job)))), flush=True)
 
     def _table(self, height: int) -> Table:
         """As many jobs as fit, around the first one that is not finished."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dmq_cli.store import write_json
+from dmq_cli.store import digest, write_json
+from dmq_cli.store.integrity import record_files
 from dmq_cli.store.tensors import save_tensors
 
 Array = NDArray[Any]
@@ -72,22 +73,32 @@ def run(outputs: Path, found: dict[str, Any], name: str = "", kept: bool = True,
     ]
     artifacts = {stage: f"{name}-{stage}" for stage in stages}
     write_json(folder / "metrics.json", {**found, "artifacts": artifacts})
-    write_json(folder / "manifest.json", {"verb": "evaluate", "environment": ENVIRONMENT})
+    write_json(folder / "manifest.json", {"verb": "evaluate", "environment": ENVIRONMENT, "artifacts": artifacts})
     write_json(folder / "config.json", found["config"])
     write_json(folder / "status.json", {"status": "done"})
     if kept:
         for stage, key in artifacts.items():
-            place = outputs / "artifacts" / stage.partition("-")[0] / key
+            kind = stage.partition("-")[0]
+            place = outputs / "artifacts" / kind / key
             place.mkdir(parents=True)
-            _fill(stage.partition("-")[0], place, found)
+            _fill(kind, place, found)
+            seal(place)
     return folder
+
+
+def seal(place: Path) -> None:
+    """Give an artifact the manifest of what is in its folder."""
+    named = {"stage": place.parent.name, "key": place.name}
+    write_json(place / "manifest.json", {**named, "files": record_files(place)})
 
 
 def cell(outputs: Path, table: str, found: dict[str, Any]) -> Path:
     """Write a finished cell of a table, as it is committed: numbers and proof only."""
     folder = outputs / "tables" / table / f"{found['model']}-{found['method']}-{found['bits']}-0123abcd"
-    write_json(folder / "metrics.json", {**found, "artifacts": {"sample": "gone"}})
-    write_json(folder / "manifest.json", {"verb": "evaluate", "environment": ENVIRONMENT})
+    artifacts, sha256 = {"sample": "gone"}, digest(found["config"])
+    write_json(folder / "metrics.json", {**found, "artifacts": artifacts, "config_sha256": sha256})
+    proof = {"verb": "evaluate", "environment": ENVIRONMENT, "artifacts": artifacts, "key": "0123abcd" * 4}
+    write_json(folder / "manifest.json", proof)
     return folder
 
 

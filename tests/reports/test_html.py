@@ -101,6 +101,7 @@ def test_where_no_input_is_quantized_there_are_no_ranges(tmp_path: Path) -> None
     none = {"activations": arrays["activations"][:, :0], "scales": arrays["scales"][:, :0]}
     save_tensors(trace / "trace.safetensors", {**arrays, **{name: one.contiguous() for name, one in none.items()}})
     write_json(trace / "trace.json", {**read_json(trace / "trace.json"), "sites": []})
+    runs.seal(trace)
     page = write_report([load_result(folder)], tmp_path / "page.html")
     assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {one.id for one in page.sections}
 
@@ -228,6 +229,7 @@ def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> No
     gone = ("trajectory", "eps", "block_error")
     arrays = {name: one * 0 if name.startswith(gone) else one for name, one in load_tensors(file).items()}
     save_tensors(file, arrays)
+    runs.seal(file.parent)
     page = write_report([load_result(folder)], tmp_path / "page.html")
     (sentence,) = [reason for titles, reason in page.missing if "Error along the trajectory" in titles]
     assert "no error" in sentence and "shrinks" not in page.statements[0] and "keeps its 4.45 MB" in page.statements[0]
@@ -238,6 +240,7 @@ def test_a_bad_run_leaves_the_differences_of_the_others(tmp_path: Path) -> None:
     file = next((tmp_path / "artifacts" / "trace").glob("*minmax*")) / "images.npz"
     found = dict(np.load(file))
     np.savez(file, full=found["full"], quantized=255 - found["full"])
+    runs.seal(file.parent)
     shown = images({folder.name: load_result(folder) for folder in folders})
     told = [next(row.label for row in rows if "difference" in row.label) for _, rows in shown.strips]
     assert told == ["difference \u00d78", "difference \u00d71"]
