@@ -210,4 +210,4 @@ def test_the_sentence_of_a_launcher_that_gave_up_is_kept(model: Path, outputs: P
 
     with patch.object(BasicLauncher, "launch", side_effect=PermissionError(13, "Permission denied", "/locked")):
         result = sweep(model, outputs, "bits.weight=4,3")
-    assert result.code == 1 and result.err.count("(Permission denied at /locked; free some space") == 2
+    assert result.code == 1 and result.err.count("(Permission denied at /locked; make the folder writable") == 2
