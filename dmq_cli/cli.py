@@ -142,8 +142,10 @@ def _hydra(
             return
         _show(found, flags)
 
+    # Where Hydra makes a folder of its own, even if nothing is written to it.
+    quiet = [] if job in (_run, _train) else ["hydra.run.dir=."]
     # Hydra takes flags before all overrides or after them, but not in between.
-    words = [f"stage={verb}", *as_hydra(overrides, sweeps(hydra_flags, overrides))]
+    words = [f"stage={verb}", *quiet, *as_hydra(overrides, sweeps(hydra_flags, overrides))]
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     command = Command(verb, flags, run, recorded=job is _run)
     token = CURRENT.set(command)

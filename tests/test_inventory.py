@@ -6,7 +6,6 @@ import fcntl
 import gc
 import json
 import os
-import sys
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from dmq_cli.inventory import STAGES, TRAINED, artifacts, runs
 from dmq_cli.store import ArtifactStore, create_run, digest, read_json, write_json
 from dmq_cli.store.integrity import record_files
 from tests.chain import Result, dmq
+from tests.listening import listening
 
 NAMED = {"model": {"name": "tiny"}, "method": {"name": "tac"}, "bits": {"name": "w3a8"}}
 AA, BB, CC, DD, EE, FF, NN, AB, CD = (word * 16 for word in ["aa", "bb", "cc", "dd", "ee", "ff", "99", "ab", "cd"])
@@ -285,8 +285,8 @@ def test_no_file_of_a_run_breaks_a_list(outputs: Path, content: str) -> None:
         (run / name).write_text(content, encoding="utf-8")
     (outputs / "tables" / "main" / "cell" / "manifest.json").write_text(content, encoding="utf-8")
     (outputs / "artifacts" / "sample" / FF / "manifest.json").write_text(content, encoding="utf-8")
-    for words in (("list", "runs"), ("list", "artifacts"), ("clean", "--yes")):
-        result = dmq(*words, f"runtime.outputs={outputs}")
+    for command in ("list runs", "list artifacts", "clean --yes"):
+        result = dmq(*command.split(), f"runtime.outputs={outputs}")
         assert result.code == 0 and not result.err, result.err
     for run in broken:
         for words in (("report", str(run)), ("compare", str(run), str(run)), ("verify", str(run))):
@@ -342,22 +342,6 @@ def test_every_file_is_opened_once(tmp_path: Path) -> None:
         assert len(files) == len(set(files)) == 3 * number
         counts.append(len(opened))
     assert counts[1] <= 10 * counts[0]
-
-
-_listeners: list[Any] = []
-
-
-@contextmanager
-def listening(listener: Any) -> Iterator[None]:
-    """Hear of what is opened; an audit hook cannot be taken away again, so that there is one for all."""
-    if not _listeners:
-        _listeners.append(None)
-        sys.addaudithook(lambda name, arguments: _listeners[0] and _listeners[0](name, arguments))
-    _listeners[0] = listener
-    try:
-        yield
-    finally:
-        _listeners[0] = None
 
 
 @pytest.mark.parametrize(("age", "wanted"), [("30m", 1800), ("12h", 43200), ("7d", 604800), ("2w", 1209600), (None, 0)])

@@ -13,6 +13,7 @@ import click
 from dmq_cli.errors import ConfigError
 from dmq_cli.guard import guarded
 from dmq_cli.printing import one_line, printable
+from dmq_cli.store.files import naming
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -25,10 +26,11 @@ def run(context: click.Context, given: dict[str, bool], action: Callable[[set[st
 
 def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
     """Print a result: one line of JSON with --json, nothing with -q, otherwise the text."""
-    if "json" in flags:
-        click.echo(json.dumps(found))
-    elif "quiet" not in flags:
-        click.echo(printable(text))
+    with naming(Path("the standard output")):
+        if "json" in flags:
+            click.echo(json.dumps(found))
+        elif "quiet" not in flags:
+            click.echo(printable(text))
 
 
 def pairs(found: dict[str, str]) -> str:

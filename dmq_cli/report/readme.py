@@ -8,7 +8,7 @@ from typing import Any
 
 from dmq_cli.report.tables import order, own_overrides, read_cells, table, telling_bits, varied
 from dmq_cli.stages.naming import with_overrides
-from dmq_cli.store.files import aside
+from dmq_cli.store.files import aside, write_text
 
 _PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
 _MOST_ROWS = 12  # of a picture that shows every cell
@@ -55,5 +55,4 @@ def fill(text: str, tables: Path) -> str:
 
 def write(file: Path, text: str) -> None:
     """Write a text file aside and rename it."""
-    with aside(file) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    write_text(file, text)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.store import write_json
+from dmq_cli.store.files import write_text
 
 _LATENT = "that draws 32x32 handwritten digits from 8x8 latents{condition}, {paper} in miniature"
 _ABOUT = {
@@ -53,7 +54,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write card.json and README.md into the folder, named like the model; numbers of images only if they are there."""
     write_json(folder / "card.json", dict(card))
     text = _trained(folder.name, card) + (_measured(card) if "distance" in card else "")
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)
 
 
 def _trained(name: str, card: Mapping[str, Any]) -> str:

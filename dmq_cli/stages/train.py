@@ -24,6 +24,7 @@ from dmq_cli.stages.results import spread_over
 from dmq_cli.stages.targets import trust
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
+from dmq_cli.store.files import copy_file
 from dmq_cli.zoo import (
     digit_images,
     memorisation,
@@ -109,14 +110,16 @@ def _settings(composed: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _copy(source: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(source, folder, ignore=shutil.ignore_patterns("manifest.json")))
+    return Path(
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("manifest.json"), copy_function=copy_file)
+    )
 
 
 def _publish(places: Mapping[str, Path], card: Mapping[str, Any], install: bool) -> None:
     """Write the card into the model's folder and, if asked for, copy all folders into the package."""
     write_card(places["model"], card)
     for folder in places.values() if install else ():
-        shutil.copytree(folder, PACKAGE / "zoo" / "weights" / folder.name, dirs_exist_ok=True)
+        shutil.copytree(folder, PACKAGE / "zoo" / "weights" / folder.name, copy_function=copy_file, dirs_exist_ok=True)
 
 
 def _trained(made: Graph, node: str, sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,8 +87,20 @@ def write_json(path: Path, obj: object) -> None:
         raise NumericsError(
             f"{path} was to be written as JSON, but a value in it is NaN or infinite: look for the step that made it."
         ) from error
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, aside and renamed. Raises OSError."""
     with aside(path) as scratch:
-        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
+
+
+def copy_file(source: str, target: str) -> str:
+    """Copy one file's bytes, aside and renamed: what shutil.copytree takes as its copy_function. Raises OSError."""
+    with aside(Path(target)) as scratch:
+        shutil.copyfile(source, scratch)
+    return target
 
 
 def read_json(path: Path) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ArtifactError
+from dmq_cli.store.files import naming
 from dmq_cli.store.rowformat import CODES, bytes_of, header
 
 
@@ -34,7 +35,8 @@ class RowWriter:
         self._scratch = self.path.with_name(f".{self.path.name}.tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._scratch, "wb")  # noqa: SIM115 - closed by close or abort
-        self._file.write(header(self.shape, dtype))
+        with naming(self.path):
+            self._file.write(header(self.shape, dtype))
 
     def append(self, batch: Tensor) -> None:
         """Write the next rows, (b, ...) with b >= 0, on any device. Raises ArtifactError if they misfit."""
@@ -46,7 +48,8 @@ class RowWriter:
                 "the shape or the dtype."
             )
         if batch.numel():
-            self._file.write(bytes_of(batch.detach().cpu().contiguous()))
+            with naming(self.path):
+                self._file.write(bytes_of(batch.detach().cpu().contiguous()))
         self.written = rows
 
     def close(self) -> None:
@@ -74,10 +77,11 @@ class RowWriter:
                 f"{self.path} was to get {self.shape[0]} rows, but {self.written} came before it was closed: "
                 "append the rest first."
             )
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._scratch, self.path)
+        with naming(self.path, self._scratch):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._scratch, self.path)
 
     def __enter__(self) -> RowWriter:
         return self

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.store.files import aside, write_text
 from dmq_cli.zoo.digits import digit_images, split, to_float
 
 
@@ -84,8 +85,9 @@ def save_classifier(model: DigitsCNN, card: dict[str, Any], folder: Path) -> Non
     """Write model.safetensors and card.json, the two files of dmq_cli/zoo/weights/digits_cnn."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(tensors))
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    with aside(folder / "model.safetensors") as scratch:
+        scratch.write_bytes(save(tensors))
+    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

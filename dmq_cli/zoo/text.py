@@ -12,6 +12,7 @@ from dmq_cli.models.digits_cnn import DIGITS
 from dmq_cli.models.importers.networks import published_names
 from dmq_cli.models.texts import require_transformers
 from dmq_cli.store import read_json, write_json
+from dmq_cli.store.files import write_text
 from dmq_cli.store.tensors import save_tensors
 
 TEMPLATES = (
@@ -39,7 +40,7 @@ def write_prompts(file: Path) -> None:
     """Write 50 prompts, one a line: line i, counted from 0, asks for digit i % 10; words and numerals take turns."""
     rows = enumerate(TEMPLATES[:5])
     lines = [template.format((DIGITS[d], str(d))[(row + d) % 2]) for row, template in rows for d in range(10)]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(file, "\n".join(lines) + "\n")
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -51,7 +52,7 @@ def write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True)
     write_json(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "merges.txt", "\n".join(lines) + "\n")
     special = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
     write_json(folder / "special_tokens_map.json", special)
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "do_lower_case": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def test_waiting_is_said_once(tmp_path: Path) -> None:
     with store.claim("sample", KEY) as claim:
         child = start(tmp_path, "compute")
         assert child.stderr is not None
-        assert "waiting for another process that computes sample 01234567" in child.stderr.readline()
+        said = child.stderr.readline()
+        who = f"waiting for another process that computes sample 01234567: process {os.getpid()} on {os.uname().nodename}, since 20"
+        assert who in said and said.startswith("INFO:dmq:"), "the logger that the command line shows"
         claim.commit({})
     output, log = child.communicate(timeout=20)
     assert (output, log) == (f"{claim.done}\n", "")
