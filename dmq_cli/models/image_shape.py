@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.models.files import read_json
-from dmq_cli.models.first_stage import first_stage_folder
 from dmq_cli.models.origin import is_random, model_shapes
+from dmq_cli.models.parts import first_stage_folder
 from dmq_cli.models.random_weights import random_first_stage_config
 from dmq_cli.paths import resolve
 
