@@ -49,7 +49,7 @@ def test_tokens_come_from_the_embedding(tmp_path: Path) -> None:
 
 def test_prompts_line_by_line(tmp_path: Path) -> None:
     path = pipelines.prompts(tmp_path / "model")
-    (tmp_path / "mine.txt").write_text("a handwritten seven\n\n  the digit 2 \n", encoding="utf-8")
+    (tmp_path / "mine.txt").write_text("a handwritten seven\n  the digit 2 \n\n", encoding="utf-8")
     told = load_conditions(path, None, str(tmp_path / "mine.txt"))
     assert told is not None
     assert told.asked(range(3)) == ["a handwritten seven", "the digit 2", "a handwritten seven"]
