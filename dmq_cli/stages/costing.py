@@ -33,13 +33,13 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for settings that cannot be, MissingWeightsError or ModelError for a model of which there is neither.
     """
     config = {**config, "model": countable(config["model"])}
+    adapter = model_shapes(config["model"])  # first: it says whether there is a model at all
     config["sampler"] = sampler_section(config["sampler"], config["model"])
     config["calib_sampler"] = calib_sampler(config)
     guidance = (config.get("cond") or {}).get("guidance")
     config["correct"] = correction(config["correct"], {"guidance": guidance})
     for section in _SECTIONS:
         check_types(section, config[section])
-    adapter = model_shapes(config["model"])
     check_scale(guidance, adapter.blank_cond(1) is not None)
     attached = _attached(adapter, config)
     calls = len(build.sampler(config)[1].timesteps)
