@@ -14,7 +14,7 @@ from dmq_cli.models.files import is_transformer
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule, shapes_of_folder
 from dmq_cli.models.parts import network_config
-from dmq_cli.models.probe import check_network
+from dmq_cli.models.probe import check_network, probe
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
@@ -26,6 +26,7 @@ from dmq_cli.models.random_weights import (
 )
 from dmq_cli.obtain import find_network, has_weights
 from dmq_cli.paths import resolve
+from dmq_cli.store.digest import file_sha256
 
 # How a model is found and checked.
 _ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "weights", "seed")
@@ -67,13 +68,16 @@ def model_adapter(model: Mapping[str, Any]) -> Adapter:
 def countable(model: Mapping[str, Any]) -> dict[str, Any]:
     """The model as far as shapes and schedule go: its folder where the weights are, else the built-in architecture.
 
-    Raises what check_expected raises for a folder that is not this model. A model that is neither here nor built in is left
-    to model_shapes to refuse.
+    Raises what check_expected and probe raise for a folder that is not this model or cannot be called. A model that is neither
+    here nor built in is left to model_shapes to refuse.
     """
-    folder = find_network(resolve(model["path"]))
+    path = resolve(model["path"])
+    folder = find_network(path)
     if is_random(model) or (folder is not None and has_weights(folder)):
         if not is_random(model):
             check_expected(model)
+            if "sha256" not in model:  # else it was identified, which probes
+                probe(path)
         return dict(model)
     known = model["name"] in ARCHITECTURES and (
         "source" in model or "sha256" in model
@@ -102,9 +106,22 @@ def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:
 
 
 def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
-    """What the model can be told, see load_conditions."""
+    """What the model can be told, see load_conditions. Raises ModelError where files are no longer those in its `cond`."""
+    known = model.get("cond") or {}
+    if (wanted := known.get("prompts")) and prompts and file_sha256(resolve(prompts)) != wanted:
+        raise ModelError(
+            f"The prompts in {prompts} are not those that this configuration was made for (sha256 {wanted[:16]}): the file was"
+            " changed; run the command again, or give the file as it was."
+        )
     if is_random(model):
         return random_conditions(model["name"], model["seed"], classes, prompts)
+    if known.get("encoder") is not None:
+        _check_same(
+            {**model, **known, "path": model["path"]},
+            "encoder",
+            model_encoder_sha256(model),
+            "text encoder or class embedding",
+        )
     return load_conditions(resolve(model["path"]), classes, prompts)
 
 

@@ -35,7 +35,12 @@ _T = TypeVar("_T")
 
 @functools.lru_cache(maxsize=64)
 def check_network(path: Path, *identity: str | None) -> None:
-    """Call the network of a folder, and its decoder, without numbers; once for the same identity in a process.
+    """probe, once for the same identity in a process."""
+    probe(path)
+
+
+def probe(path: Path) -> None:
+    """Call the network of a folder, and its decoder, without numbers; weights need not be there.
 
     Raises ModelError where a layer has no role, the network needs what the folder does not give, its estimate has not the
     shape of a sample, or what would be saved is no image; and for whatever the calls raise.

@@ -93,10 +93,10 @@ def test_a_first_stage_that_makes_no_image(folders: dict[str, Path], tmp_path: P
     assert "its first stage makes 4 channels" in refused(replaced(path, "vqvae", "VQModel", config))
 
 
-@pytest.mark.parametrize("verb", [["plan", "sample"], ["evaluate"]])
+@pytest.mark.parametrize("verb", [["plan", "sample"], ["cost"], ["evaluate"]])
 def test_every_verb_tells_before_it_computes(verb: list[str], tmp_path: Path) -> None:
     path = tiny_folder(tmp_path / "inpainting", in_channels=9)
-    result = dmq(*verb, f"model={path}", "runtime.threads=1", f"runtime.outputs={tmp_path / 'out'}")
+    result = dmq(*verb, f"model={path}", f"runtime.outputs={tmp_path / 'out'}")
     assert result.code == 1 and "reads 9x16x16" in result.sentence
     assert not (tmp_path / "out" / "artifacts").exists()
 

@@ -206,6 +206,27 @@ def test_a_model_that_changed_since_it_was_identified_is_not_used(folder: Path) 
     one_sentence(caught.value)
 
 
+def test_conditions_that_changed_since_they_were_identified_are_not_used(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(folders["prompts"], tmp_path / "model"))
+    prompts = path / "prompts.txt"
+    cond = {"encoder": conditions_sha256(path), "prompts": hashlib.sha256(prompts.read_bytes()).hexdigest()}
+    known = {**model(path), "cond": cond}
+    assert model_conditions(known, None, str(prompts)) is not None
+    config = path / "tokenizer/tokenizer_config.json"
+    before = config.read_text()
+    config.write_text(before + " ")
+    with pytest.raises(ModelError, match=r"text encoder or class embedding .* its files were changed") as caught:
+        model_conditions(known, None, str(prompts))
+    one_sentence(caught.value)
+    config.write_text(before)
+    prompts.write_text("another text")
+    with pytest.raises(ModelError, match="the file was changed") as caught:
+        model_conditions(known, None, str(prompts))
+    one_sentence(caught.value)
+
+
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "I8": lambda x: x.to(torch.int8),
     "I64": lambda x: x.to(torch.int64),
