@@ -70,7 +70,7 @@ def refused(result: Result, code: int) -> str:
         ("runtime.force=reconstruct", ["runtime.force=[reconstruct]"]),
         ("runtime.upstream=maybe", ["maybe", "ensure or require"]),
         ("stage=dance", ["stage=dance", "evaluate"]),
-        ("+sampler.more=1", ["dmq_cli.sampling.Sampler", "more"]),
+        ("+sampler.more=1", ["+sampler.more=1 is read by nobody"]),
         ("foo===", ["foo===", "'='"]),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 @click.argument("words", nargs=-1, metavar="[COLUMN=VALUE]... [runtime.outputs=FOLDER]")
 @click.option("--sort", metavar="COLUMN", help="Order by a column, or by a number such as fd; smallest first.")
 @click.option("--reverse", is_flag=True, help="The other way round.")
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Of those that fit, only the N newest.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Of the runs that fit, only the N newest.")
 @click.option("--failed", is_flag=True, help="Of runs, only those that failed or are broken.")
 @with_flags
 @click.pass_context

@@ -37,8 +37,9 @@ class Wanted:
             raise ConfigError(
                 f"The list of {what} has no column {self.sort}.{nearest(self.sort, [*columns, *numbers])}"
             )
-        if self.failed and "state" not in columns:
-            raise ConfigError(f"The list of {what} has no state, so --failed means nothing there; leave it out.")
+        for flag, given, column in (("--failed", self.failed, "state"), ("--last", self.last, "time")):
+            if given and column not in columns:
+                raise ConfigError(f"The list of {what} has no {column}, so {flag} means nothing there; leave it out.")
 
     def of(self, rows: Rows, filters: Sequence[str]) -> Rows:
         """The rows that fit, in order; those without what they are sorted by come last."""
