@@ -13,7 +13,7 @@ from dmq_cli.papers.views import View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, marked
 from dmq_cli.report.apart import Pairs
 from dmq_cli.report.readme import write
-from dmq_cli.store import read_json, write_json
+from dmq_cli.store import check_artifact, read_json, write_json
 
 DIFFERENCES = "differences.json"
 
@@ -39,7 +39,14 @@ def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
 def _pairs(folder: Path, outputs: Path) -> Pairs:
     """Differences of cells: those kept in the folder, so that the table can be judged where the artifacts are not, or made anew."""
     file, evaluated = folder / DIFFERENCES, outputs / "artifacts" / "evaluate"
-    return Pairs(lambda key: evaluated / key, read_json(file) if file.is_file() else None)
+    return Pairs(lambda key: _whole(evaluated / key), read_json(file) if file.is_file() else None)
+
+
+def _whole(folder: Path) -> Path:
+    """An artifact's folder after a look at its hashes, if it is here. Raises ArtifactCorruptError."""
+    if folder.is_dir():
+        check_artifact(folder, folder.parent.name, folder.name)
+    return folder
 
 
 def summary(made: View) -> dict[str, Any]:
@@ -57,7 +64,9 @@ def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[
     keys = sorted({_trace_of(cell) for cell in cells(folder)} - {""})
     found = {key: known[key] for key in keys if key in known}
     found |= {
-        key: traces.statistics(artifacts / key) for key in keys if key not in known and (artifacts / key).is_dir()
+        key: traces.statistics(_whole(artifacts / key))
+        for key in keys
+        if key not in known and (artifacts / key).is_dir()
     }
     if found != known:
         write_json(file, found)

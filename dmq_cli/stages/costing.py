@@ -13,6 +13,7 @@ from dmq_cli.stages.check import check_types
 from dmq_cli.stages.interfaces import check_made
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
+from dmq_cli.stages.targets import trust
 from dmq_cli.stages.told import sampler_section
 from dmq_cli.wrap import Attached, deployable, extra_state, load_extra_state, policy, state
 
@@ -32,6 +33,7 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for settings that cannot be, MissingWeightsError or ModelError for a model of which there is neither.
     """
+    trust(config)
     config = {**config, "model": countable(config["model"])}
     adapter = model_shapes(config["model"])  # first: it says whether there is a model at all
     config["sampler"] = sampler_section(config["sampler"], config["model"])

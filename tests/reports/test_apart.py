@@ -17,6 +17,7 @@ from dmq_cli.report.noise import Measured, alike
 from dmq_cli.store import read_json
 from dmq_cli.store.tensors import save_tensors
 from tests.papers.planted import plant, row_of
+from tests.reports import runs
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SMALL = 0.01 * torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -33,6 +34,7 @@ def run(fd: float, *evaluations: str) -> dict[str, Any]:
 def kept(folder: Path, key: str, influence: Tensor) -> None:
     (folder / key).mkdir(parents=True)
     save_tensors(folder / key / "influence.safetensors", {"fd": influence})
+    runs.seal(folder / key)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.report.compare import compare
 from dmq_cli.report.html import page_of
 from dmq_cli.report.result import flatten, labels, load_result, load_results
-from dmq_cli.store import write_json
+from dmq_cli.store import read_json, write_json
+from tests.chain import dmq
 from tests.reports import runs
 
 
@@ -122,3 +123,79 @@ def test_an_empty_table_says_what_fills_it(tmp_path: Path, folder: str, target: 
 def test_flattened_keys_keep_every_value() -> None:
     nested = {"a": {"b": [1, {"c": None}], "d": {}}, "e": []}
     assert flatten(nested) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "e": []}
+
+
+def altered(file: Path, **changes: Any) -> None:
+    write_json(file, {**read_json(file), **changes})
+
+
+def test_what_was_altered_is_not_reported(tmp_path: Path) -> None:
+    found = runs.metrics("tac")
+    folder = runs.run(tmp_path, found)
+    image = tmp_path / "artifacts" / "trace" / f"{folder.name}-trace" / "images.npz"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtifactCorruptError, match=r"its file images\.npz was altered"):
+        load_result(folder).artifact("trace")
+    image.write_bytes(content)
+    assert load_result(folder).artifact("trace") == image.parent
+    for file, changes, words in (
+        (folder / "config.json", {"seeds": "0-9"}, "config.json is not the configuration in metrics.json"),
+        (folder / "manifest.json", {"artifacts": {}}, "name different artifacts"),
+    ):
+        whole = file.read_bytes()
+        altered(file, **changes)
+        with pytest.raises(ArtifactCorruptError, match=words):
+            load_result(folder)
+        file.write_bytes(whole)
+
+
+def test_numbers_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    found = {**runs.metrics("tac"), "seeds": ["0-9", "10-19"]}
+    folder = runs.run(tmp_path, found)
+    names, sides = [f"evaluate-{seeds}" for seeds in found["seeds"]], ("quantized", "paired")
+    artifacts = {**read_json(folder / "metrics.json")["artifacts"], **{name: f"key-{name}" for name in names}}
+    for offset, name in zip((-0.25, 0.25), names, strict=True):  # whose mean is what the run says
+        place = tmp_path / "artifacts" / "evaluate" / f"key-{name}"
+        place.mkdir(parents=True)
+        numbers, paired = ({k: v + offset for k, v in found[side].items()} for side in sides)
+        write_json(place / "numbers.json", {"numbers": numbers, "paired": paired})
+        runs.seal(place)
+    means = {side: {k: ((v - 0.25) + (v + 0.25)) / 2 for k, v in found[side].items()} for side in sides}
+    altered(folder / "metrics.json", artifacts=artifacts, **means)
+    altered(folder / "manifest.json", artifacts=artifacts)
+    assert load_result(folder).metrics["quantized"] == means["quantized"]
+    altered(folder / "metrics.json", quantized={**means["quantized"], "fd": 0.01})
+    with pytest.raises(ArtifactCorruptError, match=r"says quantized fd 0\.01, but its evaluation found"):
+        load_result(folder)
+
+
+def test_an_altered_cell_is_not_reported(tmp_path: Path) -> None:
+    cell = runs.cell(tmp_path, "demo", runs.metrics("tac"))
+    assert load_result(cell).name == "tac W3A8"
+    for file, changes, words in (
+        ("metrics.json", {"config": {"a": 1}}, "not the one whose sha256 is beside it"),
+        ("manifest.json", {"key": "f" * 32}, "another key than the folder's name"),
+    ):
+        whole = (cell / file).read_bytes()
+        altered(cell / file, **changes)
+        with pytest.raises(ArtifactCorruptError, match=words):
+            load_result(cell)
+        (cell / file).write_bytes(whole)
+
+
+MALFORMED: list[tuple[str, Any]] = [
+    ("quantized", None), ("quantized", []), ("fp", 3), ("seeds", None), ("seeds", "0-9"), ("protocol", {}), ("protocol", []),
+    ("protocol", {"columns": 5}), ("config", []), ("artifacts", {"trace": 5}), ("method", {}), ("bits", None), ("intervals", 3),
+    ("cost", []), ("policy", 7), ("paired", "x"), ("quantized", {"fd": "x"}), ("command", {}), ("seconds", []), ("cite", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), MALFORMED)
+def test_a_malformed_entry_is_one_sentence_or_does_no_harm(key: str, value: Any, tmp_path: Path) -> None:
+    folders = [runs.run(tmp_path, runs.metrics(method), kept=False) for method in ("tac", "minmax")]
+    altered(folders[0] / "metrics.json", **{key: value})
+    for command in (["report", str(folders[0]), "--to", str(tmp_path / "a.html")], ["compare", *map(str, folders)]):
+        result = dmq(*command)
+        assert "Traceback" not in result.err and result.code in (0, 1, 2)
+        assert result.code == 0 or (result.sentence and str(folders[0]) in result.sentence), result.err

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dmq_cli.stages import nodes
-from dmq_cli.store import file_sha256
+from dmq_cli.store import file_sha256, write_json
 from tests.chain import (
     IMAGES,
     QUICK,
@@ -184,6 +184,12 @@ def test_a_finished_cell_of_a_table_is_not_computed_again(
     assert second.code == 0 and ran == [] and not (tmp_path / "artifacts").exists()
     assert json.loads(second.out)["quantized"] == json.loads(first.out)["quantized"]
     (tmp_path / "artifacts").symlink_to(outputs / "artifacts")
+    metrics = json.loads((cell / "metrics.json").read_text(encoding="utf-8"))
+    metrics["config"]["correct"]["lambda1"] = 0.1
+    write_json(cell / "metrics.json", metrics)
+    again = dmq(*command)
+    assert again.code == 0 and "a file was altered" in again.err
+    assert json.loads(again.out)["config"] == json.loads(first.out)["config"], "what was altered is not shown"
     (cell / "manifest.json").unlink()
     assert dmq(*command).code == 0 and (cell / "manifest.json").is_file(), "a cell without its proof is not finished"
     with counting() as ran:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmq_cli.errors import ArtifactError
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.stages.graph import Graph, Node, Task, identity
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.plan import plan
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.store import ArtifactStore, digest
+from dmq_cli.store import ArtifactStore, digest, integrity
 from tests.chain import FEW, tiny_folder
 from tests.test_conf import composed
 
@@ -230,6 +231,33 @@ def test_upstream_require_computes_the_asked_for_stage_only(tmp_path: Path) -> N
     graph.ensure("early", plain(1, 2))
     graph.ensure("late", plain(1, 2, upstream="require"))
     assert ran == ["early", "late"]
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_inputs_are_hashed_before_a_stage_computes_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    monkeypatch.setattr(integrity, "HASHED_BELOW", 0)  # as artifacts of 64 MB and more: not at every look
+    ran: list[str] = []
+    graph = Graph(toy(ran), ArtifactStore(tmp_path), Progress(quiet=True))
+    file = graph.ensure("early", plain(1, 2)) / "number"
+    graph.ensure("late", plain(1, 2)) if seen else monkeypatch.setattr(integrity, "_seen", {})
+    before = file.stat()
+    file.write_text("7", encoding="utf-8")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert graph.ensure("early", plain(1, 2)) == file.parent, "a look-up stays cheap"
+    with pytest.raises(ArtifactCorruptError, match="its file number was altered"):
+        graph.ensure("late", plain(1, 3))
+    assert ran == (["early", "late"] if seen else ["early"]) and len(graph.store.keys("late")) == len(ran) - 1
+
+
+def test_a_folder_of_somebody_elses_is_no_reason(tmp_path: Path) -> None:
+    graph = Graph(toy([]), ArtifactStore(tmp_path), Progress(quiet=True))
+    for name, content in (("notes", None), ("bad", "{"), ("list", "[]"), ("number", '{"config": 5}')):
+        (tmp_path / "late" / name).mkdir(parents=True)
+        if content is not None:
+            (tmp_path / "late" / name / "manifest.json").write_text(content, encoding="utf-8")
+    assert graph.why_missing("late", plain(1, 2)) == "never computed here"
 
 
 def test_why_a_stage_is_missing(tmp_path: Path) -> None:

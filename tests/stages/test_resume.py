@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ from dmq_cli.recon.units import ModuleUnit
 from dmq_cli.stages import nodes
 from dmq_cli.stages.images import write_chunk
 from tests.chain import (
+    QUICK,
     TAC,
     Result,
     artifact,
@@ -25,6 +27,7 @@ from tests.chain import (
     spawn,
     words,
 )
+from tests.listening import Killed, listening
 
 
 def test_a_killed_sampling_goes_on(model: Path, done: tuple[Path, Result, list[str]]) -> None:
@@ -124,3 +127,29 @@ def test_the_joblib_launcher(model: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, err
     assert artifacts(tmp_path)["calibset"] == 1 and artifacts(tmp_path)["evaluate"] == 2
     assert out.count("FD-digits") == 2
+
+
+@pytest.mark.parametrize("when", ["scratch half gone", "before the move"])
+def test_a_reconstruction_killed_in_its_commit_keeps_its_loss_curves(when: str, small: Path, tmp_path: Path) -> None:
+    little = ("calib.seeds=1000000-1000003", "budget.num_samples=8", *QUICK, "recon=par", "bits=w4a8")
+    command = words("reconstruct", small, tmp_path, *little)
+    removed: list[str] = []
+
+    def kill(name: str, arguments: tuple[Any, ...]) -> None:
+        place = str(arguments[0]) if arguments else ""
+        if name == "os.remove" and "/reconstruct/.work-" in place and not place.endswith(".tmp"):
+            removed.append(place)
+        half = when == "scratch half gone" and len(removed) > 5
+        if half or (name == "os.rename" and Path(place).parent.name == "reconstruct"):
+            raise Killed
+
+    with listening(kill), pytest.raises(Killed):
+        dmq(*command)
+    assert len(removed) > 5 and artifacts(tmp_path)["reconstruct"] == 0
+    with counting() as ran:
+        result = dmq(*command)
+    assert result.code == 0 and ran == [], (ran, result.err)
+    kept = artifact(tmp_path, "reconstruct")
+    passes = json.loads((kept / "losses.json").read_text(encoding="utf-8"))["passes"]
+    assert any("round 1" in name for name in passes) and all(units for units in passes.values())
+    assert {path.name for path in kept.iterdir()} == {"losses.json", "manifest.json", "quantizers.safetensors"}
