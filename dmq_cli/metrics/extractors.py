@@ -21,7 +21,7 @@ from dmq_cli.metrics.digits import SIDES, DigitsFeatures
 from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
 from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_scores
-from dmq_cli.metrics.weights import find_folder, read_weights
+from dmq_cli.metrics.weights import find_folder, read_weights, settings_sha256
 from dmq_cli.models import Numerics
 from dmq_cli.paths import resolve
 
@@ -39,13 +39,14 @@ def extractor_sha256(protocol: Protocol) -> str:
 
 
 def further_sha256(protocol: Protocol) -> dict[str, str]:
-    """The sha256 of every other file of weights that the protocol's numbers come from, checked; empty for most.
+    """The sha256 of every other file that the protocol's numbers come from, checked; empty for most.
 
-    Keys: dinov2, clip, lpips. Errors as in `read_weights`.
+    Keys: dinov2, clip, lpips, of weights; dinov2_files, clip_files, of what lies beside them. Errors as in `read_weights`.
     """
     found, wanted = {}, protocol.weights_sha256
     for name, path in protocol.folders().items():
-        found[name] = find_folder(name, path, wanted.get(name))[1]
+        folder, found[name] = find_folder(name, path, wanted.get(name))
+        found[f"{name}_files"] = settings_sha256(folder)
     if protocol.lpips_path is not None:
         found["lpips"] = read_weights("lpips", protocol.lpips_path, wanted.get("lpips"))[1]
     return found

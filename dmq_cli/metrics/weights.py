@@ -9,6 +9,7 @@ from typing import NoReturn
 from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.models.files import sha256_of
 from dmq_cli.paths import resolve
+from dmq_cli.store import digest
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -58,6 +59,12 @@ def find_folder(extractor: str, path: str | None, sha256: str | None = None) -> 
     found = sha256_of(file)
     _check(extractor, file, found, sha256)
     return file.parent, found
+
+
+def settings_sha256(folder: Path) -> str:
+    """The hash of what a folder of a transformers model has beside its weights: configurations and a tokenizer's files."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".txt"))
+    return digest([[file.name, sha256_of(file)] for file in files], length=64)
 
 
 def _present(extractor: str, path: str | None, file: Path | None) -> Path:

@@ -162,7 +162,20 @@ def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
     one, all_ = (extract(images, plan, size, asked) for size in (1, 250))
     assert all_["clip_score"].shape == (4,)
     assert all(torch.allclose(one[name], all_[name], atol=1e-4) for name in all_)
-    assert further_sha256(plan) == {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
+    weights = {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
+    before = further_sha256(plan)
+    assert {name: before[name] for name in weights} == weights and set(before) == {
+        *weights,
+        "dinov2_files",
+        "clip_files",
+    }
+    (folders["dinov2"] / "config.json").write_text(
+        " " + (folders["dinov2"] / "config.json").read_text("utf-8"), "utf-8"
+    )
+    after = further_sha256(plan)
+    assert {name for name in before if after[name] != before[name]} == {"dinov2_files"}, (
+        "of what is read beside them, too"
+    )
     assert further_sha256(asking(folders, "fd")) == {}, "what is not asked for is not needed"
 
 

@@ -38,7 +38,7 @@ def test_the_command_and_the_folder_as_a_model(checkpoint: Checkpoint, tmp_path:
     weights = "unet/diffusion_pytorch_model.safetensors"
     expected = ["imported.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", weights]
     assert files(target) == expected and [p.name for p in target.parent.iterdir()] == ["cifar"]
-    plan = dmq("plan", "evaluate", f"model={target}")
+    plan = dmq("plan", "sample", f"model={target}")
     assert plan.code == 0, plan.err
     again = dmq("import", str(file), "--as", "ddim_cifar10", "--to", str(target))
     assert again.code == 2 and "exists already" in again.sentence
