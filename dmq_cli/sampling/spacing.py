@@ -73,8 +73,10 @@ def spaced(
     Raises ConfigError for an unknown spacing, for a number of steps that cannot be, and for an offset that does nothing.
     """
     if spacing not in {*_SPACINGS, *_OWN}:
-        *known, last = (*_SPACINGS, *_OWN)
-        raise ConfigError(f"sampler.spacing={spacing} is not known; use {', '.join(known)} or {last}.")
+        *known, last = _SPACINGS
+        raise ConfigError(
+            f"sampler.spacing={spacing} is not known; use {', '.join(known)} or {last}, or diffusers' own lists: {', '.join(_OWN)}."
+        )
     if not 1 <= count * per_step <= total:
         why = f", as each step takes {per_step} of them" if per_step > 1 else ""
         raise ConfigError(
