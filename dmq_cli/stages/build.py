@@ -38,7 +38,7 @@ def make(section: Mapping[str, Any]) -> Any:
     check_makeable(section)
     try:
         return instantiate(section, _convert_="all")
-    except InstantiationException as error:
+    except (InstantiationException, TypeError) as error:  # the latter for flags, as `_partial_`, of another type
         if isinstance(error.__cause__, DmqError):
             raise error.__cause__ from error
         text = " ".join(str(error).split())

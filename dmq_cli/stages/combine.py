@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from dmq_cli.calib import Tdac
-from dmq_cli.errors import ConfigError, SchemeError
+from dmq_cli.errors import ConfigError, DmqError, SchemeError
 from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Site, has_mid_attention
+from dmq_cli.ops import LpSearch, MinMax, Percentile
 from dmq_cli.quant import Log2, PerStepScale
-from dmq_cli.wrap import Scheme, Spec
+from dmq_cli.wrap import Rule, Scheme, Spec
 
 _log = logging.getLogger("dmq")
+_SEARCHES: dict[str, LpSearch | Percentile] = {
+    "dmq_cli.ops.LpSearch": LpSearch(),
+    "dmq_cli.ops.Percentile": Percentile(),
+}
 
 
 def check_strategy(strategy: Any, model: Mapping[str, Any]) -> None:
@@ -37,10 +42,29 @@ def check_combination(scheme: Scheme, recon: Any) -> None:
             )
 
 
-def searches_activations(scheme: Scheme) -> bool:
-    """Whether a range of an activation is searched over values that a calibration keeps of it."""
-    activations = _resolved(scheme, *(slot for slot in (*LAYER_SLOTS, *ATTENTION_SLOTS) if slot != "weight"))
-    return any(spec.quantized and spec.ranges.needs_values for _, spec in activations)
+def searches_activations(sections: Sequence[Any]) -> bool:
+    """Whether one of dmq's own searches over values chooses a range of an activation.
+
+    sections: `scheme` and `policy` as configured. Nothing of them is made, so that the answer is the same wherever it is asked;
+    False for what cannot be made, which preparing refuses.
+    """
+    activations = [slot for slot in (*LAYER_SLOTS, *ATTENTION_SLOTS) if slot != "weight"]
+    try:
+        scheme = Scheme([_ranges_of(rule) for section in sections for rule in _rules(section)])
+        return any(spec.quantized and spec.ranges.needs_values for _, spec in _resolved(scheme, *activations))
+    except (DmqError, TypeError, AttributeError, KeyError):
+        return False
+
+
+def _rules(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [rule for rule in section["rules"] if rule.get("scope") in (None, section.get("scope"))]
+
+
+def _ranges_of(rule: Mapping[str, Any]) -> Rule:
+    """What of a rule says which ranges are searched."""
+    given = rule.get("ranges")
+    ranges = None if given is None else _SEARCHES.get(given["_target_"], MinMax())
+    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges)
 
 
 def _resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmq_cli.errors import DmqError
 from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
@@ -154,10 +153,7 @@ def _calibrate_revised(config: Config) -> int:
 
 @lru_cache(maxsize=256)
 def _searches(scheme: str, policy: str) -> bool:
-    try:
-        return searches_activations(build.make(json.loads(scheme)) + build.make(json.loads(policy)))
-    except DmqError:  # nothing is made of it: preparing refuses it
-        return False
+    return searches_activations([json.loads(scheme), json.loads(policy)])
 
 
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmq_cli.models import Adapter, model_adapter, numerics
+from dmq_cli.models import Adapter, folder_sha256, model_adapter, numerics
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
@@ -41,7 +41,8 @@ NEAR, SHARE = 1e-3, 0.95  # of a value plus a tenth of the greatest one; of the 
 
 def made(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     """A part of every tensor and number that each stage makes under this configuration, in float64."""
-    own = {**config, "model": {**config["model"], "path": str(tiny_folder(folder / "tiny"))}}
+    tiny = tiny_folder(folder / "tiny")
+    own = {**config, "model": {**config["model"], "path": str(tiny), "sha256": folder_sha256(tiny)}}
     own["runtime"] = {**config["runtime"], "outputs": str(folder)}
     graph = Graph(NODES, ArtifactStore(folder / "artifacts"), Progress(quiet=True))
     stages = dict.fromkeys(stage for end in ENDS for stage in graph.chain(end))

@@ -137,7 +137,7 @@ class NoStart: ...
 
 @pytest.fixture(scope="module")
 def base(small: Path) -> dict[str, Any]:
-    return composed("model=folder", f"model.path={small}", "model.name=tiny", "method=minmax")
+    return {**composed("model=folder", f"model.path={small}", "model.name=tiny", "method=minmax"), "stage": "sample"}
 
 
 def rule(**fields: str) -> str:
