@@ -29,14 +29,14 @@ class ReadOnly:
 
 def test_lists_and_reports_of_read_only_outputs(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
-    folders = [str(runs.run(outputs, runs.metrics(method))) for method in ("tac", "minmax")]
+    folders = [str(runs.run(outputs, runs.metrics(method), traced=False)) for method in ("tac", "minmax")]
     where, disk = f"runtime.outputs={outputs}", ReadOnly(outputs)
     with listening(disk):
         for command in ("list runs", "list artifacts", "clean --dry-run", "verify"):
             result = dmq(*command.split(), where)
             assert result.code == 0, result.err
         assert dmq("report", folders[0], "--to", str(tmp_path / "page.html")).code == 0
-        assert dmq("compare", *folders, "--to", str(tmp_path / "compared.html")).code == 0
+        assert dmq("compare", *folders).code == 0
         assert disk.refused == []
         refused = dmq("report", folders[0])
     assert (tmp_path / "page.html").stat().st_size > 10_000

@@ -191,11 +191,16 @@ MALFORMED: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), MALFORMED)
-def test_a_malformed_entry_is_one_sentence_or_does_no_harm(key: str, value: Any, tmp_path: Path) -> None:
+def test_a_malformed_entry_is_one_sentence_or_does_no_harm(tmp_path: Path) -> None:
     folders = [runs.run(tmp_path, runs.metrics(method), kept=False) for method in ("tac", "minmax")]
-    altered(folders[0] / "metrics.json", **{key: value})
-    for command in (["report", str(folders[0]), "--to", str(tmp_path / "a.html")], ["compare", *map(str, folders)]):
-        result = dmq(*command)
-        assert "Traceback" not in result.err and result.code in (0, 1, 2)
-        assert result.code == 0 or (result.sentence and str(folders[0]) in result.sentence), result.err
+    file, refused = folders[0] / "metrics.json", 0
+    whole = file.read_bytes()
+    for key, value in MALFORMED:
+        file.write_bytes(whole)
+        altered(file, **{key: value})
+        for command in (["report", str(folders[0]), "--to", str(tmp_path / "a.html")], ["compare", *map(str, folders)]):
+            result = dmq(*command)
+            refused += result.code
+            assert result.code == 0 or str(folders[0]) in result.sentence, (key, value, result.err)
+            assert "Traceback" not in result.err
+    assert refused > 25
