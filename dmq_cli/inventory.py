@@ -6,6 +6,7 @@ Writes nothing, and opens every file once: a folder of thousands of artifacts is
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -61,17 +62,24 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _asked(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """protocol, images, budget and overrides; those of a run from before they were kept are the words of its command."""
-    protocol, budget = config.get("protocol", {}), config.get("budget", {})
+    measured = folder.parent.name == "evaluate"
     found = {
-        "protocol": protocol.get("name", ""),
-        "images": protocol.get("num_images", ""),
-        "budget": budget.get("name", ""),
+        "protocol": config.get("protocol", {}).get("name", "") if measured else "",
+        "images": _count(config.get("seeds")) if measured or folder.parent.name == "sample" else "",
+        "budget": config.get("budget", {}).get("name", ""),
     }
     if "overrides" in config:
         return {**found, "overrides": list(config["overrides"])}
     manifest = folder / "manifest.json"
     command = read_json(manifest).get("command", "") if manifest.is_file() else ""
     return {**found, "overrides": from_command(str(command))}
+
+
+def _count(seeds: Any) -> int | str:
+    """How many images each seed range has; "" for what is no range."""
+    first = seeds[0] if isinstance(seeds, list) and seeds else seeds
+    ends = re.fullmatch(r"(\d+)(?:-(\d+))?", str(first))
+    return "" if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
 
 
 def _measured(found: Mapping[str, Any]) -> dict[str, float]:
