@@ -87,7 +87,7 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     made = Graph(NODES, graph(composed, progress).store, progress)
     sections = with_code({**composed, **settings}, NODES.values())
     node = "train_latent" if "latent" in settings else "train_unet"
-    trained = made.ensure(node, sections)
+    trained = made.store.verify(node, made.ensure(node, sections).name)
     run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", made.key(node, sections), dict(composed))
     places = {"model": _copy(trained / "model", run.path / settings["name"])}
     if "classifier" in settings:
