@@ -259,7 +259,12 @@ def plant_named(
     outputs: Path, number: int, bits: dict[str, Any], overrides: list[str] | None, fd: float | None
 ) -> None:
     folder = plant_run(outputs, f"20260102-{number}", status="done" if fd else "failed: a reason")
-    config = {**NAMED, "bits": bits, "protocol": {"name": "digits", "num_images": 2000}, "budget": {"name": "smoke"}}
+    config: dict[str, Any] = {
+        **NAMED,
+        "bits": bits,
+        "protocol": {"name": "digits", "num_images": 2000},
+        "budget": {"name": "smoke"},
+    }
     config["seeds"] = ["0-39", "40-79"] if number % 2 else "7-46"
     write_json(folder / "config.json", config if overrides is None else {**config, "overrides": overrides})
     command = "dmq evaluate model=tiny method=tac bits=w3a8 correct.ibc=false runtime.threads=1"
