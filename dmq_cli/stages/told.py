@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_object
-
 from dmq_cli.errors import ModelError
 from dmq_cli.models import model_conditions, model_schedule
 from dmq_cli.sampling import Followed, followed
+from dmq_cli.stages.plugins import locate
 
 _TEXTS, _CLASSES = ("StableDiffusionPipeline", 7.5), ("DiTPipeline", 4.0)  # diffusers', and their guidance_scale
 
@@ -17,9 +16,9 @@ _TEXTS, _CLASSES = ("StableDiffusionPipeline", 7.5), ("DiTPipeline", 4.0)  # dif
 def follow(section: Mapping[str, Any], model: Mapping[str, Any], latent: bool) -> Followed | None:
     """The section `sampler` with what the model's scheduler says where it is null; None for a sampler of one's own.
 
-    Raises what `followed` and `load_schedule` raise.
+    Raises what `followed`, `load_schedule` and `locate` raise.
     """
-    kind = get_object(section["_target_"]) if "_target_" in section else None
+    kind = locate("sampler._target_", section["_target_"]).value if "_target_" in section else None
     if not hasattr(kind, "reference"):
         return None
     return followed(kind, section, model_schedule(model), latent)
