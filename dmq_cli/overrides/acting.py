@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from dmq_cli.stages.naming import bits_overrides
+from dmq_cli.stages.naming import LABELS, bits_overrides
 from dmq_cli.store import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # have columns of their own, as have the protocol and the seeds
 _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps")
-_LABELS = re.compile(r".*(^|\.)(name|cite|about|path|extractor_path|reference_path|dinov2_path|clip_path|lpips_path)")
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
@@ -100,7 +99,7 @@ def _composed(source: Source, words: tuple[str, ...]) -> _Plain:
 def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
     """Words for every value that differs both as it is written and as it is resolved: what only follows from another does not."""
     for key in dict.fromkeys([*job.written, *stock.written]):
-        if _LABELS.fullmatch(key) or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
+        if key.rpartition(".")[2] in LABELS or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
             continue
         if key not in job.written:
             yield f"~{key}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from dmq_cli.errors import ConfigError
 from dmq_cli.paths import conf_folder
 
 Shape = Mapping[str, Any]
@@ -70,15 +71,15 @@ def choices(group: str) -> list[str]:
 @cache
 def parameters(target: str) -> tuple[str, ...] | None:
     """What `_target_` takes by name; None if it takes anything, or cannot be asked: whoever makes it says what is wrong."""
-    from hydra.utils import get_object
+    from dmq_cli.stages.plugins import locate
 
     try:
-        found = inspect.signature(get_object(target)).parameters.values()
-    except Exception:
+        taken = inspect.signature(locate(target, target).value).parameters.values()
+    except (ConfigError, TypeError, ValueError):  # the last two: of what has no signature
         return None
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in found):
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken):
         return None
-    return tuple(one.name for one in found)
+    return tuple(parameter.name for parameter in taken)
 
 
 def section_of(group: str, name: str) -> dict[str, Any]:

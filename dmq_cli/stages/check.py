@@ -11,7 +11,8 @@ import torch
 
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.stages.interfaces import check_interfaces
-from dmq_cli.stages.plugins import resolve, targets
+from dmq_cli.stages.plugins import resolve
+from dmq_cli.stages.targets import targets_of
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -22,7 +23,7 @@ def check_types(name: str, section: Mapping[str, Any]) -> None:
     Lists are left to what they are made into (a scheme checks its rules). Raises ConfigError, also for a target at any depth that
     is not there, and for a class that cannot stand where it is named.
     """
-    for key, target in targets(name, section):
+    for key, target in targets_of(section, name):
         resolve(key, target)
     check_interfaces(name, section)
     _check_types(name, section)

@@ -16,16 +16,13 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
+from dmq_cli.stages.naming import LABELS
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
 
 Config = Mapping[str, Any]
 _log = logging.getLogger("dmq")
-
-# Names, places and defaults that other sections have taken up: they do not say what a thing is.
-LABELS = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
-LABELS |= {"dinov2_path", "clip_path", "lpips_path"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LABELS = {"name", "cite", "path", "about", "sampling", "extractor_path", "reference_path"}
+LABELS |= {"dinov2_path", "clip_path", "lpips_path"}
+"""Names, places and defaults that other sections have taken up: they do not say what a thing is."""
+
 _FULL, _EDGE = 32, 8  # bits of full precision, and of both ends of the network where it is quantized
 _MOST = 2  # overrides in a name
 _NAMED = ("weight", "act", "prob", "edge_weight", "edge_act")

@@ -21,9 +21,9 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.stages.sources import own_files, release
+from dmq_cli.stages.targets import targets_of
 from dmq_cli.store import digest, file_sha256
 
-_GETTERS = {f"hydra.utils.get_{kind}" for kind in ("class", "method", "object", "static_method")}
 _MOST_NAMES = 40  # in a sentence
 _STARTED = time.time()
 
@@ -50,25 +50,11 @@ def is_foreign(target: object) -> bool:
     return target is not None and not str(target).startswith("dmq_cli.")
 
 
-def targets(key: str, section: Any) -> Iterator[tuple[str, Any]]:
-    """Every (key, dotted name) below a section that instantiating it would look up."""
-    if isinstance(section, Mapping):
-        if "_target_" in section:
-            yield f"{key}._target_", section["_target_"]
-            if section["_target_"] in _GETTERS and "path" in section:
-                yield f"{key}.path", section["path"]
-        for name, value in section.items():
-            yield from targets(f"{key}.{name}", value)
-    elif isinstance(section, list | tuple):
-        for number, value in enumerate(section):
-            yield from targets(f"{key}.{number}", value)
-
-
 def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
     """The code of these sections that is not dmq's own; nothing for a section without any. Raises what `resolve` raises."""
     found: Code = {}
     for section in sections:
-        for key, target in targets(section, config.get(section)):
+        for key, target in targets_of(config.get(section), section):
             if (code := resolve(key, target).code) is not None:
                 found.setdefault(section, {})[target] = code
     return found

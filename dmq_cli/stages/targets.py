@@ -17,6 +17,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.paths import conf_folder
 
 _NAMED = re.compile(r"""_target_["']?\s*:\s*["']?([\w.]+)""")
+_GETTERS = {f"hydra.utils.get_{kind}" for kind in ("class", "method", "object", "static_method")}
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 
 
@@ -29,16 +30,18 @@ def allowed() -> frozenset[str]:
 
 
 def targets_of(section: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` in mappings and lists at any depth, after the place it stands at."""
+    """(key, dotted name) of all that instantiating a section would look up, in mappings and lists at any depth."""
     children: Iterable[tuple[Any, Any]] = ()
     if isinstance(section, Mapping):
         children = section.items()
         if "_target_" in section:
-            yield place, section["_target_"]
+            yield _at(place, "_target_"), section["_target_"]
+            if section["_target_"] in _GETTERS and "path" in section:
+                yield _at(place, "path"), section["path"]
     elif isinstance(section, list | tuple):
         children = enumerate(section)
     for key, value in children:
-        yield from targets_of(value, f"{place}.{key}" if place else str(key))
+        yield from targets_of(value, _at(place, str(key)))
 
 
 def check_targets(section: Any, names: frozenset[str], place: str = "") -> None:
@@ -49,7 +52,7 @@ def check_targets(section: Any, names: frozenset[str], place: str = "") -> None:
     for where, target in targets_of(section, place):
         if not isinstance(target, str) or target not in names:
             raise ConfigError(
-                f"{_at(where, '_target_')} names {_shown(target)}, which is no class that dmq's own configuration names, so it"
+                f"{where} names {_shown(target)}, which is no class that dmq's own configuration names, so it"
                 " was not run; read its source, and only if you trust it load the run with dmq_cli.load(run, trusted=[its name])."
             )
     for where, text in _strings(section, place):
