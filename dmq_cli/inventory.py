@@ -93,9 +93,8 @@ def numbers(found: Mapping[str, Any]) -> dict[str, float]:
 
     Raises KeyError, TypeError or AttributeError for another content.
     """
-    columns = found["protocol"]["columns"].items()
-    shown = {str(name): found["quantized"][key] for key, name in columns if key in found["quantized"]}
-    shown |= {"PSNR": found["paired"]["psnr"]} if "psnr" in found["paired"] else {}
+    names = {**found["protocol"]["columns"], "psnr": "PSNR"}
+    shown = {str(names[key]): value for key, value in _measured(found).items()}
     if wrong := [name for name, value in shown.items() if type(value) not in (int, float)]:
         raise TypeError(f"{wrong[0]} is no number")
     return shown

@@ -19,13 +19,12 @@ class Draws:
     """Which values of a sample come first, second, ...: drawn by the sample's number in the calibration set."""
 
     def __init__(self) -> None:
-        self._uniform = torch.empty(0, MOST_DRAWN)
+        self._samples = range(0)
         self._places: dict[int, Tensor] = {}
 
     def start(self, first: int, num: int) -> None:
         """The next batch holds samples number first .. first + num - 1."""
-        rows = [torch.rand(MOST_DRAWN, generator=one) for one in generators(range(first, first + num))]
-        self._uniform, self._places = torch.stack(rows), {}
+        self._samples, self._places = range(first, first + num), {}
 
     def places(self, total: int) -> Tensor:
         """Places in 0..total - 1 for each sample of the batch, (B, min(total, MOST_DRAWN)): a part of them is random, too.
@@ -33,13 +32,16 @@ class Draws:
         Each place once where they are few; drawn independently where there are more than MOST_DRAWN.
         """
         if total not in self._places:
-            few = total <= MOST_DRAWN
-            # A product in float32 would not reach every place of a large tensor.
-            drawn = (
-                self._uniform[:, :total].argsort(dim=1, stable=True) if few else (self._uniform.double() * total).long()
-            )
-            self._places[total] = drawn
+            self._places[total] = _drawn(self._samples, total)
         return self._places[total]
+
+
+def _drawn(samples: range, total: int) -> Tensor:
+    uniform = torch.stack([torch.rand(MOST_DRAWN, generator=generator) for generator in generators(samples)])
+    if total <= MOST_DRAWN:
+        return uniform[:, :total].argsort(dim=1, stable=True)
+    # A product in float32 would not reach every place of a large tensor.
+    return (uniform.double() * total).long()
 
 
 class Values:

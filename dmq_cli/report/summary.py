@@ -72,7 +72,7 @@ def _policy(bits: dict[str, int]) -> str:
 
 def _sampled(found: Mapping[str, Any]) -> list[str]:
     """Where the sampler's settings come from, and what has to be said about guidance."""
-    from dmq_cli.stages.told import sampler_line
+    from dmq_cli.stages.sampler_notes import sampler_line
 
     lines = [sampler_line(found["sampler"])] if "sampler" in found else []
     return [*lines, *([found["guidance"]] if "guidance" in found else [])]

@@ -13,8 +13,8 @@ from dmq_cli.stages.check import check_types
 from dmq_cli.stages.interfaces import check_made
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
+from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
-from dmq_cli.stages.told import sampler_section
 from dmq_cli.wrap import Attached, deployable, extra_state, load_extra_state, policy, state
 
 _SECTIONS = ("transform", "scheme", "policy", "correct", "sampler", "calib_sampler")

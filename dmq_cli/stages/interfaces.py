@@ -86,13 +86,8 @@ def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
     for key, place, part in _parts(name, axis, section):
         value = resolve(f"{key}._target_", part["_target_"]).value
         if isinstance(value, type) and not hasattr(value, "__getattr__"):
-            _refuse(
-                key,
-                place,
-                part,
-                [one for one in INTERFACES[place] if "(" in one and not _offers(value, one, True)],
-                value,
-            )
+            methods = [member for member in INTERFACES[place] if "(" in member]
+            _refuse(key, place, part, [member for member in methods if not _offers(value, member, True)], value)
 
 
 def check_made(name: str, section: Mapping[str, Any], made: Any) -> None:
@@ -123,18 +118,19 @@ def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[st
     yield key, axis, section
     if is_foreign(section["_target_"]):
         return
-    for name, value in section.items():
-        below = (
-            value.items()
-            if name == "passes" and isinstance(value, Mapping)
-            else enumerate(value)
-            if isinstance(value, list)
-            else ()
-        )
-        each = [(f"{key}.{name}.{one}", part) for one, part in below] or [(f"{key}.{name}", value)]
-        for path, part in each:
-            if name in _INSIDE and isinstance(part, Mapping) and "_target_" in part:
+    for name in (name for name in section if name in _INSIDE):
+        for path, part in _below(f"{key}.{name}", name, section[name]):
+            if isinstance(part, Mapping) and "_target_" in part:
                 yield from _parts(path, _INSIDE[name], part)
+
+
+def _below(key: str, name: str, value: Any) -> list[tuple[str, Any]]:
+    """(key, value) of what a parameter holds: each of a list, each of the named passes, or the one value itself."""
+    if isinstance(value, list):
+        return [(f"{key}.{number}", part) for number, part in enumerate(value)]
+    if name == "passes" and isinstance(value, Mapping):
+        return [(f"{key}.{one}", part) for one, part in value.items()]
+    return [(key, value)]
 
 
 def _check(key: str, place: str, part: Mapping[str, Any], made: Any) -> None:

@@ -12,7 +12,7 @@ from dmq_cli.stages import build
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.told import sampled_how
+from dmq_cli.stages.sampler_notes import sampled_how
 from dmq_cli.stages.verbs import graph, targets
 
 _PROBE = 32  # samples in the forward pass that the estimate rests on

@@ -28,8 +28,8 @@ from dmq_cli.stages.interfaces import check_made, check_scheduler
 from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.reference import reference_identity
+from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
-from dmq_cli.stages.told import sampler_section
 from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")

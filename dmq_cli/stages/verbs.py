@@ -18,7 +18,7 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.told import sampled_how, sampler_line
+from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")

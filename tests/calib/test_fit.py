@@ -12,7 +12,7 @@ from dmq_cli.wrap import Attached, Rule, bake, state
 from tests.tiny import TIMESTEPS, batches, data, network, one_sentence, scheme, wrapped
 
 PER_STEP = Rule("*.input", scale=PerStepScale())
-SEARCHED = Rule("*.input", bits=4, ranges=LpSearch())
+SEARCHED = Rule("resnet.conv*.input", bits=4, ranges=LpSearch())
 
 
 def table(quantizer: TensorQuantizer) -> tuple[Tensor, Tensor]:

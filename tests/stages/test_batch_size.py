@@ -19,7 +19,7 @@ from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore
 from dmq_cli.store.tensors import load_tensors
-from tests.chain import FEW, QUICK, STEPS, tiny_folder
+from tests.chain import FEW, QUICK, STEPS
 from tests.stages.test_golden import in_float64
 from tests.test_conf import METHODS, composed
 
@@ -29,19 +29,14 @@ FAST = ("ptq4dm", "tac")  # a search; learning and a correction
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("outputs")
 
 
 @cache
-def prepared(method: str, model: Path) -> dict[str, Any]:
+def prepared(method: str, small: Path) -> dict[str, Any]:
     """A tiny run of a method at four bits, with ROWS calibration samples."""
-    words = [f"method={method}", "model=folder", "model.name=tiny", f"model.path={model}", *FEW, *QUICK, "bits=w4a4"]
+    words = [f"method={method}", "model=folder", "model.name=tiny", f"model.path={small}", *FEW, *QUICK, "bits=w4a4"]
     whole = composed(*words, "budget.num_samples=8")
     calib = whole["calib"]
     calib["seeds"] = f"1000000-{1000000 + (ROWS if 'num_steps' not in calib else ROWS // STEPS) - 1}"
@@ -71,14 +66,14 @@ def differing(whole: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m in FAST else pytest.mark.slow) for m in METHODS])
-def test_no_statistic_search_or_learning_depends_on_the_batch_size(method: str, model: Path, outputs: Path) -> None:
-    whole, *others = (made(prepared(method, model), outputs, size) for size in SIZES)
+def test_no_statistic_search_or_learning_depends_on_the_batch_size(method: str, small: Path, outputs: Path) -> None:
+    whole, *others = (made(prepared(method, small), outputs, size) for size in SIZES)
     assert len(whole["calibset/timestep/data"]) == ROWS and len(whole) > 100
     assert [differing(whole, other) for other in others] == [[], []]
 
 
-def test_ranges_that_are_searched_are_of_another_version(model: Path) -> None:
+def test_ranges_that_are_searched_are_of_another_version(small: Path) -> None:
     """What was made when the values that a search sees depended on the batch size is not taken from a cache."""
-    versions = {m: NODES["calibrate"].version_for(prepared(m, model)) for m in ("minmax", "ptq4dm", "tac", "tfmq")}
+    versions = {m: NODES["calibrate"].version_for(prepared(m, small)) for m in ("minmax", "ptq4dm", "tac", "tfmq")}
     assert versions == {"minmax": 1, "ptq4dm": 2, "tac": 1, "tfmq": 1}
-    assert NODES["reconstruct"].version_for(prepared("ptq4dm", model)) == NODES["reconstruct"].version
+    assert NODES["reconstruct"].version_for(prepared("ptq4dm", small)) == NODES["reconstruct"].version
