@@ -66,7 +66,13 @@ def loaded(model: Mapping[str, Any]) -> Adapter:
     """The network of a configuration, in float64."""
     found = model_adapter(model)
     found.model.double()
+    found.model.register_forward_pre_hook(_as_float64)
     return found
+
+
+def _as_float64(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Stored sets are float32; QuEST's fine-tuning calls the network with them as they are."""
+    return tuple(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
 
 def tensors(artifact: Path) -> Iterator[tuple[str, Tensor]]:
