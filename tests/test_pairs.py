@@ -1,10 +1,14 @@
-"""Every two choices of different groups work together, on a tiny model: 820 pairs in 116 combinations, none refused."""
+"""Every two choices of different groups work together, on a tiny model: 820 pairs in 116 combinations, none refused.
+
+Every second combination of a reconstruction is a slow test.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -58,6 +62,12 @@ def covering(groups: dict[str, list[str]]) -> list[Row]:
     return rows
 
 
+@cache
+def combinations() -> list[Row]:
+    """Those of all choices there are, found once by a process."""
+    return covering({group: choices(group) for group in GROUPS})
+
+
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The configuration of every choice of every group, and under "" what they have in common."""
@@ -77,7 +87,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_combinations_cover_every_pair() -> None:
     groups = {group: choices(group) for group in GROUPS}
-    rows = covering(groups)
+    rows = combinations()
     covered = set().union(*map(pairs, rows))
     sizes = [len(found) for found in groups.values()]
     assert sizes == [11, 10, 9, 7, 5, 3] and len(covered) == sum(a * b for a, b in itertools.combinations(sizes, 2))
@@ -95,8 +105,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 
 def part_of(recon: str, part: int) -> list[Row]:
     """Every second combination of a reconstruction, from the first (part 0) or the second (part 1)."""
-    rows = covering({group: choices(group) for group in GROUPS})
-    return [row for row in rows if row["recon"] == recon][part::2]
+    return [row for row in combinations() if row["recon"] == recon][part::2]
 
 
 def test_the_two_parts_are_all_combinations() -> None:
