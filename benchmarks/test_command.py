@@ -18,7 +18,7 @@ RUN = ("method=tac", "bits=w3a8", "budget=smoke")  # a cell of `make demo`, whic
 
 
 def dmq(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dmq_cli.cli", *words]
+    command = [sys.executable, "-m", "dmq_cli.cli.app", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
 

@@ -73,7 +73,7 @@ def tiny_folder(path: Path, **changes: Any) -> Path:
 
 def dmq(*words: str) -> Result:
     """Run the command in this process."""
-    from dmq_cli.cli import main
+    from dmq_cli.cli.app import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with _untouched(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -91,7 +91,7 @@ def words(verb: str, model: Path, outputs: Path, *more: str) -> list[str]:
 
 def spawn(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
     """The command in a process of its own, output captured."""
-    command = [sys.executable, "-m", "dmq_cli.cli", *arguments]
+    command = [sys.executable, "-m", "dmq_cli.cli.app", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes, **options)  # type: ignore[call-overload, no-any-return]

@@ -185,19 +185,19 @@ def test_outputs_that_is_no_folder(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_page_that_cannot_be_written(target: str, part: str, tmp_path: Path) -> None:
-    from dmq_cli.guard import told
-    from dmq_cli.report.readme import write
+    from dmq_cli.sentences import told
+    from dmq_cli.store.files import write_text
 
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:
-        write(tmp_path / target, "text")
+        write_text(tmp_path / target, "text")
     assert (found := told(caught.value)) is not None
     assert found[1] == 1 and part.format(tmp_path) in found[0]
 
 
 def test_a_file_that_lacks_is_a_bug_but_a_folder_that_lacks_is_not(tmp_path: Path) -> None:
-    from dmq_cli.guard import told
+    from dmq_cli.sentences import told
 
     for bug in (FileNotFoundError(errno.ENOENT, "No", str(tmp_path / "gone")), FileExistsError("no file named")):
         assert told(bug) is None

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 
 import dmq_cli
-from dmq_cli.cli import main
+from dmq_cli.cli.app import main
 from dmq_cli.overrides import as_hydra
 from dmq_cli.paths import conf_folder
 from tests.chain import IMAGES, QUICK, STEPS, artifacts, counting, dmq, tiny_folder, words
@@ -251,7 +251,7 @@ def test_a_list_of_something_else() -> None:
 
 def test_listing_needs_no_torch() -> None:
     code = (
-        "import sys; from dmq_cli.cli import main\n"
+        "import sys; from dmq_cli.cli.app import main\n"
         "try: main(['list', 'methods'])\n"
         "except SystemExit as end: print('exit', end.code, sorted({'torch', 'hydra', 'diffusers'} & set(sys.modules)))"
     )

@@ -19,8 +19,8 @@ from dmq_cli import papers
 from dmq_cli.errors import ConfigError
 from dmq_cli.overrides.shape import unread
 from dmq_cli.paths import PACKAGE, conf_folder
-from dmq_cli.stages.check import check_runtime, check_types
 from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages.validate import check_runtime, check_types
 
 CONF = conf_folder()
 BITS = ["fp", "w2a8", "w3a3", "w3a6", "w3a8", "w4a32", "w4a4", "w4a6", "w4a8", "w6a6", "w8a4", "w8a5", "w8a6"]
@@ -223,7 +223,7 @@ def test_tables_sweep_and_keep_their_cells() -> None:
 
 def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     from dmq_cli.stages.build import make
-    from dmq_cli.stages.prepare import check_seeds
+    from dmq_cli.stages.validate import check_seeds
 
     tables = [composed(f"table={table}") for table in choices("table") if table not in papers.names()]
     methods = [composed(f"method={method}") for method in choices("method")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmq_cli import catalog
+from dmq_cli import choices
 from dmq_cli.models import folder_sha256, identified
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.paths import PACKAGE, resolve
@@ -26,7 +26,7 @@ def test_a_line_for_everything(tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     names = [(kind, name) for kind, name, *_ in map(str.split, lines)]
-    assert [name for kind, name in names if kind == "model"] == catalog.names("model")
+    assert [name for kind, name in names if kind == "model"] == choices.names("model")
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
     (clip,) = [line for line in lines if line.startswith("extractor") and " clip " in line]
     assert "missing" in clip and "copy openai/clip-vit-large-patch14" in clip and "protocol.clip_path" in clip
@@ -94,12 +94,12 @@ def test_words_it_does_not_know(words: list[str], part: str) -> None:
 
 
 def test_only_the_hash_of_a_model_is_in_keys_and_the_seed_of_random_weights() -> None:
-    given = catalog.model("ddim_digits")
+    given = choices.model("ddim_digits")
     expected = {"sha256": folder_sha256(resolve(given["path"]))}
     assert identity(identified(given)) == expected, "what earlier versions keyed"
     more = {"latent": False, "expects": {"in_channels": 1}, "weights": "file", "seed": 3, "scaling_factor": 2.0}
     assert identity(identified({**given, **more})) == expected
-    random = identity(identified({**catalog.model("ddim_cifar10"), "weights": "random", "seed": 3}))
+    random = identity(identified({**choices.model("ddim_cifar10"), "weights": "random", "seed": 3}))
     assert set(random) == {"sha256", "weights", "seed"}
 
 
@@ -128,4 +128,4 @@ def test_random_weights_are_declared_in_everything_they_make(tmp_path: Path, mon
 def test_every_model_is_in_the_readme() -> None:
     rows = [line.split("|")[1].strip() for line in README.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
     named = {name for row in rows for name in row.split(", ")}
-    assert [name for name in catalog.names("model") if name not in named] == []
+    assert [name for name in choices.names("model") if name not in named] == []

@@ -13,8 +13,9 @@ from unittest.mock import patch
 import pytest
 
 from dmq_cli.errors import DmqError
+from dmq_cli.results.images import load_images
+from dmq_cli.results.record import ASKED
 from dmq_cli.stages.graph import Graph
-from dmq_cli.stages.images import ASKED, load_images
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress

@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import pytest
 
-from dmq_cli.catalog import names
-from dmq_cli.commands.clean import seconds, unneeded
+from dmq_cli.choices import names
+from dmq_cli.cli.commands.clean import seconds, unneeded
 from dmq_cli.errors import ArtifactError, ConfigError
-from dmq_cli.inventory import STAGES, TRAINED, artifacts, runs
+from dmq_cli.results.inventory import STAGES, TRAINED, artifacts, runs
 from dmq_cli.store import create_run, write_json
 from dmq_cli.store.integrity import record_files
 from tests.chain import Result, dmq

@@ -119,8 +119,8 @@ def test_a_reference_of_linked_classes_is_that_of_the_same_files(made: Path) -> 
 
 
 def test_counts_and_sizes_are_looked_at_before_images(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmq_cli.metrics.npz.read_batches", lambda *_: pytest.fail("images were read"))
-    monkeypatch.setattr("dmq_cli.metrics.image_files.decoded", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("dmq_cli.metrics.reading.npz.read_batches", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("dmq_cli.metrics.reading.image_files.decoded", lambda *_: pytest.fail("images were read"))
     np.savez(made / "wide.npz", arr_0=np.zeros((COUNT, 32, 32, 3), np.uint8))
     for what, few, part in (
         ("d", FEW[1:2], "exactly 2000 images, but 40"),
@@ -134,7 +134,7 @@ def test_counts_and_sizes_are_looked_at_before_images(made: Path, monkeypatch: p
 
 
 def test_what_a_strangers_record_says_does_not_steer_the_terminal(made: Path) -> None:
-    from dmq_cli.metrics.reference_own import save_reference
+    from dmq_cli.metrics.references.own import save_reference
 
     tensors = {"mu.features": torch.zeros(2), "sigma.features": torch.eye(2), "features": torch.zeros(9, 2)}
     record = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dmq_cli import report
-from dmq_cli.report.noise import Measured, alike, inside_noise, measured, over_full
+from dmq_cli.results.noise import Measured, alike, inside_noise, measured, over_full
 from tests.test_report import cell, fill
 
 

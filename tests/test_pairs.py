@@ -15,8 +15,8 @@ from unittest.mock import patch
 import pytest
 
 from dmq_cli.errors import DmqError
+from dmq_cli.results.images import load_images
 from dmq_cli.stages.graph import Graph
-from dmq_cli.stages.images import load_images
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress

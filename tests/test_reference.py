@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmq_cli import catalog
+from dmq_cli import choices
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics import Protocol, extractor_sha256, fidelity
 from dmq_cli.stages import build, nodes
+from dmq_cli.stages.find_reference import find_reference, real_images
 from dmq_cli.stages.graph import Task
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.reference import find_reference, real_images
 from dmq_cli.store import read_json
 from dmq_cli.zoo.digits import digit_images
 from tests.chain import counting, dmq, tiny_folder, words
@@ -37,19 +37,19 @@ def small(folder: Path) -> Path:
 
 
 def test_the_embedded_reference_and_protocol_keep_their_names(tmp_path: Path) -> None:
-    plan: Protocol = build.make(catalog.protocol("digits"))
+    plan: Protocol = build.make(choices.protocol("digits"))
     found = find_reference(plan, tmp_path)
     assert found.sha256 == DIGITS
     assert plan.record(found.sha256, extractor_sha256(plan))["hash"] == "abad2ad904322c33"
     assert real_images(plan, tmp_path).shape == (1797, 16, 16, 1)
-    latent: Protocol = build.make(catalog.protocol("digits_latent"))
+    latent: Protocol = build.make(choices.protocol("digits_latent"))
     assert real_images(latent, tmp_path).shape == (1797, 32, 32, 1)
 
 
 def evaluated(folder: Path, reference: str) -> Any:
     """numbers.json of the stage evaluate_fp on 60 real digits."""
     section = {
-        **catalog.protocol("digits"),
+        **choices.protocol("digits"),
         "reference": reference,
         "num_images": 60,
         "splits": 1,
@@ -184,7 +184,7 @@ def test_samples_of_others_are_measured(tmp_path: Path) -> None:
 
 def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> None:
     first = digit_images(32)[1][:50]
-    np.savez(tmp_path / "real.npz", arr_0=real_images(build.make(catalog.protocol("digits_latent")), tmp_path)[:100])
+    np.savez(tmp_path / "real.npz", arr_0=real_images(build.make(choices.protocol("digits_latent")), tmp_path)[:100])
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a photo of a {digit}\n" for digit in first.tolist()), encoding="utf-8")
     command = ["measure", str(tmp_path / "real.npz"), "--protocol", "digits_latent", "protocol.num_images=100"]

@@ -47,9 +47,9 @@ def test_an_unpacked_wheel_runs_from_its_own_conf(wheel: Path, tmp_path: Path) -
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     code = (
-        "import dmq_cli.cli; from dmq_cli.paths import conf_folder, resolve\n"
+        "import dmq_cli.cli.app; from dmq_cli.paths import conf_folder, resolve\n"
         "print(conf_folder()); print(resolve('package:zoo/weights/digits_cnn/model.safetensors').is_file())\n"
-        "dmq_cli.cli.main(['evaluate', 'method=tac', '--cfg', 'job'])"
+        "dmq_cli.cli.app.main(['evaluate', 'method=tac', '--cfg', 'job'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-c", code]

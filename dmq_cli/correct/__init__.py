@@ -1,9 +1,8 @@
 """Corrections at sampling time, on top of a quantized network."""
 
 from dmq_cli.correct.base import NoCorrection
-from dmq_cli.correct.denoiser import CorrectedDenoiser
-from dmq_cli.correct.gain import solve_gain
+from dmq_cli.correct.corrected import CorrectedDenoiser
 from dmq_cli.correct.ptqd import Ptqd, PtqdCorrection
-from dmq_cli.correct.tac import Tac, TacCorrection
+from dmq_cli.correct.tac import Tac, TacCorrection, solve_gain
 
 __all__ = ["CorrectedDenoiser", "NoCorrection", "Ptqd", "PtqdCorrection", "Tac", "TacCorrection", "solve_gain"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.reference import Statistics
+from dmq_cli.metrics.references.reference import Statistics
 
 LARGEST = 8192
 """More features than any extractor gives; the eigenvalues of larger matrices would take for ever."""

@@ -26,7 +26,7 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.agreement import agreement
 from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.protocol import Protocol
-from dmq_cli.metrics.reference import Features, Reference, frechet
+from dmq_cli.metrics.references.reference import Features, Reference, frechet
 
 _Metric = Callable[[Features, Reference, Protocol], dict[str, float]]
 

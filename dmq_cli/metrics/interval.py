@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dmq_cli.metrics.frechet import FrechetTo
 from dmq_cli.metrics.protocol import Protocol
-from dmq_cli.metrics.reference import Reference
+from dmq_cli.metrics.references.reference import Reference
 
 Interval = list[float]
 """[low, high]."""

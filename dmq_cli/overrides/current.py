@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmq_cli.guard import told
-from dmq_cli.overrides.acting import Source, acting, from_words
+from dmq_cli.results.acting import Source, acting, from_words
+from dmq_cli.sentences import told
 
 _HOW = ("stage=", "retry=")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.paths import conf_folder
+from dmq_cli.results.sweeps import Records
 from dmq_cli.store.recorded import check_recorded, read_object
-from dmq_cli.sweep.records import Records
 
 Cell = dict[str, Any]  # what metrics.json holds
 
@@ -96,7 +96,7 @@ def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
 
     wanted: as composed; recorded: as prepared, with what preparing leaves out at its default left out.
     """
-    from dmq_cli.stages.naming import bits_name
+    from dmq_cli.results.naming import bits_name
 
     named = wanted["method"]["name"] == recorded["method"]["name"]
     named = named and bits_name(wanted["bits"]) == bits_name(recorded["bits"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from dmq_cli.papers.numbers import Number, told_apart
 from dmq_cli.papers.transcript import PaperTable, Row
-from dmq_cli.report.noise import Measured
+from dmq_cli.results.noise import Measured
 
 Look = Callable[[Row, str], "Number | None"]
 """The measured number of a row in a column, by its heading."""

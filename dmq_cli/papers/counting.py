@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.papers.cells import configured
-from dmq_cli.papers.plan import setting
+from dmq_cli.papers.runnable import setting
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.store import read_json, write_json
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmq_cli.papers.cells import Cell
-from dmq_cli.report.noise import Measured, inside_noise
-from dmq_cli.report.noise import measured as measured_number
+from dmq_cli.results.noise import Measured, inside_noise
+from dmq_cli.results.noise import measured as measured_number
 
 _DIGITS = {"lpips": 3, "ssim": 3}
 _TWINS = {"quantized": "fp"}  # where the number of full precision stands

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.papers.plan import folder_name
+from dmq_cli.papers.runnable import folder_name
 from dmq_cli.papers.transcript import names
-from dmq_cli.report.readme import write
 from dmq_cli.store import read_json
+from dmq_cli.store.files import write_text
 
 _STATES = ("measured", "not run", "needs weights", "needs GPU", "not available")
 _HEAD = """# The papers' tables
@@ -31,7 +31,7 @@ def overview(outputs: Path) -> str:
             heads = ["table", "title", *_STATES, "claims"]
             blocks.append(f"## {title}\n\n" + "\n".join(map(_line, [heads, ["---"] * len(heads), *rows])) + "\n")
     text = "\n".join(blocks)
-    write(tables / "README.md", text)
+    write_text(tables / "README.md", text)
     return text
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dmq_cli import catalog
+from dmq_cli import choices
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, nearest
 from dmq_cli.paths import conf_folder
 
@@ -104,7 +104,7 @@ def _cells_folder() -> Path:
 
 
 def _section(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = catalog.table(name)
+    found: dict[str, Any] = choices.table(name)
     return found
 
 

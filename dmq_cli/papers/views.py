@@ -12,12 +12,12 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.papers import claims, counting, traces
 from dmq_cli.papers.cells import Cell, cell_of, configured, failure, full_precision
 from dmq_cli.papers.numbers import Number, measured
-from dmq_cli.papers.plan import blocked, folder_name, job
+from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
-from dmq_cli.report.apart import Pairs
-from dmq_cli.report.noise import Measured
+from dmq_cli.results.noise import Measured
+from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.sweeps import Records
 from dmq_cli.store import digest
-from dmq_cli.sweep.records import Records
 
 MEASURED, NOT_RUN = "measured", "not run"
 LEARNED_ONCE = (

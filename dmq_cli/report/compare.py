@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.report.apart import Pairs
 from dmq_cli.report.html import render
-from dmq_cli.report.noise import alike, measured
-from dmq_cli.report.readme import write
-from dmq_cli.report.result import Result, flatten, labels
 from dmq_cli.report.result_table import by_protocol, caption, columns_of
 from dmq_cli.report.sections import images
-from dmq_cli.report.verdict import UNITS, difference, shown, verdict
+from dmq_cli.results.noise import alike, measured
+from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.runs import Result, flatten, labels
+from dmq_cli.results.verdict import UNITS, difference, shown, verdict
+from dmq_cli.store.files import write_text
 
 ABSENT = "—"
 _HOW = ("environment", "runtime", "table")  # where and for what it ran: in no key, numbers do not rest on it
@@ -111,7 +111,7 @@ def as_text(found: Comparison) -> str:
 
 def write_comparison(found: Comparison, file: Path) -> None:
     """A self-contained HTML page, with the images side by side."""
-    write(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
+    write_text(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
 
 
 def cell_text(number: Number, label: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.stages.naming import with_overrides
+from dmq_cli.results.naming import with_overrides
 
 _KINDS = {"": "own bits", "_flat": "papers' count", "_fp": "full precision"}
 _PARTS = {

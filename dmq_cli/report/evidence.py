@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from dmq_cli.report.result import Result
-from dmq_cli.stages.images import load_images
-from dmq_cli.stages.trace import Trace, load_trace
+from dmq_cli.results.images import load_images
+from dmq_cli.results.runs import Result
+from dmq_cli.results.trace import Trace, load_trace
 from dmq_cli.store import read_json
 from dmq_cli.store.tensors import load_tensors
 

@@ -12,13 +12,13 @@ import jinja2
 
 import dmq_cli
 from dmq_cli.report.figures.style import Kind, looks
-from dmq_cli.report.readme import write
-from dmq_cli.report.result import Result, flatten, labels
 from dmq_cli.report.result_table import SECONDS, Cost, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
-from dmq_cli.stages.naming import few
+from dmq_cli.results.naming import few
+from dmq_cli.results.runs import Result, flatten, labels
 from dmq_cli.store import digest
+from dmq_cli.store.files import write_text
 
 MOST_DRAWN = 6
 _NOTE = (
@@ -51,7 +51,7 @@ class Page:
 def write_report(results: Sequence[Result], file: Path) -> Page:
     """Write the page about these runs, aside and renamed, and return what it shows. Raises ArtifactCorruptError, DiskError."""
     page = page_of(results)
-    write(file, render("report.html.j2", page=page))
+    write_text(file, render("report.html.j2", page=page))
     return page
 
 

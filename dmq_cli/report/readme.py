@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.report.tables import order, own_overrides, read_cells, table, telling_bits, varied
-from dmq_cli.stages.naming import with_overrides
-from dmq_cli.store.files import aside, write_text
+from dmq_cli.results.naming import with_overrides
+from dmq_cli.store.files import aside
 
 _PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
 _MOST_ROWS = 12  # of a picture that shows every cell
@@ -20,7 +20,7 @@ def picture(folder: Path) -> Path | None:
     Of more than 12 cells, only those at the bits where the methods' distances differ most.
     Not for a table over settings of one method, whose rows look alike.
     """
-    from dmq_cli.stages.images import grid, load_images
+    from dmq_cli.results.images import grid, load_images
 
     rows: dict[str, Any] = {}
     artifacts = folder.parents[1] / "artifacts"
@@ -51,8 +51,3 @@ def fill(text: str, tables: Path) -> str:
         return f"{head}\n{table(tables / match['name'], match['bits'])}\n<!-- end of table -->"
 
     return _PLACE.sub(generated, text)
-
-
-def write(file: Path, text: str) -> None:
-    """Write a text file aside and rename it."""
-    write_text(file, text)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmq_cli.report.noise import Measured, measured, over_full
-from dmq_cli.report.result import Result, flatten
 from dmq_cli.report.tables import _STAGES as STAGES
 from dmq_cli.report.tables import headings, is_random, order
-from dmq_cli.report.verdict import LOWER_IS_BETTER, NAMES, UNITS, difference, shown, spread, verdict
+from dmq_cli.results.noise import Measured, measured, over_full
+from dmq_cli.results.runs import Result, flatten
+from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, UNITS, difference, shown, spread, verdict
 from dmq_cli.store import digest
 
 _SAMPLED_IN = ("model", "weights", "seeds", "fp_seeds")

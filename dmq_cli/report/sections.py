@@ -12,11 +12,11 @@ from dmq_cli.report import evidence
 from dmq_cli.report.evidence import Found, gather
 from dmq_cli.report.figures import activations, blocks, learning, lines, pictures, tradeoff
 from dmq_cli.report.figures.style import Look
-from dmq_cli.report.noise import measured
-from dmq_cli.report.result import Result
-from dmq_cli.report.verdict import LOWER_IS_BETTER
 from dmq_cli.report.widths import input_bits
-from dmq_cli.stages.trace import Trace
+from dmq_cli.results.noise import measured
+from dmq_cli.results.runs import Result
+from dmq_cli.results.trace import Trace
+from dmq_cli.results.verdict import LOWER_IS_BETTER
 from dmq_cli.store import digest
 
 Runs = Mapping[str, Result]

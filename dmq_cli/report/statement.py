@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dmq_cli.report.noise import measured, over_full
-from dmq_cli.report.result import Result
 from dmq_cli.report.tables import is_random
-from dmq_cli.report.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
+from dmq_cli.results.noise import measured, over_full
+from dmq_cli.results.runs import Result
+from dmq_cli.results.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
 
 _JUDGED = {
     "inside the noise": ", a difference{} inside the noise of the measurement",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.noise import over_full
 from dmq_cli.report.tables import DISTANCES, columns, is_random, number
-from dmq_cli.stages.naming import with_overrides
+from dmq_cli.results.naming import with_overrides
+from dmq_cli.results.noise import over_full
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.overrides.acting import differing, overrides_of
-from dmq_cli.report.noise import over_full
-from dmq_cli.stages.naming import bits_of
+from dmq_cli.results.acting import differing, overrides_of
+from dmq_cli.results.naming import bits_of
+from dmq_cli.results.noise import over_full
 from dmq_cli.store import read_json
 
 Cell = dict[str, Any]  # what metrics.json holds

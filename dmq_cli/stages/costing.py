@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.metrics import flat_bops, flat_bytes, network_cost, product_macs, stored_bytes
+from dmq_cli.diagnose import flat_bops, flat_bytes, network_cost, product_macs, stored_bytes
 from dmq_cli.models import Adapter, countable, model_shapes
+from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
-from dmq_cli.stages.check import check_types
 from dmq_cli.stages.interfaces import check_made
-from dmq_cli.stages.naming import bits_name
-from dmq_cli.stages.prepare import calib_sampler, check_scale, correction
+from dmq_cli.stages.prepare import calib_sampler, correction
 from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
+from dmq_cli.stages.validate import check_scale, check_types
 from dmq_cli.wrap import Attached, deployable, extra_state, load_extra_state, policy, state
 
 _SECTIONS = ("transform", "scheme", "policy", "correct", "sampler", "calib_sampler")

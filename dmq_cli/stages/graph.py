@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
-from dmq_cli.stages.naming import LABELS
+from dmq_cli.results.naming import LABELS
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json

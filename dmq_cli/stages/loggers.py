@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.stages import build
-from dmq_cli.stages.check import check_types
 from dmq_cli.stages.interfaces import check_made
+from dmq_cli.stages.validate import check_types
 
 _log = logging.getLogger("dmq")
 SAMPLES = "samples.png"

@@ -14,12 +14,12 @@ from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics import Protocol, extract, extractor_sha256, further_sha256, judged, measure, with_features
 from dmq_cli.metrics.extractors import check_readable
 from dmq_cli.metrics.fidelity import check_images
-from dmq_cli.metrics.image_files import Framing, ImageSource
-from dmq_cli.metrics.look import Pixels
-from dmq_cli.metrics.order import line_numbers
 from dmq_cli.metrics.protocol import RESULTS
-from dmq_cli.stages.images import ASKED
-from dmq_cli.stages.reference import OUTPUTS, find_reference, found_images
+from dmq_cli.metrics.reading.image_files import Framing, ImageSource
+from dmq_cli.metrics.reading.look import Pixels
+from dmq_cli.metrics.reading.order import line_numbers
+from dmq_cli.results.record import ASKED
+from dmq_cli.stages.find_reference import OUTPUTS, find_reference, found_images
 from dmq_cli.store import read_json
 
 _log = logging.getLogger("dmq")

@@ -15,19 +15,17 @@ from torch import Tensor
 
 from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
+from dmq_cli.results.images import load_images, save_images, write_chunk
+from dmq_cli.results.record import ASKED, INFLUENCE
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
-from dmq_cli.stages.combine import searches_activations
 from dmq_cli.stages.graph import Config, Node, Task
-from dmq_cli.stages.images import ASKED, load_images, save_images, write_chunk
 from dmq_cli.stages.measuring import judge
-from dmq_cli.stages.trace import trace
+from dmq_cli.stages.tracing import trace
+from dmq_cli.stages.validate import searches_activations
 from dmq_cli.store import canonical, read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.transform import NoTransform
-
-INFLUENCE = "influence.safetensors"
-"""The influence (N,) of every image on each distance, in the order of the seeds; on a mean over images, its own value."""
 
 
 def sample_fp(task: Task) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.errors import ConfigError, SeedError, nearest
+from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256, further_sha256
 from dmq_cli.metrics.extractors import check_readable
 from dmq_cli.models import (
-    Conditions,
     Numerics,
     identified,
     image_shape,
@@ -19,17 +17,27 @@ from dmq_cli.models import (
     model_schedule,
 )
 from dmq_cli.paths import resolve
-from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
+from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
-from dmq_cli.stages.check import check_choices, check_runtime, check_types
-from dmq_cli.stages.combine import check_combination, check_steps, check_strategy
+from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
 from dmq_cli.stages.interfaces import check_made, check_scheduler
-from dmq_cli.stages.naming import bits_name
 from dmq_cli.stages.nodes import NODES
-from dmq_cli.stages.reference import reference_identity
 from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
+from dmq_cli.stages.validate import (
+    check_choices,
+    check_combination,
+    check_counts,
+    check_guidance,
+    check_runtime,
+    check_seeds,
+    check_steps,
+    check_strategy,
+    check_tabulated,
+    check_trace,
+    check_types,
+)
 from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
@@ -106,23 +114,6 @@ def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:
     return {"cond": {"guidance": cond["guidance"], "classes": cond["classes"], **sha256, "path": cond["prompts"]}}
 
 
-def check_guidance(scale: Any, conditions: Conditions | None) -> None:
-    """Raise ConfigError for a scale that is no number, or for guidance of a model that is told nothing."""
-    check_scale(scale, conditions is not None)
-    if scale is not None and conditions is not None:
-        conditions.none()
-
-
-def check_scale(scale: Any, conditional: bool) -> None:
-    """check_guidance without the conditions themselves. conditional: whether the model is told something."""
-    if scale is None:
-        return
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 <= scale < math.inf:
-        raise ConfigError(f"cond.guidance={scale} is not possible; give a number, at least 0, or null for none.")
-    if not conditional:
-        raise ConfigError(f"cond.guidance={scale} was given, but this model is unconditional; leave it at null.")
-
-
 def correction(section: Mapping[str, Any], cond: Mapping[str, Any] | None) -> dict[str, Any]:
     """The section `correct`; without guidance it has no target, and a given one is refused with a ConfigError."""
     if cond is not None and cond["guidance"] is not None:
@@ -151,50 +142,3 @@ def measured_with(protocol: Protocol, outputs: str) -> dict[str, str | None]:
     """
     reference = reference_identity(protocol, outputs)
     return {"extractor": extractor_sha256(protocol), "reference": reference, **further_sha256(protocol)}
-
-
-def check_tabulated(config: Mapping[str, Any], protocol: Protocol) -> None:
-    """A protocol for trying things out has no place in a table. Raises ConfigError."""
-    if config.get("table") and config["table"]["name"] is not None and not protocol.tabulated:
-        raise ConfigError(
-            f"The table {config['table']['name']} was asked to hold numbers of protocol={protocol.name}, which is for trying"
-            " things out and never tabulated; choose another protocol, or leave table out."
-        )
-
-
-def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:
-    """Every range that is measured must have the protocol's number of images. Raises SeedError."""
-    for key, ranges in _measured(config).items():
-        if len(ranges[0]) != protocol.num_images:  # parse_ranges made sure that they are equal
-            raise SeedError(
-                f"{key}={show(ranges[0])} gives {len(ranges[0])} images, but the protocol {protocol.name} measures"
-                f" {protocol.num_images}; change {key}, or protocol.num_images for another protocol."
-            )
-
-
-def check_seeds(config: Mapping[str, Any], correction: str | None) -> None:
-    """Calibration, correction and evaluation must not share noise, nor what is traced with what was fitted. Raises SeedError."""
-    fitted = {"calib.seeds": parse_range(config["calib"]["seeds"])}
-    if correction is not None:
-        fitted["correct.seeds"] = parse_range(correction)
-    for key, ranges in _measured(config).items():  # each on its own: seeds and fp_seeds may share noise
-        require_disjoint({**{f"{key}[{i}]": seeds for i, seeds in enumerate(ranges)}, **fitted})
-    if config.get("trace") is not None:
-        require_disjoint({"trace.seeds": parse_range(config["trace"]["seeds"]), **fitted})
-
-
-def check_trace(section: Any) -> None:
-    """Raise ConfigError for a section `trace` that is not {seeds: ...}, and SeedError for seeds that cannot be."""
-    if section is None:
-        return
-    if not isinstance(section, Mapping) or set(section) != {"seeds"}:
-        raise ConfigError(
-            f"trace={section} is not possible; give trace.seeds=3000000-3000063, or trace=null for no trace."
-        )
-    parse_range(section["seeds"])
-
-
-def _measured(config: Mapping[str, Any]) -> dict[str, list[range]]:
-    """Where images are measured, by the name of the setting."""
-    given = ["seeds", "fp_seeds"] if config.get("fp_seeds") is not None else ["seeds"]
-    return {key: parse_ranges(config[key]) for key in given}

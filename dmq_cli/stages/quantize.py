@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
-from dmq_cli.metrics import network_cost
+from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
 from dmq_cli.recon import bytes_of_targets, curves, module_names, record, require_space
 from dmq_cli.stages import build

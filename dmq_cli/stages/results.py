@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.diagnose import stored_bytes
 from dmq_cli.errors import ArtifactCorruptError
-from dmq_cli.metrics import difference_interval, stored_bytes
+from dmq_cli.metrics import difference_interval
 from dmq_cli.models import is_random
 from dmq_cli.printing import SafeFormatter
+from dmq_cli.results.images import grid, load_images
+from dmq_cli.results.naming import few, with_overrides
+from dmq_cli.results.record import INFLUENCE
 from dmq_cli.sampling import parse_ranges, show
-from dmq_cli.stages.images import grid, load_images
-from dmq_cli.stages.naming import few, with_overrides
-from dmq_cli.stages.nodes import INFLUENCE
 from dmq_cli.store import digest, hold_json, read_json, write_json
 from dmq_cli.store.files import aside
 from dmq_cli.store.recorded import check_recorded, read_object

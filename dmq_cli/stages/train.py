@@ -12,14 +12,14 @@ import torch
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol, fidelity
 from dmq_cli.paths import PACKAGE, conf_folder
+from dmq_cli.results.images import Pixels, load_images
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
+from dmq_cli.stages.find_reference import real_images
 from dmq_cli.stages.graph import Graph, Node, Task, with_code
-from dmq_cli.stages.images import Pixels, load_images
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.reference import real_images
 from dmq_cli.stages.results import spread_over
 from dmq_cli.stages.targets import trust
 from dmq_cli.stages.verbs import graph

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dmq_cli.errors import ArtifactCorruptError, NumericsError
 from dmq_cli.store.files import aside
-from dmq_cli.store.rowfile import RowFile
-from dmq_cli.store.rowwriter import RowWriter
+from dmq_cli.store.rowfile import RowFile, RowWriter
 
 __all__ = ["WEIGHT_DTYPES", "RowFile", "RowWriter", "check_finite", "load_tensors", "save_tensors"]
 

@@ -7,20 +7,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.sweep.jobs import Job
+from dmq_cli.sweep.jobs import Job, Rows
 
 
 @dataclass
 class Command:
     """One command. run: does a job with its composed configuration, in whatever process, and returns what was found.
 
-    recorded: finished jobs are kept in outputs/sweeps and skipped next time; `dmq plan` always plans anew.
+    rows: of a paper's table. recorded: finished jobs are kept in outputs/sweeps and skipped next time; `dmq plan` always plans anew.
     jobs: what came of a sweep; None until there was one.
     """
 
     verb: str
     flags: set[str]
     run: Callable[[Any], dict[str, Any]]
+    rows: Rows
     recorded: bool
     jobs: list[Job] | None = None
 

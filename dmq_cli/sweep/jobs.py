@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
-from dmq_cli.guard import told
 from dmq_cli.overrides import as_hydra
+from dmq_cli.sentences import told
 from dmq_cli.store import digest
 
 OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
 """Sections that say how a job is run and not what it is."""
 
 Rows = Callable[[dict[str, Any], str], list[list[str]]]
-"""The overrides of every runnable row of a table: dmq_cli.papers.jobs(config.table, config.scale)."""
+"""The overrides of every runnable row of a paper's table, from config.table and config.scale."""
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Job:
     """One configuration. overrides: its words; label: those that tell it from the other jobs; key: see `job_key`.
 
     status: waiting, running, done, failed or lost (its process ended without a record). ran: whether this command ran it.
-    record: what is known about it: error, exit_code, run, cell, result, seconds, started; see dmq_cli.sweep.records.
+    record: what is known about it: error, exit_code, run, cell, result, seconds, started; see dmq_cli.results.sweeps.
     """
 
     overrides: list[str]
@@ -62,15 +61,13 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     return [as_hydra(words) for words in found]
 
 
-def rows_of(table: Mapping[str, Any], scale: str, read: Rows | None = None) -> list[list[str]]:
+def rows_of(table: Mapping[str, Any], scale: str, read: Rows) -> list[list[str]]:
     """What each job of a table overrides before everything else: of a paper's table its runnable rows, else nothing, once.
 
-    table: config.table; scale: paper or digits. Raises ConfigError as dmq_cli.papers.jobs.
+    table: config.table; scale: paper or digits; read: who knows the rows. Raises ConfigError for rows that cannot be read.
     """
     if not table.get("paper"):
         return [[]]
-    if read is None:
-        read = import_module("dmq_cli.papers").jobs
     return read(dict(table), scale)
 
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from dmq_cli.errors import SweepError
 from dmq_cli.printing import printable
+from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep.jobs import Job
-from dmq_cli.sweep.records import Records
 
 _WIDEST = 48  # characters of a result in the live table
 _EVERY = 0.5  # seconds between two looks at the records

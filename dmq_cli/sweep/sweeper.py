@@ -8,35 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import DmqError
-from dmq_cli.guard import told
+from dmq_cli.results.sweeps import Records
+from dmq_cli.sentences import told
 from dmq_cli.store import digest, read_json
 from dmq_cli.sweep.current import CURRENT, Command
-from dmq_cli.sweep.jobs import Job, Rows, compose, expand, job_key, rows_of
-from dmq_cli.sweep.records import Records
+from dmq_cli.sweep.jobs import Job, compose, expand, job_key, rows_of
 from dmq_cli.sweep.show import Display
 from dmq_cli.sweep.work import Work
 
 _log = logging.getLogger("dmq")
 
 
-def sweep(
-    context: Any, config: Any, params: Mapping[str, Any], arguments: Sequence[str], read: Rows | None = None
-) -> None:
+def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Run what is not finished of the current command's sweep and leave all jobs with the command.
 
-    context, config: of Hydra, composed without what is swept over; params, arguments: see `expand`; read: see `rows_of`.
+    context, config: of Hydra, composed without what is swept over; params, arguments: see `expand`.
     Raises ConfigError and Hydra's errors for what concerns all jobs; a job's own error is in its record.
     """
     from omegaconf import OmegaConf
 
     from dmq_cli.overrides.check import check_config
-    from dmq_cli.stages.check import check_choices
+    from dmq_cli.stages.validate import check_choices
 
     command = CURRENT.get()
     check_config(config, arguments)  # what all jobs share; each job is looked at, too
     check_choices(config)
     table: Any = OmegaConf.to_container(config.table, resolve=True)
-    jobs = compose(context, config, expand(context, params, arguments, rows_of(table, config.scale, read)))
+    jobs = compose(context, config, expand(context, params, arguments, rows_of(table, config.scale, command.rows)))
     name = table.get("name") or f"{command.verb}-{job_key(config)[:8]}"
     records = Records(Path(config.runtime.outputs), str(name))
     if command.recorded:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dmq_cli.guard import told
 from dmq_cli.report import headline
+from dmq_cli.results.sweeps import Records
+from dmq_cli.sentences import told
 from dmq_cli.sweep.jobs import job_key
-from dmq_cli.sweep.records import Records
 
 _log = logging.getLogger("dmq")
 

@@ -1,8 +1,8 @@
 """Joins quantizers and networks."""
 
 from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, quantizing
-from dmq_cli.wrap.denoiser import QuantDenoiser
 from dmq_cli.wrap.layers import QuantMixin
+from dmq_cli.wrap.quant_denoiser import QuantDenoiser
 from dmq_cli.wrap.scheme import FULL_PRECISION, Rule, Scheme, Spec, deployable, policy
 from dmq_cli.wrap.state import (
     extra_state,

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.image_files import Framing, array_source, folder_source
+from dmq_cli.metrics.reading.image_files import Framing, array_source, folder_source
 
 RNG = np.random.default_rng(0)
 SHAPE = (6, 5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmq_cli.metrics import Cost, network_cost, product_macs, stored_bytes
+from dmq_cli.diagnose import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.models.adapter import Layer
 from dmq_cli.quant import MlpScale
 from dmq_cli.wrap import Attached, Rule, Scheme, attach, extra_state, observing, state

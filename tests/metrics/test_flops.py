@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmq_cli.correct import NoCorrection, Ptqd, Tac
-from dmq_cli.metrics import flat_bops, flat_bytes, product_macs
+from dmq_cli.diagnose import flat_bops, flat_bytes, product_macs
 from dmq_cli.models import Adapter
 from dmq_cli.models.random_weights import shapes_of_architecture
 from dmq_cli.sampling import Guide

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics import fidelity
-from dmq_cli.metrics.image_files import Framing, array_source, folder_source
+from dmq_cli.metrics.reading.image_files import Framing, array_source, folder_source
 from tests.metrics.helpers import digits, protocol
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.listing import list_images, tell_skipped
+from dmq_cli.metrics.reading.listing import list_images, tell_skipped
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.image_files import Framing, archive_source
-from dmq_cli.metrics.npz import image_shape, read_npz
-from dmq_cli.metrics.reference_files import read_reference
+from dmq_cli.metrics.reading.image_files import Framing, archive_source
+from dmq_cli.metrics.reading.npz import image_shape, read_npz
+from dmq_cli.metrics.references.files import read_reference
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (300, 6, 5, 3), dtype=np.uint8)
@@ -154,7 +154,7 @@ def test_more_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_cache_of_torch_fidelity_that_would_grow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmq_cli.metrics.reference_files.LARGEST", 64)
+    monkeypatch.setattr("dmq_cli.metrics.references.files.LARGEST", 64)
     torch.save({"mu": torch.zeros(65), "sigma": torch.eye(65).double()}, tmp_path / "x.pt")
     with pytest.raises(EvaluationError, match="cached mu and sigma, but cannot be"):
         read_reference(tmp_path / "x.pt", "x")

@@ -8,7 +8,7 @@ from pathlib import PurePath
 import pytest
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.order import line_numbers, natural
+from dmq_cli.metrics.reading.order import line_numbers, natural
 
 
 def paths(*names: str) -> list[PurePath]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dmq_cli.catalog import protocols
+from dmq_cli.choices import protocols
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.metrics import Protocol, to_uint8
 from dmq_cli.store.digest import digest

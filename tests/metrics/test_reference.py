@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from dmq_cli.errors import ArtifactCorruptError, EvaluationError
 from dmq_cli.metrics import Reference, extractor_sha256, fidelity, images_sha256, measure
 from dmq_cli.metrics.extractors import extract
-from dmq_cli.metrics.image_files import Framing, array_source
-from dmq_cli.metrics.reference import SIZES, frechet
-from dmq_cli.metrics.reference_build import KEPT, Moments, build_reference
-from dmq_cli.metrics.reference_files import read_reference
-from dmq_cli.metrics.reference_own import save_reference
+from dmq_cli.metrics.reading.image_files import Framing, array_source
+from dmq_cli.metrics.references.build import KEPT, Moments, build_reference
+from dmq_cli.metrics.references.files import read_reference
+from dmq_cli.metrics.references.own import save_reference
+from dmq_cli.metrics.references.reference import SIZES, frechet
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests.metrics.helpers import SHIPPED, ImageSet, digits, noisy, protocol
 from tests.metrics.test_fidelity import standard
@@ -195,7 +195,7 @@ def test_a_subset_of_the_features_has_another_name_and_the_same_distance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert KEPT == 10_000
-    monkeypatch.setattr("dmq_cli.metrics.reference_build.KEPT", 150)
+    monkeypatch.setattr("dmq_cli.metrics.references.build.KEPT", 150)
     images, real = noisy(digits(0, 300), 30), digits(300, 900)
     reference = built(tmp_path, real)
     assert reference.record["features"] == len(reference["features"]) == 150

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.reference_own import read_own, save_reference
+from dmq_cli.metrics.references.own import read_own, save_reference
 
 RECORD = {"count": 9, "features": 9, "images_sha256": "0" * 64}
 

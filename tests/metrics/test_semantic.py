@@ -19,9 +19,9 @@ from torchvision import transforms
 import dmq_cli.metrics.extractors as module
 from dmq_cli.errors import EvaluationError, MissingWeightsError, ModelError, NumericsError
 from dmq_cli.metrics import extract, fidelity, further_sha256
-from dmq_cli.metrics.image_files import Framing, array_source
-from dmq_cli.metrics.reference_build import build_reference
-from dmq_cli.metrics.reference_files import read_reference
+from dmq_cli.metrics.reading.image_files import Framing, array_source
+from dmq_cli.metrics.references.build import build_reference
+from dmq_cli.metrics.references.files import read_reference
 from dmq_cli.metrics.semantic import Dinov2Features, clip_scores
 from dmq_cli.paths import PACKAGE
 from dmq_cli.store import file_sha256

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.metrics import Traced, Walks, trace
-from dmq_cli.metrics.watching import VALUES, interval
+from dmq_cli.diagnose import Traced, Walks, trace
+from dmq_cli.diagnose.watch import VALUES, interval
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.quant import ByLikelihood, Choice, DynamicScale, Log2, PerStepScale, Split
 from dmq_cli.sampling import DPMpp2S, Guide, Scheduler, Step, walk

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dmq_cli import catalog
+from dmq_cli import choices
 from dmq_cli.models import image_shape, load_adapter
 from dmq_cli.models.first_stage import load_decoder
 from dmq_cli.paths import resolve
@@ -75,4 +75,4 @@ def test_a_model_that_the_protocol_cannot_read_is_refused_before_it_samples(
 def test_what_is_sampled_only_is_asked_for_no_protocol(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "m", in_channels=3, out_channels=3)
     assert dmq("plan", *words("sample", folder, tmp_path / "outputs")).code == 0
-    assert catalog.protocol("digits")["extractor"] == "digits_cnn"
+    assert choices.protocol("digits")["extractor"] == "digits_cnn"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmq_cli import catalog
+from dmq_cli import choices
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import CondUNetAdapter, identified, model_adapter, model_conditions, model_schedule
 from dmq_cli.models.architectures import ARCHITECTURES
@@ -45,7 +45,7 @@ def size(network: Any) -> int:
 def test_parameter_counts_are_the_published_ones(name: str) -> None:
     networks = [build(network) for network in ARCHITECTURES[name].networks]
     assert [round(size(network) / 1e6, 3) for network in networks] == MILLIONS[name]
-    model = catalog.model(name)
+    model = choices.model(name)
     assert size(networks[0]) == model["parameters"], "conf/model and the architecture agree"
     own = {**networks[0].config, "_class_name": type(networks[0]).__name__}
     expects = model["expects"]
@@ -56,7 +56,7 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
 
 
 def test_every_model_with_a_source_has_an_architecture() -> None:
-    models = [catalog.model(name) for name in catalog.names("model")]
+    models = [choices.model(name) for name in choices.names("model")]
     assert {model["name"] for model in models if "source" in model} == set(ARCHITECTURES)
 
 

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from dmq_cli.overrides.acting import Source, acting, from_command
 from dmq_cli.paths import conf_folder
-from dmq_cli.stages.naming import bits_name, bits_overrides
+from dmq_cli.results.acting import Source, acting, from_command
+from dmq_cli.results.naming import bits_name, bits_overrides
 from dmq_cli.stages.nodes import NODES
 
 

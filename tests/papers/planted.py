@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.papers.cells import configured
-from dmq_cli.papers.plan import folder_name, job
+from dmq_cli.papers.runnable import folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.stages.prepare import correction
 from dmq_cli.store import digest, write_json

@@ -13,7 +13,7 @@ from dmq_cli.papers import claims, traces
 from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, compare
 from dmq_cli.papers.numbers import Number, measured, told_apart
 from dmq_cli.papers.transcript import Row, paper_table
-from dmq_cli.report.noise import Measured
+from dmq_cli.results.noise import Measured
 from dmq_cli.store import read_json, write_json
 
 

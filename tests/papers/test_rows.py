@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dmq_cli import catalog, papers
+from dmq_cli import choices, papers
 from dmq_cli.errors import ConfigError
-from dmq_cli.papers import plan
+from dmq_cli.papers import runnable
 from dmq_cli.papers.cells import cell_of, configured, full_precision
-from dmq_cli.papers.plan import blocked, job, jobs
+from dmq_cli.papers.runnable import blocked, job, jobs
 from dmq_cli.papers.transcript import Scale, from_section, names, paper_table
 from dmq_cli.papers.views import look_up
 from dmq_cli.store import read_json, write_json
@@ -29,7 +29,7 @@ def test_every_row_of_every_table_is_a_job_or_says_why_not() -> None:
     for scale in SCALES:
         found = [job(table, row, scale) for table, row in runnable]
         assert all(any(word.startswith("method=") for word in words) for words in found)
-    found = [words for name in names() for words in jobs(catalog.table(name), "digits")]
+    found = [words for name in names() for words in jobs(choices.table(name), "digits")]
     assert len(found) >= 95, "but for rows that a table has twice"
 
 
@@ -87,9 +87,9 @@ def test_the_overrides_of_a_row() -> None:
 
 
 def test_a_row_that_stands_twice_runs_once_and_rows_that_cannot_run_do_not() -> None:
-    assert len(jobs(catalog.table("tcaq_figc"), "digits")) == 8, "ten rows, three of them the default"
-    assert len(jobs(catalog.table("tac_1"), "digits")) == 17, "without full precision and EfficientDM"
-    assert jobs(catalog.table("tdq_1"), "digits") == []
+    assert len(jobs(choices.table("tcaq_figc"), "digits")) == 8, "ten rows, three of them the default"
+    assert len(jobs(choices.table("tac_1"), "digits")) == 17, "without full precision and EfficientDM"
+    assert jobs(choices.table("tdq_1"), "digits") == []
 
 
 def test_at_paper_scale_rows_wait_for_weights_and_then_for_a_gpu(
@@ -98,7 +98,7 @@ def test_at_paper_scale_rows_wait_for_weights_and_then_for_a_gpu(
     monkeypatch.chdir(tmp_path)
     table = paper_table("tac_1")
     row = row_of(table, "Ours", "8/8")
-    assert jobs(catalog.table("tac_1"), "paper") == []
+    assert jobs(choices.table("tac_1"), "paper") == []
     why = blocked(table, row, "paper")
     assert why is not None and why.startswith("needs weights: ") and "dmq fetch model=ddim_cifar10" in why
     assert str(tmp_path) not in why
@@ -106,11 +106,11 @@ def test_at_paper_scale_rows_wait_for_weights_and_then_for_a_gpu(
     network.mkdir(parents=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         (network / name).touch()
-    monkeypatch.setattr(plan, "_has_gpu", lambda: False)
+    monkeypatch.setattr(runnable, "_has_gpu", lambda: False)
     assert (blocked(table, row, "paper") or "").startswith("needs GPU: ")
-    monkeypatch.setattr(plan, "_has_gpu", lambda: True)
+    monkeypatch.setattr(runnable, "_has_gpu", lambda: True)
     assert blocked(table, row, "paper") is None
-    assert jobs(catalog.table("tac_1"), "paper")[0][-1] == "runtime.device=cuda"
+    assert jobs(choices.table("tac_1"), "paper")[0][-1] == "runtime.device=cuda"
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_at_paper_scale_rows_wait_for_weights_and_then_for_a_gpu(
 )
 def test_a_table_that_does_not_fit_its_cells_is_told(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(Exception, match=sentence):
-        from_section({**catalog.table("tac_3"), **change})
+        from_section({**choices.table("tac_3"), **change})
 
 
 def test_a_method_a_table_or_a_scale_that_does_not_exist_is_told() -> None:
-    section = catalog.table("tac_3")
+    section = choices.table("tac_3")
     section["parts"]["DDIM"]["digits"] = ["model=ddim_digits", "method=tacc"]
     with pytest.raises(
         ConfigError, match=r"The table tac_3 names method=tacc, which does not exist\. Did you mean tac\?"

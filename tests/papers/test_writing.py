@@ -14,18 +14,18 @@ import pytest
 from click.testing import CliRunner
 
 from dmq_cli import papers
+from dmq_cli.cli.commands.tables import main
 from dmq_cli.errors import ConfigError
 from dmq_cli.papers import counting, views
 from dmq_cli.papers.claims import Verdict
 from dmq_cli.papers.counting import cost
-from dmq_cli.papers.plan import job
+from dmq_cli.papers.runnable import job
 from dmq_cli.papers.transcript import paper_table
 from dmq_cli.papers.views import Part, View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, tex
-from dmq_cli.report.__main__ import main
-from dmq_cli.report.apart import Pairs
+from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.sweeps import Records
 from dmq_cli.store import read_json, write_json
-from dmq_cli.sweep.records import Records
 from tests.papers.planted import plant, row_of
 
 MEASURED = {"Baseline [24]": 0.9, "+IBC+ Timestep-Aware": 0.85, "+NER + IBC+ Timestep-Aware (Ours)": 0.5}

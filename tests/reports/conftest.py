@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmq_cli.report.html import write_report
-from dmq_cli.report.result import load_result
+from dmq_cli.results.runs import load_result
 from tests.reports import runs
 
 NASTY = "<script>alert('$x$ & \"y\"')</script>"

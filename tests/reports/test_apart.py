@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dmq_cli import papers
 from dmq_cli.papers.transcript import paper_table
-from dmq_cli.report.apart import Pairs
-from dmq_cli.report.noise import Measured, alike
+from dmq_cli.results.noise import Measured, alike
+from dmq_cli.results.pairs import Pairs
 from dmq_cli.store import read_json
 from dmq_cli.store.tensors import save_tensors
 from tests.papers.planted import plant, row_of

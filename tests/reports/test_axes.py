@@ -12,7 +12,7 @@ from dmq_cli.report.evidence import trace
 from dmq_cli.report.figures.learning import curves
 from dmq_cli.report.figures.lines import correction, cosine
 from dmq_cli.report.figures.style import Look
-from dmq_cli.report.result import load_result
+from dmq_cli.results.runs import load_result
 from tests.reports import runs
 
 LOOK = Look("#0072b2", "o", "w3a8")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dmq_cli.report.compare import compare, write_comparison
-from dmq_cli.report.result import load_result
+from dmq_cli.results.runs import load_result
 from tests.reports import runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from dmq_cli.cli import main
+from dmq_cli.cli.app import main
 from dmq_cli.report.compare import ABSENT, as_text, compare
-from dmq_cli.report.result import load_result
+from dmq_cli.results.runs import load_result
 from dmq_cli.store import read_json, write_json
 from tests.reports import runs
 

@@ -15,10 +15,10 @@ from dmq_cli.report.figures.blocks import errors
 from dmq_cli.report.figures.pictures import amplified, factor, strip
 from dmq_cli.report.figures.style import COLOURS, Kind, looks
 from dmq_cli.report.html import default_file, write_report
-from dmq_cli.report.result import load_result
 from dmq_cli.report.result_table import by_protocol, result_table
 from dmq_cli.report.sections import images
 from dmq_cli.report.statement import statement
+from dmq_cli.results.runs import load_result
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from tests.reports import runs

@@ -10,7 +10,7 @@ import pytest
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.report.compare import compare
 from dmq_cli.report.html import page_of
-from dmq_cli.report.result import flatten, labels, load_result, load_results
+from dmq_cli.results.runs import flatten, labels, load_result, load_results
 from dmq_cli.store import read_json, write_json
 from tests.chain import dmq
 from tests.reports import runs

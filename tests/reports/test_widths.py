@@ -9,8 +9,8 @@ import pytest
 
 from dmq_cli.report.evidence import trace
 from dmq_cli.report.figures.activations import covered
-from dmq_cli.report.result import load_result
 from dmq_cli.report.widths import input_bits
+from dmq_cli.results.runs import load_result
 from tests.reports import runs
 
 POLICY = {"edge.in.input": 8, "time.embed_1.input": 4, "down:resnet.conv1.input": 4, "up:resnet.conv1.input": 6}

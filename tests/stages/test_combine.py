@@ -11,7 +11,7 @@ from dmq_cli.errors import SchemeError
 from dmq_cli.ops import PerChannel
 from dmq_cli.quant import Log2
 from dmq_cli.recon import AdaRound, NoReconstruction, Pass, Reconstruction, Scales, SignSteps
-from dmq_cli.stages.combine import check_combination
+from dmq_cli.stages.validate import check_combination
 from dmq_cli.wrap import Rule, Scheme
 from tests.chain import QUICK, counting, dmq, words
 from tests.tiny import one_sentence

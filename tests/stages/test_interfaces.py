@@ -25,10 +25,10 @@ from dmq_cli.quant import Uniform as UniformGrid
 from dmq_cli.quant.scales import ScaleSource
 from dmq_cli.recon import AdaRound, NoReconstruction, Pass, Reconstruction, Scales
 from dmq_cli.sampling import Correction, Euler, Sampler, Scheduler
-from dmq_cli.stages.check import check_types
 from dmq_cli.stages.interfaces import INTERFACES, check_made
 from dmq_cli.stages.loggers import Logger, NoLogger, make_logger
 from dmq_cli.stages.prepare import prepare
+from dmq_cli.stages.validate import check_types
 from dmq_cli.transform import NoTransform, Transform
 from dmq_cli.wrap import Rule, Scheme
 from tests.chain import counting, dmq, words

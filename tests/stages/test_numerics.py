@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import dmq_cli
 from dmq_cli.metrics import to_uint8
 from dmq_cli.models import Numerics, load_adapter, load_schedule
+from dmq_cli.results.images import load_images
 from dmq_cli.sampling import Sampler, sample_images, walk
 from dmq_cli.stages import build
-from dmq_cli.stages.images import load_images
 from tests.chain import IMAGES, STEPS, TAC, Result, counting, dmq, words
 
 SAMPLING = ["evaluate", "evaluate_fp", "sample", "sample_fp"]

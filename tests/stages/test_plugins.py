@@ -20,12 +20,12 @@ import pytest
 
 import dmq_cli
 from dmq_cli.errors import ArtifactError, ConfigError
-from dmq_cli.stages.check import check_types
 from dmq_cli.stages.graph import Graph, identity
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.plugins import code_of, resolve
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.validate import check_types
 from dmq_cli.store import ArtifactStore
 from tests.chain import artifacts, counting, dmq, images, tiny_folder, words
 from tests.test_conf import composed

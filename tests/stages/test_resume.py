@@ -14,8 +14,8 @@ from unittest.mock import patch
 import pytest
 
 from dmq_cli.recon.units import ModuleUnit
+from dmq_cli.results.images import write_chunk
 from dmq_cli.stages import nodes
-from dmq_cli.stages.images import write_chunk
 from tests.chain import (
     QUICK,
     TAC,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError
-from dmq_cli.stages.trace import Trace, load_trace
+from dmq_cli.results.trace import Trace, load_trace
 from dmq_cli.store import read_json
 from tests.chain import STAGES, STEPS, artifacts, counting, dmq, tiny_folder, words
 from tests.test_conf import composed

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmq_cli.errors import NumericsError
-from dmq_cli.guard import guarded
+from dmq_cli.sentences import guarded
 from dmq_cli.store import ArtifactStore, create_run
 from dmq_cli.store.files import aside
 

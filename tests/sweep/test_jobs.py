@@ -14,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from dmq_cli.paths import conf_folder
+from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep import Job
 from dmq_cli.sweep.jobs import compose, expand, job_key, rows_of
-from dmq_cli.sweep.records import Records
 from dmq_cli.sweep.show import Display, failure, summary
 
 ROWS = [["method=tac", "bits=w3a8"], ["method=minmax", "bits=w3a8"], ["method=tac", "bits=w4a8"]]
@@ -49,7 +49,7 @@ def test_the_command_line_wins_over_what_a_table_sweeps(context: Any) -> None:
 
 
 def test_rows_of_a_papers_table_narrowed_by_the_command_line(context: Any) -> None:
-    assert rows_of({"name": None}, "paper") == [[]]
+    assert rows_of({"name": None}, "paper", stand_in) == [[]]
     rows = rows_of({"name": "t", "paper": "some.csv"}, "digits", stand_in)
     arguments = ["stage=evaluate", "sampler.num_inference_steps=4"]
     plain = expand(context, {}, arguments, rows)

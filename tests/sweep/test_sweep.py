@@ -123,7 +123,7 @@ def test_a_broken_run_folder_is_made_again_and_stops_no_other_job(name: str, mod
 @pytest.mark.parametrize("kind", ["run", "cell"])
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json"])
 def test_a_result_stands_while_its_numbers_and_its_manifest_do(kind: str, name: str, tmp_path: Path) -> None:
-    from dmq_cli.sweep.records import Records
+    from dmq_cli.results.sweeps import Records
 
     made = {"run": "runs/evaluate/one", "cell": "tables/mine/one"}[kind]
     for one in ("config.json", "metrics.json", "manifest.json"):
@@ -194,7 +194,7 @@ def test_words_that_do_not_exist(command: tuple[str, ...], model: Path, tmp_path
 
 
 def test_outputs_that_cannot_be_written_are_told_by_every_job(model: Path, outputs: Path) -> None:
-    from dmq_cli.sweep.records import Records
+    from dmq_cli.results.sweeps import Records
 
     refused = PermissionError(13, "Permission denied", "/locked")
     for method in ("start", "write"):

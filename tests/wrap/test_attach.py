@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo import lookup_backend
 
 from dmq_cli.calib import fit_activations
-from dmq_cli.metrics import network_cost
+from dmq_cli.diagnose import network_cost
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.ops import PerChannel
 from dmq_cli.quant import (

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dmq_cli.calib.features import mid_features
+from dmq_cli.diagnose import network_cost
 from dmq_cli.errors import ModelError
-from dmq_cli.metrics import network_cost
 from dmq_cli.quant import PerStepScale, Split
 from dmq_cli.recon.capture import capture
 from dmq_cli.recon.units import TemporalUnit, module_names, temporal_layers, units_of

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dmq_cli.report.evidence import Array
 from dmq_cli.report.figures.style import COLOURS, INK, Look, drawn, legend, short, steps
-from dmq_cli.stages.trace import Trace
+from dmq_cli.results.trace import Trace
 
 _MOST_BOXES = 25
 

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from dmq_cli.report.figures.style import drawn, logarithmic, short, steps
-from dmq_cli.stages.trace import Trace
+from dmq_cli.results.trace import Trace
 
 _DECADES = 6  # of the scale: what is smaller still is drawn as the smallest
 

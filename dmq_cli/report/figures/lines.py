@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dmq_cli.report.evidence import Array
 from dmq_cli.report.figures.style import INK, Look, counted, drawn, legend, logarithmic, steps
-from dmq_cli.stages.trace import Trace
+from dmq_cli.results.trace import Trace
 
 WITHOUT = (0, (3.5, 2))  # the dashes of a run that is corrected, but here is not
 

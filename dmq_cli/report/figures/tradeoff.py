@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmq_cli.report.figures.style import INK, RULE, SOFT, Look, drawn, legend, logarithmic
-from dmq_cli.report.noise import Measured
+from dmq_cli.results.noise import Measured
 
 
 @dataclass(frozen=True)

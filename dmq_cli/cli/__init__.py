@@ -1,0 +1,1 @@
+"""The command line: the only part that catches our errors. Imports no torch at the top."""

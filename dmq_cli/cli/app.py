@@ -1,0 +1,266 @@
+"""The command line: click outside, Hydra inside. Imports no torch at the top."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from dmq_cli import __version__
+from dmq_cli.cli.commands import COMMANDS
+from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.overrides import as_hydra, split, sweeps
+from dmq_cli.printing import SafeFormatter, printable
+from dmq_cli.sentences import guarded, with_flags
+
+_FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
+_VERBS = {
+    "calibrate": "Fit the ranges of all quantizers.",
+    "reconstruct": "Learn rounding and activation scales, block by block.",
+    "correct": "Estimate the correction that is applied while sampling.",
+    "sample": "Sample images, full precision and quantized, from the same noise.",
+    "evaluate": "Measure the images: distances, and each against its full-precision twin.",
+}
+_OPTIONS = {
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "help_option_names": [],
+    "allow_interspersed_args": False,
+}
+
+
+class _Forwarding(click.Group):
+    """Hydra's tab completion calls the program without a verb: pass that on."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        if arguments and arguments[0] in ("-sc", "--shell-completion"):
+            sys.exit(_complete(arguments))
+        return super().main(arguments, *more, **extra)
+
+
+@click.group(cls=_Forwarding, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dmq")
+@with_flags
+@click.pass_context
+def main(context: click.Context, /, **flags: bool) -> None:
+    """Quantize diffusion models: dmq <verb> [group=choice] [key=value] [-m].
+
+    For example: dmq evaluate model=ddim_digits method=tac bits=w3a8
+
+    Each verb makes what it needs first and takes from the cache what is there. `dmq <verb> --help` lists the groups.
+    """
+    context.obj = {name for name, on in flags.items() if on}
+
+
+def _verb(name: str, about: str) -> None:
+    @main.command(name, help=about, context_settings=_OPTIONS, add_help_option=False)
+    @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def command(context: click.Context, overrides: tuple[str, ...]) -> None:
+        _start(context, name, overrides, _run)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="VERB [OVERRIDES]...")
+@click.pass_context
+def plan(context: click.Context, words: tuple[str, ...]) -> None:
+    """Print what a verb would compute: plan <verb> [overrides]."""
+    _start(context, None, words, _plan)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train(context: click.Context, overrides: tuple[str, ...]) -> None:
+    """Train an embedded model, and what it rests on, from the data."""
+    _start(context, "train", overrides, _train)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
+    """Count MACs, bit operations and bytes of a model; no weights needed."""
+    _start(context, "cost", overrides, _cost)
+
+
+for _name, _about in _VERBS.items():
+    _verb(_name, _about)
+for _command in COMMANDS:
+    main.add_command(_command)
+
+
+def _start(context: click.Context, verb: str | None, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
+    """Run a job for every configuration that Hydra makes of the words, and turn errors into sentences and exit codes.
+
+    verb: None where it is the first of the words that is no flag.
+    """
+    flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
+    rest = [word for word in words if word not in _FLAGS]
+    if "--version" in rest:
+        click.echo(f"dmq, version {__version__}")
+        return
+
+    def start() -> None:
+        own, overrides = split(rest)
+        first = overrides.pop(0) if verb is None and overrides else verb
+        if verb is None and first not in _VERBS:
+            raise ConfigError(f"The command plan was given {first or 'no verb'}.{nearest(first or '', _VERBS)}")
+        _hydra(str(first), own, overrides, flags, job)
+
+    sys.exit(guarded(start, "json" in flags))
+
+
+def _hydra(
+    verb: str, hydra_flags: list[str], overrides: list[str], flags: set[str], job: Callable[..., dict[str, Any]]
+) -> None:
+    import hydra
+
+    from dmq_cli.overrides.check import check_words
+    from dmq_cli.paths import conf_folder
+    from dmq_cli.sweep import CURRENT, Command
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
+    check_words(overrides)
+    failed: list[Exception] = []
+    run = _in_any_process(verb, flags, job)
+
+    def task(config: Any) -> None:
+        """The only job; those of a sweep are run by dmq_cli.sweep."""
+        try:
+            found = run(config)
+        except Exception as error:
+            failed.append(error)  # Hydra would print all overrides before the sentence
+            return
+        _show(found, flags)
+
+    # Where Hydra makes a folder of its own, even if nothing is written to it.
+    quiet = [] if job in (_run, _train) else ["hydra.run.dir=."]
+    # Hydra takes flags before all overrides or after them, but not in between.
+    words = [f"stage={verb}", *quiet, *as_hydra(overrides, sweeps(hydra_flags, overrides))]
+    sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
+    command = Command(verb, flags, run, _rows, recorded=job is _run)
+    token = CURRENT.set(command)
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    finally:
+        CURRENT.reset(token)
+    if failed:
+        raise failed[0]
+    if command.jobs is not None:
+        _end_sweep(command.jobs, flags)
+
+
+def _rows(table: dict[str, Any], scale: str) -> list[list[str]]:
+    """The jobs of a paper's table, read only where one is swept over."""
+    from dmq_cli.papers import jobs
+
+    return jobs(table, scale)
+
+
+def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """The job as a function of Hydra's configuration that launchers can take to another process, where it says less."""
+    here = os.getpid()
+
+    def run(config: Any) -> dict[str, Any]:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        from dmq_cli.overrides import current
+        from dmq_cli.overrides.check import check_config
+
+        own = flags if os.getpid() == here else flags | {"quiet"}
+        swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
+        _set_up_logging(own)
+        words = current.words()
+        check_config(config, words)
+        command = shlex.join(["dmq", verb, *current.folders(), *words])
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        found = job({**plain, "overrides": current.overrides(config)}, command, own | {"quiet"} if swept else own)
+        if swept and job is not _run and "json" not in own:
+            _show(found, own)
+        return found
+
+    return run
+
+
+def _end_sweep(jobs: list[Any], flags: set[str]) -> None:
+    """One line of JSON with --json; an error if a job failed."""
+    from dmq_cli.sweep.show import as_json, failure
+
+    if (error := failure(jobs)) is not None:
+        raise error
+    if "json" in flags:
+        click.echo(json.dumps(as_json(jobs)))
+
+
+def _run(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.verbs import run
+
+    return run(config, command, quiet="quiet" in flags)
+
+
+def _plan(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.plan import planned
+
+    return planned(config, config["stage"])
+
+
+def _train(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.train import train
+
+    return train(config, command, quiet="quiet" in flags)
+
+
+def _cost(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.stages.costing import cost_of
+
+    return cost_of(config)
+
+
+def _show(found: dict[str, Any], flags: set[str]) -> None:
+    if "json" in flags:
+        click.echo(json.dumps(found))
+    elif "quiet" not in flags:
+        from dmq_cli.report import describe
+
+        click.echo(printable(describe(found)))
+
+
+def _set_up_logging(flags: set[str]) -> None:
+    logger = logging.getLogger("dmq")
+    logger.setLevel(logging.DEBUG if "verbose" in flags else logging.INFO)
+    logger.propagate = False
+    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
+        logger.addHandler(handler)
+
+
+def _complete(arguments: list[str]) -> int:
+    """Answer Hydra's completion script; the line being completed has a verb that Hydra does not know."""
+    line = os.environ.get("COMP_LINE", "")
+    os.environ["COMP_LINE"] = re.sub(rf"^(\S+\s+)(plan\s+)?({'|'.join([*_VERBS, 'train', 'cost'])})\s", r"\1", line)
+    return guarded(lambda: _hydra_completion(arguments))
+
+
+def _hydra_completion(arguments: list[str]) -> None:
+    import hydra
+
+    from dmq_cli.paths import conf_folder
+
+    sys.argv = ["dmq", *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(lambda config: None)()
+
+
+if __name__ == "__main__":
+    main()

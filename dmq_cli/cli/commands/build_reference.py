@@ -1,0 +1,97 @@
+"""dmq reference: the statistics of real images that protocols compare with, built from folders and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli import choices
+from dmq_cli.cli.commands.output import HELP, pairs, run, show
+from dmq_cli.obtain import built_reference
+from dmq_cli.sentences import with_flags
+
+
+@click.group(context_settings=HELP)
+def reference() -> None:
+    """Build or show what images are compared with: reference build FOLDER --as NAME."""
+
+
+@reference.command(context_settings=HELP)
+@click.argument("what", metavar="FOLDER|DATASET|FILE.npz")
+@click.argument("words", nargs=-1, metavar="[protocol.KEY=VALUE]...")
+@click.option("--as", "name", required=True, help="Its name, for protocol.reference=NAME.")
+@click.option("--crop", default="none", show_default=True, help="none, or center: the largest square in the middle.")
+@click.option("--resize", type=int, help="Then scale to this side; default: as it is.")
+@click.option(
+    "--filter", "resize_filter", default="bicubic", show_default=True, help="PIL's, antialiased: bicubic or box."
+)
+@click.option("--protocol", default="digits", show_default=True, help="Whose extractor reads the images.")
+@click.option(
+    "--to", "file", type=click.Path(path_type=Path), help="The new file; default outputs/references/NAME.safetensors."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the extractor runs: cpu, cuda.")
+@with_flags
+@click.pass_context
+def build(context: click.Context, /, what: str, name: str, file: Path | None, **given: Any) -> None:
+    """Statistics of real images: a folder of PNG, JPEG or WEBP files, an .npz of images, digits or digits32."""
+    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _build(what, name, file, given, on))
+
+
+@reference.command("show", context_settings=HELP)
+@click.argument("what", metavar="NAME|FILE")
+@with_flags
+@click.pass_context
+def show_reference(context: click.Context, /, what: str, **flags: bool) -> None:
+    """What a reference is made of: one that was built, digits, or a file of ADM, clean-fid or torch-fidelity."""
+    run(context, flags, lambda on: _show(what, on))
+
+
+def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], flags: set[str]) -> None:
+    section = choices.protocol_with(given["protocol"], given["words"]) | {"reference": name, "reference_path": None}
+    section = _without_clip(section)
+    choices.check_given(section)
+    from dmq_cli.metrics.reading.image_files import Framing
+    from dmq_cli.stages import build as made
+    from dmq_cli.stages.find_reference import OUTPUTS, build
+    from dmq_cli.stages.validate import check_device, check_types
+
+    check_types("protocol", section)
+    device = check_device(given["device"], "--device")
+    framing = Framing(given["crop"], given["resize"], given["resize_filter"])
+    target = file.expanduser().absolute() if file else built_reference(name, OUTPUTS)
+    found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}), device)
+    _print({"file": str(target), **found}, flags)
+
+
+def _without_clip(section: Mapping[str, Any]) -> dict[str, Any]:
+    """CLIP holds samples against their prompts; of real images nothing it reads is kept."""
+    metrics = section["metrics"]
+    rest = [metric for metric in metrics if metric != "clip_score"] if isinstance(metrics, list) else metrics
+    return {**section, "metrics": rest, "clip_path": None}
+
+
+def _show(what: str, flags: set[str]) -> None:
+    from dmq_cli.stages.find_reference import known_reference
+
+    found = known_reference(what)
+    _print({"name": found.name, "sha256": found.sha256, **found.record}, flags)
+
+
+def _print(found: dict[str, Any], flags: set[str]) -> None:
+    show(found, pairs({_plain(key): _text(key, value) for key, value in found.items() if value is not None}), flags)
+
+
+def _text(key: str, value: object) -> str:
+    """A value of the record for people."""
+    from dmq_cli.metrics.reading.listing import tell_skipped
+
+    return _plain(tell_skipped(value) if key == "skipped" and isinstance(value, dict) else str(value))
+
+
+def _plain(text: str) -> str:
+    """Without characters that steer a terminal, which are spelt out: a record may come from a stranger's file."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

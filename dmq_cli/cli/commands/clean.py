@@ -1,0 +1,183 @@
+"""dmq clean: removes artifacts that nothing needs any more."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli.cli.commands.output import HELP, aligned, bytes_of, outputs_of, run, show
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, DmqError
+from dmq_cli.printing import printable
+from dmq_cli.results import inventory
+from dmq_cli.sentences import with_flags
+from dmq_cli.store import ArtifactStore, is_alive, is_manifest_of, read_json
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_KEY = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """Something to remove: an artifact, or what a killed attempt left of one (leftover). bytes: what that frees."""
+
+    stage: str
+    key: str
+    bytes: int
+    leftover: bool
+
+
+@click.command(context_settings=HELP)
+@click.option("--older-than", "age", metavar="AGE", help="Only what is older: 30m, 12h, 7d or 2w.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.argument("words", nargs=-1, metavar="[runtime.outputs=FOLDER]")
+@with_flags
+@click.pass_context
+def clean(
+    context: click.Context, /, age: str | None, yes: bool, dry_run: bool, words: tuple[str, ...], **flags: bool
+) -> None:
+    """Remove artifacts that no run and no cell of a table needs, after asking."""
+    run(context, flags, lambda on: _clean(outputs_of("clean", words), seconds(age), yes, dry_run, on))
+
+
+def seconds(age: str | None) -> float:
+    """The seconds that "7d" means; 0 for None. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+)([mhdw])", age or "0m")
+    if match is None:
+        raise ConfigError(f"--older-than {age} is no age; write a whole number and m, h, d or w, e.g. 7d.")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _clean(outputs: Path, age: float, yes: bool, dry_run: bool, flags: set[str]) -> None:
+    candidates, left = list(unneeded(outputs, age)), [str(path) for path in foreign(outputs)]
+    result, said = _result(candidates, left)
+    told = "".join(f"\nLeft alone, as dmq did not make it: {path}" for path in left)
+    if not candidates or dry_run:
+        show(result, _table(candidates) + (f"Unneeded: {said}." if candidates else "Nothing to remove.") + told, flags)
+        return
+    if not yes and not _confirmed(candidates, said):
+        show(result, "Nothing was removed." + told, flags)
+        return
+    # Again: while somebody thought about the answer, a run may have started that needs some of it.
+    known = {(one.stage, one.key, one.leftover) for one in candidates}
+    removed = [one for one in unneeded(outputs, age) if (one.stage, one.key, one.leftover) in known]
+    _remove(ArtifactStore(outputs / "artifacts"), removed)
+    result, said = _result(removed, left)
+    show({**result, "removed": True}, f"Removed {said}." + told, flags)
+
+
+def _remove(store: ArtifactStore, removed: Sequence[Unneeded]) -> None:
+    """All out of the way first, which takes no time, so that no run finds a part of it meanwhile."""
+    for one in removed:
+        store.discard(one.stage, one.key)
+    for one in removed:
+        store.sweep(one.stage, one.key)
+
+
+def _result(found: Sequence[Unneeded], left: Sequence[str]) -> tuple[dict[str, Any], str]:
+    total = sum(one.bytes for one in found)
+    result = {"artifacts": [vars(one) for one in found], "bytes": total, "removed": False, "left": list(left)}
+    return result, f"{len(found)} artifacts and leftovers, {bytes_of(total)}"
+
+
+def _confirmed(found: Sequence[Unneeded], said: str) -> bool:
+    """Show what would go, ask, and whether the answer is yes. Raises ConfigError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise ConfigError(f"There is no terminal to ask whether to remove {said}; write dmq clean --yes, or --dry-run.")
+    click.echo(printable(_table(found)), err=True, nl=False)
+    return click.confirm(f"Remove {said}?", err=True)
+
+
+def _table(found: Sequence[Unneeded]) -> str:
+    """A line for each stage: how many and how much."""
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for one in found:
+        name = f"{one.stage} (leftover)" if one.leftover else one.stage
+        counts[name] += 1
+        sizes[name] += one.bytes
+    rows = [[name, f"{counts[name]} artifacts", bytes_of(sizes[name])] for name in sorted(counts)]
+    return aligned(rows) + "\n" if rows else ""
+
+
+def unneeded(outputs: Path, age: float = 0.0) -> Iterator[Unneeded]:
+    """What can be removed: not needed by a run, under way or over, nor by a cell, not being computed, older than `age` seconds.
+
+    Only what dmq made: of a stage it knows, named by a key, with the manifest of that key, and never behind a link. What a
+    killed run left is needed by nobody any more. Raises ArtifactError where what a run under way needs cannot be told.
+    """
+    store, before = ArtifactStore(outputs / "artifacts"), time.time() - age
+    needed = set(inventory.needed(outputs)) | _under_way(outputs)
+    for stage in inventory.STAGES:
+        if any(place.is_symlink() for place in (store.root, store.root / stage)):
+            continue
+        for key in store.keys(stage):
+            folder = store.root / stage / key
+            free = (stage, key) not in needed and _is_artifact(folder) and not store.busy(stage, key)
+            if free and folder.stat().st_mtime <= before:
+                yield Unneeded(stage, key, inventory.size(folder), leftover=False)
+        for key, folders in store.leftovers(stage).items():
+            if (stage, key) not in needed and max(one.stat().st_mtime for one in folders) <= before:
+                yield Unneeded(stage, key, sum(map(inventory.size, folders)), leftover=True)
+
+
+def foreign(outputs: Path) -> Iterator[Path]:
+    """What lies among the artifacts and is none, or lies behind a link: not dmq's to remove."""
+    root = outputs / "artifacts"
+    if root.is_symlink():
+        yield root
+        return
+    for stage in _visible(root):
+        if stage.is_symlink() or stage.name not in (*inventory.STAGES, *inventory.TRAINED) or not stage.is_dir():
+            yield stage
+        elif stage.name in inventory.STAGES:
+            yield from (entry for entry in _visible(stage) if not _is_artifact(entry))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All entries but those that start with a dot, sorted; none of a folder that is not there."""
+    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a folder is named by a key, is no link, and has the manifest of that stage and key."""
+    if folder.is_symlink() or not _KEY.fullmatch(folder.name) or not folder.is_dir():
+        return False
+    try:
+        return is_manifest_of(read_json(folder / "manifest.json"), folder.parent.name, folder.name)
+    except ArtifactCorruptError:
+        return False
+
+
+def _under_way(outputs: Path) -> set[tuple[str, str]]:
+    """What the runs whose processes are still there will need, by their configuration."""
+    found: set[tuple[str, str]] = set()
+    for folder in filter(is_alive, inventory.run_folders(outputs)):
+        try:
+            config = read_json(folder / "config.json")
+            if config["stage"] == "train":
+                found |= _made_since(outputs, (folder / "config.json").stat().st_mtime)
+                continue
+            from dmq_cli.stages.verbs import needs
+
+            found |= needs(config)
+        except (KeyError, TypeError, AttributeError, ValueError, OSError, DmqError) as error:
+            raise ArtifactError(
+                f"The run {folder} is under way, but what it needs cannot be told ({error!r}), so nothing was removed; wait"
+                " until it is over, then run the same command again."
+            ) from error
+    return found
+
+
+def _made_since(outputs: Path, moment: float) -> set[tuple[str, str]]:
+    """What may belong to a training: its model is in no configuration."""
+    store = ArtifactStore(outputs / "artifacts")
+    return {one for one in inventory.stored(store) if (store.root / one[0] / one[1]).stat().st_mtime >= moment}

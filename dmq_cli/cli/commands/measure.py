@@ -1,0 +1,62 @@
+"""dmq measure: the numbers of images that something else sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from dmq_cli import choices
+from dmq_cli.cli.commands.output import HELP, pairs, run, show
+from dmq_cli.sentences import with_flags
+
+
+@click.command(context_settings=HELP)
+@click.argument("what", metavar="FOLDER|FILE.npz")
+@click.argument("words", nargs=-1, metavar="[protocol.KEY=VALUE]...")
+@click.option("--protocol", default="digits", show_default=True, help="What is measured, and how.")
+@click.option("--reference", help="A reference by name or file; default: the protocol's.")
+@click.option(
+    "--prompts", help="What the images were to show: a text file, its first line for 0.png, from the start again."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where extractors run: cpu, cuda.")
+@with_flags
+@click.pass_context
+def measure(context: click.Context, /, what: str, **given: Any) -> None:
+    """Measure a folder of PNG files, or an .npz of images, against a reference: measure samples/ --protocol digits."""
+    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _measure(what, given, on))
+
+
+def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
+    section = choices.protocol_with(given["protocol"], given["words"])
+    from dmq_cli.models.texts import read_prompts
+    from dmq_cli.stages import build
+    from dmq_cli.stages.find_reference import reference_section
+    from dmq_cli.stages.measuring import measure_images
+    from dmq_cli.stages.validate import check_device, check_types
+
+    check_types("protocol", section)
+    section |= reference_section(given["reference"]) if given["reference"] else {}
+    choices.check_given(section)
+    protocol, device = build.make(section), check_device(given["device"], "--device")
+    prompts = read_prompts(given["prompts"], "--prompts") if given["prompts"] else None
+    found = measure_images(what, protocol, prompts, device)
+    told = {"reference": found["protocol"]["reference"], "protocol": found["protocol"]["hash"]}
+    show(found, pairs({**_numbers(found), **told, **_images(found["images"])}), flags)
+
+
+def _images(record: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured, and what lay beside it."""
+    from dmq_cli.metrics.reading.listing import tell_kinds, tell_skipped
+
+    kinds = tell_kinds(record["kinds"] or {})
+    skipped = {"skipped": tell_skipped(record["skipped"])} if record["skipped"] else {}
+    return {"images": f"{record['count']} of {record['source']}{kinds}", **skipped}
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, str]:
+    """Every number, with its 95 % interval where it has one."""
+    within = {key: f" [{low:.4g}, {high:.4g}]" for key, (low, high) in found["intervals"].items()}
+    return {key: f"{value:.6g}{within.get(key, '')}" for key, value in found["numbers"].items()}

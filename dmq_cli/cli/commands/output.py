@@ -1,0 +1,65 @@
+"""What all commands share: flags before and after the name, printing for people and as JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.printing import one_line, printable
+from dmq_cli.sentences import guarded
+from dmq_cli.store.files import naming
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def run(context: click.Context, given: dict[str, bool], action: Callable[[set[str]], None]) -> None:
+    """Do something under the flags before and after the command's name, and exit with its code."""
+    flags = set(context.obj) | {flag for flag, on in given.items() if on}
+    sys.exit(guarded(lambda: action(flags), "json" in flags))
+
+
+def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
+    """Print a result: one line of JSON with --json, nothing with -q, otherwise the text."""
+    with naming(Path("the standard output")):
+        if "json" in flags:
+            click.echo(json.dumps(found))
+        elif "quiet" not in flags:
+            click.echo(printable(text))
+
+
+def pairs(found: dict[str, str]) -> str:
+    """A line for each entry."""
+    return "\n".join(one_line(f"{key}: {value}") for key, value in found.items())
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """A line for each row, its columns below each other, whatever their texts hold."""
+    lines = [[one_line(text) for text in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def bytes_of(count: int) -> str:
+    """A size for people, in powers of 1000."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def outputs_of(command: str, words: Sequence[str]) -> Path:
+    """The folder that runtime.outputs=FOLDER names; outputs without it. Raises ConfigError for any other word."""
+    found = "outputs"
+    for word in words:
+        key, _, found = word.partition("=")
+        if key != "runtime.outputs" or not found:
+            raise ConfigError(
+                f"The command {command} was given {word}, but reads only runtime.outputs=FOLDER; leave it out."
+            )
+    return Path(found).expanduser()

@@ -1,0 +1,79 @@
+"""dmq report, dmq compare: what runs found, as pages to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli.cli.commands.output import HELP, run, show
+from dmq_cli.sentences import with_flags
+
+
+def _with_runs(required: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds the arguments that both commands have."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        place = click.Path(path_type=Path)
+        command = click.option(
+            "--outputs", type=place, default=Path("outputs"), show_default=True, help="Where tables are."
+        )(command)
+        command = click.option("--to", "file", type=place, help="The HTML file to write.")(command)
+        return click.argument("runs", nargs=-1, required=True, metavar=" ".join(["RUN"] * required) + "...")(command)
+
+    return add
+
+
+@click.command(context_settings=HELP)
+@_with_runs(1)
+@with_flags
+@click.pass_context
+def report(context: click.Context, /, runs: tuple[str, ...], file: Path | None, outputs: Path, **flags: bool) -> None:
+    """Write a page about runs: one HTML file that opens offline.
+
+    A run is a run folder, a cell of a table, or the name of a table, which stands for all its finished cells.
+    """
+    run(context, flags, lambda on: _report(runs, file, outputs, on))
+
+
+@click.command(context_settings=HELP)
+@_with_runs(2)
+@with_flags
+@click.pass_context
+def compare(context: click.Context, /, runs: tuple[str, ...], file: Path | None, outputs: Path, **flags: bool) -> None:
+    """Say what differs between runs, in configuration and numbers; --to FILE.html also shows the images."""
+    run(context, flags, lambda on: _compare(runs, file, outputs, on))
+
+
+def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
+    from dmq_cli.report.html import default_file, write_report
+    from dmq_cli.results.runs import load_results, whole
+
+    results = load_results(names, outputs)
+    target = (file or default_file(results, names, outputs)).expanduser()
+    with whole([result.folder for result in results]):
+        page = write_report(results, target)
+    found = {
+        "report": str(target),
+        "bytes": target.stat().st_size,
+        "runs": [str(result.folder) for result in results],
+        "shown": [section.title for section in page.sections],
+        "missing": dict(page.missing),
+    }
+    show(found, "\n".join([*page.statements, f"Report: {target}"]), flags)
+
+
+def _compare(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
+    from dmq_cli.report.compare import as_json, as_text, compare, write_comparison
+    from dmq_cli.results.runs import load_results, whole
+
+    results = load_results(names, outputs)
+    with whole([result.folder for result in results]):
+        found = compare(results)
+        if file is not None:
+            write_comparison(found, file.expanduser())
+        text, data = as_text(found), as_json(found)
+    page = {} if file is None else {"page": str(file)}
+    show({**data, **page}, text + (f"\n\npage: {file}" if file else ""), flags)

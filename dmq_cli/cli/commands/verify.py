@@ -1,0 +1,108 @@
+"""dmq verify: reads everything that is stored once more, and says what is not what was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmq_cli.cli.commands.output import HELP, aligned, outputs_of, run, show
+from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.results import inventory
+from dmq_cli.sentences import with_flags
+from dmq_cli.store import ArtifactStore, check_artifact, hold_json
+from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, check_recorded, read_object
+
+Checks = Iterator[tuple[str, Callable[[], object]]]
+"""What is looked at, and the function that raises ArtifactError if it is damaged."""
+
+
+@click.command(context_settings=HELP)
+@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY]... [runtime.outputs=FOLDER]")
+@with_flags
+@click.pass_context
+def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> None:
+    """Check the hashes of artifacts, of all that runs or cells of tables use, or of everything.
+
+    KEY may be its first characters. Ends with 1 if anything is damaged.
+    """
+    what = [word for word in words if not word.startswith("runtime.outputs=")]
+    settings = [word for word in words if word.startswith("runtime.outputs=")]
+    run(context, flags, lambda on: _verify(what, outputs_of("verify", settings), on))
+
+
+def _verify(what: Sequence[str], outputs: Path, flags: set[str]) -> None:
+    checks = dict(check for word in what for check in _of(word, outputs)) if what else dict(_all(outputs))
+    rows = [_row(name, check) for name, check in checks.items()]
+    damaged = [row for row in rows if row["error"]]
+    lines = aligned([[row["state"], row["name"], row["error"]] for row in rows]) if rows else f"Nothing in {outputs}."
+    if not damaged:
+        show({"checked": rows}, lines, flags)
+        return
+    if "json" not in flags and "quiet" not in flags:
+        show({}, lines, flags)
+    error = ArtifactError(f"{len(damaged)} of {len(rows)} are damaged: {', '.join(row['name'] for row in damaged)}.")
+    error.found = {"checked": rows}
+    raise error
+
+
+def _row(name: str, check: Callable[[], object]) -> dict[str, Any]:
+    try:
+        check()
+    except ArtifactError as error:
+        return {"name": name, "state": "damaged", "error": str(error)}
+    return {"name": name, "state": "ok", "error": ""}
+
+
+def _all(outputs: Path) -> Checks:
+    store = ArtifactStore(outputs / "artifacts")
+    for stage, key in inventory.stored(store):
+        yield _artifact(store, stage, key)
+    cells = (file.parent for file in sorted((outputs / "tables").glob(f"*/*/{METRICS}")))
+    for folder in (*inventory.run_folders(outputs), *cells):
+        if (folder / METRICS).is_file():
+            yield _result(folder)
+
+
+def _of(word: str, outputs: Path) -> Checks:
+    """Of a folder of a run, a cell or an artifact, or STAGE/KEY. Raises ConfigError."""
+    folder = Path(word).expanduser()
+    stage, _, start = word.rpartition("/")
+    store = ArtifactStore(outputs / "artifacts")
+    if hold_json(folder, MANIFEST) and isinstance(read_object(folder / MANIFEST).get("artifacts"), dict):
+        yield from _used(folder)
+    elif folder.is_dir() and folder.absolute().parents[1].name == "artifacts":
+        store = ArtifactStore(folder.absolute().parents[1])
+        yield _artifact(store, folder.absolute().parent.name, folder.absolute().name)
+    elif keys := [key for key in store.keys(stage) if start and key.startswith(start)] if "/" not in stage else []:
+        yield from (_artifact(store, stage, key) for key in keys)
+    else:
+        raise ConfigError(
+            f"{word} was to be verified, but is neither the folder of a finished run nor STAGE/KEY of an artifact in"
+            f" {store.root}; see dmq list runs and dmq list artifacts."
+        )
+
+
+def _used(folder: Path) -> Checks:
+    """What a run or cell says itself, and every artifact it names: where its link leads, else in its outputs."""
+    if (folder / METRICS).is_file():
+        yield _result(folder)
+    store, is_run = ArtifactStore(folder.absolute().parents[2] / "artifacts"), (folder / CONFIG).is_file()
+    for name, key in read_object(folder / MANIFEST)["artifacts"].items():
+        stage, link = re.sub(r"-\d.*", "", str(name)), folder / "artifacts" / str(name)
+        if link.is_dir():
+            yield f"{stage}/{key}", partial(check_artifact, link, stage, str(key))
+        elif is_run or (store.root / stage / str(key)).is_dir():  # of a cell, the artifacts may be on another machine
+            yield _artifact(store, stage, str(key))
+
+
+def _artifact(store: ArtifactStore, stage: str, key: str) -> tuple[str, Callable[[], object]]:
+    return f"{stage}/{key}", partial(store.verify, stage, key)
+
+
+def _result(folder: Path) -> tuple[str, Callable[[], object]]:
+    return str(folder), lambda: check_recorded(folder, read_object(folder / METRICS), read_object(folder / MANIFEST))

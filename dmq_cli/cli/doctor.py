@@ -1,0 +1,142 @@
+"""What is on this machine and what is not: models, feature extractors, references; for what is missing, how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dmq_cli import choices
+from dmq_cli.errors import DmqError, MissingWeightsError
+from dmq_cli.obtain import find_network, reference_file
+from dmq_cli.paths import resolve
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that jobs need. where: its place; sha256: of its file; error: why it cannot be used, None if it can."""
+
+    kind: str
+    name: str
+    where: str | None = None
+    sha256: str | None = None
+    error: DmqError | None = None
+
+    @property
+    def state(self) -> str:
+        """present, missing or wrong."""
+        if self.error is None:
+            return "present"
+        return "missing" if isinstance(self.error, MissingWeightsError) else "wrong"
+
+    def row(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        advice = None if self.error is None else str(self.error)
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "state": self.state,
+            "where": self.where,
+            "sha256": self.sha256,
+            "advice": advice,
+        }
+
+
+def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
+    """The models that were chosen, by name or path of a folder; without a choice all models, extractors and references.
+
+    Raises ConfigError for an unknown name.
+    """
+    models = {name: _model(name, outputs) for name in chosen or choices.names("model")}
+    found = [_found("model", name, partial(_network, model)) for name, model in models.items()]
+    return found if chosen else [*found, *_measures(choices.protocols(), outputs), *_built(outputs)]
+
+
+def lines(findings: Iterable[Finding]) -> list[list[str]]:
+    """For each kind, name, state, and where it is with its hash, or what to do."""
+    return [[one.kind, one.name, one.state, _told(one)] for one in findings]
+
+
+def _told(one: Finding) -> str:
+    return str(one.error) if one.error else f"{one.where}" + (f"  sha256 {one.sha256[:16]}" if one.sha256 else "")
+
+
+def _model(name: str, outputs: str) -> dict[str, Any]:
+    if "/" in name or name in (".", ".."):
+        return {"name": Path(name).name, "path": name}
+    return choices.model(name, outputs)
+
+
+def _found(kind: str, name: str, look: Callable[[], tuple[str, str | None]]) -> Finding:
+    """What `look` returns, its place and sha256, or the error that it ends in."""
+    try:
+        return Finding(kind, name, *look())
+    except DmqError as error:
+        return Finding(kind, name, error=error)
+
+
+def _network(model: Mapping[str, Any]) -> tuple[str, str | None]:
+    from dmq_cli.models import check_expected, load_schedule
+    from dmq_cli.models.weights import weight_files
+    from dmq_cli.store import file_sha256
+
+    check_expected(model)
+    path = resolve(model["path"])
+    load_schedule(path)  # raises if there is none
+    network = find_network(path) or path
+    return str(path), file_sha256(weight_files(network)[0])  # of shards that of their index
+
+
+def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Finding]:
+    """Extractors and references of the protocols, each once."""
+    from dmq_cli.metrics.protocol import FOLDERS
+
+    found: dict[tuple[str, str], Finding] = {}
+    for one in protocols:
+        reference = one["name"] if one["reference"] == "???" else one["reference"]
+        rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
+        more = [name for metric, name in FOLDERS.items() if metric in one["metrics"]]
+        rows += [_found("extractor", name, partial(_semantic, name, one)) for name in more]
+        rows.append(_found("reference", reference, partial(_reference, one, outputs)))
+        found |= {(row.kind, row.name): row for row in rows}
+    return sorted(found.values(), key=lambda row: row.kind)
+
+
+def _extractor(protocol: Mapping[str, Any]) -> tuple[str, str]:
+    from dmq_cli.metrics.weights import read_weights
+
+    path = protocol["extractor_path"]
+    return str(resolve(path)), read_weights(protocol["extractor"], path, protocol["extractor_sha256"])[1]
+
+
+def _semantic(name: str, protocol: Mapping[str, Any]) -> tuple[str, str]:
+    from dmq_cli.metrics.weights import find_folder
+
+    path = protocol[f"{name}_path"]
+    folder, sha256 = find_folder(name, None if path == "???" else path, protocol["weights_sha256"][name])
+    return str(folder), sha256
+
+
+def _reference(protocol: Mapping[str, Any], outputs: str) -> tuple[str, None]:
+    file = reference_file(protocol["reference"], protocol["reference_path"], outputs)
+    if file is None or file.is_file():
+        return "comes with scikit-learn" if file is None else str(file), None
+    raise MissingWeightsError(
+        f"The protocol {protocol['name']} compares with images of your own, and no file of them is part of dmq; build their"
+        f" statistics with: dmq reference build FOLDER --as NAME --protocol {protocol['name']}; or give a file of statistics, or"
+        " an .npz of uint8 (N, H, W, C) under arr_0, as protocol.reference_path and a name for it as protocol.reference."
+    )
+
+
+def _built(outputs: str) -> list[Finding]:
+    """What `dmq reference build` left below `outputs`, in the order of names."""
+    files = sorted(resolve(outputs).glob("references/*.safetensors"))
+    return [_found("reference", file.stem, partial(_statistics, file)) for file in files]
+
+
+def _statistics(file: Path) -> tuple[str, str]:
+    from dmq_cli.metrics.references.files import read_reference
+
+    return str(file), read_reference(file, file.stem).sha256

@@ -1,0 +1,17 @@
+"""Numbers for networks: what a call costs, what the weights weigh, how errors grow along a trajectory."""
+
+from dmq_cli.diagnose.cost import Cost, network_cost, product_macs, stored_bytes
+from dmq_cli.diagnose.flat_cost import flat_bops, flat_bytes
+from dmq_cli.diagnose.trajectory import Traced, Walks, trace
+
+__all__ = [
+    "Cost",
+    "Traced",
+    "Walks",
+    "flat_bops",
+    "flat_bytes",
+    "network_cost",
+    "product_macs",
+    "stored_bytes",
+    "trace",
+]

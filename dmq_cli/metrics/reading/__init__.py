@@ -1,0 +1,1 @@
+"""Images of others: folders and archives, listed, put in order, decoded and looked at."""

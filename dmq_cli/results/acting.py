@@ -1,0 +1,136 @@
+"""What sets a job apart from the plain one of its model, method, bits and budget: the overrides that act.
+
+A job is compared with what Hydra composes of its choices alone, so that it does not matter whether a value came from the command
+line, a table or a file of the user's own, and one that is the default is none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from dmq_cli.results.naming import LABELS, bits_overrides
+from dmq_cli.store import digest
+
+_GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
+_NAMED = ("model", "method", "bits", "budget")  # have columns of their own, as have the protocol and the seeds
+_COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps")
+_SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # elsewhere
+_LONGEST = 60  # characters of a value
+_UNREAD = re.compile(
+    r"[~+]*(runtime\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train|(model|method|bits|budget|protocol)(=|$)"
+    r"|bits\.(weight|act)=|model\.(path|name)=|protocol\.num_images=)"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where Hydra finds choices. places: of its search path, by which two of them are the same."""
+
+    name: str
+    places: tuple[str, ...]
+    loader: Any = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A composition, flat. written: as its files have it; resolved: the values that these come to."""
+
+    choices: Mapping[str, str]
+    written: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+
+
+def acting(config: Any, choices: Mapping[str, str], source: Source) -> list[str]:
+    """The words, such as correct.ner=false and scheme=quest. config: of a job, composed by Hydra; choices: by group.
+
+    Raises Hydra's errors for choices that do not compose.
+    """
+    stock = _composed(source, _words(choices, _NAMED))
+    own = [f"{group}={choices[group]}" for group in _GROUPS if choices.get(group) != stock.choices.get(group)]
+    if own or choices.get("protocol") != stock.choices.get("protocol"):
+        stock = _composed(source, _words(choices, (*_NAMED, "protocol", *_GROUPS)))
+    job = _Plain(choices, _flattened(config, False), _flattened(config, True))
+    return [*own, *bits_overrides(config.bits), *_differing(job, stock)]
+
+
+def from_command(command: str) -> list[str]:
+    """The same by the words of a recorded command, of runs from before they were kept: as they were given."""
+    try:
+        return from_words(shlex.split(command)[2:])
+    except ValueError:
+        return []
+
+
+def overrides_of(found: Mapping[str, Any]) -> list[str]:
+    """Those of a run's metrics.json."""
+    return list(found["overrides"]) if "overrides" in found else from_command(str(found.get("command", "")))
+
+
+def differing(every: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each list of overrides what not all lists have; of a single one, nothing."""
+    common = set(every[0]).intersection(*every[1:]) if every else set()
+    return [[word for word in words if word not in common] for words in every]
+
+
+def from_words(words: Sequence[str]) -> list[str]:
+    """The words that may act, as they were given."""
+    return [word for word in words if "=" in word and not word.startswith("-") and not _UNREAD.match(word)]
+
+
+def _words(choices: Mapping[str, str], groups: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{group}={choices[group]}" for group in groups if choices.get(group) is not None)
+
+
+@lru_cache(maxsize=256)
+def _composed(source: Source, words: tuple[str, ...]) -> _Plain:
+    """What Hydra makes of some choices alone; what only a user can fill in stays "???"."""
+    from hydra.types import RunMode
+
+    found = source.loader.load_configuration(source.name, ["stage=evaluate", *words], RunMode.RUN, from_shell=False)
+    return _Plain(dict(found.hydra.runtime.choices), _flattened(found, False), _flattened(found, True))
+
+
+def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
+    """Words for every value that differs both as it is written and as it is resolved: what only follows from another does not."""
+    for key in dict.fromkeys([*job.written, *stock.written]):
+        if key.rpartition(".")[2] in LABELS or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
+            continue
+        if key not in job.written:
+            yield f"~{key}"
+        elif job.written[key] != stock.written.get(key, job) and job.resolved[key] != stock.resolved.get(key, job):
+            yield f"{key}={shown(job.resolved[key])}"
+
+
+def _flattened(config: Any, resolve: bool) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    kept = OmegaConf.masked_copy(config, [key for key in _COMPARED if key in config])
+    whole = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) if resolve else kept
+    found: Any = OmegaConf.to_container(whole, resolve=resolve)
+    return dict(_flat({key: found[key] for key in _COMPARED if key in found}))
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys and values; a list is one value."""
+    if isinstance(node, Mapping) and node:
+        for key, child in node.items():
+            yield from _flat(child, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on a command line; of a long one the beginning, and a hash that tells it from others."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, list | tuple):
+        text = f"[{','.join(map(shown, value))}]"
+    else:
+        text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…{digest(value, 8)}"

@@ -1,0 +1,168 @@
+"""What outputs/ holds: runs, artifacts and who needs them, cells of tables. Reads JSON only; what is broken is said to be.
+
+Writes nothing, and opens every file once: a folder of thousands of artifacts is one scan.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.results.acting import from_command
+from dmq_cli.results.naming import bits_name
+from dmq_cli.store import ArtifactStore, is_alive, read_json
+
+Artifact = tuple[str, str]  # stage and key
+
+STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "targets", "reconstruct", "correct")
+STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate")
+TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
+"""What the stages of an experiment, and those of `dmq train`, are called; known here without torch."""
+
+
+def runs(outputs: Path) -> list[dict[str, Any]]:
+    """What is known of every run, oldest first.
+
+    time, verb, model, method, bits; overrides: what else acted; protocol, images (in each seed range), budget; state: done,
+    running, killed, "failed: ..." or broken; numbers: of an evaluation, by the names of its protocol, and measured, by their keys; run: the folder.
+    """
+    return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """outputs/runs/<verb>/<time>-<key> of every run, finished or not."""
+    found = (outputs / "runs").glob("*/*")
+    return sorted(folder for folder in found if folder.is_dir() and folder.parent.name != "multirun")
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(("time", "model", "method", "bits", "protocol", "images", "budget"), "")
+    row |= {"overrides": [], "numbers": {}, "measured": {}}
+    row |= {"verb": folder.parent.name, "run": str(folder), "state": "broken"}
+    try:
+        config, status = read_json(folder / "config.json"), read_json(folder / "status.json")
+        row |= {name: str(config[name]["name"]) for name in ("model", "method")} | {"bits": bits_name(config["bits"])}
+        row["time"] = str(status["started"])
+        row |= _asked(folder, config)
+        if folder.parent.name == "evaluate" and status["status"] == "done":
+            metrics = read_json(folder / "metrics.json")
+            row |= {"numbers": numbers(metrics), "measured": _measured(metrics)}
+        row["state"] = "killed" if status["status"] == "running" and not is_alive(folder) else str(status["status"])
+    except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
+        row["state"] = "broken"
+    return row
+
+
+def _asked(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """protocol, images, budget and overrides; those of a run from before they were kept are the words of its command."""
+    measured = folder.parent.name == "evaluate"
+    found = {
+        "protocol": config.get("protocol", {}).get("name", "") if measured else "",
+        "images": _count(config.get("seeds")) if measured or folder.parent.name == "sample" else "",
+        "budget": config.get("budget", {}).get("name", ""),
+    }
+    if "overrides" in config:
+        return {**found, "overrides": list(config["overrides"])}
+    manifest = folder / "manifest.json"
+    command = read_json(manifest).get("command", "") if manifest.is_file() else ""
+    return {**found, "overrides": from_command(str(command))}
+
+
+def _count(seeds: Any) -> int | str:
+    """How many images each seed range has; "" for what is no range."""
+    first = seeds[0] if isinstance(seeds, list) and seeds else seeds
+    ends = re.fullmatch(r"(\d+)(?:-(\d+))?", str(first))
+    return "" if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
+
+
+def _measured(found: Mapping[str, Any]) -> dict[str, float]:
+    columns = found["protocol"]["columns"]
+    shown = {key: found["quantized"][key] for key in columns if key in found["quantized"]}
+    return {**shown, **({"psnr": found["paired"]["psnr"]} if "psnr" in found["paired"] else {})}
+
+
+def numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers of metrics.json: what its protocol has columns for, and PSNR.
+
+    Raises KeyError, TypeError or AttributeError for another content.
+    """
+    names = {**found["protocol"]["columns"], "psnr": "PSNR"}
+    shown = {str(names[key]): value for key, value in _measured(found).items()}
+    if wrong := [name for name, value in shown.items() if type(value) not in (int, float)]:
+        raise TypeError(f"{wrong[0]} is no number")
+    return shown
+
+
+def artifacts(outputs: Path) -> list[dict[str, Any]]:
+    """stage, key, bytes, age (seconds) and used (by how many runs and cells) of every artifact."""
+    store, used, now = ArtifactStore(outputs / "artifacts"), needed(outputs), time.time()
+    rows = []
+    for stage, key in stored(store):
+        folder = store.root / stage / key
+        with suppress(FileNotFoundError):  # removed meanwhile
+            age = max(0.0, now - folder.stat().st_mtime)
+            rows.append({"stage": stage, "key": key, "bytes": size(folder), "age": age, "used": used[stage, key]})
+    return rows
+
+
+def stored(store: ArtifactStore) -> Iterator[Artifact]:
+    """Every artifact, by stage."""
+    for stage in stages(store):
+        yield from ((stage, key) for key in store.keys(stage))
+
+
+def stages(store: ArtifactStore) -> list[str]:
+    """The stages that ever ran here."""
+    return sorted(folder.name for folder in store.root.glob("*") if folder.is_dir())
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder, links as links; 0 where it is gone."""
+    total, waiting = 0, [os.fspath(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # removed meanwhile
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def needed(outputs: Path) -> Counter[Artifact]:
+    """How many runs and cells need each artifact: those their manifests name, and of runs those they have links to."""
+    found: Counter[Artifact] = Counter()
+    for folder in run_folders(outputs):
+        found.update(_named(folder) | set(_linked(folder)))
+    for manifest in (outputs / "tables").glob("*/*/manifest.json"):
+        found.update(_named(manifest.parent))
+    return found
+
+
+def _named(folder: Path) -> set[Artifact]:
+    """What the manifest of a run or cell names; nothing if it has none, or one that cannot be read."""
+    try:
+        names = read_json(folder / "manifest.json")["artifacts"].items()
+    except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
+        return set()
+    return {(str(name).partition("-")[0], str(key)) for name, key in names}
+
+
+def _linked(folder: Path) -> Iterator[Artifact]:
+    with suppress(OSError), os.scandir(folder / "artifacts") as links:
+        for link in links:
+            with suppress(OSError):
+                stage, _, key = os.readlink(link.path).rpartition("/")
+                yield stage.rpartition("/")[2], key
+
+
+def cells(outputs: Path) -> Counter[str]:
+    """How many finished cells each table has."""
+    return Counter(file.parents[1].name for file in (outputs / "tables").glob("*/*/metrics.json"))

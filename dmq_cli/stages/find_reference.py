@@ -1,0 +1,135 @@
+"""Where the reference of a protocol is: built into dmq, built by `dmq reference build`, or a file of somebody else's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ConfigError, EvaluationError
+from dmq_cli.metrics import Protocol, Reference, reference_of
+from dmq_cli.metrics.extractors import check_readable
+from dmq_cli.metrics.reading.image_files import Framing, ImageSource, archive_source, array_source, folder_source
+from dmq_cli.metrics.reading.look import Pixels
+from dmq_cli.metrics.references.build import build_reference
+from dmq_cli.metrics.references.files import read_reference, read_stored
+from dmq_cli.obtain import REFERENCES, reference_file
+from dmq_cli.stages.progress import Progress
+from dmq_cli.store import file_sha256
+from dmq_cli.zoo.digits import digit_images
+
+OUTPUTS = "outputs"  # whose folder `references` holds what was built, unless runtime.outputs says otherwise
+_log = logging.getLogger("dmq")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+
+
+def find_reference(protocol: Protocol, outputs: str | Path) -> Reference:
+    """What the protocol compares with, checked to serve it. outputs: the folder whose `references` hold what was built.
+
+    Raises MissingWeightsError where it is not there, EvaluationError where it is another one than the protocol asks for or
+    lacks what it needs.
+    """
+    found = _read(protocol.reference, reference_file(protocol.reference, protocol.reference_path, outputs))
+    found.check(protocol)
+    return found
+
+
+def known_reference(what: str, outputs: str | Path = OUTPUTS) -> Reference:
+    """A reference by its name or its file. Raises MissingWeightsError where there is none."""
+    section = reference_section(what)
+    return _read(what, reference_file(what, section["reference_path"], outputs))
+
+
+def reference_section(what: str) -> dict[str, str | None]:
+    """A reference given by its name or its file, as the keys of a protocol."""
+    return {"reference": what, "reference_path": what if "/" in what or Path(what).is_file() else None}
+
+
+def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
+    """The reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none."""
+    found = find_reference(protocol, outputs)
+    if found.images is None:
+        raise EvaluationError(
+            f"The images of the reference {found.name} were asked for, but it has statistics alone; give one with images."
+        )
+    pixels: Any = found.images()
+    images: Pixels = pixels
+    return images
+
+
+def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
+    """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it is not there and
+    EvaluationError where it is another one than the protocol asks for, or of statistics that do not serve it.
+    """
+    file = reference_file(protocol.reference, protocol.reference_path, outputs)
+    if protocol.reference_sha256 is not None:
+        find_reference(protocol, outputs)  # of images it is the sha256 of all pixels
+    elif file is not None and (stored := read_stored(file, protocol.reference)):
+        stored.check(protocol)
+    return None if file is None else file_sha256(file)
+
+
+def image_source(what: str, framing: Framing) -> ImageSource:
+    """Images to build a reference of. what: a folder, an .npz with uint8 (N, H, W, C) under arr_0, `digits` or `digits32`.
+
+    Raises EvaluationError for what is none of these, and what `folder_source` raises.
+    """
+    if what in REFERENCES:
+        return array_source(what, _digits(what), framing, "scikit-learn")
+    return found_images(what, framing, lossless=False)
+
+
+def found_images(what: str, framing: Framing, lossless: bool) -> ImageSource:
+    """Images in a folder or an .npz; nothing but what they are is read yet. lossless: see `folder_source`.
+
+    Raises EvaluationError for what is neither, and what `folder_source` and `archive_source` raise.
+    """
+    place = Path(what).expanduser()
+    if place.is_dir():
+        return folder_source(place, framing, lossless)
+    if not place.is_file():
+        raise EvaluationError(
+            f"Images were to be read from {place}, but that is neither a folder nor a file; give a folder of PNG files or an .npz "
+            "with uint8 (N, H, W, C) under arr_0."
+        )
+    return archive_source(place, framing)
+
+
+def build(
+    what: str, framing: Framing, protocol: Protocol, name: str, file: Path, quiet: bool, device: str
+) -> dict[str, Any]:
+    """`dmq reference build`: write statistics of images to `file` and return what is recorded with them.
+
+    Raises ConfigError for a name or the name of a file that cannot be, EvaluationError for a file that is there and what `image_source` raises.
+    """
+    if re.fullmatch(_NAME, name) is None or name in REFERENCES:
+        raise ConfigError(
+            f"A reference cannot be called {name}; give a name of letters, digits, '_', '-' and '.' that is none of "
+            f"{', '.join(REFERENCES)}."
+        )
+    if file.suffix != ".safetensors":
+        raise ConfigError(
+            f"The reference {name} was to be written to {file}, but dmq reads its own only from files that end in .safetensors; "
+            "give such a name with --to."
+        )
+    if file.exists():
+        raise EvaluationError(
+            f"The reference {name} is at {file} already; remove it, or give another name or --to FILE."
+        )
+    source, progress = image_source(what, framing), Progress(quiet)
+    check_readable(source.shape[1:], protocol, source.name)
+    _log.info("%s: %s", source.name, source.told())
+    with progress.stage("reference", name):
+        return build_reference(
+            source, protocol, name, file, lambda done, of: progress.update("images", done, of), device
+        )
+
+
+def _read(name: str, file: Path | None) -> Reference:
+    return reference_of(name, _digits(name)) if file is None else read_reference(file, name)
+
+
+def _digits(name: str) -> Pixels:
+    pixels: Pixels = digit_images(REFERENCES[name])[0].permute(0, 2, 3, 1).numpy()
+    return pixels
