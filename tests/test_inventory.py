@@ -26,8 +26,9 @@ from tests.listening import listening
 
 NAMED = {"model": {"name": "tiny"}, "method": {"name": "tac"}, "bits": {"name": "w3a8"}}
 AA, BB, CC, DD, EE, FF, NN, AB, CD = (word * 16 for word in ["aa", "bb", "cc", "dd", "ee", "ff", "99", "ab", "cd"])
-FOUND = {
+FOUND: dict[str, Any] = {
     "protocol": {"columns": {"fd": "FD-digits", "is": "IS-digits"}},
+    "model": "tiny", "method": "tac", "bits": "w3a8", "config": {}, "artifacts": {}, "seeds": ["0-9"], "fp": {},
     "quantized": {"fd": 0.5},
     "paired": {"psnr": 30.0},
 }

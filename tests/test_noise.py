@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dmq_cli import report
-from dmq_cli.results.noise import Measured, alike, inside_noise, measured, over_full
+from dmq_cli.results.noise import alike, inside_noise, over_full
+from dmq_cli.results.record import Evaluation, Number, as_evaluation, over_ranges
 from tests.test_report import cell, fill
 
 
@@ -27,16 +28,16 @@ def single(fd: float, half: float | None = 0.1, **changes: Any) -> dict[str, Any
 
 
 def test_half_widths_add_in_squares() -> None:
-    assert inside_noise(Measured(1.0, 0.3), Measured(1.49, 0.4))
-    assert inside_noise(Measured(1.51, 0.4), Measured(1.0, 0.3)) is False
-    assert inside_noise(Measured(1.0, None), Measured(1.0, 0.3)) is None
+    near, far, above = Number(1.0, (0.7, 1.3)), Number(1.51, (1.11, 1.91)), Number(1.49, (1.09, 1.89))
+    assert inside_noise(near, above) and inside_noise(far, near) is False
+    assert inside_noise(Number(1.0), near) is None
 
 
 def test_runs_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
-    def above(fd: float, over: float, twin: str) -> dict[str, Any]:
+    def above(fd: float, over: float, twin: str) -> Evaluation:
         found = single(fd, 0.5, artifacts={"sample_fp-0-39": twin}, seeds=["0-39"], over_fp={"fd": over})
         found["intervals"]["over_fp"] = {"fd": [over - 0.02, over + 0.02]}
-        return found
+        return as_evaluation(found)
 
     one, other = above(1.0, 0.1, "a"), above(1.1, 0.2, "a")
     assert alike(one, other, "quantized", "fd") is False
@@ -45,9 +46,8 @@ def test_runs_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
 
 
 def test_several_ranges_have_students_interval() -> None:
-    found = measured({"fp": {"fd": 0.5, "fd_over_seeds": {"std": 0.06, "each": [0.44, 0.5, 0.56]}}}, "fp", "fd")
-    assert found is not None and found.half == pytest.approx(4.30265 * 0.06 / 3**0.5, rel=1e-5)
-    assert measured({"fp": {}}, "fp", "fd") is None
+    number = over_ranges([{"fd": 0.44}, {"fd": 0.5}, {"fd": 0.56}])["fd"]
+    assert number.value == pytest.approx(0.5) and number.half == pytest.approx(4.30265 * 0.06 / 3**0.5, rel=1e-5)
 
 
 def test_tables_show_intervals_and_mark_what_is_like_full_precision(tmp_path: Path) -> None:
@@ -83,15 +83,15 @@ def test_the_summary_says_whether_a_difference_is_noise(fd: float, half: float |
     found = single(fd, half)
     lines = [one.strip() for one in report.describe(found).splitlines()]
     assert (line in lines) if line else not any("noise" in one for one in lines)
-    assert over_full(found, "fd")[0] == pytest.approx(fd - 1)
-    assert over_full(found, "fd")[1] is (None if half is None else "inside" in str(line))
+    assert over_full(as_evaluation(found), "fd")[0] == pytest.approx(fd - 1)
+    assert over_full(as_evaluation(found), "fd")[1] is (None if half is None else "inside" in str(line))
 
 
 def test_the_difference_from_the_same_noise_decides_where_it_is_known() -> None:
     found = single(1.1, over_fp={"fd": 0.1})
-    assert over_full(found, "fd") == (0.1, None)
+    assert over_full(as_evaluation(found), "fd") == (0.1, None)
     found["intervals"]["over_fp"] = {"fd": [0.05, 0.15]}
-    assert over_full(found, "fd") == (0.1, False), "as independent numbers they could not be told apart"
+    assert over_full(as_evaluation(found), "fd") == (0.1, False), "as independent numbers they could not be told apart"
     found["over_fp"] = {"fd": 0.1, "fd_over_seeds": {"std": 0.05, "each": [0.05, 0.1, 0.15]}}
-    assert over_full(found, "fd") == (0.1, True)
+    assert over_full(as_evaluation(found), "fd") == (0.1, True)
     assert "FD-digits 0.10 over fp, inside the noise" in report.describe(found)

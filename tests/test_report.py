@@ -12,10 +12,14 @@ import pytest
 from dmq_cli import report
 from dmq_cli.errors import ConfigError
 from dmq_cli.report.tables import telling_bits
-from dmq_cli.stages.results import spread_over
+from dmq_cli.results.record import as_evaluation, flat, over_ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "outputs" / "tables"
+
+
+def spread_over(rows: list[dict[str, float]]) -> dict[str, Any]:
+    return flat(over_ranges(rows))
 
 
 def cell(method: str, fd: float, **changes: Any) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def test_only_the_place_in_the_readme_changes(tmp_path: Path) -> None:
 def test_many_cells_are_pictured_at_the_bits_that_tell_most() -> None:
     cells = [cell("a", 1.0, bits="w8a8"), cell("b", 1.0, bits="w8a8"), cell("a", 1.0, bits="w4a4")]
     cells.append(cell("b", 9.0, bits="w4a4"))
-    assert telling_bits(cells) == "w4a4"
+    assert telling_bits(map(as_evaluation, cells)) == "w4a4"
 
 
 def test_a_place_may_ask_for_the_rows_at_some_bits(tmp_path: Path) -> None:

@@ -124,12 +124,14 @@ def _hydra(
 ) -> None:
     import hydra
 
+    from dmq_cli.overrides.bits import register_bits
     from dmq_cli.overrides.check import check_words
     from dmq_cli.paths import conf_folder
     from dmq_cli.sweep import CURRENT, Command
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
     check_words(overrides)
+    register_bits(overrides)
     failed: list[Exception] = []
     run = _in_any_process(verb, flags, job)
 

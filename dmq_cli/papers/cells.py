@@ -10,10 +10,9 @@ from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.paths import conf_folder
+from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.results.sweeps import Records
-from dmq_cli.store.recorded import check_recorded, read_object
-
-Cell = dict[str, Any]  # what metrics.json holds
+from dmq_cli.store.recorded import MANIFEST
 
 _MEASURED = ("model", "sampler", "protocol", "cond", "numerics")  # what the full-precision twin's numbers depend on
 _QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "calibrated_steps")
@@ -38,7 +37,7 @@ def _composed(words: tuple[str, ...]) -> dict[str, Any]:
     return dict(plain)
 
 
-def cells(folder: Path) -> list[Cell]:
+def cells(folder: Path) -> list[Evaluation]:
     """The finished cells of a table's folder that their manifests back.
 
     A cell counts if its manifest has the key that its folder is named by and the same artifacts, and if its configuration is the
@@ -47,21 +46,17 @@ def cells(folder: Path) -> list[Cell]:
     return [cell for _, cell in _backed(folder)]
 
 
-def _backed(folder: Path) -> Iterator[tuple[Path, Cell]]:
-    for file in sorted(folder.glob("*/metrics.json")):
-        proof = file.parent / "manifest.json"
-        if not proof.is_file():
-            continue
-        cell, manifest = read_object(file), read_object(proof)
-        with suppress(ArtifactCorruptError):
-            check_recorded(file.parent, cell, manifest)
-            yield file.parent, cell
+def _backed(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
+    for file in metrics_files(folder):
+        if (file.parent / MANIFEST).is_file():
+            with suppress(ArtifactCorruptError):
+                yield file.parent, read_evaluation(file.parent)[0]
 
 
-def cell_of(folder: Path, words: Sequence[str]) -> Cell | None:
+def cell_of(folder: Path, words: Sequence[str]) -> Evaluation | None:
     """The finished cell of a row, None if there is none. words: its job. Raises ConfigError if two cells claim it."""
     wanted = configured(words)
-    found = {place: cell for place, cell in _backed(folder) if fits(wanted, cell["config"])}
+    found = {place: cell for place, cell in _backed(folder) if fits(wanted, cell.config)}
     if len(found) > 1:
         raise ConfigError(
             f"{' and '.join(map(str, found))} are cells of the same row; remove the one that an older version made."
@@ -78,14 +73,14 @@ def failure(records: Records, words: Sequence[str]) -> str:
     return ""
 
 
-def full_precision(folders: Sequence[Path], words: Sequence[str]) -> Cell | None:
+def full_precision(folders: Sequence[Path], words: Sequence[str]) -> Evaluation | None:
     """A cell with the full-precision numbers of a row's model, sampler, protocol and seeds, in the first folder that has one.
 
     words: the job of any row of the part. Method and bits do not matter.
     """
     wanted = configured(words)
     for cell in (cell for folder in folders for cell in cells(folder)):
-        own = cell["config"]
+        own = cell.config
         if _seeds(own) == _seeds(wanted) and all(_same(name, wanted, own) for name in _MEASURED):
             return cell
     return None

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.papers.numbers import Number, told_apart
+from dmq_cli.papers.numbers import Entry, told_apart
 from dmq_cli.papers.transcript import PaperTable, Row
-from dmq_cli.results.noise import Measured
+from dmq_cli.results.record import Number
 
-Look = Callable[[Row, str], "Number | None"]
+Look = Callable[[Row, str], "Entry | None"]
 """The measured number of a row in a column, by its heading."""
-Apart = Callable[[Row, Row, str], "Measured | None"]
+Apart = Callable[[Row, Row, str], "Number | None"]
 """How far the first of two rows is above the second in a column, image by image; None where that is not known."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
@@ -76,7 +76,7 @@ def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Ro
 
 
 def compare(
-    heading: str, better: Number | None, worse: Number | None, difference: Measured | None = None
+    heading: str, better: Entry | None, worse: Entry | None, difference: Number | None = None
 ) -> tuple[str, str]:
     """Whether `better` is better than `worse` by this column, and the two numbers with what is known of their difference."""
     if better is None or worse is None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.papers import traces
-from dmq_cli.papers.cells import Cell, cells
+from dmq_cli.papers.cells import cells
 from dmq_cli.papers.runnable import folder_name
 from dmq_cli.papers.transcript import PaperTable, check_scale, paper_table
 from dmq_cli.papers.views import View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, marked
 from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.record import Evaluation
 from dmq_cli.store import check_artifact, read_json, write_json
 from dmq_cli.store.files import write_text
 
@@ -73,5 +74,5 @@ def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[
     return found
 
 
-def _trace_of(cell: Cell) -> str:
-    return str(cell["artifacts"].get("trace", ""))
+def _trace_of(cell: Evaluation) -> str:
+    return cell.artifacts.get("trace", "")

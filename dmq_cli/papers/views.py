@@ -10,12 +10,12 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.papers import claims, counting, traces
-from dmq_cli.papers.cells import Cell, cell_of, configured, failure, full_precision
-from dmq_cli.papers.numbers import Number, measured
+from dmq_cli.papers.cells import cell_of, configured, failure, full_precision
+from dmq_cli.papers.numbers import Entry, measured
 from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
-from dmq_cli.results.noise import Measured
 from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.record import Evaluation, Number, flat
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store import digest
 
@@ -58,7 +58,7 @@ class Known:
 
     state: str
     why: str = ""
-    cell: Cell | None = None
+    cell: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _alike(table: PaperTable, known: Mapping[int, Known]) -> list[str]:
     for number, row in enumerate(table.rows):
         cell = known[number].cell
         if cell is not None and not row.full:
-            same = found.setdefault(digest([row.part, cell["quantized"], cell["paired"]]), {})
-            same.setdefault(digest(cell["config"]), f"{row.method} {row.bits}".strip())
+            same = found.setdefault(digest([row.part, flat(cell.quantized), flat(cell.paired)]), {})
+            same.setdefault(digest(cell.config), f"{row.method} {row.bits}".strip())
     return [
         f"{' and '.join(one.values())} gave the same numbers: what sets them apart does not act here."
         for one in found.values()
@@ -153,7 +153,7 @@ def _cells(
     return [*found, known.state]
 
 
-def _measured(asked: _Asked, row: Row, cell: Cell | None, key: str) -> str:
+def _measured(asked: _Asked, row: Row, cell: Evaluation | None, key: str) -> str:
     if key.startswith("cost."):
         return counting.cost(asked.table, row, key, asked.scale, asked.counted)
     if cell is None:
@@ -192,8 +192,8 @@ def _shown(heading: str, key: str | None, rows: Sequence[Row]) -> bool:
     return heading in printed or (key is not None and not printed)
 
 
-def _one_protocol(table: str, part: str, backed: Sequence[Cell]) -> str:
-    found = {f"{cell['protocol']['name']} `{cell['protocol']['hash']}`": cell for cell in backed}
+def _one_protocol(table: str, part: str, backed: Sequence[Evaluation]) -> str:
+    found = {f"{cell.protocol['name']} `{cell.protocol['hash']}`": cell for cell in backed}
     if len(found) > 1:
         raise ConfigError(
             f"The cells of {part} in the table {table} were measured under {len(found)} protocols ({', '.join(sorted(found))}), which"
@@ -202,12 +202,12 @@ def _one_protocol(table: str, part: str, backed: Sequence[Cell]) -> str:
     return next(iter(found), "")
 
 
-def _here(backed: Sequence[Cell]) -> str:
+def _here(backed: Sequence[Evaluation]) -> str:
     if not backed:
         return ""
-    sampler = backed[0]["config"]["sampler"]
+    sampler = backed[0].config["sampler"]
     eta = f", eta = {sampler['eta']}" if sampler["eta"] else ""
-    return f"; measured: {backed[0]['model']}, {sampler['num_inference_steps']} steps{eta}"
+    return f"; measured: {backed[0].model}, {sampler['num_inference_steps']} steps{eta}"
 
 
 def _verdict(
@@ -221,15 +221,15 @@ def _verdict(
         return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
     if "trace" in claim:
         backing = {row.method: known[number].cell for number, row in enumerate(table.rows)}
-        keys = {method: cell["artifacts"].get("trace", "") for method, cell in backing.items() if cell is not None}
+        keys = {method: cell.artifacts.get("trace", "") for method, cell in backing.items() if cell is not None}
         return traces.verdict(claim, {method: traced[key] for method, key in keys.items() if key in traced})
     backing_of = {id(row): known[number].cell for number, row in enumerate(table.rows)}
 
-    def look(row: Row, heading: str) -> Number | None:
+    def look(row: Row, heading: str) -> Entry | None:
         cell, key = backing_of[id(row)], table.columns[heading]
         return None if cell is None or key is None else measured(cell, key, row.full)
 
-    def apart(one: Row, other: Row, heading: str) -> Measured | None:
+    def apart(one: Row, other: Row, heading: str) -> Number | None:
         ours, theirs = backing_of[id(one)], backing_of[id(other)]
         side, _, key = str(table.columns[heading]).partition(".")
         return None if ours is None or theirs is None or one.full or other.full else pairs(ours, theirs, side, key)

@@ -11,10 +11,11 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.report.html import render
 from dmq_cli.report.result_table import by_protocol, caption, columns_of
 from dmq_cli.report.sections import images
-from dmq_cli.results.noise import alike, measured
+from dmq_cli.results.noise import alike
 from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.record import Evaluation, Number
 from dmq_cli.results.runs import Result, flatten, labels
-from dmq_cli.results.verdict import UNITS, difference, shown, verdict
+from dmq_cli.results.verdict import difference, verdict, with_unit
 from dmq_cli.store.files import write_text
 
 ABSENT = "—"
@@ -31,21 +32,21 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Number:
+class Compared:
     """One number of runs that share a protocol, by label. deltas: to the first run that has it, with the verdict."""
 
     key: str
     title: str
-    values: dict[str, float]
+    values: dict[str, Number]
     deltas: dict[str, tuple[float, str]]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ComparedGroup:
     """The numbers of runs that may be compared with each other. about: what they share."""
 
     about: str
-    numbers: list[Number]
+    numbers: list[Compared]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Comparison:
     runs: dict[str, Result]
     configuration: list[Difference]
     circumstances: list[Difference]
-    numbers: list[Numbers]
+    numbers: list[ComparedGroup]
 
 
 def compare(results: Sequence[Result]) -> Comparison:
@@ -82,7 +83,13 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "configuration": {one.key: one.values for one in found.configuration},
         "circumstances": {one.key: one.values for one in found.circumstances},
         "numbers": [
-            {"about": group.about, **{n.key: {"values": n.values, "deltas": n.deltas} for n in group.numbers}}
+            {
+                "about": group.about,
+                **{
+                    n.key: {"values": {label: one.value for label, one in n.values.items()}, "deltas": n.deltas}
+                    for n in group.numbers
+                },
+            }
             for group in found.numbers
         ],
     }
@@ -114,36 +121,36 @@ def write_comparison(found: Comparison, file: Path) -> None:
     write_text(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
 
 
-def cell_text(number: Number, label: str) -> str:
+def cell_text(number: Compared, label: str) -> str:
     """`0.60 (+0.07 inside the noise)`; nothing where the run does not have it."""
     if label not in number.values:
         return ""
-    text = shown(number.values[label]) + UNITS.get(number.key, "")
+    text, value = with_unit(number.values[label]), number.values[label].value
     if label not in number.deltas:
         return text
     delta, judged = number.deltas[label]
-    told = difference(number.values[label], number.values[label] - delta)
+    told = difference(value, value - delta)
     return f"{text} ({told}{'' if judged == 'noise unknown' else ' ' + judged})"
 
 
-def _numbers(group: Mapping[str, Result]) -> Numbers:
-    metrics = {label: run.metrics for label, run in group.items()}
-    columns = columns_of([*metrics.values()])
+def _numbers(group: Mapping[str, Result]) -> ComparedGroup:
+    measured = {label: run.evaluation for label, run in group.items()}
+    columns = columns_of([*measured.values()])
     folders = {one.name: one for run in group.values() for one in run.artifacts.values() if one is not None}
     pairs = Pairs(lambda key: folders.get(key, Path()))
-    numbers = [_number(metrics, c.key, c.title, c.side, pairs) for c in columns]
-    return Numbers(caption(next(iter(metrics.values()))), numbers)
+    numbers = [_number(measured, c.key, c.title, c.side, pairs) for c in columns]
+    return ComparedGroup(caption(next(iter(measured.values()))), numbers)
 
 
-def _number(metrics: Mapping[str, Mapping[str, Any]], key: str, title: str, side: str, pairs: Pairs) -> Number:
-    found = {label: number for label, one in metrics.items() if (number := measured(one, side, key)) is not None}
-    first, base = next(iter(found.items()))
+def _number(measured: Mapping[str, Evaluation], key: str, title: str, side: str, pairs: Pairs) -> Compared:
+    values = {label: number for label, one in measured.items() if (number := one.number(side, key)) is not None}
+    first, base = next(iter(values.items()))
     deltas = {}
-    for label in [one for one in found if one != first]:
-        apart = pairs(metrics[label], metrics[first], side, key)
-        inside = alike(metrics[label], metrics[first], side, key, apart)
-        deltas[label] = (found[label].value - base.value, verdict(inside))
-    return Number(key, title, {label: number.value for label, number in found.items()}, deltas)
+    for label in [label for label in values if label != first]:
+        apart = pairs(measured[label], measured[first], side, key)
+        inside = alike(measured[label], measured[first], side, key, apart)
+        deltas[label] = (values[label].value - base.value, verdict(inside))
+    return Compared(key, title, values, deltas)
 
 
 def _brief(value: Any) -> str:

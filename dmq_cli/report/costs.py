@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.results.naming import with_overrides
+from dmq_cli.results.record import Evaluation
 
 _KINDS = {"": "own bits", "_flat": "papers' count", "_fp": "full precision"}
 _PARTS = {
@@ -52,11 +53,11 @@ def _row(name: str, cells: list[str]) -> str:
     return f"  {name:18s} " + "  ".join(f"{cell:>14s}" for cell in cells)
 
 
-def latency(found: Mapping[str, Any]) -> str | None:
+def latency(evaluation: Evaluation) -> str | None:
     """Seconds that one image took on this machine, of a finished evaluation; None where they were not kept."""
-    seconds, ranges = found.get("seconds", {}), found["seeds"]
-    spent = [seconds.get(f"sample-{seeds}") for seeds in ranges]
-    if not spent or None in spent:
+    spent = [evaluation.seconds.get(f"sample-{seeds}") for seeds in evaluation.seeds]
+    known = [seconds for seconds in spent if seconds is not None]
+    if not known or len(known) < len(spent):
         return None
-    each = sum(spent) / (len(ranges) * found["num_images"])
+    each = sum(known) / (len(spent) * evaluation.num_images)
     return f"{each:.3g} s an image, simulated on this machine; hardware with such bits would take another time"

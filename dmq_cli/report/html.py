@@ -12,7 +12,7 @@ import jinja2
 
 import dmq_cli
 from dmq_cli.report.figures.style import Kind, looks
-from dmq_cli.report.result_table import SECONDS, Cost, Table, by_protocol, costs, result_table
+from dmq_cli.report.result_table import SECONDS, CostRow, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
 from dmq_cli.results.naming import few
@@ -38,7 +38,7 @@ class Page:
     statements: list[str]
     tables: list[Table]
     reading: str
-    costs: list[Cost]
+    costs: list[CostRow]
     seconds: list[str]
     left_out: str
     sections: list[Section]
@@ -70,7 +70,7 @@ def page_of(results: Sequence[Result]) -> Page:
     groups = by_protocol(named)
     ordered = {label: run for group in groups for label, run in group.items()}
     drawn = _drawn(groups)
-    kinds = {label: Kind(run.metrics["method"], run.metrics["bits"]) for label, run in ordered.items()}
+    kinds = {label: Kind(run.evaluation.method, run.evaluation.bits) for label, run in ordered.items()}
     seen = looks({label: kinds[label] for label in drawn}, kinds)
     made = sections(drawn, groups, seen)
     left_out = "" if len(drawn) == len(ordered) else _left_out(len(drawn), len(ordered))
@@ -85,7 +85,7 @@ def page_of(results: Sequence[Result]) -> Page:
         left_out=left_out,
         sections=[section for section in made if section.shows],
         missing=_missing(made),
-        commands=[(label, run.metrics["command"]) for label, run in ordered.items()],
+        commands=[(label, run.evaluation.command) for label, run in ordered.items()],
         records=[*_protocols(groups), *_environments(drawn)],
         configurations=[
             (f"Configuration of {label}", json.dumps(run.config, indent=1)) for label, run in drawn.items()
@@ -122,7 +122,7 @@ def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
 
 
 def _distance(result: Result) -> float:
-    return float(result.metrics["quantized"]["fd"])
+    return result.evaluation.quantized["fd"].value
 
 
 def _left_out(drawn: int, total: int) -> str:
@@ -131,7 +131,7 @@ def _left_out(drawn: int, total: int) -> str:
 
 def _title(runs: Mapping[str, Result]) -> str:
     def distinct(key: str) -> list[str]:
-        return list(dict.fromkeys(run.metrics[key] for run in runs.values()))
+        return list(dict.fromkeys(getattr(run.evaluation, key) for run in runs.values()))
 
     methods, bits = distinct("method"), [name.upper() for name in distinct("bits")]
     told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
@@ -143,12 +143,12 @@ def _title(runs: Mapping[str, Result]) -> str:
 
 def _shared(runs: Mapping[str, Result]) -> list[str]:
     """The overrides that all runs have."""
-    first, *others = [run.overrides for run in runs.values()]
+    first, *others = [run.evaluation.overrides for run in runs.values()]
     return [word for word in first if all(word in other for other in others)]
 
 
 def _subtitle(runs: Mapping[str, Result]) -> str:
-    protocols = list(dict.fromkeys(run.metrics["protocol"]["name"] for run in runs.values()))
+    protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
     budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "
     shared = _shared(runs)
@@ -157,8 +157,10 @@ def _subtitle(runs: Mapping[str, Result]) -> str:
 
 
 def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    records = {run.metrics["protocol"]["hash"]: run.metrics["protocol"] for group in groups for run in group.values()}
-    return [(f"Protocol {record['name']} ({key})", list(flatten(record).items())) for key, record in records.items()]
+    records = {run.evaluation.protocol["hash"]: run.evaluation.protocol for group in groups for run in group.values()}
+    return [
+        (f"Protocol {record['name']} ({key})", list(flatten(dict(record)).items())) for key, record in records.items()
+    ]
 
 
 def _environments(runs: Mapping[str, Result]) -> list[tuple[str, list[tuple[str, Any]]]]:

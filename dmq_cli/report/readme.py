@@ -27,12 +27,12 @@ def picture(folder: Path) -> Path | None:
     cells = sorted(read_cells(folder), key=order)
     names: dict[str, str] = {}
     for cell, words in zip(cells, own_overrides(cells), strict=True):
-        first = cell["seeds"][0]
-        full, own = (artifacts / s / cell["artifacts"].get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
+        first = cell.seeds[0]
+        full, own = (artifacts / s / cell.artifacts.get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
         if full.is_dir() and own.is_dir():
             rows.setdefault("full precision", load_images(full))
-            name = with_overrides(f"{cell['method']} {cell['bits']}", words)
-            rows[name], names[name] = load_images(own), cell["bits"]
+            name = with_overrides(f"{cell.method} {cell.bits}", words)
+            rows[name], names[name] = load_images(own), cell.bits
     if not rows or varied(cells):
         return None
     if len(cells) > _MOST_ROWS:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmq_cli.report.tables import _STAGES as STAGES
-from dmq_cli.report.tables import headings, is_random, order
-from dmq_cli.results.noise import Measured, measured, over_full
+from dmq_cli.report.tables import headings, order
+from dmq_cli.results.noise import over_full
+from dmq_cli.results.record import Evaluation, NetworkCost, Number
 from dmq_cli.results.runs import Result, flatten
-from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, UNITS, difference, shown, spread, verdict
+from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, difference, spread, verdict, with_unit
 from dmq_cli.store import digest
 
-_SAMPLED_IN = ("model", "weights", "seeds", "fp_seeds")
 _CONFIGURED = ("sampler", "numerics", "cond", "to_uint8")
 
 
@@ -51,58 +51,58 @@ class Table:
 def by_protocol(runs: Mapping[str, Result]) -> list[dict[str, Result]]:
     """The runs, sorted, in groups that may share a table: one protocol, model, sampler and set of seeds each."""
     groups: dict[str, dict[str, Result]] = {}
-    for label, result in sorted(runs.items(), key=lambda item: order(item[1].metrics)):
-        groups.setdefault(digest(_standing(result.metrics)), {})[label] = result
+    for label, result in sorted(runs.items(), key=lambda item: order(item[1].evaluation)):
+        groups.setdefault(digest(_standing(result.evaluation)), {})[label] = result
     return list(groups.values())
 
 
 def result_table(runs: Mapping[str, Result]) -> Table:
     """The table of one group of `by_protocol`."""
-    cells = {label: result.metrics for label, result in runs.items()}
+    cells = {label: result.evaluation for label, result in runs.items()}
     first = next(iter(cells.values()))
     columns = columns_of([*cells.values()])
     full = [_value(first, "fp", column.key) if column.side != "paired" else Value() for column in columns]
     best = {
-        column: _best([measured(cell, column.side, column.key) for cell in cells.values()], column.key)
+        column: _best([cell.number(column.side, column.key) for cell in cells.values()], column.key)
         for column in columns
     }
     rows = [
         (label, [_value(cell, column.side, column.key, best[column]) for column in columns])
         for label, cell in cells.items()
     ]
-    return Table(caption(first), first["protocol"]["name"], columns, full, rows)
+    return Table(caption(first), first.protocol["name"], columns, full, rows)
 
 
-def columns_of(cells: Sequence[Mapping[str, Any]]) -> list[Column]:
+def columns_of(cells: Sequence[Evaluation]) -> list[Column]:
     """The protocol's columns that were measured, FD-inf beside FD where it was, then what was compared image by image."""
     kept = [
         Column(key, _arrow(name, key), "quantized")
         for key, name in headings(cells[0]).items()
-        if any(key in cell["quantized"] for cell in cells)
+        if any(key in cell.quantized for cell in cells)
     ]
-    paired = [key for key in NAMES if any(key in cell["paired"] for cell in cells)]
+    paired = [key for key in NAMES if any(key in cell.paired for cell in cells)]
     return [*kept, *(Column(key, _arrow(NAMES[key], key), "paired") for key in paired)]
 
 
-def caption(metrics: Mapping[str, Any]) -> str:
+def caption(evaluation: Evaluation) -> str:
     """Model, steps, images, seeds and protocol in one line."""
-    config = metrics["config"]
+    config, protocol = evaluation.config, evaluation.protocol
     guidance = (config.get("cond") or {}).get("guidance")
-    several = len(metrics["seeds"]) > 1
+    several = len(evaluation.seeds) > 1
     parts = [
-        metrics["model"] + (" (random weights)" if is_random(dict(metrics)) else ""),
+        evaluation.model + (" (random weights)" if evaluation.random else ""),
         f"{config['sampler']['num_inference_steps']} steps",
         *([] if guidance is None else [f"guidance {guidance}"]),
-        f"{metrics['protocol']['num_images']} images" + (" in each seed range" if several else ""),
-        f"seeds {', '.join(metrics['seeds'])}",
+        f"{evaluation.num_images} images" + (" in each seed range" if several else ""),
+        f"seeds {', '.join(evaluation.seeds)}",
     ]
-    if metrics.get("fp_seeds", metrics["seeds"]) != metrics["seeds"]:
-        parts.append(f"full precision over seeds {', '.join(metrics['fp_seeds'])}")
-    return f"{', '.join(parts)}; protocol {metrics['protocol']['name']} ({metrics['protocol']['hash']})"
+    if evaluation.fp_seeds != evaluation.seeds:
+        parts.append(f"full precision over seeds {', '.join(evaluation.fp_seeds)}")
+    return f"{', '.join(parts)}; protocol {protocol['name']} ({protocol['hash']})"
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostRow:
     """What a run costs. size: MB of 10^6 bytes; gbops: of one network call; seconds: by kind of stage, as it was made."""
 
     label: str
@@ -116,44 +116,55 @@ class Cost:
 SECONDS = list(STAGES)
 
 
-def costs(runs: Mapping[str, Result]) -> list[Cost]:
+def costs(runs: Mapping[str, Result]) -> list[CostRow]:
     """A row for each run that counted its cost."""
-    return [_cost(label, result.metrics) for label, result in runs.items() if "cost" in result.metrics]
+    return [
+        _cost(label, cost, result.evaluation)
+        for label, result in runs.items()
+        if (cost := result.evaluation.cost) is not None
+    ]
 
 
-def _standing(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _standing(evaluation: Evaluation) -> dict[str, Any]:
     """All that the full-precision numbers rest on; what is null says no more than what is not there."""
-    parts = {key: metrics.get(key) for key in _SAMPLED_IN}
-    parts |= {key: metrics["config"].get(key) for key in _CONFIGURED}
-    found = flatten({**parts, "protocol": metrics["protocol"]["hash"], "sha": metrics["config"]["model"].get("sha256")})
-    return {key: value for key, value in found.items() if value not in (None, {}, [])}
+    parts: dict[str, Any] = {key: evaluation.config.get(key) for key in _CONFIGURED}
+    parts |= {"model": evaluation.model, "random": evaluation.random or None}
+    parts |= {
+        "seeds": list(evaluation.seeds),
+        "fp_seeds": list(evaluation.fp_seeds),
+        "protocol": evaluation.protocol["hash"],
+    }
+    settings = flatten({**parts, "sha": evaluation.config["model"].get("sha256")})
+    return {key: value for key, value in settings.items() if value not in (None, {}, [])}
 
 
-def _cost(label: str, metrics: Mapping[str, Any]) -> Cost:
-    cost = metrics["cost"]
-    times = [sum(s for name, s in metrics["seconds"].items() if name.startswith(own)) for own in STAGES.values()]
-    return Cost(
-        label + ("" if cost.get("deployable", True) else " (not deployable)"),
-        f"{cost['size_bytes'] / 1e6:.2f}",
-        f"{cost['size_bytes_fp'] / cost['size_bytes']:.1f}\u00d7",
-        f"{cost['bops'] / 1e9:.1f}",
-        f"{cost['bops_fp'] / cost['bops']:.1f}\u00d7",
+def _cost(label: str, cost: NetworkCost, evaluation: Evaluation) -> CostRow:
+    times = [
+        sum(seconds for name, seconds in evaluation.seconds.items() if name.startswith(stages))
+        for stages in STAGES.values()
+    ]
+    return CostRow(
+        label + ("" if cost.deployable else " (not deployable)"),
+        f"{cost.size_bytes / 1e6:.2f}",
+        f"{cost.size_bytes_fp / cost.size_bytes:.1f}\u00d7",
+        f"{cost.bops / 1e9:.1f}",
+        f"{cost.bops_fp / cost.bops:.1f}\u00d7",
         [f"{seconds:.0f}" for seconds in times],
     )
 
 
-def _value(metrics: Mapping[str, Any], side: str, key: str, best: float | None = None) -> Value:
-    number = measured(metrics, side, key)
+def _value(evaluation: Evaluation, side: str, key: str, best: float | None = None) -> Value:
+    number = evaluation.number(side, key)
     if number is None:
         return Value()
-    text, more, is_best = shown(number.value) + UNITS.get(key, ""), spread(metrics, side, key), number.value == best
-    if side != "quantized" or measured(metrics, "fp", key) is None:
+    text, more, is_best = with_unit(number), spread(number), number.value == best
+    if side != "quantized" or key not in evaluation.fp:
         return Value(text, more, best=is_best)
-    over, inside = over_full(metrics, key)
+    over, inside = over_full(evaluation, key)
     return Value(text, more, difference(number.value, number.value - over), verdict(inside), is_best)
 
 
-def _best(column: Sequence[Measured | None], key: str) -> float | None:
+def _best(column: Sequence[Number | None], key: str) -> float | None:
     """The best value of a column; None where all are the same."""
     values = {number.value for number in column if number is not None}
     if len(values) < 2:

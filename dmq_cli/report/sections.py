@@ -13,7 +13,6 @@ from dmq_cli.report.evidence import Found, gather
 from dmq_cli.report.figures import activations, blocks, learning, lines, pictures, tradeoff
 from dmq_cli.report.figures.style import Look
 from dmq_cli.report.widths import input_bits
-from dmq_cli.results.noise import measured
 from dmq_cli.results.runs import Result
 from dmq_cli.results.trace import Trace
 from dmq_cli.results.verdict import LOWER_IS_BETTER
@@ -177,7 +176,7 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
     figures = []
     networks = _networks(runs, {label: trace for label, trace in found.present.items() if trace.sites})
     for label, alike in networks.items():
-        bits = {name: input_bits(runs[name].metrics, trace.sites) for name, trace in alike.items()}
+        bits = {name: input_bits(runs[name].evaluation.policy, trace.sites) for name, trace in alike.items()}
         sites = activations.covered(alike, bits)
         if not sites:
             continue
@@ -258,10 +257,10 @@ def _cosine(found: Found[Trace], looks: Looks) -> Section:
 def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
     figures, absent = [], []
     for group in groups:
-        first = next(iter(group.values())).metrics
-        key, name = next(iter(first["protocol"]["columns"].items()))
-        full = measured(first, "fp", key)
-        counted = {label: run.metrics for label, run in group.items() if "cost" in run.metrics}
+        first = next(iter(group.values())).evaluation
+        key, name = next(iter(first.protocol["columns"].items()))
+        full = first.fp.get(key)
+        counted = {label: cost for label, run in group.items() if (cost := run.evaluation.cost) is not None}
         absent += [
             f"Not shown for {label}: its cost was not counted when it was made."
             for label in group
@@ -270,12 +269,12 @@ def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
         if not counted or full is None or key not in LOWER_IS_BETTER:
             continue
         points = {
-            label: tradeoff.Point(m["cost"]["bops"] / 1e9, number)
-            for label, m in counted.items()
-            if (number := measured(m, "quantized", key)) is not None
+            label: tradeoff.Point(cost.bops / 1e9, number)
+            for label, cost in counted.items()
+            if (number := group[label].evaluation.quantized.get(key)) is not None
         }
-        whole = tradeoff.Point(next(iter(counted.values()))["cost"]["bops_fp"] / 1e9, full)
-        caption = f"{name} against bit operations of one network call; lower and to the left is better. The dotted line joins what nothing cheaper beats. {first['model']}, protocol {first['protocol']['name']}."
+        whole = tradeoff.Point(next(iter(counted.values())).bops_fp / 1e9, full)
+        caption = f"{name} against bit operations of one network call; lower and to the left is better. The dotted line joins what nothing cheaper beats. {first.model}, protocol {first.protocol['name']}."
         alt = f"Scatter plot of {name} over GBOPs for {len(points)} runs and full precision."
         figures.append(_figure(tradeoff.pareto(points, whole, looks, name), caption, alt))
     return Section("pareto", "Distance against cost", figures=figures, absent=absent)

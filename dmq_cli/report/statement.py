@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dmq_cli.report.tables import is_random
-from dmq_cli.results.noise import measured, over_full
+from dmq_cli.results.noise import over_full
 from dmq_cli.results.runs import Result
 from dmq_cli.results.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
 
@@ -18,13 +17,13 @@ _JUDGED = {
 
 def statement(runs: Mapping[str, Result]) -> str:
     """One paragraph about runs that share a table: the best, what it saves, and the worst."""
-    first = next(iter(runs.values())).metrics
-    key, name = next(iter(first["protocol"]["columns"].items()))
+    first = next(iter(runs.values())).evaluation
+    key, name = next(iter(first.protocol["columns"].items()))
     ranked = sorted(
-        runs, key=lambda label: float(runs[label].metrics["quantized"][key]), reverse=key not in LOWER_IS_BETTER
+        runs, key=lambda label: runs[label].evaluation.quantized[key].value, reverse=key not in LOWER_IS_BETTER
     )
     best, worst = runs[ranked[0]], runs[ranked[-1]]
-    model = f"{first['model']} "
+    model = f"{first.model} "
     if len(ranked) == 1:
         told = [f"{ranked[0]} brings {model}to {name} {_against_full(best, key)}"]
     else:
@@ -40,37 +39,37 @@ def statement(runs: Mapping[str, Result]) -> str:
 
 
 def _against_full(result: Result, key: str) -> str:
-    over, inside = over_full(result.metrics, key)
-    own = result.metrics["quantized"][key]
-    twins = " on the same seeds," if key in result.metrics.get("over_fp", {}) else ""
+    over, inside = over_full(result.evaluation, key)
+    own = result.evaluation.quantized[key].value
+    twins = " on the same seeds," if key in result.evaluation.over_fp else ""
     judged = _JUDGED[verdict(inside)].format(f" of {difference(own, own - over)}{twins}")
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 
 def _twins(result: Result) -> str:
-    psnr = measured(result.metrics, "paired", "psnr")
+    psnr = result.evaluation.paired.get("psnr")
     if psnr is None:
         return ""
     return f"Its images are on average {shown(psnr.value)} dB (PSNR) from those that full precision makes of the same noise."
 
 
 def _price(result: Result) -> str:
-    cost = result.metrics.get("cost")
+    cost = result.evaluation.cost
     if cost is None:
         return ""
-    size, full = cost["size_bytes"] / 1e6, cost["size_bytes_fp"] / 1e6
-    if (size, cost["bops"]) == (full, cost["bops_fp"]):
-        return f"The network keeps its {full:.2f} MB and its {cost['bops'] / 1e9:.1f} billion bit operations in one call, as nothing of it is quantized."
+    size, full = cost.size_bytes / 1e6, cost.size_bytes_fp / 1e6
+    if (size, cost.bops) == (full, cost.bops_fp):
+        return f"The network keeps its {full:.2f} MB and its {cost.bops / 1e9:.1f} billion bit operations in one call, as nothing of it is quantized."
     return (
         f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times) and one call of it from"
-        f" {cost['bops_fp'] / 1e9:.1f} to {cost['bops'] / 1e9:.1f} billion bit operations ({cost['bops_fp'] / cost['bops']:.0f} times fewer)."
+        f" {cost.bops_fp / 1e9:.1f} to {cost.bops / 1e9:.1f} billion bit operations ({cost.bops_fp / cost.bops:.0f} times fewer)."
     )
 
 
 def _doubts(runs: Mapping[str, Result]) -> str:
     """What keeps these numbers from being a result."""
     doubts = []
-    if any(is_random(result.metrics) for result in runs.values()):
+    if any(result.evaluation.random for result in runs.values()):
         doubts.append("The weights are random: the numbers say nothing about the model.")
     budgets = {result.config.get("budget", {}).get("name") for result in runs.values()}
     if "smoke" in budgets:
@@ -79,9 +78,5 @@ def _doubts(runs: Mapping[str, Result]) -> str:
 
 
 def _text(result: Result, side: str, key: str) -> str:
-    number = measured(result.metrics, side, key)
-    return (
-        "nothing"
-        if number is None
-        else " ".join(filter(None, (shown(number.value), spread(result.metrics, side, key))))
-    )
+    number = result.evaluation.number(side, key)
+    return "nothing" if number is None else " ".join(filter(None, (shown(number.value), spread(number))))

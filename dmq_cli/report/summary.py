@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import DISTANCES, columns, is_random, number
+from dmq_cli.report.tables import DISTANCES, columns
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
+from dmq_cli.results.record import Evaluation, as_evaluation
+from dmq_cli.results.verdict import verdict, with_noise
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -19,45 +21,50 @@ def describe(found: dict[str, Any]) -> str:
     if "macs" in found:
         return cost_text(found, _policy(found["policy"]))
     if "quantized" in found:
-        return _evaluation(found)
+        return _evaluation(as_evaluation(found), found.get("run", "a finished cell of the table"))
     return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
 
 
 def headline(found: Mapping[str, Any]) -> str | None:
     """The first number of an evaluation in a few words: "FD-digits 0.52"; None for what measured nothing."""
-    for key, name in found.get("protocol", {}).get("columns", {}).items():
-        if key in found.get("quantized", {}):
-            return f"{name} {number(found, 'quantized', key)}"
+    if "quantized" not in found:
+        return None
+    evaluation = as_evaluation(found)
+    for key, name in evaluation.protocol["columns"].items():
+        if key in evaluation.quantized:
+            return f"{name} {with_noise(evaluation.quantized[key])}"
     return None
 
 
-def _evaluation(found: dict[str, Any]) -> str:
-    random = " (random weights)" if is_random(found) else ""
-    name = with_overrides(f"{found['model']}{random} {found['method']} {found['bits']}", found.get("overrides", []))
-    head = f"{name}, {found['num_images']} images, seeds {', '.join(found['seeds'])}"
-    lines = [head + (f" (fp: {', '.join(found['fp_seeds'])})" if "fp_seeds" in found else "")]
-    for key, name in columns(found).items():
-        lines.append(f"  {name:12s} fp {number(found, 'fp', key)}   quantized {number(found, 'quantized', key)}")
-    lines.append(f"  {'PSNR to fp':12s} {number(found, 'paired', 'psnr')} dB")
-    lines += [f"  {line}" for line in _differences(found)]
-    lines.append(f"  {'policy':12s} {_policy(found['policy'])}")
-    if spent := latency(found):
+def _evaluation(evaluation: Evaluation, run: str) -> str:
+    random = " (random weights)" if evaluation.random else ""
+    name = with_overrides(f"{evaluation.model}{random} {evaluation.method} {evaluation.bits}", evaluation.overrides)
+    head = f"{name}, {evaluation.num_images} images, seeds {', '.join(evaluation.seeds)}"
+    other = evaluation.fp_seeds != evaluation.seeds
+    lines = [head + (f" (fp: {', '.join(evaluation.fp_seeds)})" if other else "")]
+    for key, title in columns(evaluation).items():
+        full, quantized = with_noise(evaluation.fp[key]), with_noise(evaluation.quantized[key])
+        lines.append(f"  {title:12s} fp {full}   quantized {quantized}")
+    lines.append(f"  {'PSNR to fp':12s} {with_noise(evaluation.paired['psnr'])} dB")
+    lines += [f"  {line}" for line in _differences(evaluation)]
+    lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
+    if spent := latency(evaluation):
         lines.append(f"  {'latency':12s} {spent}")
-    return "\n".join([*lines, f"  run: {found.get('run', 'a finished cell of the table')}"])
+    return "\n".join([*lines, f"  run: {run}"])
 
 
-def _differences(found: dict[str, Any]) -> list[str]:
+def _differences(evaluation: Evaluation) -> list[str]:
     """How far each distance is from full precision's, and whether that can be chance; none where its noise is not known."""
     lines = []
-    for key, name in columns(found).items():
-        difference, inside = over_full(found, key)
+    for key, name in columns(evaluation).items():
+        difference, inside = over_full(evaluation, key)
         if key in DISTANCES and inside is not None:
             side = "over" if difference >= 0 else "under"
-            lines.append(f"{name} {abs(difference):.2f} {side} fp, {'inside' if inside else 'outside'} the noise")
+            lines.append(f"{name} {abs(difference):.2f} {side} fp, {verdict(inside)}")
     return lines
 
 
-def _policy(bits: dict[str, int]) -> str:
+def _policy(bits: Mapping[str, int]) -> str:
     """The layer policy in one line: the width of most sites, and every label that differs from its kind."""
     kinds: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
     for label, width in bits.items():

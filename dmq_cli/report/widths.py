@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dmq_cli.models.dit import PATTERNS as DIT
 from dmq_cli.models.structure import part_of, role_of
 from dmq_cli.models.unet_parts import PATTERNS as UNET
 
 
-def input_bits(metrics: Mapping[str, Any], layers: Sequence[str]) -> dict[str, int]:
-    """Bits of the layers' inputs by what the run wrote of its policy; without those of which it does not say them."""
-    policy = metrics.get("policy", {})
-    found = {layer: _width(policy, layer) for layer in layers}
-    return {layer: bits for layer, bits in found.items() if bits is not None}
+def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
+    """Bits of the layers' inputs, of those layers whose width the policy of the run tells."""
+    widths = {layer: _width(policy, layer) for layer in layers}
+    return {layer: bits for layer, bits in widths.items() if bits is not None}
 
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from dmq_cli.results.naming import LABELS, bits_overrides
-from dmq_cli.store import digest
+from dmq_cli.store.digest import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # have columns of their own, as have the protocol and the seeds
@@ -65,11 +65,6 @@ def from_command(command: str) -> list[str]:
         return from_words(shlex.split(command)[2:])
     except ValueError:
         return []
-
-
-def overrides_of(found: Mapping[str, Any]) -> list[str]:
-    """Those of a run's metrics.json."""
-    return list(found["overrides"]) if "overrides" in found else from_command(str(found.get("command", "")))
 
 
 def differing(every: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -17,7 +17,9 @@ from typing import Any
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.results.acting import from_command
 from dmq_cli.results.naming import bits_name
+from dmq_cli.results.record import Evaluation, as_evaluation, metrics_files
 from dmq_cli.store import ArtifactStore, is_alive, read_json
+from dmq_cli.store.recorded import METRICS, read_object
 
 Artifact = tuple[str, str]  # stage and key
 
@@ -52,8 +54,8 @@ def _run(folder: Path) -> dict[str, Any]:
         row["time"] = str(status["started"])
         row |= _asked(folder, config)
         if folder.parent.name == "evaluate" and status["status"] == "done":
-            metrics = read_json(folder / "metrics.json")
-            row |= {"numbers": numbers(metrics), "measured": _measured(metrics)}
+            evaluation = as_evaluation(read_object(folder / METRICS), folder / METRICS)
+            row |= {"numbers": numbers(evaluation), "measured": _measured(evaluation)}
         row["state"] = "killed" if status["status"] == "running" and not is_alive(folder) else str(status["status"])
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
         row["state"] = "broken"
@@ -82,22 +84,16 @@ def _count(seeds: Any) -> int | str:
     return "" if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
 
 
-def _measured(found: Mapping[str, Any]) -> dict[str, float]:
-    columns = found["protocol"]["columns"]
-    shown = {key: found["quantized"][key] for key in columns if key in found["quantized"]}
-    return {**shown, **({"psnr": found["paired"]["psnr"]} if "psnr" in found["paired"] else {})}
+def _measured(evaluation: Evaluation) -> dict[str, float]:
+    columns = evaluation.protocol["columns"]
+    shown = {key: evaluation.quantized[key].value for key in columns if key in evaluation.quantized}
+    return {**shown, **({"psnr": evaluation.paired["psnr"].value} if "psnr" in evaluation.paired else {})}
 
 
-def numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    """The headline numbers of metrics.json: what its protocol has columns for, and PSNR.
-
-    Raises KeyError, TypeError or AttributeError for another content.
-    """
-    names = {**found["protocol"]["columns"], "psnr": "PSNR"}
-    shown = {str(names[key]): value for key, value in _measured(found).items()}
-    if wrong := [name for name, value in shown.items() if type(value) not in (int, float)]:
-        raise TypeError(f"{wrong[0]} is no number")
-    return shown
+def numbers(evaluation: Evaluation) -> dict[str, float]:
+    """The headline numbers by their headings: what the protocol has columns for, and PSNR."""
+    names = {**evaluation.protocol["columns"], "psnr": "PSNR"}
+    return {str(names[key]): value for key, value in _measured(evaluation).items()}
 
 
 def artifacts(outputs: Path) -> list[dict[str, Any]]:
@@ -165,4 +161,4 @@ def _linked(folder: Path) -> Iterator[Artifact]:
 
 def cells(outputs: Path) -> Counter[str]:
     """How many finished cells each table has."""
-    return Counter(file.parents[1].name for file in (outputs / "tables").glob("*/*/metrics.json"))
+    return Counter(folder.name for folder in (outputs / "tables").glob("*") for _ in metrics_files(folder))

@@ -10,20 +10,18 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dmq_cli.results.noise import Measured, measured
-from dmq_cli.results.record import INFLUENCE
+from dmq_cli.results.record import INFLUENCE, Evaluation, Number
 
 if TYPE_CHECKING:  # tables are listed without torch
     from torch import Tensor
 
-Run = Mapping[str, Any]  # what metrics.json holds
 Kept = Mapping[str, Mapping[str, list[float]]]
 
 
 class Pairs:
-    """Differences of runs of the same noise. find: the folder of an artifact of evaluate, wherever it is not: a path of nothing.
+    """Differences of runs of the same noise. find: the folder of an artifact of evaluate; one that does not exist where the artifact is not here.
 
     known: what `used` was once, for differences whose artifacts are gone. used: every difference that was asked for and found,
     by the artifacts of both runs and the number: [difference, half the width of its 95 % interval].
@@ -34,13 +32,13 @@ class Pairs:
         self._influences = functools.cache(self._load)
         self.used: dict[str, dict[str, list[float]]] = {}
 
-    def __call__(self, one: Run, other: Run, side: str, key: str) -> Measured | None:
+    def __call__(self, one: Evaluation, other: Evaluation, side: str, key: str) -> Number | None:
         """How far a number of one is above other's. side: quantized or paired.
 
         None where either was not measured, where they ran on other seeds, and where nothing is known of their images.
         """
-        ours, theirs = measured(one, side, key), measured(other, side, key)
-        if ours is None or theirs is None or one.get("seeds") != other.get("seeds"):
+        ours, theirs = one.number(side, key), other.number(side, key)
+        if ours is None or theirs is None or one.seeds != other.seeds:
             return None
         evaluations = [_evaluations(run) for run in (one, other)]
         name = " ".join(",".join(keys) for keys in evaluations)
@@ -48,8 +46,9 @@ class Pairs:
         half = known[1] if known else self._half(list(zip(*evaluations, strict=True)), key)
         if half is None:
             return None
-        self.used.setdefault(name, {})[key] = [ours.value - theirs.value, half]
-        return Measured(ours.value - theirs.value, half)
+        difference = ours.value - theirs.value
+        self.used.setdefault(name, {})[key] = [difference, half]
+        return Number(difference, (difference - half, difference + half))
 
     def _half(self, pairs: list[tuple[str, str]], key: str) -> float | None:
         """Of the mean over seed ranges, which are independent of each other."""
@@ -71,5 +70,5 @@ class Pairs:
         return load_tensors(file) if artifact and file.is_file() else {}
 
 
-def _evaluations(run: Run) -> list[str]:
-    return [str(run.get("artifacts", {}).get(f"evaluate-{seeds}", "")) for seeds in run.get("seeds", [])]
+def _evaluations(evaluation: Evaluation) -> list[str]:
+    return [evaluation.artifacts.get(f"evaluate-{seeds}", "") for seeds in evaluation.seeds]

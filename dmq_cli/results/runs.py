@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
-from dmq_cli.results.acting import differing, overrides_of
-from dmq_cli.results.naming import bits_of, few, with_overrides
+from dmq_cli.results.acting import differing
+from dmq_cli.results.naming import few, with_overrides
+from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.store import check_artifact
-from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, STATUS, check_recorded, read_object
+from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, STATUS, read_object
 
 
 @dataclass(frozen=True)
 class Result:
-    """metrics, manifest: the files of that name. artifacts: stage (and its seeds) to folder, None where it is gone."""
+    """manifest: the file of that name. artifacts: stage (and its seeds) to folder, None where it is gone."""
 
     folder: Path
-    metrics: dict[str, Any]
+    evaluation: Evaluation
     manifest: dict[str, Any]
     artifacts: dict[str, Path | None]
 
     @property
     def name(self) -> str:
         """Method and bits: what tells this run from another of the same model."""
-        return f"{self.metrics['method']} {self.metrics['bits'].upper()}"
+        return f"{self.evaluation.method} {self.evaluation.bits.upper()}"
 
     @property
     def config(self) -> dict[str, Any]:
         """The whole configuration, plain values."""
-        found: dict[str, Any] = self.metrics["config"]
-        return found
+        return dict(self.evaluation.config)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration as {"a.b": value}; one seed range and a list of one are the same."""
-        return flatten({**self.config, "seeds": self.metrics["seeds"], "overrides": []})
-
-    @property
-    def overrides(self) -> list[str]:
-        """What sets it apart from the plain run of its model, method, bits and budget."""
-        return overrides_of(self.metrics)
+        return flatten({**self.config, "seeds": list(self.evaluation.seeds), "overrides": []})
 
     @property
     def is_run(self) -> bool:
@@ -65,7 +60,7 @@ class Result:
         """The folder of an artifact after a look at its hashes; None where it is not here. Raises ArtifactCorruptError."""
         folder = self.artifacts.get(name)
         if folder is not None:
-            check_artifact(folder, _stage(name), self.metrics["artifacts"][name])
+            check_artifact(folder, _stage(name), self.evaluation.artifacts[name])
         return folder
 
 
@@ -76,12 +71,10 @@ def load_result(path: Path) -> Result:
             f"A run was asked for at {path}, which is no folder; give a run folder, a cell or the name of a table."
         )
     _require_files(path)
-    metrics, manifest = read_object(path / METRICS), read_object(path / MANIFEST)
-    _check_shape(path, metrics)
-    check_recorded(path, metrics, manifest)
+    evaluation, manifest = read_evaluation(path)
     store = path.absolute().parents[2] / "artifacts"
-    artifacts = {name: _artifact(store, path, name, key) for name, key in metrics["artifacts"].items()}
-    result = Result(path, {**metrics, "bits": bits_of(metrics)}, manifest, artifacts)
+    artifacts = {name: _artifact(store, path, name, key) for name, key in evaluation.artifacts.items()}
+    result = Result(path, evaluation, manifest, artifacts)
     _check_numbers(result)
     return result
 
@@ -98,40 +91,22 @@ def whole(folders: Sequence[Path]) -> Iterator[None]:
         ) from error
 
 
-_SHAPE: dict[str, type] = {
-    "method": str, "bits": str, "model": str, "protocol": dict, "config": dict, "artifacts": dict, "seeds": list,
-    "fp": dict, "quantized": dict,
-}  # fmt: skip
-
-
-def _check_shape(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Raise ArtifactCorruptError for metrics that lack an entry or have one of another kind."""
-    lacking = [key for key in _SHAPE if key not in metrics]
-    if lacking:
-        raise ArtifactCorruptError(
-            f"{path / METRICS} has no {', '.join(lacking)}, so it is no result of dmq evaluate; run that command again."
-        )
-    wrong = [key for key, kind in _SHAPE.items() if not isinstance(metrics[key], kind)]
-    if wrong:
-        raise ArtifactCorruptError(
-            f"{path / METRICS} was to be read as a result of dmq evaluate, but its {', '.join(wrong)} is of another kind;"
-            " run that command again."
-        )
-
-
 def _check_numbers(result: Result) -> None:
     """Compare the numbers with those of the evaluations they are means of, where all of these are here."""
-    ranges = result.metrics["seeds"]
-    sides = [("quantized", "evaluate", "numbers", ranges), ("paired", "evaluate", "paired", ranges)]
-    sides.append(("fp", "evaluate_fp", "numbers", result.metrics.get("fp_seeds", ranges)))
-    for side, stage, part, seeds in sides:
-        folders = [result.checked(f"{stage}-{seed}") for seed in seeds]
-        rows = [read_object(one / "numbers.json").get(part) or {} for one in folders if one is not None]
+    evaluation = result.evaluation
+    for side, stage, part, seeds in (
+        ("quantized", "evaluate", "numbers", evaluation.seeds),
+        ("paired", "evaluate", "paired", evaluation.seeds),
+        ("fp", "evaluate_fp", "numbers", evaluation.fp_seeds),
+    ):
+        folders = [result.checked(f"{stage}-{ranges}") for ranges in seeds]
+        rows = [read_object(folder / "numbers.json").get(part) or {} for folder in folders if folder is not None]
         for name in rows[0] if rows and len(rows) == len(seeds) else ():
             mean = statistics.fmean(float(row[name]) for row in rows)
-            if result.metrics[side][name] != mean:
+            recorded = evaluation.number(side, name)
+            if recorded is None or recorded.value != mean:
                 raise ArtifactCorruptError(
-                    f"{result.folder / METRICS} says {side} {name} {result.metrics[side][name]}, but its evaluation found"
+                    f"{result.folder / METRICS} says {side} {name} {recorded and recorded.value}, but its evaluation found"
                     f" {mean}: a file was altered; run it again."
                 )
 
@@ -153,9 +128,9 @@ def labels(results: Sequence[Result]) -> list[str]:
     """A short name for each run, all different: method and bits, the model where there are several, what acted in it and not in
     all, or for a single run at all, and other settings that differ.
     """
-    several = len({result.metrics["model"] for result in results}) > 1
-    names = [f"{result.metrics['model']} {result.name}" if several else result.name for result in results]
-    words = [result.overrides for result in results]
+    several = len({result.evaluation.model for result in results}) > 1
+    names = [f"{result.evaluation.model} {result.name}" if several else result.name for result in results]
+    words = [result.evaluation.overrides for result in results]
     own = differing(words) if len(results) > 1 else words
     found = [with_overrides(name, few(more)) for name, more in zip(names, own, strict=True)]
     for label in [label for label in dict.fromkeys(found) if found.count(label) > 1]:
@@ -214,7 +189,7 @@ def _folders(name: str, outputs: Path) -> list[Path]:
     path = Path(name).expanduser()
     if not path.is_dir() and "/" not in name and (outputs / "tables" / name).is_dir():
         path = outputs / "tables" / name
-    cells = sorted(file.parent for file in path.glob(f"*/{METRICS}")) if path.parent.name == "tables" else []
+    cells = [file.parent for file in metrics_files(path)] if path.parent.name == "tables" else []
     if path.parent.name == "tables" and path.is_dir() and not cells:
         raise ConfigError(
             f"The table {path.name} has no finished cells in {path}; fill it with: make {_target(path.name)}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from dmq_cli.results.record import Number
 
 LOWER_IS_BETTER = {"fd", "fd_inf", "sfid", "kid", "fd_dinov2", "lpips"}
 NAMES = {"psnr": "PSNR to FP", "ssim": "SSIM to FP", "lpips": "LPIPS to FP"}
-UNITS = {"psnr": " dB"}
 
 
 def verdict(inside: bool | None) -> str:
@@ -16,18 +15,39 @@ def verdict(inside: bool | None) -> str:
     return "noise unknown" if inside is None else f"{'inside' if inside else 'outside'} the noise"
 
 
-def spread(metrics: Mapping[str, Any], side: str, key: str) -> str:
-    """`± 0.05`, the deviation over several seed ranges, or `[0.46, 0.60]`, the 95 % interval of a single one, or nothing."""
-    numbers = metrics[side]
-    if several := numbers.get(f"{key}_over_seeds"):
-        return f"± {shown(several['std'], numbers[key])}"
-    ends = metrics.get("intervals", {}).get(side, {}).get(key)
-    return f"[{', '.join(shown(end, numbers[key]) for end in ends)}]" if ends else ""
+def with_noise(number: Number, digits: int = 2) -> str:
+    """`0.53 ± 0.05`, with the deviation over several seed ranges, or `0.53 [0.46, 0.60]`, with the 95 % interval of a single one."""
+    text = f"{number.value:.{digits}f}"
+    if number.deviation is not None:
+        return f"{text} ± {number.deviation:.{digits}f}"
+    if number.interval is None:
+        return text
+    return f"{text} [{number.interval[0]:.{digits}f}, {number.interval[1]:.{digits}f}]"
 
 
-def shown(number: float, like: float | None = None) -> str:
+def precise(number: Number) -> str:
+    """Six significant digits, and four of the 95 % interval where there is one: `0.518162 [0.4212, 0.6151]`."""
+    ends = "" if number.interval is None else f" [{number.interval[0]:.4g}, {number.interval[1]:.4g}]"
+    return f"{number.value:.6g}{ends}"
+
+
+def spread(number: Number) -> str:
+    """`± 0.05` or `[0.46, 0.60]`, as `with_noise`, with the decimals of `shown`; "" where nothing is known."""
+    if number.deviation is not None:
+        return f"± {shown(number.deviation, number.value)}"
+    if number.interval is None:
+        return ""
+    return f"[{', '.join(shown(end, number.value) for end in number.interval)}]"
+
+
+def shown(value: float, like: float | None = None) -> str:
     """Two decimals, or two digits of what is small: 21.62, 0.53, 0.0083. like: the number whose decimals to use."""
-    return f"{number:.{_decimals(number if like is None else like)}f}"
+    return f"{value:.{_decimals(value if like is None else like)}f}"
+
+
+def with_unit(number: Number) -> str:
+    """`30.36 dB`, the number as `shown` with its unit."""
+    return shown(number.value) + (f" {number.unit}" if number.unit else "")
 
 
 def difference(one: float, other: float) -> str:

@@ -13,6 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol, fidelity
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.results.images import Pixels, load_images
+from dmq_cli.results.record import flat, over_ranges
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
@@ -20,7 +21,6 @@ from dmq_cli.stages.find_reference import real_images
 from dmq_cli.stages.graph import Graph, Node, Task, with_code
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.results import spread_over
 from dmq_cli.stages.targets import trust
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
@@ -139,7 +139,7 @@ def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> d
     ]
     images = load_images(made.ensure("sample_fp", {**config, "seeds": ranges[0]}))
     protocol: Protocol = build.make(config["protocol"])
-    distance = spread_over(numbers)
+    distance = flat(over_ranges(numbers))
     return {
         "distance": distance,
         "interval": [
@@ -165,7 +165,7 @@ def equal_counts(images: Pixels, real: Pixels, protocol: Protocol, splits: int =
         floor = fidelity(real[one[:size].numpy()], real[two[:size].numpy()], half)
         model = fidelity(images[seed * 10 : seed * 10 + size], real[two[:size].numpy()], half)
         rows.append({"floor": floor["fd"], "model": model["fd"]})
-    return {"num_images": size, **spread_over(rows)}
+    return {"num_images": size, **flat(over_ranges(rows))}
 
 
 def _fields(protocol: Protocol) -> dict[str, Any]:

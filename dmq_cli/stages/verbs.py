@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import DmqError
+from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results
 from dmq_cli.stages.graph import Graph
@@ -130,7 +131,7 @@ def _run(
         results.write_grid(folder.path / "samples.png", config, paths)
     if verb != "evaluate":
         return summary
-    metrics = results.metrics(config, paths, command)
+    metrics = as_metrics(results.evaluation(config, paths, command))
     folder.write_json("metrics.json", metrics)
     if cell is not None:
         results.write_cell(cell, metrics, manifest)

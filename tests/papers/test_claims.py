@@ -11,14 +11,19 @@ from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
 from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, compare
-from dmq_cli.papers.numbers import Number, measured, told_apart
+from dmq_cli.papers.numbers import Entry, measured, told_apart
 from dmq_cli.papers.transcript import Row, paper_table
-from dmq_cli.results.noise import Measured
+from dmq_cli.results.record import Number, as_evaluation
 from dmq_cli.store import read_json, write_json
+from tests.reports import runs
 
 
-def number(value: float, half: float | None = 0.1) -> Number:
-    return Number(value, half, str(value))
+def within(value: float, half: float | None) -> Number:
+    return Number(value, None if half is None else (value - half, value + half))
+
+
+def number(value: float, half: float | None = 0.1) -> Entry:
+    return Entry(within(value, half), str(value))
 
 
 @pytest.mark.parametrize(
@@ -35,14 +40,14 @@ def number(value: float, half: float | None = 0.1) -> Number:
     ],
 )
 def test_an_ordering_holds_outside_the_noise_only(
-    heading: str, better: Number | None, worse: Number | None, state: str
+    heading: str, better: Entry | None, worse: Entry | None, state: str
 ) -> None:
     assert compare(heading, better, worse)[0] == state
 
 
 def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
-    def above(value: float, over: float) -> Number:
-        return Number(value, 1.0, "", Measured(over, 0.02))
+    def above(value: float, over: float) -> Entry:
+        return Entry(within(value, 1.0), "", within(over, 0.02))
 
     assert told_apart(number(1.0, 1.0), number(1.2, 1.0)) is False
     assert (
@@ -53,17 +58,26 @@ def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
 
 
 def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None:
-    cell: dict[str, Any] = {
+    metrics: dict[str, Any] = {
+        **runs.metrics("tac"),
+        "paired": {},
         "quantized": {"fd": 1.0, "is": 8.0},
         "fp": {"fd": 0.5, "fd_over_seeds": {"std": 0.3, "each": [0.2, 0.5, 0.8]}},
         "intervals": {"quantized": {"fd": [0.8, 1.2]}},
     }
+    cell = as_evaluation(metrics)
     one = measured(cell, "quantized.fd")
-    assert one is not None and (one.value, one.shown) == (1.0, "1.00 [0.80, 1.20]") and one.half == pytest.approx(0.2)
+    assert (
+        one is not None
+        and (one.value, one.shown) == (1.0, "1.00 [0.80, 1.20]")
+        and one.number.half == pytest.approx(0.2)
+    )
     several = measured(cell, "quantized.fd", full=True)
     assert several is not None and several.shown == "0.50 ± 0.30"
-    assert several.half == pytest.approx(4.302653 * 0.3 / 3**0.5, rel=1e-5), "Student's t of two degrees of freedom"
-    assert measured(cell, "quantized.is") == Number(8.0, None, "8.00")
+    assert several.number.half == pytest.approx(4.302653 * 0.3 / 3**0.5, rel=1e-5), (
+        "Student's t of two degrees of freedom"
+    )
+    assert measured(cell, "quantized.is") == Entry(Number(8.0), "8.00")
     assert measured(cell, "paired.lpips") is None and measured(cell, "paired.psnr", full=True) is None
 
 
@@ -76,14 +90,14 @@ def test_a_verdict_counts_every_comparison() -> None:
         ("Q-Diffusion [24]", "w3a8"): 2.0,
     }
 
-    def look(row: Row, heading: str) -> Number | None:
+    def look(row: Row, heading: str) -> Entry | None:
         return number(values[row.method, row.setting()])
 
     found = claims.verdict(table, table.claims[0], look, lambda *_: None)
     assert found.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
     assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in found.details, "the misprinted 3/8 is compared at its 4/8"
     assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in found.details
-    paired = claims.verdict(table, table.claims[0], look, lambda *_: Measured(-0.01, 0.005))
+    paired = claims.verdict(table, table.claims[0], look, lambda *_: within(-0.01, 0.005))
     assert paired.short == "holds in 2, does not hold in 1 of 3 comparisons", "what is known of each image decides"
     assert "Q-Diffusion [24] at w4a8 (1 < 1.01: -0.01 ± 0.005)" in paired.details
     none = claims.verdict(table, table.claims[0], lambda row, heading: None, lambda *_: None)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from dmq_cli.papers.claims import FAILS, HOLDS, UNKNOWN, compare, pairs
-from dmq_cli.papers.numbers import Number
+from dmq_cli.papers.numbers import Entry
 from dmq_cli.papers.transcript import PaperTable, Row, names, paper_table
 from dmq_cli.paths import PACKAGE
+from dmq_cli.results.record import Number
 
 ISSUE = {
     "tac": ["1", "2", "3", "4", "5", "6", "fig6", "b"],
@@ -135,9 +136,9 @@ def test_tables_of_other_shapes() -> None:
 
 
 def test_what_a_paper_claims_holds_in_what_it_prints() -> None:
-    def look(row: Row, heading: str) -> Number | None:
+    def look(row: Row, heading: str) -> Entry | None:
         value = re.match(r"[\d.]+", row.printed[heading])
-        return Number(float(value[0]), 0.0, value[0]) if value else None
+        return Entry(Number(float(value[0]), (float(value[0]),) * 2), value[0]) if value else None
 
     seen = {HOLDS: 0, FAILS: 0, UNKNOWN: 0}
     for table in map(paper_table, names()):

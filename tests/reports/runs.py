@@ -53,9 +53,9 @@ def metrics(method: str, bits: str = "w3a8", fd: float = 0.6, **changes: Any) ->
         "paired": {"psnr": 33 - 10 * np.log10(fd).item(), "ssim": 0.9},
         "intervals": {"fp": {"fd": [0.46, 0.60]}, "quantized": {"fd": [fd - 0.08, fd + 0.08]}, "paired": {}},
         "policy": {"edge.in.input": 8, "edge.out.input": 8, "resnet.conv1.input": int(bits[3]), "resnet.conv2.input": int(bits[3])},
-        "cost": {"bops": 3.3e9, "bops_fp": 134.5e9, "size_bytes": 0.49e6, "size_bytes_fp": 4.45e6, "deployable": True},
+        "cost": {"macs": 10, "bops": 3.3e9, "bops_fp": 134.5e9, "size_bytes": 0.49e6, "size_bytes_fp": 4.45e6, "deployable": True},
         "seconds": {"calibset": 8.0, "calibrate": 13.0, "reconstruct": 114.0, "correct": 17.0, "sample-0-1999": 98.0},
-        "command": f"dmq evaluate method={method} bits={bits}", "config": config, **changes,
+        "command": f"dmq evaluate method={method} bits={bits}", "config": config, "artifacts": {}, **changes,
     }  # fmt: skip
 
 

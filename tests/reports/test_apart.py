@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dmq_cli import papers
 from dmq_cli.papers.transcript import paper_table
-from dmq_cli.results.noise import Measured, alike
+from dmq_cli.results.noise import alike
 from dmq_cli.results.pairs import Pairs
+from dmq_cli.results.record import Evaluation, as_evaluation
 from dmq_cli.store import read_json
 from dmq_cli.store.tensors import save_tensors
 from tests.papers.planted import plant, row_of
@@ -24,12 +25,13 @@ NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch
 SMALL = 0.01 * torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def run(fd: float, *evaluations: str) -> dict[str, Any]:
+def run(fd: float, *evaluations: str, **changes: Any) -> Evaluation:
     """The numbers of a run with these artifacts, one for each seed range."""
     seeds = [f"{400 * i}-{400 * i + 399}" for i in range(len(evaluations))]
     artifacts = {f"evaluate-{one}": key for one, key in zip(seeds, evaluations, strict=True)}
     within = {"quantized": {"fd": [fd - 0.1, fd + 0.1]}}
-    return {"quantized": {"fd": fd}, "intervals": within, "seeds": seeds, "artifacts": artifacts}
+    numbers = {"quantized": {"fd": fd}, "intervals": within, "seeds": seeds, "artifacts": artifacts}
+    return as_evaluation({**runs.metrics("tac"), **numbers, **changes})
 
 
 def kept(folder: Path, key: str, influence: Tensor) -> None:
@@ -69,11 +71,11 @@ def test_ranges_are_independent_of_each_other(pairs: Pairs) -> None:
         (run(1.0, "a"), run(1.0, "gone")),
         (run(1.0, "a"), run(1.0, "short")),
         (run(1.0, "a"), run(1.0, "a", "b")),
-        (run(1.0, "a"), {**run(1.0, "b"), "quantized": {}}),
-        (run(1.0, "a"), {**run(1.0, "b"), "artifacts": {}}),
+        (run(1.0, "a"), run(1.0, "b", quantized={})),
+        (run(1.0, "a"), run(1.0, "b", artifacts={})),
     ],
 )
-def test_what_cannot_be_paired_is_not(pairs: Pairs, one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_what_cannot_be_paired_is_not(pairs: Pairs, one: Evaluation, other: Evaluation) -> None:
     assert pairs(one, other, "quantized", "fd") is None and pairs.used == {}
 
 
@@ -95,4 +97,4 @@ def test_a_table_is_judged_by_pairs_also_where_the_artifacts_are_gone(tmp_path: 
 
 def test_a_difference_knows_its_sign(pairs: Pairs) -> None:
     found = pairs(run(1.0, "a"), run(2.0, "b"), "quantized", "fd")
-    assert isinstance(found, Measured) and found.value == -1.0
+    assert found is not None and found.value == -1.0

@@ -39,7 +39,7 @@ def test_exactly_the_planted_differences_are_found(pair: tuple[Path, Path]) -> N
     assert list(found.runs) == ["tac W3A8 (lambda1 0.5, mask None)", "tac W3A8 (lambda1 0.1, mask x)"]
     (group,) = found.numbers
     fd = group.numbers[0]
-    assert fd.key == "fd" and list(fd.values.values()) == [0.6, 0.9]
+    assert fd.key == "fd" and [number.value for number in fd.values.values()] == [0.6, 0.9]
     ((label, (delta, judged)),) = fd.deltas.items()
     assert label.endswith("mask x)") and delta == pytest.approx(0.3) and judged == "outside the noise"
     text = as_text(found)

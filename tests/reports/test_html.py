@@ -223,7 +223,7 @@ def test_sixteen_images_fit_the_page(size: int, width: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> None:
-    cost = {"bops": 134.5e9, "bops_fp": 134.5e9, "size_bytes": 4.45e6, "size_bytes_fp": 4.45e6}
+    cost = {"macs": 10, "bops": 134.5e9, "bops_fp": 134.5e9, "size_bytes": 4.45e6, "size_bytes_fp": 4.45e6}
     folder = runs.run(tmp_path, runs.metrics("minmax", cost=cost))
     (file,) = (tmp_path / "artifacts" / "trace").glob("*/trace.safetensors")
     gone = ("trajectory", "eps", "block_error")

@@ -164,7 +164,7 @@ def test_numbers_are_those_of_the_evaluation(tmp_path: Path) -> None:
     means = {side: {k: ((v - 0.25) + (v + 0.25)) / 2 for k, v in found[side].items()} for side in sides}
     altered(folder / "metrics.json", artifacts=artifacts, **means)
     altered(folder / "manifest.json", artifacts=artifacts)
-    assert load_result(folder).metrics["quantized"] == means["quantized"]
+    assert {name: one.value for name, one in load_result(folder).evaluation.quantized.items()} == means["quantized"]
     altered(folder / "metrics.json", quantized={**means["quantized"], "fd": 0.01})
     with pytest.raises(ArtifactCorruptError, match=r"says quantized fd 0\.01, but its evaluation found"):
         load_result(folder)

@@ -29,14 +29,14 @@ POLICY = {"edge.in.input": 8, "time.embed_1.input": 4, "down:resnet.conv1.input"
     ],
 )
 def test_a_layer_has_the_bits_of_its_role(layer: str, bits: int | None) -> None:
-    assert input_bits({"policy": POLICY}, [layer]) == ({} if bits is None else {layer: bits})
+    assert input_bits(POLICY, [layer]) == ({} if bits is None else {layer: bits})
 
 
 def test_an_attention_of_two_widths_is_left_out_where_its_name_does_not_tell_which() -> None:
     layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     both = {"attn.to_k.input": 4, "attn.cross.to_k.input": 8}
-    assert input_bits({"policy": both}, [layer]) == {} and input_bits({}, [layer]) == {}
-    assert input_bits({"policy": {**both, "attn.to_k.input": 8}}, [layer]) == {layer: 8}
+    assert input_bits(both, [layer]) == {} and input_bits({}, [layer]) == {}
+    assert input_bits({**both, "attn.to_k.input": 8}, [layer]) == {layer: 8}
 
 
 def test_only_sites_of_known_bits_are_drawn(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 from dmq_cli.errors import ConfigError, MissingWeightsError, ModelError
 from dmq_cli.report import describe
 from dmq_cli.report.costs import latency
+from dmq_cli.results.record import as_evaluation
 from dmq_cli.stages.costing import cost_of
 from dmq_cli.store import read_json
 from tests.chain import dmq, tiny_folder
+from tests.reports import runs
 from tests.test_conf import composed
 from tests.tiny import one_sentence
 
@@ -124,9 +126,10 @@ def test_what_a_reader_sees() -> None:
 
 
 def test_an_evaluation_tells_its_latency_as_simulated() -> None:
-    found = {"seconds": {"sample-0-3": 2.0, "sample-4-7": 4.0}, "seeds": ["0-3", "4-7"], "num_images": 4}
-    assert (latency(found) or "").startswith("0.75 s an image, simulated on this machine")
-    assert latency({**found, "seconds": {"sample-0-3": 2.0}}) is None
+    told = {"seeds": ["0-3", "4-7"], "protocol": {"num_images": 4}}
+    metrics = {**runs.metrics("tac"), **told, "seconds": {"sample-0-3": 2.0, "sample-4-7": 4.0}}
+    assert (latency(as_evaluation(metrics)) or "").startswith("0.75 s an image, simulated on this machine")
+    assert latency(as_evaluation({**metrics, "seconds": {"sample-0-3": 2.0}})) is None
 
 
 def test_a_folder_counts_by_its_configuration(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dmq_cli.stages import results
 from tests.chain import Result, artifact, counting, dmq, words
 
 Done = tuple[Path, Result, list[str]]
@@ -56,7 +55,7 @@ def test_one_range_has_intervals_around_its_numbers(plain: tuple[Path, dict[str,
 
 def test_without_them_nothing_speaks_of_them(plain: tuple[Path, dict[str, Any]]) -> None:
     _, found = plain
-    assert "fp_seeds" not in found and "fp_seeds" not in found["config"]
+    assert found["fp_seeds"] == found["seeds"] and "fp_seeds" not in found["config"]
     config = json.loads((Path(found["run"]) / "config.json").read_text(encoding="utf-8"))
     assert "fp_seeds" not in config
 
@@ -93,7 +92,3 @@ def test_the_size_is_that_of_what_lies_there(model: Path, done: Done) -> None:
         cost["bops_fp"] == 2 * 1024 * cost["macs"] > 30 * cost["bops"]
         and 3 * cost["size_bytes"] < cost["size_bytes_fp"]
     )
-
-
-def test_a_calibration_from_before_costs_has_none(tmp_path: Path) -> None:
-    assert results._cost({"calibrate": tmp_path}) == {}

@@ -58,5 +58,7 @@ def _images(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, str]:
     """Every number, with its 95 % interval where it has one."""
-    within = {key: f" [{low:.4g}, {high:.4g}]" for key, (low, high) in found["intervals"].items()}
-    return {key: f"{value:.6g}{within.get(key, '')}" for key, value in found["numbers"].items()}
+    from dmq_cli.results.record import over_ranges
+    from dmq_cli.results.verdict import precise
+
+    return {key: precise(number) for key, number in over_ranges([found["numbers"]], found["intervals"]).items()}

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmq_cli.report.figures.style import INK, RULE, SOFT, Look, drawn, legend, logarithmic
-from dmq_cli.results.noise import Measured
+from dmq_cli.results.record import Number
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Point:
     """gbops: 10^9 bit operations of one network call."""
 
     gbops: float
-    distance: Measured
+    distance: Number
 
 
 def pareto(points: Mapping[str, Point], full: Point, looks: Mapping[str, Look], distance: str) -> str:

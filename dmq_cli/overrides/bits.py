@@ -1,0 +1,46 @@
+"""Widths by name without a file: bits=w5a7, and bits=w4a8e4 with 4 bits at both ends of the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.overrides.shape import choices
+
+_NAME = re.compile(r"\bw(\d+)a(\d+)(?:e(\d+))?\b")
+_WIDTHS = (*range(2, 17), 32)
+_EDGE = 8  # as in the files of conf/bits
+
+
+def register_bits(words: Sequence[str]) -> None:
+    """Make every width that the overrides of `bits` name a choice of Hydra's. Raises ConfigError for a width that cannot be."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, section in _named(words):
+        ConfigStore.instance().store(group="bits", name=name, node=section, provider="dmq")
+
+
+def _named(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    known = set(choices("bits"))
+    for word in words:
+        key, _, value = word.partition("=")
+        for match in _NAME.finditer(value) if key == "bits" else ():
+            if match[0] not in known:
+                yield match[0], _section(match[0], *(None if width is None else int(width) for width in match.groups()))
+
+
+def _section(name: str, weight: int | None, act: int | None, edge: int | None) -> dict[str, Any]:
+    for width in (weight, act, edge):
+        if width is not None and width not in _WIDTHS:
+            raise ConfigError(f"bits={name} was asked for, but {width} bits are not possible; give 2 to 16, or 32.")
+    edges = _EDGE if edge is None else edge
+    return {
+        "name": name,
+        "weight": weight,
+        "act": act,
+        "prob": "${.act}",
+        "edge_weight": edges,
+        "edge_act": edges,
+    }
