@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ _DISK = {
     **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG), _NAME),
 }
 _HYDRA = ("hydra", "omegaconf", "yaml", "antlr4")
+_NO_CHOICE = re.compile(
+    r"Could not find '(?P<group>[\w/]+)/(?P<name>[^']*)' Available options in '[\w/]+': (?P<known>.*)"
+)
 # Others than the disk raise these, too: only with a path.
 _NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
@@ -81,6 +85,9 @@ def _hydra_sentence(error: Exception) -> str:
     if type(error).__name__ == "MissingMandatoryValue":
         return must_be_given(str(getattr(error, "full_key", "")))
     text = " ".join(str(error).split()).split(" Config search path:")[0]
+    if (match := _NO_CHOICE.search(text)) is not None:
+        group, name, known = match["group"], match["name"], match["known"].split()
+        return f"There is no {group} {name}.{nearest(name, known)} There is: {', '.join(known)}."
     if (override := getattr(error, "override", None)) is not None:
         key, _, value = str(override).partition("=")
         return f"{override} could not be read ({text}); put the value into quotes inside of the shell's, as \"{key}='{value}'\"."

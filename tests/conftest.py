@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-import dmq_cli.compat  # noqa: F401 (before anything imports diffusers)
+import dmq_cli  # noqa: F401 (before anything imports diffusers)
 
 torch.set_num_threads(1)
 

@@ -28,7 +28,13 @@ NAMED = {"model": {"name": "tiny"}, "method": {"name": "tac"}, "bits": {"name": 
 AA, BB, CC, DD, EE, FF, NN, AB, CD = (word * 16 for word in ["aa", "bb", "cc", "dd", "ee", "ff", "99", "ab", "cd"])
 FOUND: dict[str, Any] = {
     "protocol": {"columns": {"fd": "FD-digits", "is": "IS-digits"}},
-    "model": "tiny", "method": "tac", "bits": "w3a8", "config": {}, "artifacts": {}, "seeds": ["0-9"], "fp": {},
+    "model": "tiny",
+    "method": "tac",
+    "bits": "w3a8",
+    "config": {},
+    "artifacts": {},
+    "seeds": ["0-9"],
+    "fp": {},
     "quantized": {"fd": 0.5},
     "paired": {"psnr": 30.0},
 }

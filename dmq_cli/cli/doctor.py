@@ -59,6 +59,17 @@ def lines(findings: Iterable[Finding]) -> list[list[str]]:
     return [[one.kind, one.name, one.state, _told(one)] for one in findings]
 
 
+def summary(findings: Sequence[Finding]) -> str:
+    """How much is here: "models 4 of 19 present; extractors 1 of 4 present; references 2 of 8 present"."""
+    kinds = dict.fromkeys(one.kind for one in findings)
+    parts = []
+    for kind in kinds:
+        states = [one.state for one in findings if one.kind == kind]
+        wrong = f", {states.count('wrong')} wrong" if "wrong" in states else ""
+        parts.append(f"{kind}s {states.count('present')} of {len(states)} present{wrong}")
+    return "; ".join(parts)
+
+
 def _told(one: Finding) -> str:
     return str(one.error) if one.error else f"{one.where}" + (f"  sha256 {one.sha256[:16]}" if one.sha256 else "")
 

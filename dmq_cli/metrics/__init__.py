@@ -2,7 +2,6 @@
 CLIP score by extractors registered there; PSNR, SSIM and LPIPS of pairs.
 """
 
-import dmq_cli.compat  # noqa: F401
 from dmq_cli.metrics.agreement import agreement, asked_digit
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features, reference_of, with_features

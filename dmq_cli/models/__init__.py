@@ -1,6 +1,5 @@
 """Networks of diffusion models and the words in which the rest of dmq speaks of them. Knows nothing of quantization."""
 
-import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.conditions import Cond, Conditions, cond_rows

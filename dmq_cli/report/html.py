@@ -67,9 +67,10 @@ def default_file(results: Sequence[Result], names: Sequence[str], outputs: Path)
 def page_of(results: Sequence[Result]) -> Page:
     """Everything on the page. Of many runs, only the best few are drawn; all are in the tables."""
     named = dict(zip(labels(results), results, strict=True))
-    groups = by_protocol(named)
-    ordered = {label: run for group in groups for label, run in group.items()}
-    drawn = _drawn(groups)
+    groups = by_protocol({label: run for label, run in named.items() if run.evaluation.quantized})
+    sampled = {label: run for label, run in named.items() if not run.evaluation.quantized}
+    ordered = {label: run for group in groups for label, run in group.items()} | sampled
+    drawn = dict(list((_drawn(groups) | sampled).items())[:MOST_DRAWN])
     kinds = {label: Kind(run.evaluation.method, run.evaluation.bits) for label, run in ordered.items()}
     seen = looks({label: kinds[label] for label in drawn}, kinds)
     made = sections(drawn, groups, seen)
@@ -149,11 +150,13 @@ def _shared(runs: Mapping[str, Result]) -> list[str]:
 
 def _subtitle(runs: Mapping[str, Result]) -> str:
     protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
+    measured = any(run.evaluation.quantized for run in runs.values())
+    told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
     budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "
     shared = _shared(runs)
     more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
-    return f"{count}protocol {', '.join(protocols)}, budget {', '.join(budgets)}{more}"
+    return f"{count}{told}, budget {', '.join(budgets)}{more}"
 
 
 def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -13,7 +13,7 @@ from typing import Any
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.results.acting import differing
 from dmq_cli.results.naming import few, with_overrides
-from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
+from dmq_cli.results.record import Evaluation, as_evaluation, metrics_files, read_evaluation
 from dmq_cli.store import check_artifact
 from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, STATUS, read_object
 
@@ -71,12 +71,28 @@ def load_result(path: Path) -> Result:
             f"A run was asked for at {path}, which is no folder; give a run folder, a cell or the name of a table."
         )
     _require_files(path)
-    evaluation, manifest = read_evaluation(path)
+    evaluation, manifest = _sampled(path) if _only_sampled(path) else read_evaluation(path)
     store = path.absolute().parents[2] / "artifacts"
     artifacts = {name: _artifact(store, path, name, key) for name, key in evaluation.artifacts.items()}
     result = Result(path, evaluation, manifest, artifacts)
     _check_numbers(result)
     return result
+
+
+def _only_sampled(path: Path) -> bool:
+    """Whether it is a finished run of dmq sample, which has images and measured nothing."""
+    return path.parent.name == "sample" and (path / STATUS).is_file()
+
+
+def _sampled(path: Path) -> tuple[Evaluation, dict[str, Any]]:
+    """A run that only sampled, as an evaluation without numbers, and its manifest."""
+    config, manifest = read_object(path / CONFIG), read_object(path / MANIFEST)
+    seeds = config["seeds"] if isinstance(config["seeds"], list) else [config["seeds"]]
+    nothing: dict[str, Any] = {"fp": {}, "quantized": {}, "config": config, "artifacts": manifest["artifacts"]}
+    protocol = {"name": "none", "hash": "", "columns": {}, "num_images": 0}
+    names = {name: config[name]["name"] for name in ("method", "bits", "model")}
+    labels = {"overrides": config.get("overrides", []), "command": manifest["command"]}
+    return as_evaluation({**nothing, **names, **labels, "protocol": protocol, "seeds": seeds}, path / CONFIG), manifest
 
 
 @contextmanager
@@ -206,13 +222,15 @@ def _target(table: str) -> str:
 def _require_files(path: Path) -> None:
     status = str(read_object(path / STATUS).get("status")) if (path / STATUS).is_file() else None
     wanted = (METRICS, MANIFEST) if status is None else (METRICS, MANIFEST, CONFIG)
+    if _only_sampled(path):
+        wanted = (MANIFEST, CONFIG)
     lost = [name for name in wanted if not (path / name).is_file()]
     if not lost:
         return
     if status is not None and status != "done":
         raise ConfigError(f"The run {path} did not finish ({status}), so there is nothing to show; run it again.")
     if status == "done" and lost[0] == METRICS and path.parent.name != "evaluate":
-        raise ConfigError(f"The run {path} measured no images; give a run of dmq evaluate.")
+        raise ConfigError(f"The run {path} made no images; give a run of dmq sample or dmq evaluate.")
     raise ArtifactCorruptError(f"The folder {path} was to be read as a run, but it has no {lost[0]}; run it again.")
 
 

@@ -20,6 +20,7 @@ from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep.jobs import Job
 
 _WIDEST = 48  # characters of a result in the live table
+_MOST_LABELS = 4  # of jobs that failed for the same reason
 _EVERY = 0.5  # seconds between two looks at the records
 _COLOURS = {"done": "green", "failed": "red", "lost": "red", "running": "yellow"}
 
@@ -143,8 +144,22 @@ def failure(jobs: Sequence[Job]) -> SweepError | None:
         return None
     advice = "the others are kept; mend the cause and try again with retry=failed"
     lines = [f"{len(wrong)} of {len(jobs)} jobs failed; {advice}:"]
-    lines += [f"{job.label}: {job.record.get('error', 'it was not finished.')}" for job in wrong]
-    return SweepError(lines[0] + " " + lines[1] if len(wrong) == 1 else "\n  ".join(lines), as_json(jobs))
+    lines += [f"{_listed(labels)}: {error}" for error, labels in _reasons(wrong).items()]
+    return SweepError(lines[0] + " " + lines[1] if len(lines) == 2 else "\n  ".join(lines), as_json(jobs))
+
+
+def _reasons(wrong: Sequence[Job]) -> dict[str, list[str]]:
+    """The labels of the jobs that ended with the same sentence, by the sentence."""
+    reasons: dict[str, list[str]] = {}
+    for job in wrong:
+        reasons.setdefault(str(job.record.get("error", "it was not finished.")), []).append(job.label)
+    return reasons
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """The first few labels, and how many more there are."""
+    more = len(labels) - _MOST_LABELS
+    return ", ".join(labels[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else "")
 
 
 def as_json(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The embedded models: their data, their training and, in weights/, what came of it."""
 
-import dmq_cli.compat  # noqa: F401
 from dmq_cli.zoo.autoencoder import AutoencoderTraining, train_autoencoder
 from dmq_cli.zoo.classifier import ClassifierTraining, save_classifier, train_classifier
 from dmq_cli.zoo.digits import digit_images, split, to_float

@@ -1,1 +1,1 @@
-import dmq_cli.compat  # noqa: F401  (the tests import torch_fidelity, too)
+import dmq_cli  # noqa: F401  (the tests import torch_fidelity, too)

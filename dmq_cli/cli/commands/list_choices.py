@@ -25,19 +25,20 @@ Rows = list[dict[str, Any]]
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Of the runs that fit, only the N newest.")
 @click.option("--failed", is_flag=True, help="Of runs, only those that failed or are broken.")
+@click.option("--all", "every", is_flag=True, help="Of tables, also those without a finished cell.")
 @with_flags
 @click.pass_context
-def list_choices(context: click.Context, /, what: str, words: tuple[str, ...], **given: Any) -> None:
+def list_choices(context: click.Context, /, what: str, words: tuple[str, ...], every: bool, **given: Any) -> None:
     """Print methods, models, protocols, tables, runs or artifacts: list WHAT.
 
     COLUMN=VALUE keeps the rows that have it, e.g. list runs method=tac,tfmq bits=w4a8 correct.ner=false --sort fd --last 20.
     VALUE may be several with commas, and patterns with *.
     """
     flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
-    run(context, flags, lambda on: _list(what, words, Wanted(**given), on))
+    run(context, flags, lambda on: _list(what, words, Wanted(**given), every, on))
 
 
-def _list(what: str, words: Sequence[str], wanted: Wanted, flags: set[str]) -> None:
+def _list(what: str, words: Sequence[str], wanted: Wanted, all_tables: bool, flags: set[str]) -> None:
     if what not in _LISTS:
         raise ConfigError(f"There is no list of {what}.{nearest(what, _LISTS)}")
     read, lines, columns = _LISTS[what]
@@ -47,8 +48,12 @@ def _list(what: str, words: Sequence[str], wanted: Wanted, flags: set[str]) -> N
     outputs = outputs_of("list", places)
     every = read(outputs)
     rows = wanted.of(every, filters)
+    hidden = 0
+    if what == "tables" and not filters and not all_tables:
+        hidden, rows = sum(not row["finished"] for row in rows), [row for row in rows if row["finished"]]
+    more = f"\n{hidden} more tables have no finished cell; dmq list tables --all shows them." if hidden else ""
     none = f"There are no {what}{' like this' if every else ''} in {outputs}."
-    show({what: rows}, aligned(lines(rows)) if rows else none, flags)
+    show({what: rows}, (aligned(lines(rows)) if rows else none) + more, flags)
 
 
 def _method_lines(rows: Rows) -> list[list[str]]:

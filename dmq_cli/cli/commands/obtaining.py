@@ -61,14 +61,14 @@ def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, 
 
 def _doctor(words: Sequence[str], flags: set[str]) -> None:
     """Prints what is here; of models that were asked for by name, what is missing or wrong is an error."""
-    from dmq_cli.cli.doctor import examine, lines
+    from dmq_cli.cli.doctor import examine, lines, summary
 
     chosen, outputs = _chosen("doctor", words)
     found = examine(chosen, outputs)
     errors = [one.error for one in found if one.error is not None] if chosen else []
     shown = [one for one in found if one.error is None] if chosen else found
     if shown and not (errors and "json" in flags):
-        show({"doctor": [one.row() for one in shown]}, aligned(lines(shown)), flags)
+        show({"doctor": [one.row() for one in shown]}, f"{aligned(lines(shown))}\n\n{summary(shown)}", flags)
     if errors:
         raise _joined(errors)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from dmq_cli.cli.commands.output import HELP, run, show
+from dmq_cli.cli.commands.output import HELP, aligned, run, show
+from dmq_cli.errors import ConfigError
 from dmq_cli.sentences import with_flags
 
 
@@ -21,20 +22,27 @@ def _with_runs(required: int) -> Callable[[Callable[..., Any]], Callable[..., An
             "--outputs", type=place, default=Path("outputs"), show_default=True, help="Where tables are."
         )(command)
         command = click.option("--to", "file", type=place, help="The HTML file to write.")(command)
-        return click.argument("runs", nargs=-1, required=True, metavar=" ".join(["RUN"] * required) + "...")(command)
+        return click.argument("runs", nargs=-1, metavar=" ".join(["RUN"] * required) + "...")(command)
 
     return add
 
 
 @click.command(context_settings=HELP)
 @_with_runs(1)
+@click.option(
+    "--sweep", metavar="NAME", help="Rank the jobs of a sweep instead: a table here, and a CSV file beside its records."
+)
 @with_flags
 @click.pass_context
-def report(context: click.Context, /, runs: tuple[str, ...], file: Path | None, outputs: Path, **flags: bool) -> None:
+def report(
+    context: click.Context, /, runs: tuple[str, ...], file: Path | None, outputs: Path, sweep: str | None, **flags: bool
+) -> None:
     """Write a page about runs: one HTML file that opens offline.
 
     A run is a run folder, a cell of a table, or the name of a table, which stands for all its finished cells.
     """
+    if sweep is not None:
+        run(context, flags, lambda on: _sweep(sweep, file, outputs, on))
     run(context, flags, lambda on: _report(runs, file, outputs, on))
 
 
@@ -47,7 +55,22 @@ def compare(context: click.Context, /, runs: tuple[str, ...], file: Path | None,
     run(context, flags, lambda on: _compare(runs, file, outputs, on))
 
 
+def _sweep(name: str, file: Path | None, outputs: Path, flags: set[str]) -> None:
+    from dmq_cli.report.sweep_table import as_csv, as_lines, ranked
+    from dmq_cli.store.files import write_text
+
+    sweep = ranked(outputs, name)
+    target = (file or outputs / "sweeps" / name / "ranked.csv").expanduser()
+    write_text(target, as_csv(sweep))
+    rows = as_lines(sweep)
+    found = {"sweep": name, "jobs": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]], "failed": sweep.failed}
+    reasons = [f"{len(jobs)} without numbers ({'; '.join(jobs)}): {reason}" for reason, jobs in sweep.failed.items()]
+    show({**found, "csv": str(target)}, "\n".join([aligned(rows), *reasons, f"CSV: {target}"]), flags)
+
+
 def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
+    if not names:
+        raise ConfigError("The command report was given no run; name run folders, cells or tables, or --sweep NAME.")
     from dmq_cli.report.html import default_file, write_report
     from dmq_cli.results.runs import load_results, whole
 

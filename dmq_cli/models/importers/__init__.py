@@ -6,7 +6,6 @@ and leaves out averages. The file's networks are latent diffusion's, whose maps 
 names.
 """
 
-import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.importers.convert import Imported, import_checkpoint
 from dmq_cli.models.importers.recipes import RECIPES
 from dmq_cli.models.importers.state import read_state

@@ -1,0 +1,112 @@
+"""The jobs of a sweep, ranked by their first number: for the terminal, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.errors import ArtifactCorruptError, ConfigError, nearest
+from dmq_cli.results.record import Evaluation, Number, read_evaluation
+from dmq_cli.results.sweeps import Records
+from dmq_cli.results.verdict import LOWER_IS_BETTER, with_noise
+
+_ALWAYS = ("psnr", "ssim", "lpips")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A sweep. columns: side and name of every number, first the one it is ranked by; jobs: words and numbers, the best first.
+
+    failed: words of the jobs without numbers, by the reason.
+    """
+
+    name: str
+    columns: list[tuple[str, str]]
+    jobs: list[tuple[str, Evaluation]]
+    failed: dict[str, list[str]]
+
+
+def ranked(outputs: Path, name: str) -> Ranked:
+    """Read the records of a sweep below outputs/sweeps. Raises ConfigError for a name that is none."""
+    folder = outputs / "sweeps" / name
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        known = sorted(path.name for path in (outputs / "sweeps").glob("*") if path.is_dir())
+        raise ConfigError(f"There is no sweep {name} in {outputs / 'sweeps'}.{nearest(name, known)}")
+    records = Records(outputs, name)
+    measured: list[tuple[list[str], Evaluation]] = []
+    failed: dict[str, list[str]] = {}
+    for file in files:
+        record = records.read(file.stem) or {}
+        words = [word for word in record.get("overrides", []) if not word.startswith(("stage=", "runtime."))]
+        evaluation, reason = _evaluation(records, record)
+        if evaluation is not None:
+            measured.append((words, evaluation))
+        else:
+            failed.setdefault(reason, []).append(" ".join(words))
+    columns = _columns([evaluation for _, evaluation in measured])
+    jobs = [(_label(words, [other for other, _ in measured]), evaluation) for words, evaluation in measured]
+    return Ranked(name, columns, sorted(jobs, key=lambda job: _rank(job[1], columns)), failed)
+
+
+def as_lines(sweep: Ranked) -> list[list[str]]:
+    """Rank, what tells a job from the others, and its numbers with their noise; headings first."""
+    rows = [["", "job", *(name for _, name in sweep.columns)]]
+    for place, (label, evaluation) in enumerate(sweep.jobs, 1):
+        numbers = (evaluation.number(*column) for column in sweep.columns)
+        rows.append([str(place), label, *("" if one is None else with_noise(one) for one in numbers)])
+    return rows
+
+
+def as_csv(sweep: Ranked) -> str:
+    """One line for each job: its words, and of each number the value and both ends of its 95 % interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = [f"{side}.{name}{end}" for side, name in sweep.columns for end in ("", ".low", ".high")]
+    writer.writerow(["rank", "model", "method", "bits", "job", *heads])
+    for place, (label, evaluation) in enumerate(sweep.jobs, 1):
+        fields = [field for column in sweep.columns for field in _fields(evaluation.number(*column))]
+        writer.writerow([place, evaluation.model, evaluation.method, evaluation.bits, label, *fields])
+    return text.getvalue()
+
+
+def _evaluation(records: Records, record: dict[str, Any]) -> tuple[Evaluation | None, str]:
+    """What a job measured, or the reason why there is nothing."""
+    if record.get("status") != "done":
+        return None, str(record.get("error") or "it was not finished")
+    place = record.get("cell") or record.get("run")
+    try:
+        return read_evaluation(records.outputs / str(place))[0], ""
+    except ArtifactCorruptError as error:
+        return None, str(error)
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
+    """What the protocols show, and the comparisons with full precision, where any job has them."""
+    shown = [("quantized", key) for one in evaluations for key in one.protocol["columns"] if key in one.quantized]
+    paired = [("paired", key) for key in _ALWAYS for one in evaluations if key in one.paired]
+    return list(dict.fromkeys([*shown, *paired]))
+
+
+def _rank(evaluation: Evaluation, columns: Sequence[tuple[str, str]]) -> tuple[bool, float]:
+    number = evaluation.number(*columns[0]) if columns else None
+    if number is None:
+        return True, 0.0
+    return False, number.value if columns[0][1] in LOWER_IS_BETTER else -number.value
+
+
+def _label(words: Sequence[str], every: Sequence[Sequence[str]]) -> str:
+    """The words that not all jobs have."""
+    common = set.intersection(*map(set, every)) if len(every) > 1 else set()
+    return " ".join(word for word in words if word not in common) or "the only job"
+
+
+def _fields(number: Number | None) -> list[str]:
+    if number is None:
+        return ["", "", ""]
+    low, high = number.interval or ("", "")
+    return [repr(number.value), str(low), str(high)]
