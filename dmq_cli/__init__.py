@@ -1,6 +1,6 @@
 """dmq: an experiment runner for quantizing diffusion models.
 
-In Python, `dmq_cli.load(run)` gives back the quantized, corrected model of a finished run.
+In Python, `dmq_cli.quantize(unet, scheduler)` quantizes a model, and `dmq_cli.load(run)` gives back that of a finished run.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from dmq_cli import compat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+    from typing import Any
 
     from dmq_cli.stages.load import Loaded
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "quantize"]
 
 compat.install()
 
@@ -33,3 +34,21 @@ def load(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
     from dmq_cli.stages.load import load_run
 
     return load_run(run, trusted)
+
+
+def quantize(
+    model: Any, scheduler: Any = None, *, method: str = "qdiffusion", bits: str = "w4a8", calibration: str | None = None,
+    overrides: Sequence[str] = (), outputs: str | Path = "outputs",
+) -> Loaded:  # fmt: skip
+    """Quantize a diffusion model as `dmq correct` does, and return it as a Denoiser: eps = quantized(sample, timestep).
+
+    model: a diffusers network, with its scheduler, or the path of a pipeline's folder. method, bits: choices of conf/method and
+    conf/bits, or widths such as w5a7; calibration: a choice of conf/calib, None: the method's own. overrides: further words of the
+    command line, such as "budget=smoke" or "runtime.batch_size=100". Everything computed is kept below `outputs`, so that the same call
+    is quick the next time. Raises ConfigError for words that do not fit, ModelError for a network dmq does not know.
+    """
+    from dmq_cli.api import quantize
+
+    return quantize(
+        model, scheduler, method=method, bits=bits, calibration=calibration, overrides=overrides, outputs=outputs
+    )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -110,20 +108,6 @@ def test_cfg_job_prints_the_configuration() -> None:
     result = dmq("evaluate", "method=tac", "bits=w3a8", "--cfg", "job")
     assert result.code == 0 and "stage: evaluate" in result.out and "name: w3a8" in result.out
     assert "_target_: dmq_cli.correct.Tac" in result.out
-
-
-@pytest.mark.parametrize("line", ["dmq evaluate met", "dmq plan evaluate met", "dmq met"])
-def test_completion_forwards_to_hydra(line: str) -> None:
-    with patch.dict(os.environ, {"COMP_LINE": line, "COMP_POINT": str(len(line))}):
-        result = dmq("-sc", "query=bash")
-    assert result.code == 0 and "method=" in result.out.split() and "bits=" not in result.out.split()
-
-
-def test_completion_of_a_choice() -> None:
-    line = "dmq evaluate bits=w4a8 method="
-    with patch.dict(os.environ, {"COMP_LINE": line, "COMP_POINT": str(len(line))}):
-        result = dmq("-sc", "query=bash")
-    assert result.out.split() == [f"method={name}" for name in METHODS]
 
 
 def test_a_path_as_model() -> None:

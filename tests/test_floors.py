@@ -26,18 +26,22 @@ FLOORS = {
     "stages": 7,
     "overrides": 8,
     "report": 9, "papers": 10, "sweep": 10,
-    "cli": 11,
+    "api": 11, "cli": 12,
 }  # fmt: skip
 SIDEWAYS = {
     ("paths", "errors"): "every part may raise",
     ("store", "errors"): "every part may raise",
     ("obtain", "paths"): "where files lie",
     ("store", "__init__"): "the version",
+    ("__init__", "compat"): "torchvision is prepared before anybody imports it",
 }
-UPWARD = {("__init__", "stages"): "dmq_cli.load reaches up when it is called"}
+UPWARD = {
+    ("__init__", "stages"): "dmq_cli.load reaches up when it is called",
+    ("__init__", "api"): "dmq_cli.quantize reaches up when it is called",
+}
 ONLY_IN = {
-    "hydra": {"stages", "cli", "overrides", "papers", "report", "results", "sweep"},
-    "omegaconf": {"stages", "cli", "choices", "overrides", "papers", "results", "sweep"},
+    "hydra": {"api", "stages", "cli", "overrides", "papers", "report", "results", "sweep"},
+    "omegaconf": {"api", "stages", "cli", "choices", "overrides", "papers", "results", "sweep"},
     "diffusers": {"models", "wrap", "sampling", "zoo"},
     "huggingface_hub": {"models"},
     "jinja2": {"report"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import click
 
 from dmq_cli import __version__
 from dmq_cli.cli.commands import COMMANDS
+from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, split, sweeps
 from dmq_cli.printing import SafeFormatter, printable
@@ -36,17 +36,7 @@ _OPTIONS = {
 }
 
 
-class _Forwarding(click.Group):
-    """Hydra's tab completion calls the program without a verb: pass that on."""
-
-    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
-        arguments = list(sys.argv[1:] if args is None else args)
-        if arguments and arguments[0] in ("-sc", "--shell-completion"):
-            sys.exit(_complete(arguments))
-        return super().main(arguments, *more, **extra)
-
-
-@click.group(cls=_Forwarding, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dmq")
 @with_flags
 @click.pass_context
@@ -62,14 +52,14 @@ def main(context: click.Context, /, **flags: bool) -> None:
 
 def _verb(name: str, about: str) -> None:
     @main.command(name, help=about, context_settings=_OPTIONS, add_help_option=False)
-    @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+    @click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_words)
     @click.pass_context
     def command(context: click.Context, overrides: tuple[str, ...]) -> None:
         _start(context, name, overrides, _run)
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="VERB [OVERRIDES]...")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="VERB [OVERRIDES]...", shell_complete=complete_words)
 @click.pass_context
 def plan(context: click.Context, words: tuple[str, ...]) -> None:
     """Print what a verb would compute: plan <verb> [overrides]."""
@@ -77,7 +67,7 @@ def plan(context: click.Context, words: tuple[str, ...]) -> None:
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_words)
 @click.pass_context
 def train(context: click.Context, overrides: tuple[str, ...]) -> None:
     """Train an embedded model, and what it rests on, from the data."""
@@ -85,7 +75,7 @@ def train(context: click.Context, overrides: tuple[str, ...]) -> None:
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_words)
 @click.pass_context
 def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
     """Count MACs, bit operations and bytes of a model; no weights needed."""
@@ -94,7 +84,7 @@ def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
 
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
-for _command in COMMANDS:
+for _command in (*COMMANDS, completion):
     main.add_command(_command)
 
 
@@ -246,22 +236,6 @@ def _set_up_logging(flags: set[str]) -> None:
         handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         logger.addHandler(handler)
-
-
-def _complete(arguments: list[str]) -> int:
-    """Answer Hydra's completion script; the line being completed has a verb that Hydra does not know."""
-    line = os.environ.get("COMP_LINE", "")
-    os.environ["COMP_LINE"] = re.sub(rf"^(\S+\s+)(plan\s+)?({'|'.join([*_VERBS, 'train', 'cost'])})\s", r"\1", line)
-    return guarded(lambda: _hydra_completion(arguments))
-
-
-def _hydra_completion(arguments: list[str]) -> None:
-    import hydra
-
-    from dmq_cli.paths import conf_folder
-
-    sys.argv = ["dmq", *arguments]
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(lambda config: None)()
 
 
 if __name__ == "__main__":

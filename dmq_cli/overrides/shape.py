@@ -95,6 +95,17 @@ def section_of(group: str, name: str) -> dict[str, Any]:
     return inner
 
 
+def top_keys() -> list[str]:
+    """Every key of conf/config.yaml outside of Hydra, in full, sorted: seeds, runtime.threads."""
+    return sorted(key for key in _paths(_base()) if not key.startswith("hydra"))
+
+
+def _paths(shape: Shape, above: str = "") -> Iterator[str]:
+    for name, below in shape.items():
+        key = f"{above}.{name}" if above else name
+        yield from _paths(below, key) if below else (key,)
+
+
 @cache
 def _base() -> dict[str, Any]:
     """The keys of conf/config.yaml."""

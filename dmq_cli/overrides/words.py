@@ -14,7 +14,6 @@ _WITH_VALUE = {
 }  # fmt: skip
 _ALONE = {
     "--help": "-h", "--hydra-help": "--hydra-help", "--resolve": "--resolve", "--run": "-r", "--multirun": "-m",
-    "--shell-completion": "-sc",
 }  # fmt: skip
 _MAY_HAVE_VALUE = {"--info": "-i"}
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")

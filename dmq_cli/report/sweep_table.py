@@ -12,7 +12,7 @@ from typing import Any
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, nearest
 from dmq_cli.results.record import Evaluation, Number, read_evaluation
 from dmq_cli.results.sweeps import Records
-from dmq_cli.results.verdict import LOWER_IS_BETTER, with_noise
+from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, with_noise
 
 _ALWAYS = ("psnr", "ssim", "lpips")
 
@@ -55,7 +55,7 @@ def ranked(outputs: Path, name: str) -> Ranked:
 
 def as_lines(sweep: Ranked) -> list[list[str]]:
     """Rank, what tells a job from the others, and its numbers with their noise; headings first."""
-    rows = [["", "job", *(name for _, name in sweep.columns)]]
+    rows = [["", "job", *(_heading(sweep, *column) for column in sweep.columns)]]
     for place, (label, evaluation) in enumerate(sweep.jobs, 1):
         numbers = (evaluation.number(*column) for column in sweep.columns)
         rows.append([str(place), label, *("" if one is None else with_noise(one) for one in numbers)])
@@ -72,6 +72,12 @@ def as_csv(sweep: Ranked) -> str:
         fields = [field for column in sweep.columns for field in _fields(evaluation.number(*column))]
         writer.writerow([place, evaluation.model, evaluation.method, evaluation.bits, label, *fields])
     return text.getvalue()
+
+
+def _heading(sweep: Ranked, side: str, key: str) -> str:
+    """What the protocol, or everybody, calls a number."""
+    names = {**NAMES, **(sweep.jobs[0][1].protocol["columns"] if side == "quantized" else {})}
+    return str(names.get(key, key))
 
 
 def _evaluation(records: Records, record: dict[str, Any]) -> tuple[Evaluation | None, str]:

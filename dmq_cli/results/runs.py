@@ -72,7 +72,7 @@ def load_result(path: Path) -> Result:
         )
     _require_files(path)
     evaluation, manifest = _sampled(path) if _only_sampled(path) else read_evaluation(path)
-    store = path.absolute().parents[2] / "artifacts"
+    store = path.absolute().joinpath("../../../artifacts").resolve()
     artifacts = {name: _artifact(store, path, name, key) for name, key in evaluation.artifacts.items()}
     result = Result(path, evaluation, manifest, artifacts)
     _check_numbers(result)

@@ -111,7 +111,7 @@ def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
             f"{folder} was to be loaded, but is no finished run of correct, sample or evaluate; give a folder like"
             " outputs/runs/evaluate/<time>-<key>, or run the command again."
         )
-    config = _config(folder)
+    config = _with_packed_model(_config(folder), folder)
     check_targets(config, allowed() | names)
     check_code(config, folder)
     state, tables = _artifacts(folder, config)
@@ -123,6 +123,14 @@ def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
         raise ArtifactCorruptError(
             f"{folder / 'config.json'} is not what this version of dmq makes a model of ({error!r}); run the command again."
         ) from error
+
+
+def _with_packed_model(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration with the model that `dmq pack --with-model` put into the run's folder, where there is one."""
+    packed = folder / "model"
+    if not packed.is_dir():
+        return config
+    return {**config, "model": {**config["model"], "path": str(packed.absolute())}}
 
 
 def _config(folder: Path) -> dict[str, Any]:
