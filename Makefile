@@ -22,13 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## the main job at W3A8 on the embedded model: a table and images in a few minutes
-	$(BIN)/dmq evaluate table=demo
-	$(BIN)/python -m dmq_cli.cli.commands.tables demo
+	$(BIN)/dmq table demo
 
 table-%: $(STAMP)  ## fill the table conf/table/%.yaml, going on where it stopped; of a paper's table SCALE=digits|paper
-	failed=0; for part in $* $(patsubst conf/table/%.yaml,%,$(wildcard conf/table/$*__*.yaml)); do \
-	    $(BIN)/dmq evaluate table=$$part scale=$(SCALE) || failed=1; done; \
-	$(BIN)/python -m dmq_cli.cli.commands.tables $* --scale $(SCALE) && exit $$failed
+	$(BIN)/dmq table $* scale=$(SCALE)
 
 tables: $(STAMP)  ## all tables of the papers on the embedded models (hours, going on where it stopped), and their overview
 	failed=0; $(MAKE) -k SCALE=digits $(addprefix table-,$(PAPERS)) || failed=1; \

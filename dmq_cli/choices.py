@@ -77,6 +77,14 @@ def check_given(section: Mapping[str, Any]) -> None:
             raise ConfigError(must_be_given(f"protocol.{key}"))
 
 
+def table_parts(name: str) -> list[str]:
+    """The files of conf/table that fill a table: NAME, then NAME__PART in order. Raises ConfigError for an unknown name."""
+    known = names("table")
+    if name not in known:
+        raise ConfigError(f"There is no table {name}.{nearest(name, known)}")
+    return [name, *(other for other in known if other.startswith(f"{name}__"))]
+
+
 def protocols() -> list[dict[str, Any]]:
     """The configuration of every protocol; what a user has to fill in is "???"."""
     return [_whole("protocol", name) for name in names("protocol")]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dmq_cli
+from dmq_cli import choices
 from dmq_cli.cli.app import main
 from dmq_cli.overrides import as_hydra
 from dmq_cli.paths import conf_folder
@@ -44,7 +45,8 @@ def test_help_lists_the_verbs() -> None:
             for verb in [*VERBS, "plan", "train", "list", "import", "doctor", "fetch", "clean"]
         )
     groups = dmq("evaluate", "--help")
-    assert groups.code == 0 and f"method: {', '.join(METHODS)}" in groups.out
+    assert groups.code == 0 and all(re.search(rf"[ ,]{name}[,\n]", groups.out) for name in METHODS)
+    assert "# one range, or several disjoint ones" in groups.out, "the configuration with its comments"
 
 
 def test_version_before_and_after_the_verb() -> None:
@@ -272,3 +274,10 @@ def test_the_command_is_what_the_package_installs() -> None:
 
     (script,) = [point for point in entry_points(group="console_scripts") if point.name == "dmq"]
     assert script.load() is main
+
+
+def test_a_table_by_name() -> None:
+    assert choices.table_parts("digits_ptq") == ["digits_ptq", "digits_ptq__others"]
+    result = dmq("table", "digits_pt")
+    assert result.code == 2 and "Did you mean" in result.sentence and "digits_ptq" in result.sentence
+    assert "dmq table NAME" in dmq("table", "--help").out

@@ -8,13 +8,16 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from dmq_cli import __version__
+from dmq_cli import __version__, choices
 from dmq_cli.cli.commands import COMMANDS
+from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
+from dmq_cli.cli.helping import page
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, split, sweeps
 from dmq_cli.printing import SafeFormatter, printable
@@ -82,6 +85,25 @@ def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
     _start(context, "cost", overrides, _cost)
 
 
+@main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDES]...", shell_complete=complete_words)
+@click.pass_context
+def table(context: click.Context, words: tuple[str, ...]) -> None:
+    """Fill a table, going on where it stopped, and write it: table NAME [overrides]."""
+    name, *overrides = words or ("--help",)
+    if name in ("-h", "--help"):
+        click.echo(page("table NAME", str(context.command.help)))
+        return
+    codes = [_code(context, "evaluate", [f"table={part}", *overrides], _run) for part in choices.table_parts(name)]
+    codes.append(guarded(lambda: write_tables([name], *_scale_and_outputs(overrides)), "--json" in overrides))
+    sys.exit(max(codes))
+
+
+def _scale_and_outputs(overrides: Sequence[str]) -> tuple[str, Path]:
+    given = dict(word.split("=", 1) for word in overrides if "=" in word)
+    return given.get("scale", "paper"), Path(given.get("runtime.outputs", "outputs"))
+
+
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
 for _command in (*COMMANDS, completion):
@@ -89,7 +111,12 @@ for _command in (*COMMANDS, completion):
 
 
 def _start(context: click.Context, verb: str | None, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> None:
-    """Run a job for every configuration that Hydra makes of the words, and turn errors into sentences and exit codes.
+    """Run a job for every configuration that Hydra makes of the words, and exit with its code; see `_code`."""
+    sys.exit(_code(context, verb, words, job))
+
+
+def _code(context: click.Context, verb: str | None, words: Sequence[str], job: Callable[..., dict[str, Any]]) -> int:
+    """Run the job, turn errors into sentences, and return the exit code.
 
     verb: None where it is the first of the words that is no flag.
     """
@@ -97,16 +124,19 @@ def _start(context: click.Context, verb: str | None, words: Sequence[str], job: 
     rest = [word for word in words if word not in _FLAGS]
     if "--version" in rest:
         click.echo(f"dmq, version {__version__}")
-        return
+        return 0
 
     def start() -> None:
         own, overrides = split(rest)
+        if "--help" in own:
+            click.echo(page(verb or "plan", str(context.command.help or "").partition("\n")[0]))
+            return
         first = overrides.pop(0) if verb is None and overrides else verb
         if verb is None and first not in _VERBS:
             raise ConfigError(f"The command plan was given {first or 'no verb'}.{nearest(first or '', _VERBS)}")
         _hydra(str(first), own, overrides, flags, job)
 
-    sys.exit(guarded(start, "json" in flags))
+    return guarded(start, "json" in flags)
 
 
 def _hydra(

@@ -54,7 +54,7 @@ def table(folder: Path, bits: str | None = None) -> str:
     cells = [cell for cell in cells if bits in (None, cell.bits)]
     if not cells:
         raise ConfigError(
-            f"The table {folder.name} has no finished cells in {folder}; fill it with: make table-{folder.name}"
+            f"The table {folder.name} has no finished cells in {folder}; fill it with: dmq table {folder.name}"
         )
     _require_one_protocol(folder, cells)
     settings = varied(cells)

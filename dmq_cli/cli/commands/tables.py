@@ -1,24 +1,20 @@
-"""`python -m dmq_cli.cli.commands.tables NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table, of a
-paper's table what is printed beside what is measured (--scale digits: on the embedded models); `--overview` writes
-outputs/tables/README.md of all of these; `--readme` puts every table that README.md has a place for into it. A table with
-finished cells also gets report.html, the page that `dmq report NAME` writes.
+"""What `dmq table NAME` writes from the finished cells: outputs/tables/NAME/table.md and samples.png, of a paper's table what is
+printed beside what is measured, as CSV and LaTeX, too, and report.html, the page of `dmq report NAME`.
+
+`python -m dmq_cli.cli.commands.tables NAME` writes them without filling the table; `--overview` writes outputs/tables/README.md of all
+papers' tables; `--readme` puts every table that README.md has a place for into it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from dmq_cli import papers
 from dmq_cli.printing import printable
-from dmq_cli.report.html import write_report
-from dmq_cli.report.readme import fill, picture
-from dmq_cli.report.tables import table
-from dmq_cli.results.runs import load_results
 from dmq_cli.sentences import guarded
-from dmq_cli.store.files import write_text
 
 
 @click.command()
@@ -29,18 +25,34 @@ from dmq_cli.store.files import write_text
 @click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
 def main(names: tuple[str, ...], readme: bool, scale: str, overview: bool, outputs: Path) -> None:
     """Write the tables NAMES from their finished cells: Markdown and a picture, of a paper's table CSV and LaTeX, too."""
-    of_papers = papers.names()
-    for name in names:
-        (_paper if name in of_papers else _own)(name, scale, outputs)
+    write_tables(names, scale, outputs)
     if overview:
+        from dmq_cli import papers
+
         click.echo(printable(papers.overview(outputs)))
     if readme:
+        from dmq_cli.report.readme import fill
+        from dmq_cli.store.files import write_text
+
         file = Path("README.md")
         write_text(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
 
 
+def write_tables(names: Iterable[str], scale: str, outputs: Path) -> None:
+    """Write these tables from their finished cells. scale: of the papers' tables. Raises ConfigError where there are no cells."""
+    from dmq_cli import papers
+
+    of_papers = papers.names()
+    for name in names:
+        (_paper if name in of_papers else _own)(name, scale, outputs)
+
+
 def _own(name: str, scale: str, outputs: Path) -> None:
     """A table of dmq's own; it has no scale."""
+    from dmq_cli.report.readme import picture
+    from dmq_cli.report.tables import table
+    from dmq_cli.store.files import write_text
+
     folder = outputs / "tables" / name
     write_text(folder / "table.md", table(folder) + "\n")
     click.echo(printable(table(folder)))
@@ -49,13 +61,19 @@ def _own(name: str, scale: str, outputs: Path) -> None:
 
 
 def _paper(name: str, scale: str, outputs: Path) -> None:
+    from dmq_cli import papers
+
     folder, text = papers.write_table(name, scale, outputs)
     click.echo(printable(f"{text}\nReport: {folder}/ (table.md, table.csv, table.tex{_page(folder)})"))
 
 
 def _page(folder: Path) -> str:
     """Write report.html about the finished cells, and say so; nothing where there are none."""
-    if not any(folder.glob("*/metrics.json")):
+    from dmq_cli.report.html import write_report
+    from dmq_cli.results.record import metrics_files
+    from dmq_cli.results.runs import load_results
+
+    if not metrics_files(folder):
         return ""
     write_report(load_results([str(folder)], folder.parents[1]), folder / "report.html")
     return ", report.html"
