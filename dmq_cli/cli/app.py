@@ -94,8 +94,11 @@ def table(context: click.Context, words: tuple[str, ...]) -> None:
     if name in ("-h", "--help"):
         click.echo(page("table NAME", str(context.command.help)))
         return
-    codes = [_code(context, "evaluate", [f"table={part}", *overrides], _run) for part in choices.table_parts(name)]
-    codes.append(guarded(lambda: write_tables([name], *_scale_and_outputs(overrides)), "--json" in overrides))
+    parts: list[str] = []
+    codes = [guarded(lambda: parts.extend(choices.table_parts(name)), "--json" in overrides)]
+    codes += [_code(context, "evaluate", [f"table={part}", *overrides], _run) for part in parts]
+    if parts:
+        codes.append(guarded(lambda: write_tables([name], *_scale_and_outputs(overrides)), "--json" in overrides))
     sys.exit(max(codes))
 
 
