@@ -14,18 +14,16 @@ from torch.overrides import TorchFunctionMode
 
 from dmq_cli.errors import DmqError, ModelError
 from dmq_cli.models.adapter import Adapter
-from dmq_cli.models.conditions import condition_kind, embedding_sizes
+from dmq_cli.models.conditions import embedding_sizes, told_at
 from dmq_cli.models.configs import component_config, first_line
 from dmq_cli.models.first_stage import shapes_of_decoder
 from dmq_cli.models.folder import shapes_of_folder
-from dmq_cli.models.parts import network_config
 from dmq_cli.models.structure import zeros
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TOLD = {
     "none": set[str](),
     "labels": {_LABELS},
-    "transformer": {_LABELS},
     "tokens": {_TOKENS},
     "prompts": {_TOKENS},
 }
@@ -87,7 +85,7 @@ def _estimated(path: Path, adapter: Adapter) -> Tensor:
 
 def _check_told(path: Path, adapter: Adapter) -> None:
     """That the folder gives what the network reads besides samples, in its width."""
-    kind, blank = condition_kind(path, network_config(path)), adapter.blank_cond(1) or {}
+    kind, blank = told_at(path).kind, adapter.blank_cond(1) or {}
     if set(blank) != _TOLD[kind]:
         raise ModelError(
             f"The network in {path} reads {_listed(set(blank))} besides a sample, and its folder gives {_listed(_TOLD[kind])}; dmq has no"

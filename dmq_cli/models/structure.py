@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Layer
+from dmq_cli.models.prediction import NOISE, Prediction
 
 Patterns = Sequence[tuple[str, str]]
 """(pattern of a module path, role) in order; the first that fits the whole path counts."""
@@ -32,9 +33,13 @@ _PARTS = {
 class NamedParts(ABC):
     """What the adapters of all families answer alike. patterns: roles by path; blocks: what is reconstructed as one piece."""
 
-    model: Any
     patterns: ClassVar[Patterns]
     blocks: ClassVar[Blocks]
+    prediction: Prediction = NOISE
+
+    def __init__(self, model: Any, tokens: int = 1) -> None:
+        """tokens: how many a condition has where only costs and order matter (77 for CLIP's texts, 1 for a class)."""
+        self.model, self.tokens = model, tokens
 
     @abstractmethod
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
@@ -45,7 +50,7 @@ class NamedParts(ABC):
         """See Adapter."""
 
     @abstractmethod
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
 
     def layers(self) -> list[Layer]:
@@ -96,7 +101,7 @@ def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> lis
     return list(dict.fromkeys(order))
 
 
-def zeros(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def zeros(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """A sample and a timestep to trace with, of the network's dtype and device (meta, too)."""
     reference = next(model.parameters())
     sample = torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmq_cli.models.dit import PATTERNS as DIT
+from dmq_cli.models.families import families
 from dmq_cli.models.structure import part_of, role_of
-from dmq_cli.models.unet_parts import PATTERNS as UNET
 
 
 def input_bits(metrics: Mapping[str, Any], layers: Sequence[str]) -> dict[str, int]:
@@ -19,7 +18,7 @@ def input_bits(metrics: Mapping[str, Any], layers: Sequence[str]) -> dict[str, i
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
     """None where the labels that may be this layer's have different bits, or there are none."""
-    role = role_of(layer, (*UNET, *DIT))
+    role = role_of(layer, [pattern for family in families() for pattern in family.patterns])
     if role is None:
         return None
     cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads
