@@ -8,6 +8,7 @@ from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, de
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.expected import check_expected
+from dmq_cli.models.families import Family, Told, families, register
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.image_shape import image_shape
@@ -24,7 +25,9 @@ from dmq_cli.models.origin import (
     model_schedule,
     model_shapes,
 )
+from dmq_cli.models.prediction import NOISE, Prediction, levels, prediction_of
 from dmq_cli.models.roles import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, fits
+from dmq_cli.models.schedule import PREDICTIONS, noise_schedule
 from dmq_cli.models.schedule import defaults as scheduler_defaults
 from dmq_cli.models.structure import executed
 from dmq_cli.models.unet import UNetAdapter
@@ -32,7 +35,9 @@ from dmq_cli.models.unet import UNetAdapter
 __all__ = [
     "ATTENTION_SLOTS",
     "LAYER_SLOTS",
+    "NOISE",
     "PARTS",
+    "PREDICTIONS",
     "PRODUCTS",
     "ROLES",
     "Adapter",
@@ -44,23 +49,28 @@ __all__ = [
     "Denoiser",
     "DiTAdapter",
     "DigitsCNN",
+    "Family",
     "InBatches",
     "Layer",
     "ModelDenoiser",
     "Numerics",
+    "Prediction",
     "Site",
+    "Told",
     "UNetAdapter",
     "check_expected",
     "cond_rows",
     "countable",
     "device_of",
     "executed",
+    "families",
     "fits",
     "folder_sha256",
     "has_mid_attention",
     "identified",
     "image_shape",
     "is_random",
+    "levels",
     "load_adapter",
     "load_schedule",
     "model_adapter",
@@ -69,7 +79,10 @@ __all__ = [
     "model_encoder_sha256",
     "model_schedule",
     "model_shapes",
+    "noise_schedule",
     "predict",
+    "prediction_of",
+    "register",
     "scheduler_defaults",
     "sites",
 ]
