@@ -2,6 +2,7 @@
 
 import dmq_cli.compat  # noqa: F401
 from dmq_cli.models.adapter import Adapter, Layer, Site, sites
+from dmq_cli.models.attention_calls import check_attentions
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.conditions import Cond, Conditions, cond_rows
 from dmq_cli.models.denoiser import Call, Denoiser, InBatches, ModelDenoiser, device_of, predict
@@ -29,7 +30,7 @@ from dmq_cli.models.prediction import NOISE, Prediction, levels, prediction_of
 from dmq_cli.models.roles import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, fits
 from dmq_cli.models.schedule import PREDICTIONS, noise_schedule
 from dmq_cli.models.schedule import defaults as scheduler_defaults
-from dmq_cli.models.structure import executed
+from dmq_cli.models.structure import executed, run_once
 from dmq_cli.models.unet import UNetAdapter
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Site",
     "Told",
     "UNetAdapter",
+    "check_attentions",
     "check_expected",
     "cond_rows",
     "countable",
@@ -83,6 +85,7 @@ __all__ = [
     "predict",
     "prediction_of",
     "register",
+    "run_once",
     "scheduler_defaults",
     "sites",
 ]

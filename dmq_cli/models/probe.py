@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dmq_cli.errors import DmqError, ModelError
 from dmq_cli.models.adapter import Adapter
+from dmq_cli.models.attention_calls import check_attentions
 from dmq_cli.models.conditions import embedding_sizes, told_at
 from dmq_cli.models.configs import component_config, first_line
 from dmq_cli.models.first_stage import shapes_of_decoder
@@ -40,7 +41,7 @@ def check_network(path: Path, *identity: str | None) -> None:
 def probe(path: Path) -> None:
     """Call the network of a folder, and its decoder, without numbers; weights need not be there.
 
-    Raises ModelError where a layer has no role, the network needs what the folder does not give, its estimate has not the
+    Raises ModelError where a layer has no role, an attention no place for quantizers, the network needs what the folder does not give, its estimate has not the
     shape of a sample, or what would be saved is no image; and for whatever the calls raise.
     """
     adapter = shapes_of_folder(path)
@@ -73,8 +74,16 @@ def _estimated(path: Path, adapter: Adapter) -> Tensor:
     adapter.skip_splits()
     _check_told(path, adapter)
     sample, timestep = zeros(adapter.model, adapter.sample_shape())
+    estimates: list[Tensor] = []
+
+    def run() -> None:
+        estimates.append(adapter.predict(sample, timestep, adapter.blank_cond(1)))
+
     with torch.no_grad(), _NormsPass():
-        estimate = adapter.predict(sample, timestep, adapter.blank_cond(1))
+        check_attentions(adapter, run)
+        if not estimates:
+            run()
+    estimate = estimates[0]
     if estimate.shape != sample.shape:
         raise ModelError(
             f"The network in {path} reads {_shape(sample)} and estimates {_shape(estimate)}, so it does not estimate the noise of what it"

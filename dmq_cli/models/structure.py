@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.adapter import Layer
+from dmq_cli.models.adapter import Adapter, Layer
 from dmq_cli.models.prediction import NOISE, Prediction
 
 Patterns = Sequence[tuple[str, str]]
@@ -63,8 +63,7 @@ class NamedParts(ABC):
 
     def units(self) -> list[str]:
         """Blocks whole, other layers alone, in the order in which one forward pass runs them."""
-        inputs = zeros(self.model, self.sample_shape())
-        return executed(self.model, self.blocks, lambda: self.predict(*inputs, self.blank_cond(1)))
+        return executed(self.model, self.blocks, lambda: run_once(self))
 
 
 def find_layers(model: nn.Module, patterns: Patterns) -> list[Layer]:
@@ -99,6 +98,12 @@ def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> lis
         for hook in hooks:
             hook.remove()
     return list(dict.fromkeys(order))
+
+
+def run_once(adapter: Adapter) -> Tensor:
+    """What the network predicts for one sample of zeros at timestep 0, told nothing but zeros."""
+    inputs = zeros(adapter.model, adapter.sample_shape())
+    return adapter.predict(*inputs, adapter.blank_cond(1))
 
 
 def zeros(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
