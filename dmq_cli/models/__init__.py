@@ -13,6 +13,7 @@ from dmq_cli.models.families import Family, Told, families, register
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
 from dmq_cli.models.image_shape import image_shape
+from dmq_cli.models.module_calls import is_by_sample, named_arguments, nested, packed
 from dmq_cli.models.numerics import Numerics
 from dmq_cli.models.origin import (
     countable,
@@ -71,6 +72,7 @@ __all__ = [
     "has_mid_attention",
     "identified",
     "image_shape",
+    "is_by_sample",
     "is_random",
     "levels",
     "load_adapter",
@@ -81,7 +83,10 @@ __all__ = [
     "model_encoder_sha256",
     "model_schedule",
     "model_shapes",
+    "named_arguments",
+    "nested",
     "noise_schedule",
+    "packed",
     "predict",
     "prediction_of",
     "register",

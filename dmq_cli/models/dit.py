@@ -67,6 +67,6 @@ class DiTAdapter(NamedParts):
         """There are no skip connections."""
         return {}
 
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
         return sample_shape(self.model)

@@ -34,7 +34,7 @@ class Attached:
 
     @contextlib.contextmanager
     def at(self, timestep: Tensor) -> Iterator[None]:
-        """The scope in which the network runs at these timesteps, () or (B,), int64."""
+        """The scope in which the network runs at these timesteps, () or (B,)."""
         with self.context.at(self.grid(timestep), timestep.reshape(-1)):
             yield
 
