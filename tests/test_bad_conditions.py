@@ -77,7 +77,7 @@ DAMAGED: list[tuple[str, Callable[[Path], None], str]] = [
     ("latent", changed("vqvae/config.json", _class_name="AutoencoderTiny"), "to be a VQModel, but vqvae/config.json says"),
     ("tokens", changed("vqvae/config.json", _class_name="AutoencoderTiny"), "is a AutoencoderTiny"),
     ("latent", lambda folder: (folder / "vqvae" / "diffusion_pytorch_model.safetensors").unlink(), "has no diffusion_pytorch"),
-    ("latent", changed("scheduler/scheduler_config.json", prediction_type="v_prediction"), "predict v_prediction"),
+    ("latent", changed("scheduler/scheduler_config.json", prediction_type="flow_prediction"), "has to be epsilon or v_prediction or sample"),
     ("transformer", changed("scheduler/scheduler_config.json", variance_type="learned_range"), "predict its variance"),
     ("tokens", lambda folder: shutil.rmtree(folder / "class_embedding"), "neither text_encoder/ nor class_embedding/"),
     ("prompts", lambda folder: shutil.rmtree(folder / "tokenizer"), "has no tokenizer/"),

@@ -23,7 +23,7 @@ def collect(
     strategy: Strategy,
     denoiser: Denoiser,
     scheduler: Scheduler,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     folder: Path,
     *,
     eta: float = 0.0,
@@ -32,7 +32,7 @@ def collect(
     adapter: Adapter | None = None,
     guide: Guide = UNGUIDED,
 ) -> None:
-    """Write sample.safetensors (N, C, H, W) and timestep.safetensors (N,) int64 into `folder`.
+    """Write sample.safetensors (N, C, ...) and timestep.safetensors (N,) int64 into `folder`.
 
     For a conditional model also condition.safetensors, a row for each trajectory, and index.safetensors (N,) int64, the row of
     each sample. With guidance every sample is there twice, as the network reads it twice: with its trajectory's condition, then

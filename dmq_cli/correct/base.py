@@ -22,8 +22,8 @@ class NoCorrection:
         """Nothing to estimate."""
         return {}
 
-    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
-        """Of what `estimate` gives, by name, for this many network calls on samples (C, H, W); guided: with guidance."""
+    def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
+        """Of what `estimate` gives, by name, for this many network calls on samples (C, ...); guided: with guidance."""
         return {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
+from dmq_cli.ops import by_channel, places
 from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, Target, parse_range, walk
 
 _VARIANCES, _BIASES = ("auto", "on", "off"), ("residual", "raw")
@@ -63,7 +64,7 @@ class Ptqd:
             )
 
     def estimate(
-        self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, int, int], eta: float = 0.0,
+        self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, ...], eta: float = 0.0,
         dtype: torch.dtype = torch.float32, report: Callable[[int, int], None] = lambda done, total: None,
         guide: Guide = UNGUIDED,
     ) -> dict[str, Tensor]:  # fmt: skip
@@ -83,7 +84,7 @@ class Ptqd:
         names = ("slope", "bias", "std")
         return {name: torch.stack(row).to(dtype) for name, row in zip(names, zip(*rows, strict=True), strict=True)}
 
-    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+    def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See NoCorrection."""
         return {"slope": (calls,), "bias": (calls, shape[0]), "std": (calls,)}
 
@@ -93,15 +94,15 @@ class Ptqd:
 
 
 def fit_error(config: Ptqd, quantized: Tensor, full: Tensor, call: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """(k, bias (C,), std) in float64 of the two estimates (N, C, H, W) of one call. Raises NumericsError if not finite."""
+    """(k, bias (C,), std) in float64 of the two estimates (N, C, ...) of one call. Raises NumericsError if not finite."""
     eps, error = full.double(), quantized.double() - full.double()
     about = eps - eps.mean()
     slope = (about * error).mean() / about.square().mean()
     slope = slope.clamp(min=0) if config.correlation else torch.zeros_like(slope)
     residual = error - slope * eps
-    mean = residual.mean((0, 2, 3))
-    std = (residual - mean[:, None, None]).square().mean().sqrt()
-    bias = mean if config.bias == "residual" else error.mean((0, 2, 3))
+    mean = residual.mean((0, *places(residual)))
+    std = (residual - by_channel(mean, residual)).square().mean().sqrt()
+    bias = mean if config.bias == "residual" else error.mean((0, *places(error)))
     if not bool(torch.stack([slope, bias.sum(), std]).isfinite().all()):
         raise NumericsError(
             f"The quantization error at call {call} has no finite slope, bias and deviation; check that both noise estimates are finite and that the full-precision one is not constant."
@@ -121,7 +122,7 @@ class PtqdCorrection:
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         """(eps - bias) / (1 + k), same shape."""
-        return (eps - self.bias[call].to(eps)[:, None, None]) / (1 + self.slope[call].to(eps))
+        return (eps - by_channel(self.bias[call].to(eps), eps)) / (1 + self.slope[call].to(eps))
 
     def variance(self, sigma: Tensor, noise_gain: Tensor, call: int) -> Tensor:
         """What is left of sigma once the residual's share is taken out; 0 where the residual alone is more, same shape."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
+from dmq_cli.ops import by_channel, places, with_places
 from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
 _TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("samples", "mean")
@@ -69,7 +70,7 @@ class Tac:
         """Fits every eta; raises nothing."""
 
     def estimate(
-        self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, int, int], eta: float = 0.0,
+        self, full: Denoiser, quantized: Denoiser, scheduler: Scheduler, shape: tuple[int, ...], eta: float = 0.0,
         dtype: torch.dtype = torch.float32, report: Callable[[int, int], None] = lambda done, total: None,
         guide: Guide = UNGUIDED,
     ) -> dict[str, Tensor]:  # fmt: skip
@@ -87,7 +88,7 @@ class Tac:
         found = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
         return {name: table for name, table in found.items() if table is not None}
 
-    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+    def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See NoCorrection."""
         channels, *place = shape
         told = channels * (2 if guided and self.target in ("uncond", "both") else 1)
@@ -118,7 +119,7 @@ class TacCorrection:
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         """Noise estimation reconstruction, eq. 8, of the centred estimate."""
-        return self.centre(eps, call) * self.gain[call].to(eps)[:, None, None]
+        return self.centre(eps, call) * by_channel(self.gain[call].to(eps), eps)
 
     def variance(self, sigma: Tensor, noise_gain: Tensor, call: int) -> Tensor:
         """TAC leaves the sampler's noise as it is."""
@@ -158,10 +159,11 @@ class _Learner(TacCorrection):
 
 
 def solve_gain(config: Tac, quantized: Tensor, full: Tensor, call: int = 0) -> Tensor:
-    """K of eq. 19 for every channel, (C,), from the two noise estimates (S, C, H, W). Raises NumericsError if not finite."""
+    """K of eq. 19 for every channel, (C,), from the two noise estimates (S, C, ...). Raises NumericsError if not finite."""
+    quantized, full = with_places(quantized), with_places(full)
     pixels = full[0].numel()
     size = full.abs()
-    tau = config.k_threshold * size.mean((1, 2, 3), keepdim=True)
+    tau = config.k_threshold * size.mean(tuple(range(1, size.dim())), keepdim=True)
     kept = ((full if config.mask == "one_sided" else size) > tau).to(full)
     floor = 1e-3 * size.mean()
     safe = torch.where(size < floor, floor.copysign(full), full)
@@ -170,7 +172,7 @@ def solve_gain(config: Tac, quantized: Tensor, full: Tensor, call: int = 0) -> T
     above = (1 - config.lambda1) * quantized * full * kept + weight * ratio * kept
     below = (1 - config.lambda1) * quantized**2 * kept + weight * ratio**2 * kept
     pulled = config.lambda2 * pixels
-    above, below = above.sum((2, 3)) + pulled, below.sum((2, 3)) + pulled
+    above, below = above.sum(places(above)) + pulled, below.sum(places(below)) + pulled
     gain = above.sum(0) / below.sum(0) if config.pooling == "samples" else (above / below).mean(0)
     if not bool(gain.isfinite().all()):
         raise NumericsError(f"The noise gain K at call {call} is not finite: {_reason(config, quantized, full)}.")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dmq_cli.models import Site
-from dmq_cli.wrap import FULL_PRECISION, Attached, quantizing
+from dmq_cli.wrap import FULL_PRECISION, Attached, operands, quantizing
 
 _OPERATIONS = 2  # of a MAC: a multiplication and an addition
 _FLOAT = 4  # bytes
@@ -169,7 +169,7 @@ class _AttentionProducts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
-            query, key, value = args  # (B, heads, tokens, dim)
+            query, key, value, *_ = operands(*args, **(kwargs or {}))  # (B, heads, tokens, dim)
             self.count(self.module, "q", "k", query.numel() * key.shape[-2])
             self.count(self.module, "prob", "v", query[..., 0].numel() * key.shape[-2] * value.shape[-1])
         return func(*args, **(kwargs or {}))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.models import packed
 from dmq_cli.quant import Choice, Log2, Split
 from dmq_cli.wrap import Attached, QuantMixin
 
@@ -174,7 +175,8 @@ class Watch:
             yield layer.name, self._every[layer.name], layer.role.startswith("resnet.conv")
 
     def _block(self, name: str) -> Callable[..., None]:
-        def seen(_module: nn.Module, _given: Any, output: Tensor) -> None:
+        def seen(_module: nn.Module, _given: Any, gave: Any) -> None:
+            output = packed(gave)
             if self._side == "full":
                 self._full[name].append(output)
                 return
@@ -212,7 +214,7 @@ class Watch:
                 return
             if name not in self.channels:
                 self.channels.append(name)
-            greatest = given[0].abs().amax((0, 2, 3))
+            greatest = given[0].abs().amax([dim for dim in range(given[0].dim()) if dim != 1])
             self._greatest[name] = torch.maximum(greatest, self._greatest.get(name, greatest))
 
         return seen

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from dmq_cli.models.prediction import Prediction
 from dmq_cli.models.roles import ATTENTION_SLOTS, LAYER_SLOTS
 
 
@@ -44,9 +45,11 @@ class Adapter(Protocol):
     """One family of networks."""
 
     model: nn.Module
+    prediction: Prediction
+    """What `predict` gives: the noise, the velocity or the clean sample."""
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """The network's noise estimate. sample (B, C, H, W), timestep () or (B,) in 0..999; returns (B, C, H, W).
+        """What the network predicts. sample (B, C, ...), timestep () or (B,), of training; returns (B, C, ...).
 
         cond: what else the family reads, a mapping of tensors with a row for each sample, or None. Raises ModelError for a
         condition that does not fit.
@@ -82,8 +85,8 @@ class Adapter(Protocol):
         """For shortcuts that read a concatenation: (channels from below, channels from the skip connection)."""
         ...
 
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one sample."""
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample, channels first: (C, H, W) of an image."""
         ...
 
 

@@ -15,19 +15,16 @@ _LABELS = "class_labels"
 
 
 class CondUNetAdapter(unet_parts.UNetParts):
-    """Names the parts of a UNet2DConditionModel.
-
-    tokens: how many the condition has where only costs and order matter (77 for CLIP's texts, 1 for a class).
-    """
+    """Names the parts of a UNet2DConditionModel."""
 
     def __init__(self, model: UNet2DConditionModel, tokens: int = 1) -> None:
-        self.model, self.tokens = model, tokens
+        super().__init__(model, tokens)
         cross = [model.get_submodule(layer.name) for layer in self.attentions() if layer.role == "attn.cross"]
         self._width = cross[0].to_k.in_features if cross else None
         self._needed = [*([_TOKENS] if cross else []), *unet_parts.needed_labels(model)]
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """The network's noise estimate.
+        """What the network predicts.
 
         cond: {"encoder_hidden_states": (B, N, D)}, and if wanted "encoder_attention_mask" (B, N), true where a token counts;
         "class_labels" (B,) int64 for a network with classes, None for one without any condition. Raises ModelError for

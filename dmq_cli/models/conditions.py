@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.models.configs import component_config
-from dmq_cli.models.files import is_transformer, sha256_of
+from dmq_cli.models.families import Told, family_of
+from dmq_cli.models.files import sha256_of
 from dmq_cli.models.load import check_shapes
 from dmq_cli.models.parts import network_config
 from dmq_cli.models.texts import read_prompts, require_encoder, say_cut, text_encoder
@@ -29,7 +30,6 @@ Cond = Mapping[str, Tensor] | None
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TABLE = "embedding.weight"  # of a class embedding
-_DIT_CLASSES = 1000  # of diffusers' class, where config.json does not say
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -128,8 +128,8 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
     classes: those that are asked for (None: all); prompts: a text file, one a line. Raises ConfigError for settings that do
     not fit the model, ModelError for a folder without the text encoder or class embedding that its network needs.
     """
-    config = network_config(path)
-    kind = condition_kind(path, config)
+    told = told_at(path)
+    kind = told.kind
     if prompts is not None and kind != "prompts":
         raise ConfigError(
             f"cond.prompts={prompts} was given, but the model in {path} reads no texts; leave cond.prompts at null."
@@ -141,10 +141,8 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
     if kind == "tokens":
         embedding = _class_embedding(path)
         return classes_of(classes, embedding.embedding.num_embeddings - 1, embedding)
-    if kind == "transformer":
-        return classes_of(classes, int(config.get("num_embeds_ada_norm", _DIT_CLASSES)))
     if kind == "labels":
-        return Classes(_chosen(classes, int(config["num_class_embeds"])), none=None)
+        return labels_of(classes, told)
     return _texts(path, prompts) if kind == "prompts" else None
 
 
@@ -153,19 +151,22 @@ def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None)
     return Classes(_chosen(classes, total), total, embedding)
 
 
-def condition_kind(path: Path, config: Mapping[str, Any]) -> str:
-    """ "none", "labels" (a UNet's own), "transformer" (a DiT's), "tokens" (of a class) or "prompts". Raises ModelError."""
-    if is_transformer(config):
-        return "transformer"
-    if config.get("_class_name") != "UNet2DConditionModel":
-        return "labels" if config.get("num_class_embeds") else "none"
-    for folder, kind in (("class_embedding", "tokens"), ("text_encoder", "prompts")):
-        if (path / folder).is_dir():
-            return kind
-    raise ModelError(
-        f"The UNet in {path} reads a condition, but the folder has neither text_encoder/ nor class_embedding/; copy the whole"
-        " pipeline, or import the original checkpoint."
-    )
+def labels_of(classes: Sequence[int] | None, told: Told) -> Classes:
+    """The conditions of a network that has classes of its own. Raises ConfigError for other classes."""
+    return Classes(_chosen(classes, told.classes), told.classes if told.has_none else None)
+
+
+def told_at(path: Path) -> Told:
+    """What the network of the model at `path` is told, by its family. Raises ModelError where nothing in the folder can tell it."""
+    config = network_config(path)
+    family = family_of(config)
+    told = family.told(config, [part.name for part in path.iterdir() if part.is_dir()]) if family else Told()
+    if told.kind == "missing":
+        raise ModelError(
+            f"The network in {path} reads a condition, but the folder has neither text_encoder/ nor class_embedding/; copy the whole"
+            " pipeline, or import the original checkpoint."
+        )
+    return told
 
 
 def _chosen(classes: Sequence[int] | None, total: int) -> list[int]:

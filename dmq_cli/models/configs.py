@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel, Transformer2DModel
 from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 
 from dmq_cli.errors import DmqError, ModelError
+from dmq_cli.models.families import family_of_class
 from dmq_cli.models.files import read_json
 
 _COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_layers", "num_hidden_layers")
@@ -20,7 +20,6 @@ _MOST_LAYERS = 1000  # of all levels together; the largest known networks have a
 _LONGEST_LIST = 100
 _LARGEST = 1 << 20  # channels, words, classes, pixels of a side
 _MOST_POSITIONS = 1 << 28  # numbers in the table of a transformer's positions, which is computed while it is built
-_FORMER: dict[Any, Any] = {DiTTransformer2DModel: Transformer2DModel}  # published DiTs have all entries of that class
 # Entries that change what a pipeline computes around the network, which dmq does not do.
 _UNSUPPORTED = {"time_cond_proj_dim": "is told the guidance scale in its time embedding"}
 
@@ -62,7 +61,9 @@ def first_line(error: Exception) -> str:
 
 
 def _check_entries(kind: Any, file: Path, config: Mapping[str, Any]) -> None:
-    known, former = _parameters(kind), _parameters(_FORMER[kind]) if kind in _FORMER else {}
+    family = family_of_class(kind)
+    old = family and family.former  # published folders have all entries of that class
+    known, former = _parameters(kind), _parameters(old.kind) if old else {}
     for name, value in config.items():
         off = value is None or (name in former and former[name].default == value)
         if not name.startswith("_") and name not in known and not off:

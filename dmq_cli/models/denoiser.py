@@ -18,9 +18,9 @@ class Denoiser(Protocol):
     """Estimates the noise in a sample."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        """sample (B, C, H, W), timestep () or (B,) in 0..999.
+        """sample (B, C, ...), timestep () or (B,), of training.
 
-        Returns the noise estimate (B, C, H, W), on the sample's device and of its dtype.
+        Returns the noise estimate (B, C, ...), whatever the network itself predicts, on the sample's device and of its dtype.
         """
         ...
 
@@ -36,9 +36,10 @@ class ModelDenoiser:
 
 
 def predict(adapter: Adapter, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-    """See Denoiser: the sample goes to the network's device and dtype, and the estimate back to the sample's."""
+    """See Denoiser: the sample goes to the network's device and dtype, the output back to the sample's, and there becomes noise."""
     reference = next(adapter.model.parameters())
-    return adapter.predict(sample.to(reference), timestep.to(reference.device), cond).to(sample)
+    output = adapter.predict(sample.to(reference), timestep.to(reference.device), cond).to(sample)
+    return adapter.prediction.noise(output, sample, timestep)
 
 
 class InBatches:

@@ -6,7 +6,6 @@ Peebles and Xie: Scalable Diffusion Models with Transformers, ICCV 2023 (arXiv:2
 from __future__ import annotations
 
 import torch
-from diffusers import DiTTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
@@ -33,11 +32,8 @@ class DiTAdapter(NamedParts):
     patterns = PATTERNS
     blocks = (BasicTransformerBlock,)
 
-    def __init__(self, model: DiTTransformer2DModel) -> None:
-        self.model = model
-
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """The network's noise estimate, without the variances that it may have learned to estimate beside it.
+        """What the network predicts, without the variances that it may have learned to estimate beside it.
 
         cond: {"class_labels": (B,) int64}; the class after the last one stands for none. Raises ModelError for another.
         """
@@ -71,6 +67,6 @@ class DiTAdapter(NamedParts):
         """There are no skip connections."""
         return {}
 
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
         return sample_shape(self.model)

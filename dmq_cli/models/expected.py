@@ -11,7 +11,7 @@ from typing import Any
 from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.models.files import read_json
 from dmq_cli.models.first_stage import scaling_factor
-from dmq_cli.models.folder import network_kind
+from dmq_cli.models.folder import network_family
 from dmq_cli.models.parts import check_parts, first_stage_folder, network_folder
 from dmq_cli.models.weights import weight_files, weight_shapes
 from dmq_cli.obtain import missing
@@ -30,7 +30,7 @@ def check_expected(model: Mapping[str, Any]) -> None:
         raise MissingWeightsError(sentence)
     path = resolve(model["path"])
     network = network_folder(path)
-    network_kind(network)
+    network_family(network)
     check_parts(path)
     weight_files(network)
     asked = f"The folder {path} was given as {model['name']}, but"

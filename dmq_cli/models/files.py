@@ -11,19 +11,12 @@ from typing import Any
 from dmq_cli.errors import ModelError
 from dmq_cli.store.digest import file_sha256
 
-_TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
-
 
 def class_name(config: Mapping[str, Any]) -> str:
     """The class that a config.json names, in diffusers' way or in transformers', fit to be printed; "" if none."""
     named = config.get("_class_name") or config.get("architectures") or config.get("model_type") or ""
     text = str(named[0] if isinstance(named, list) and named else named)[:80]
     return text if text.isprintable() else repr(text)
-
-
-def is_transformer(config: Mapping[str, Any]) -> bool:
-    """Whether this is the configuration of a DiT: published ones call themselves Transformer2DModel."""
-    return config.get("_class_name") in _TRANSFORMERS
 
 
 def sha256_of(file: Path) -> str:

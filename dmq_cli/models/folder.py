@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from diffusers import DiTTransformer2DModel, Transformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 
 from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
-from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.configs import built, component_config
-from dmq_cli.models.dit import DiTAdapter
+from dmq_cli.models.families import Family, family_of, family_of_class, names
 from dmq_cli.models.files import class_name, read_json, schedule_file, sha256_of
-from dmq_cli.models.heads import HeadsUNet2DModel
 from dmq_cli.models.load import load_network
-from dmq_cli.models.parts import FAMILIES, network_folder
+from dmq_cli.models.parts import network_folder
+from dmq_cli.models.prediction import prediction_of
 from dmq_cli.models.schedule import checked, in_pipeline
-from dmq_cli.models.unet import UNetAdapter
 from dmq_cli.models.weights import weight_files
+from dmq_cli.obtain import find_network
 from dmq_cli.store.digest import digest
-
-_FAMILIES: dict[Any, Callable[[Any, int], Adapter]] = {
-    UNet2DModel: lambda model, _: UNetAdapter(model),
-    HeadsUNet2DModel: lambda model, _: UNetAdapter(model),
-    UNet2DConditionModel: CondUNetAdapter,
-    DiTTransformer2DModel: lambda model, _: DiTAdapter(model),
-}
 
 
 def folder_sha256(path: Path) -> str:
@@ -44,17 +35,22 @@ def folder_sha256(path: Path) -> str:
 def load_schedule(path: Path) -> dict[str, Any]:
     """The noise schedule the model was trained with, as diffusers' scheduler configuration; see `checked`, `in_pipeline`."""
     file, index = schedule_file(path), path / "model_index.json"
-    found = checked(read_json(file), file)
+    family = _family_at(path)
+    found = checked(read_json(file), file, *([family.process] if family else []))
+    _check_prediction(found, family, file)
     return in_pipeline(found, read_json(index).get("_class_name")) if index.is_file() else found
 
 
 def load_adapter(path: Path) -> Adapter:
-    """Load a network in eval mode, float32, without gradients.
+    """Load a network in eval mode, float32, without gradients, with what it predicts.
 
-    Raises ModelError for an unknown family, missing or misshapen weights, NumericsError for NaN or infinity in them.
+    Raises ModelError for an unknown family, missing or misshapen weights, NumericsError for NaN or infinity in them, and
+    what load_schedule raises.
     """
     folder = network_folder(path)
-    return adapted(load_network(network_kind(folder), folder), _tokens(path))
+    loaded = adapted(load_network(network_family(folder).kind, folder), _tokens(path))
+    loaded.prediction = prediction_of(load_schedule(path))
+    return loaded
 
 
 def shapes_of_folder(path: Path) -> Adapter:
@@ -63,29 +59,46 @@ def shapes_of_folder(path: Path) -> Adapter:
     Raises ModelError for an unknown family and for a configuration of which diffusers makes no network.
     """
     folder = network_folder(path)
-    return adapted(built(network_kind(folder), folder, component_config(folder), meta=True), _tokens(path))
+    return adapted(built(network_family(folder).kind, folder, component_config(folder), meta=True), _tokens(path))
 
 
-def network_kind(folder: Path) -> Any:
-    """diffusers' class of the network in this folder. Raises ModelError for one that dmq does not know."""
+def network_family(folder: Path) -> Family:
+    """The family of the network in this folder. Raises ModelError for one that dmq does not know."""
     config = read_json(folder / "config.json")
-    name = config.get("_class_name")
-    if name == Transformer2DModel.__name__ and config.get("norm_type") == "ada_norm_zero":
-        return DiTTransformer2DModel  # what published DiTs call themselves
-    kind = next((kind for kind in _FAMILIES if kind.__name__ == name), None)
-    return kind or _unknown(folder, class_name(config))
+    if (family := family_of(config)) is not None:
+        return family
+    raise ModelError(
+        f"The model in {folder} is a {class_name(config) or 'network that its config.json does not name'}, which dmq does not"
+        f" know; families known here: {names()}."
+    )
 
 
 def adapted(model: nn.Module, tokens: int = 1) -> Adapter:
-    """The adapter of a network of a known family, in eval mode, without gradients. tokens: of its condition."""
-    return _FAMILIES[type(model)](model.eval().requires_grad_(False), tokens)
+    """The adapter of a network, in eval mode, without gradients. tokens: of its condition.
+
+    Raises ModelError for a network of no known family.
+    """
+    family = family_of_class(type(model))
+    if family is None:
+        raise ModelError(
+            f"A {type(model).__name__} was given as a network, which dmq does not know; families known here: {names()}."
+        )
+    return family.adapter(model.eval().requires_grad_(False), tokens)
 
 
-def _unknown(folder: Path, name: str) -> NoReturn:
-    raise ModelError(
-        f"The model in {folder} is a {name or 'network that its config.json does not name'}, which dmq does not know; families"
-        f" known here: {', '.join(FAMILIES)}."
-    )
+def _family_at(path: Path) -> Family | None:
+    """The family of the model at `path`; None where there is no network or one that dmq does not know."""
+    folder = find_network(path)
+    return None if folder is None else family_of(read_json(folder / "config.json"))
+
+
+def _check_prediction(schedule: Mapping[str, Any], family: Family | None, file: Path) -> None:
+    kind = schedule.get("prediction_type", "epsilon")
+    if family is not None and kind not in family.predictions:
+        raise ModelError(
+            f"The file {file} says prediction_type={kind}, but a {family.name} predicts {' or '.join(family.predictions)}; give the"
+            " scheduler that belongs to the network."
+        )
 
 
 def _tokens(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dmq_cli.errors import ModelError
 from dmq_cli.models.files import read_json
 from dmq_cli.models.origin import is_random, model_shapes
 from dmq_cli.models.parts import first_stage_folder
@@ -17,9 +18,16 @@ _CHANNELS, _BLOCKS = 3, (64,)  # of diffusers' autoencoders, where config.json d
 def image_shape(model: Mapping[str, Any]) -> tuple[int, int, int]:
     """(H, W, C) of the images that a model draws: of its samples, or of what its first stage makes of them.
 
-    Both kinds of first stages double the sides in every block but one. Raises as model_shapes.
+    Both kinds of first stages double the sides in every block but one. Raises as model_shapes, and
+    ModelError for samples that are no images.
     """
-    channels, height, width = model_shapes(model).sample_shape()
+    shape = model_shapes(model).sample_shape()
+    if len(shape) != 3:
+        raise ModelError(
+            f"The model {model['name']} was to make images, but makes samples of the shape {'x'.join(map(str, shape))}, and an image has"
+            " channels, height and width; use a model of images."
+        )
+    channels, height, width = shape
     config = _first_stage(model)
     if config is None:
         return height, width, channels

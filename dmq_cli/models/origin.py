@@ -10,15 +10,12 @@ from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
-from dmq_cli.models.files import is_transformer
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule, shapes_of_folder
-from dmq_cli.models.parts import network_config
 from dmq_cli.models.probe import check_network, probe
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
-    random_config,
     random_decoder,
     random_schedule,
     random_sha256,
@@ -131,10 +128,8 @@ def model_encoder_sha256(model: Mapping[str, Any]) -> str | None:
 
 
 def has_mid_attention(model: Mapping[str, Any]) -> bool:
-    """Whether the network has an attention in its mid-block, by its configuration."""
-    config = random_config(model["name"]) if is_random(model) else network_config(resolve(model["path"]))
-    has_block = not is_transformer(config) and config.get("mid_block_type", "") is not None
-    return has_block and bool(config.get("add_attention", True))
+    """Whether the network has an attention in its mid-block."""
+    return any(attention.part == "mid" for attention in model_shapes(model).attentions())
 
 
 def _check_same(model: Mapping[str, Any], key: str, found: str | None, what: str) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import MissingWeightsError, ModelError
+from dmq_cli.models.families import current_name, families, names
 from dmq_cli.models.files import class_name, read_json
 from dmq_cli.obtain import find_network
 
-FAMILIES = ("UNet2DModel", "HeadsUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
-"""The classes of networks that dmq knows."""
 NETWORKS, STAGES = ("unet", "transformer"), ("vqvae", "vae")
 _TEXTS = ("text_encoder", "tokenizer")
 _READ = {**dict.fromkeys((*NETWORKS, *STAGES, "text_encoder", "class_embedding"), "config.json"), "tokenizer": ""}
@@ -23,7 +22,6 @@ _WITHOUT_EFFECT = (
     "image_encoder",
 )  # the schedule is asked for elsewhere
 _UNNAMED = "of the latents"  # a first stage whose class nobody says
-_SAME = {"Transformer2DModel": "DiTTransformer2DModel"}  # older folders' name of it
 
 
 def network_folder(path: Path) -> Path:
@@ -44,7 +42,7 @@ def network_folder(path: Path) -> Path:
     if found := _foreign(path):
         raise ModelError(
             f"The folder {path} was given as a model, but is {found}, which dmq does not know; families known here:"
-            f" {', '.join(FAMILIES)}."
+            f" {names()}."
         )
     raise ModelError(
         f"The folder {path} was given as a model but has neither unet/config.json nor transformer/config.json nor config.json;"
@@ -100,7 +98,7 @@ def check_parts(path: Path) -> None:
 def _check_kind(path: Path, part: str, kind: str) -> None:
     """That config.json of a part names the class that model_index.json does."""
     found = class_name(read_json(path / part / "config.json"))
-    if kind != _UNNAMED and found and _SAME.get(found, found) != _SAME.get(kind, kind):
+    if kind != _UNNAMED and found and current_name(found) != current_name(kind):
         raise ModelError(
             f"The file {path / 'model_index.json'} declares {part} to be a {kind}, but {part}/config.json says {found}; give the"
             " folder as it was saved."
@@ -142,6 +140,7 @@ def _foreign(path: Path) -> str:
     kinds = _indexed(path) | {name: kind for name, kind in own_words.items() if kind}
     parts = {name: kind for name, kind in kinds.items() if name not in _WITHOUT_EFFECT}
     own = {name: kind for name, kind in parts.items() if name not in (*_TEXTS, *STAGES, "class_embedding")}
-    if not own or any(_SAME.get(kind, kind) in FAMILIES for kind in own.values()):
+    known = {family.name for family in families()}
+    if not own or known & set(map(current_name, own.values())):
         return ""
     return f"{whole or 'a model'} ({', '.join(f'{name}: {kind}' for name, kind in parts.items())})"

@@ -14,18 +14,17 @@ from torch.overrides import TorchFunctionMode
 
 from dmq_cli.errors import DmqError, ModelError
 from dmq_cli.models.adapter import Adapter
-from dmq_cli.models.conditions import condition_kind, embedding_sizes
+from dmq_cli.models.attention_calls import check_attentions
+from dmq_cli.models.conditions import embedding_sizes, told_at
 from dmq_cli.models.configs import component_config, first_line
 from dmq_cli.models.first_stage import shapes_of_decoder
 from dmq_cli.models.folder import shapes_of_folder
-from dmq_cli.models.parts import network_config
 from dmq_cli.models.structure import zeros
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TOLD = {
     "none": set[str](),
     "labels": {_LABELS},
-    "transformer": {_LABELS},
     "tokens": {_TOKENS},
     "prompts": {_TOKENS},
 }
@@ -42,7 +41,7 @@ def check_network(path: Path, *identity: str | None) -> None:
 def probe(path: Path) -> None:
     """Call the network of a folder, and its decoder, without numbers; weights need not be there.
 
-    Raises ModelError where a layer has no role, the network needs what the folder does not give, its estimate has not the
+    Raises ModelError where a layer has no role, an attention no place for quantizers, the network needs what the folder does not give, its estimate has not the
     shape of a sample, or what would be saved is no image; and for whatever the calls raise.
     """
     adapter = shapes_of_folder(path)
@@ -75,8 +74,16 @@ def _estimated(path: Path, adapter: Adapter) -> Tensor:
     adapter.skip_splits()
     _check_told(path, adapter)
     sample, timestep = zeros(adapter.model, adapter.sample_shape())
+    estimates: list[Tensor] = []
+
+    def run() -> None:
+        estimates.append(adapter.predict(sample, timestep, adapter.blank_cond(1)))
+
     with torch.no_grad(), _NormsPass():
-        estimate = adapter.predict(sample, timestep, adapter.blank_cond(1))
+        check_attentions(adapter, run)
+        if not estimates:
+            run()
+    estimate = estimates[0]
     if estimate.shape != sample.shape:
         raise ModelError(
             f"The network in {path} reads {_shape(sample)} and estimates {_shape(estimate)}, so it does not estimate the noise of what it"
@@ -87,7 +94,7 @@ def _estimated(path: Path, adapter: Adapter) -> Tensor:
 
 def _check_told(path: Path, adapter: Adapter) -> None:
     """That the folder gives what the network reads besides samples, in its width."""
-    kind, blank = condition_kind(path, network_config(path)), adapter.blank_cond(1) or {}
+    kind, blank = told_at(path).kind, adapter.blank_cond(1) or {}
     if set(blank) != _TOLD[kind]:
         raise ModelError(
             f"The network in {path} reads {_listed(set(blank))} besides a sample, and its folder gives {_listed(_TOLD[kind])}; dmq has no"

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
-from dmq_cli.models.conditions import Conditions, Prompts, classes_of, required_prompts
+from dmq_cli.models.conditions import Conditions, Prompts, classes_of, labels_of, required_prompts
+from dmq_cli.models.families import Told, family_of
 from dmq_cli.models.first_stage import Decoder, Latents, decoder_of
 from dmq_cli.models.folder import adapted
 from dmq_cli.models.importers.networks import build, create
@@ -24,7 +25,6 @@ from dmq_cli.models.importers.recipes import Network, Recipe
 from dmq_cli.store.digest import digest
 
 _CLIP_TOKENS = 77  # of the texts of Stable Diffusion
-_NOTHING = Network("", "", "", {})
 _VERSION = 1  # of how numbers are drawn: raising it makes all random weights others
 
 
@@ -71,7 +71,7 @@ def shapes_of_architecture(name: str) -> Adapter:
 
 
 def _tokens(name: str) -> int:
-    return _CLIP_TOKENS if _reads_texts(name) else 1
+    return _CLIP_TOKENS if _told(name).kind == "prompts" else 1
 
 
 def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
@@ -85,21 +85,21 @@ def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
 
 def random_conditions(name: str, seed: int, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
     """See load_conditions. A text is told as normal noise that depends on it, as there is no vocabulary without files."""
-    networks = {one.folder: one.config for one in _architecture(name).networks}
-    if _reads_texts(name):
+    networks, told = {one.folder: one.config for one in _architecture(name).networks}, _told(name)
+    if told.kind == "prompts":
         width = int(networks["unet"]["cross_attention_dim"])
         return Prompts(required_prompts(prompts, name), lambda text: _noise([seed, text], (_CLIP_TOKENS, width)))
-    if "class_embedding" in networks:
+    if told.kind == "tokens":
         embedding = random_network(name, seed, "class_embedding")
         return classes_of(classes, int(networks["class_embedding"]["num_embeddings"]) - 1, embedding)
-    if "transformer" in networks:
-        return classes_of(classes, int(networks["transformer"]["num_embeds_ada_norm"]))
-    return None
+    return labels_of(classes, told) if told.kind == "labels" else None
 
 
-def _reads_texts(name: str) -> bool:
-    networks = {one.folder: one for one in _architecture(name).networks}
-    return "class_embedding" not in networks and "cross_attention_dim" in networks.get("unet", _NOTHING).config
+def _told(name: str) -> Told:
+    """What the denoiser of a known model is told, by its family."""
+    denoiser, *others = _architecture(name).networks
+    family = family_of({**denoiser.config, "_class_name": denoiser.kind})
+    return family.told(denoiser.config, [one.folder for one in others]) if family else Told()
 
 
 def random_schedule(name: str) -> dict[str, Any]:
@@ -107,13 +107,8 @@ def random_schedule(name: str) -> dict[str, Any]:
     return dict(_architecture(name).schedule)
 
 
-def random_config(name: str) -> dict[str, Any]:
-    """diffusers' configuration of the denoiser of a known model. Raises ConfigError for an unknown name."""
-    return dict(_architecture(name).networks[0].config)
-
-
 def random_first_stage_config(name: str) -> dict[str, Any] | None:
-    """diffusers' configuration of the autoencoder of a known model, None where it has none. Raises as random_config."""
+    """diffusers' configuration of the autoencoder of a known model, None where it has none. Raises as random_schedule."""
     stage = _first_stage(name)
     return None if stage is None else dict(stage.config)
 

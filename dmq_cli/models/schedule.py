@@ -25,6 +25,12 @@ KNOWN = (
 )  # fmt: skip
 """diffusers' classes whose training process is DDPM's: a list of betas, abar as their product, whole timesteps."""
 
+PROCESSES = {"ddpm": KNOWN}
+"""What networks are trained by, with the scheduler classes that say so; all of it is sampled by the same samplers."""
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What networks predict, in diffusers' words for prediction_type; see prediction.py."""
+
 _TRAINING = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 _SHARED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # lists of betas that every class makes alike
 # Values that mean DDPM's process with x_0 left as it is; any other is another process, whatever samples it.
@@ -38,20 +44,22 @@ _MOST = 100_000  # timesteps: a table of each is made
 _WORDS = {
     "timestep_spacing": ("leading", "trailing", "linspace"),
     "final_sigmas_type": ("zero", "sigma_min"),
+    "prediction_type": PREDICTIONS,
 }
 
 
-def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def checked(config: Mapping[str, Any], file: Path, process: str = "ddpm") -> dict[str, Any]:
     """The scheduler configuration with what it leaves out of its training process, which its own class fills in.
 
     A list of betas that only its class knows is there as `trained_betas`. file: where it was read, for the ModelError for
-    a class or key that dmq does not know, for one that means another process than DDPM's, and for a value that cannot be.
+    a class or key that dmq does not know, for one that means another process, and for a value that cannot be. process: of
+    the network's family, a key of PROCESSES.
     """
-    name = config.get("_class_name")
-    if not isinstance(name, str) or name not in KNOWN:
+    name, known = config.get("_class_name"), PROCESSES[process]
+    if not isinstance(name, str) or name not in known:
         said = "names no scheduler class" if name is None else f"is of {name}"
         raise ModelError(
-            f"The file {file} {said}, whose training process dmq does not know; it samples models of {', '.join(KNOWN)}."
+            f"The file {file} {said}, whose training process dmq does not know; it samples models of {', '.join(known)}."
         )
     for key, value in config.items():
         _check(key, value, file)
@@ -59,6 +67,11 @@ def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     filled = {**own, **config}
     _check_training(filled, file)
     return filled if filled["beta_schedule"] in _SHARED else {**filled, "trained_betas": _betas(name, filled, file)}
+
+
+def noise_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scheduler configuration says how noise was added in training: the list of betas."""
+    return {name: config[name] for name in (*_TRAINING, "rescale_betas_zero_snr") if name in config}
 
 
 def in_pipeline(config: Mapping[str, Any], pipeline: object) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
-from dmq_cli.models.adapter import Layer
+from dmq_cli.models.adapter import Adapter, Layer
+from dmq_cli.models.prediction import NOISE, Prediction
 
 Patterns = Sequence[tuple[str, str]]
 """(pattern of a module path, role) in order; the first that fits the whole path counts."""
@@ -32,9 +33,13 @@ _PARTS = {
 class NamedParts(ABC):
     """What the adapters of all families answer alike. patterns: roles by path; blocks: what is reconstructed as one piece."""
 
-    model: Any
     patterns: ClassVar[Patterns]
     blocks: ClassVar[Blocks]
+    prediction: Prediction = NOISE
+
+    def __init__(self, model: Any, tokens: int = 1) -> None:
+        """tokens: how many a condition has where only costs and order matter (77 for CLIP's texts, 1 for a class)."""
+        self.model, self.tokens = model, tokens
 
     @abstractmethod
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
@@ -45,7 +50,7 @@ class NamedParts(ABC):
         """See Adapter."""
 
     @abstractmethod
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
 
     def layers(self) -> list[Layer]:
@@ -58,8 +63,7 @@ class NamedParts(ABC):
 
     def units(self) -> list[str]:
         """Blocks whole, other layers alone, in the order in which one forward pass runs them."""
-        inputs = zeros(self.model, self.sample_shape())
-        return executed(self.model, self.blocks, lambda: self.predict(*inputs, self.blank_cond(1)))
+        return executed(self.model, self.blocks, lambda: run_once(self))
 
 
 def find_layers(model: nn.Module, patterns: Patterns) -> list[Layer]:
@@ -96,7 +100,13 @@ def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> lis
     return list(dict.fromkeys(order))
 
 
-def zeros(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def run_once(adapter: Adapter) -> Tensor:
+    """What the network predicts for one sample of zeros at timestep 0, told nothing but zeros."""
+    inputs = zeros(adapter.model, adapter.sample_shape())
+    return adapter.predict(*inputs, adapter.blank_cond(1))
+
+
+def zeros(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """A sample and a timestep to trace with, of the network's dtype and device (meta, too)."""
     reference = next(model.parameters())
     sample = torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from dmq_cli.models import unet_parts
@@ -13,11 +12,8 @@ from dmq_cli.models.structure import condition
 class UNetAdapter(unet_parts.UNetParts):
     """Names the parts of a UNet2DModel."""
 
-    def __init__(self, model: UNet2DModel) -> None:
-        self.model = model
-
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """The network's noise estimate. cond: {"class_labels": (B,) int64} for a network with classes, else None.
+        """What the network predicts. cond: {"class_labels": (B,) int64} for a network with classes, else None.
 
         Raises ModelError for another condition.
         """

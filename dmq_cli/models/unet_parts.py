@@ -43,7 +43,7 @@ class UNetParts(NamedParts):
         """See Adapter."""
         return skip_splits(self.model)
 
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
         return sample_shape(self.model)
 

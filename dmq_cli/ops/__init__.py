@@ -1,5 +1,6 @@
 """Pure torch functions and records without state: fake quantization, granularity, ranges, random numbers."""
 
+from dmq_cli.ops.channels import by_channel, places, with_places
 from dmq_cli.ops.ema import Ema
 from dmq_cli.ops.fake_quant import (
     Rounding,
@@ -28,13 +29,16 @@ __all__ = [
     "RangeEstimator",
     "RangeGrid",
     "Rounding",
+    "by_channel",
     "fake_log2",
     "fake_uniform",
     "generators",
     "log2_codes",
     "noise",
+    "places",
     "round_ste",
     "scale_gradient",
     "smallest_scale",
     "uniform_codes",
+    "with_places",
 ]

@@ -38,16 +38,17 @@ class StepContext:
 
     @property
     def timestep(self) -> Tensor:
-        """The current timestep of training, int64, (1,) or (B,). RuntimeError outside `at`, or if that was given none."""
+        """The current timestep of training, (1,) or (B,), int64, or floating-point where the network reads it so. RuntimeError outside `at`, or if that was given none."""
         if self._timestep is None:
             raise RuntimeError("The timestep was read where only a step was set; give StepContext.at both.")
         return self._timestep
 
     @contextmanager
     def at(self, step: Tensor, timestep: Tensor | None = None) -> Iterator[None]:
-        """Set step and timestep, int64 of shape (1,) or (B,), in a scope; scopes nest. ValueError for others."""
+        """Set step, int64, and timestep, any number, both (1,) or (B,), in a scope; scopes nest. ValueError for others."""
         for value in (step, timestep):
-            if value is not None and (value.ndim != 1 or value.dtype != torch.int64):
+            fits = value is None or value.dtype == torch.int64 or (value is timestep and value.is_floating_point())
+            if value is not None and (value.ndim != 1 or not fits):
                 raise ValueError(
                     f"StepContext.at was given {value.dtype} of shape {tuple(value.shape)}; pass int64 of shape (1,) or (B,)."
                 )

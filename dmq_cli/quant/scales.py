@@ -164,7 +164,7 @@ class Intervals(PerStep):
 
     def index(self) -> Tensor:
         """The row of the current timestep; timesteps outside of training go to the first or last row."""
-        return (self.context.timestep * self.groups // self.total).clamp(0, self.groups - 1)
+        return (self.context.timestep * self.groups // self.total).long().clamp(0, self.groups - 1)
 
 
 class Dynamic(nn.Module):

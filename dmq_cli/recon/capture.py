@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.models import Denoiser, device_of
+from dmq_cli.errors import ModelError
+from dmq_cli.models import Denoiser, device_of, is_by_sample, named_arguments, nested, packed
 from dmq_cli.recon.calls import Batches, timesteps_of
-from dmq_cli.recon.hooks import TARGET, Reached, hooked, named_arguments
+from dmq_cli.recon.hooks import TARGET, Reached, hooked
 from dmq_cli.recon.space import require_space, sizes
 from dmq_cli.store.tensors import RowFile, RowWriter
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
@@ -32,24 +33,38 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Captured:
-    """Inputs of a unit (its tensor arguments by position or name) from the quantized network and, where they are needed,
-    from the full-precision one; and the target."""
+    """Inputs of a unit (its arguments by position or name, those that are the same for all samples too) from the quantized
+    network and, where they are needed, from the full-precision one; and the target, see `packed`."""
 
-    inputs: Mapping[str, Rows]
+    inputs: Mapping[str, Rows | Same]
     target: Rows
     timesteps: Tensor
-    full_inputs: Mapping[str, Rows] = field(default_factory=dict)
+    full_inputs: Mapping[str, Rows | Same] = field(default_factory=dict)
 
-    def batch(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def batch(self, rows: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
         """(inputs, target, timesteps) of these rows, on the device the timesteps are on."""
         return self._read(self.inputs, rows), self.target.rows(rows).to(self.timesteps.device), self.timesteps[rows]
 
-    def full(self, rows: Tensor) -> dict[str, Tensor]:
+    def full(self, rows: Tensor) -> dict[str, Any]:
         """The full-precision inputs of these rows."""
         return self._read(self.full_inputs, rows)
 
-    def _read(self, files: Mapping[str, Rows], rows: Tensor) -> dict[str, Tensor]:
-        return {name: file.rows(rows).to(self.timesteps.device) for name, file in files.items()}
+    def _read(self, files: Mapping[str, Rows | Same], rows: Tensor) -> dict[str, Any]:
+        read = {name: one.value if isinstance(one, Same) else one.rows(rows) for name, one in files.items()}
+        return {n: value.to(self.timesteps.device) if isinstance(value, Tensor) else value for n, value in read.items()}
+
+
+@dataclass(frozen=True)
+class Same:
+    """An argument that is the same for all samples: no tensor, or one without a row for each of them."""
+
+    value: Any
+
+    def is_like(self, other: Any) -> bool:
+        """Whether a later call has it, too."""
+        if isinstance(self.value, Tensor) and isinstance(other, Tensor):
+            return torch.equal(self.value, other)
+        return self.value is other or bool(type(self.value) is type(other) and self.value == other)
 
 
 def capture(
@@ -75,8 +90,14 @@ def capture(
     if again:
         with quantizing(attached, weights=False, activations=False):
             full = record(denoiser, module, data, num, folder / "full", inputs=reads_full, stop=True)[unit]
-    timesteps = timesteps_of(data).to(device_of(attached.adapter))
-    return Captured(quantized, full.pop(TARGET), timesteps, full)
+    timesteps, target = timesteps_of(data).to(device_of(attached.adapter)), full.pop(TARGET)
+    if isinstance(target, Same):
+        raise ModelError(
+            f"The block {unit} gives something without a row for each sample, so it cannot be reconstructed; leave its class out of"
+            " the blocks of the family's adapter."
+        )
+    shared = {name: one for name, one in quantized.items() if isinstance(one, Same)}
+    return Captured(quantized, target, timesteps, shared | full)
 
 
 def _check_space(
@@ -94,23 +115,23 @@ def _check_space(
 def record(
     denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, num: int, folder: Path,
     *, inputs: bool = True, outputs: bool = True, stop: bool = False,
-) -> dict[str, dict[str, Rows]]:  # fmt: skip
+) -> dict[str, dict[str, Rows | Same]]:  # fmt: skip
     """Write what the modules read and give, num rows in all, to one file each; returns them by module and argument.
 
     stop: end every forward pass at the (only) module. A module that runs twice in a pass is recorded once. RuntimeError if
-    a module is not reached.
+    a module is not reached, ModelError for an argument that is no row for each sample and differs from call to call.
     """
     writers, ran = {name: _Writers(folder, name, num) for name in modules}, set[str]()
 
     def keeping(name: str) -> Callable[..., None]:
-        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if name in ran:
                 return
             ran.add(name)
             for argument, value in (named_arguments(args, kwargs) if inputs else {}).items():
-                writers[name].append(argument, value)
+                writers[name].take(argument, value)
             if outputs:
-                writers[name].append(TARGET, output)
+                writers[name].take(TARGET, packed(output))
             if stop:
                 raise Reached
 
@@ -121,39 +142,55 @@ def record(
             one.stack = stack
         for batch in data():
             ran.clear()
+            for one in writers.values():
+                one.batch = len(batch[0])
             with contextlib.suppress(Reached):
                 denoiser(*batch)
     found = {name: _read(folder, name) for name in modules}
     if missed := [name for name, files in found.items() if not files]:
         raise RuntimeError(f"the unit {missed[0]} was not reached by the network")
-    return found
+    return {name: {**files, **writers[name].same} for name, files in found.items()}
 
 
-def _stored(targets: Path | None, unit: str) -> dict[str, Rows]:
+def _stored(targets: Path | None, unit: str) -> dict[str, Rows | Same]:
     return _read(targets, unit) if targets is not None else {}
 
 
-def _read(folder: Path, name: str) -> dict[str, Rows]:
+def _read(folder: Path, name: str) -> dict[str, Rows | Same]:
     found = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
     return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in found}
 
 
 class _Writers:
+    """What one module reads and gives. batch: number of samples of the pass that runs."""
+
     stack: contextlib.ExitStack
+    batch: int
 
     def __init__(self, folder: Path, unit: str, num: int) -> None:
         self.folder, self.unit, self.num = folder, unit, num
         self.open: dict[str, RowWriter] = {}
+        self.same: dict[str, Same] = {}
 
-    def append(self, name: str, value: Tensor) -> None:
+    def take(self, name: str, value: Any) -> None:
+        """Write the rows of a batch, or keep what has none. Raises ModelError where that is another than before."""
+        if name not in self.same and is_by_sample(value, self.batch):
+            self._append(name, value)
+        elif name in self.open or not self.same.setdefault(name, Same(value)).is_like(value):
+            raise ModelError(
+                f"The block {self.unit} is called with the argument {name}, which is no tensor with a row for each sample and"
+                " differs from call to call, so the block cannot be called again with what was captured; leave its class out of the"
+                " blocks of the family's adapter."
+            )
+
+    def _append(self, name: str, value: Tensor) -> None:
         if name not in self.open:
             file = self.folder / f"{self.unit}{_JOINT}{name}.safetensors"
             self.open[name] = self.stack.enter_context(RowWriter(file, (self.num, *value.shape[1:]), value.dtype))
         self.open[name].append(value.cpu())
 
 
-def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Call a unit with captured arguments."""
-    positions = sorted((k for k in inputs if k.isdigit()), key=int)
-    output: Tensor = module(*(inputs[k] for k in positions), **{k: v for k, v in inputs.items() if not k.isdigit()})
-    return output
+def call(module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """Call a unit with captured arguments; what it gives, see `packed`."""
+    args, kwargs = nested(inputs)
+    return packed(module(*args, **kwargs))

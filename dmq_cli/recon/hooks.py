@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 TARGET = "target"
 """The name of what a module gives, beside the names of its arguments."""
@@ -25,9 +24,3 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str], Callable[...,
     finally:
         for handle in handles:
             handle.remove()
-
-
-def named_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors among the arguments of a call: "0", "1", ... by position, the others by name."""
-    named = {str(i): v for i, v in enumerate(args)} | kwargs
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}

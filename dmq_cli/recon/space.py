@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dmq_cli.errors import DiskError
-from dmq_cli.models import Denoiser
+from dmq_cli.models import Denoiser, is_by_sample, named_arguments, packed
 from dmq_cli.recon.calls import Batches, rows_of
-from dmq_cli.recon.hooks import TARGET, Reached, hooked, named_arguments
+from dmq_cli.recon.hooks import TARGET, Reached, hooked
 from dmq_cli.store import free_bytes
 
 
@@ -41,9 +41,9 @@ def sizes(
     found: dict[str, dict[str, int]] = {}
 
     def measuring(name: str) -> Callable[..., None]:
-        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            tensors = {**named_arguments(args, kwargs), TARGET: output}
-            found.setdefault(name, {argument: value.nbytes for argument, value in tensors.items()})
+        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            tensors = {**named_arguments(args, kwargs), TARGET: packed(output)}
+            found.setdefault(name, {n: value.nbytes for n, value in tensors.items() if is_by_sample(value, 1)})
             if stop:
                 raise Reached
 

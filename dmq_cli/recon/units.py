@@ -94,7 +94,8 @@ class TemporalUnit:
         given = {"timestep": timesteps_of(data).to(device)}
         given |= {_LABELS: torch.cat([cond[_LABELS] for cond in told]).to(device)} if told else {}
         known, rows = torch.unique(torch.stack(list(given.values()), 1), dim=0, return_inverse=True)
-        finite = dict(zip(given, known.unbind(1), strict=True))
+        columns = (column.to(value.dtype) for column, value in zip(known.unbind(1), given.values(), strict=True))
+        finite = dict(zip(given, columns, strict=True))
         with quantizing(attached, weights=False, activations=False), torch.no_grad(), attached.at(finite["timestep"]):
             features = self.run(attached, finite)
         inputs = {name: _Kept(value) for name, value in given.items()}

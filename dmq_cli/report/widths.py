@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dmq_cli.models.dit import PATTERNS as DIT
+from dmq_cli.models.families import families
 from dmq_cli.models.structure import part_of, role_of
-from dmq_cli.models.unet_parts import PATTERNS as UNET
 
 
 def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
@@ -17,7 +16,7 @@ def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, in
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
     """None where the labels that may be this layer's have different bits, or there are none."""
-    role = role_of(layer, (*UNET, *DIT))
+    role = role_of(layer, [pattern for family in families() for pattern in family.patterns])
     if role is None:
         return None
     cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads

@@ -37,12 +37,12 @@ def check_levels(alphas_cumprod: Tensor, visited: list[int]) -> None:
     if empty:
         raise ConfigError(
             f"The sampler visits timestep {empty[-1]}, where the model's noise schedule leaves nothing of the image (zero"
-            " terminal SNR), which an estimate of the noise cannot start from; choose another sampler.spacing, such as uniform."
+            " terminal SNR), where a network that predicts the noise says nothing; choose another sampler.spacing, such as uniform."
         )
 
 
 class DDIM(DDIMScheduler):  # type: ignore[misc]
-    """diffusers' DDIM scheduler with the spacings of spacing.py, for models that predict the noise. A Scheduler.
+    """diffusers' DDIM scheduler with the spacings of spacing.py, taking noise estimates. A Scheduler.
 
     posterior: a clipped x_0 changes the direction, too, as in DDPM's posterior mean.
     """

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.models import PREDICTIONS, levels, noise_schedule
 
 if TYPE_CHECKING:
     from dmq_cli.sampling.ddim import DDIM
-
-_SCHEDULE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
 
 
 class Scheduler(Protocol):
@@ -70,14 +62,24 @@ class Scheduler(Protocol):
 def trained(schedule: dict[str, Any]) -> dict[str, Any]:
     """What of a model's scheduler configuration belongs to the training: the noise schedule.
 
-    Raises ConfigError for a model that predicts something else than the noise, or the variance too.
+    What the network predicts is not part of it: a Denoiser gives the noise. Raises ConfigError for a model that predicts
+    what no Denoiser makes noise of, or the variance too.
     """
-    if (kind := schedule.get("prediction_type", "epsilon")) != "epsilon":
+    if (kind := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
         raise ConfigError(
-            f"The model was trained to predict {kind}; dmq samples models that predict epsilon, the noise."
+            f"The model was trained to predict {kind}; dmq samples models that predict {', '.join(PREDICTIONS[:-1])} or"
+            f" {PREDICTIONS[-1]}."
         )
     if str(variance := schedule.get("variance_type")).startswith("learned"):
         raise ConfigError(
             f"The model was trained to predict its variance too (variance_type={variance}); dmq samples models that predict the noise alone."
         )
-    return {name: schedule[name] for name in _SCHEDULE if name in schedule}
+    return noise_schedule(schedule)
+
+
+def filled(alphas_cumprod: Tensor, schedule: Mapping[str, Any]) -> Tensor:
+    """abar of the training timesteps as a Denoiser takes them: where nothing of the image is left (zero terminal SNR) and the
+    network predicts more than the noise, diffusers' smallest number in its place; see models/prediction.py.
+    """
+    kind = schedule.get("prediction_type", "epsilon")
+    return alphas_cumprod if kind == "epsilon" else levels(schedule).to(alphas_cumprod)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.sampling.ddim import DDIM, check_levels
-from dmq_cli.sampling.scheduler import trained
+from dmq_cli.sampling.scheduler import filled, trained
 from dmq_cli.sampling.solvers import Solver
 from dmq_cli.sampling.spacing import spaced
 
@@ -54,11 +54,12 @@ class Sampler:
     def scheduler(self, schedule: dict[str, Any]) -> DDIM:
         """The scheduler for a model trained with this noise schedule (a diffusers scheduler configuration).
 
-        Raises ConfigError for a model that predicts something else than the noise alone, and what `spaced` raises.
+        Raises ConfigError for a model that predicts the variance too, and what `spaced` raises.
         """
         clipping = {"clip_sample": self.clip_sample, "clip_sample_range": self.clip_sample_range}
         found = DDIM(**trained(schedule), **clipping, set_alpha_to_one=self.set_alpha_to_one)
         found.posterior = self.posterior
+        found.alphas_cumprod = filled(found.alphas_cumprod, schedule)
         found.set_spacing(self.num_inference_steps, self.spacing, self.steps_offset, self.fixed_stride)
         return found
 
@@ -98,11 +99,10 @@ class Deterministic:
         """See Sampler.scheduler. Raises ConfigError also for a schedule or a number of steps the solver cannot take."""
         kept = trained(schedule)
         ddim = DDIM(**kept, set_alpha_to_one=self.set_alpha_to_one, clip_sample=False)
-        if kept.pop("rescale_betas_zero_snr", False):
-            raise ConfigError(
-                "The model's noise schedule is rescaled to zero terminal SNR, which dmq's solvers do not take; use sampler=ddim."
-            )
+        if kept.pop("rescale_betas_zero_snr", False):  # not all of diffusers' solvers know it
+            kept["trained_betas"] = ddim.betas.tolist()
         inner = self.solver(**kept, **self.options())
+        inner.alphas_cumprod = ddim.alphas_cumprod = filled(inner.alphas_cumprod, schedule)
         visited = self.visited(int(inner.config.num_train_timesteps))
         check_levels(inner.alphas_cumprod, visited)
         self.place(inner, visited)

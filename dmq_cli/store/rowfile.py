@@ -27,6 +27,7 @@ _CODES = {
     torch.float64: "F64",
     torch.int64: "I64",
     torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _ALIGN = 8  # the values start at a multiple of this, as safetensors itself writes it
@@ -36,7 +37,7 @@ _HEADER_MAX = 1 << 20
 class RowWriter:
     """Writes a tensor of `shape` (n, ...) batch by batch; `path` appears at `close`, whole.
 
-    dtype: float32, float16, float64, int64 or uint8. As a context manager it closes at the end and aborts on
+    dtype: float32, float16, float64, int64, uint8 or bool. As a context manager it closes at the end and aborts on
     an exception. A killed writer leaves ".<name>.tmp" beside `path`, which the next writer overwrites.
     Raises ArtifactError for another dtype, OSError.
     """

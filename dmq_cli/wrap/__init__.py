@@ -1,6 +1,7 @@
 """Joins quantizers and networks."""
 
 from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, quantizing
+from dmq_cli.wrap.attention import operands
 from dmq_cli.wrap.layers import QuantMixin
 from dmq_cli.wrap.quant_denoiser import QuantDenoiser
 from dmq_cli.wrap.scheme import FULL_PRECISION, Rule, Scheme, Spec, deployable, policy
@@ -30,6 +31,7 @@ __all__ = [
     "load_quantizer_state",
     "load_state",
     "observing",
+    "operands",
     "policy",
     "quantizer_state",
     "quantizing",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.models import Adapter, Site, sites
+from dmq_cli.models import Adapter, Site, check_attentions, run_once, sites
 from dmq_cli.quant import Choice, Split, StepContext, StepMLP, TensorQuantizer, TimeGrid
 from dmq_cli.wrap.attention import QuantAttention
 from dmq_cli.wrap.build import Maker
@@ -34,7 +34,7 @@ class Attached:
 
     @contextlib.contextmanager
     def at(self, timestep: Tensor) -> Iterator[None]:
-        """The scope in which the network runs at these timesteps, () or (B,), int64."""
+        """The scope in which the network runs at these timesteps, () or (B,)."""
         with self.context.at(self.grid(timestep), timestep.reshape(-1)):
             yield
 
@@ -100,8 +100,10 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
     """Replace the layers of the network (in place) by quantized ones, with unit scales until ranges are fitted.
 
-    timesteps: (S,) those the sampler visits; per-step scales get one row for each.
+    timesteps: (S,) those the sampler visits; per-step scales get one row for each. Raises ModelError for a network that
+    computes attention where no quantizer would be, which one call of it tells.
     """
+    check_attentions(adapter, lambda: run_once(adapter))
     specs = scheme.resolve(sites(adapter))
     context, grid = StepContext(), TimeGrid(timesteps)
     maker = Maker(adapter.model, adapter.skip_splits(), context, timesteps)

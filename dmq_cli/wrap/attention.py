@@ -18,29 +18,24 @@ from dmq_cli.models.roles import ATTENTION_SLOTS
 
 
 class QuantAttention:
-    """An attention processor for diffusers: `original` with the product quantized.
+    """An attention processor for diffusers: `original` with the product quantized, called as it would be.
 
-    The parameters are named because diffusers drops arguments that do not stand in the signature. observed: write the
-    product out even where every quantizer is off, so that what they would see can be watched.
+    temb is named because diffusers drops keywords that do not stand in the signature. observed: write the product out even
+    where every quantizer is off, so that what they would see can be watched.
     """
 
-    def __init__(self, original: Callable[..., Tensor]) -> None:
+    def __init__(self, original: Callable[..., Any]) -> None:
         self.original = original
         self.observed = False
 
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, attn: nn.Module, *args: Any, temb: Tensor | None = None, **named: Any) -> Any:
+        if temb is not None:
+            named["temb"] = temb
         if not self.observed and not any(getattr(q, "enabled", False) for q in slot_quantizers(attn)):
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return self.original(attn, *args, **named)
         calls: list[int] = []  # a list of this scope: torch.compile does not see attributes that a mode changes
         with _Redirect(attn, calls):
-            output = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            output = self.original(attn, *args, **named)
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.original).__name__} made {len(calls)} attention products instead of one")
         return output
@@ -61,6 +56,21 @@ def attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
     return output
 
 
+def operands(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:  # fmt: skip
+    """(query, key, value, mask, scale) of a call of torch's scaled_dot_product_attention, written out.
+
+    The mask of a causal attention is there as a tensor, and key and value as often as there are heads of the query.
+    """
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    return query, key, value, attn_mask, 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+
+
 class _Redirect(TorchFunctionMode):
     def __init__(self, attn: nn.Module, calls: list[int]) -> None:
         super().__init__()
@@ -72,6 +82,4 @@ class _Redirect(TorchFunctionMode):
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         self.calls.append(1)
-        query, key, value = args
-        scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-        return attend(self.attn, query, key, value, kwargs.get("attn_mask"), scale)
+        return attend(self.attn, *operands(*args, **kwargs))

@@ -152,9 +152,6 @@ def test_settings_that_cannot_be() -> None:
     for eta in (-0.1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match=r"sampler\.eta=.* is not possible"):
             Sampler(5, eta=eta)
-    with pytest.raises(ConfigError, match="trained to predict v_prediction") as caught:
-        Sampler(5).scheduler({**SCHEDULE, "prediction_type": "v_prediction"})
-    one_sentence(caught.value)
 
 
 def test_the_model_s_own_noise_schedule_is_used() -> None:

@@ -15,6 +15,7 @@ from dmq_cli.models.conditions import load_conditions
 from dmq_cli.models.first_stage import load_decoder
 from dmq_cli.ops import generators, noise
 from dmq_cli.sampling import PLMS, Guide, Sampler, sample_images, walk
+from dmq_cli.store import write_json
 from tests import pipelines
 
 STEPS, SEEDS = 5, range(3)
@@ -49,15 +50,25 @@ def test_latent_diffusion(tmp_path: Path) -> None:
     torch.testing.assert_close(found, unit(theirs), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("sampler", ["ddim", "plms"])
-def test_stable_diffusion(tmp_path: Path, sampler: str, scale: float) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "scale", "kind"),
+    [
+        ("ddim", 1.0, "epsilon"),
+        ("ddim", 4.0, "epsilon"),
+        ("plms", 1.0, "epsilon"),
+        ("plms", 4.0, "epsilon"),
+        ("ddim", 4.0, "v_prediction"),
+        ("ddim", 4.0, "sample"),
+    ],
+)
+def test_stable_diffusion(tmp_path: Path, sampler: str, scale: float, kind: str) -> None:
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     path = pipelines.prompts(tmp_path)
+    write_json(path / "scheduler" / "scheduler_config.json", {**pipelines.SCHEDULE, "prediction_type": kind})
     schedule = {key: value for key, value in pipelines.SCHEDULE.items() if key not in ("_class_name", "clip_sample")}
-    scheduler = DDIMScheduler(**schedule, clip_sample=False)
+    scheduler = DDIMScheduler(**schedule, clip_sample=False, prediction_type=kind)
     if sampler == "plms":
         scheduler = PNDMScheduler(**schedule, skip_prk_steps=True)
     pipeline = quiet(

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
 from dmq_cli.models.conditions import ClassEmbedding
-from dmq_cli.models.heads import HeadsUNet2DModel
+from dmq_cli.models.families import OWN
 from dmq_cli.models.importers.ddim import ddim_unet
 from dmq_cli.models.importers.first_stage import first_stage
 from dmq_cli.models.importers.keymap import Modules, Source
@@ -20,13 +20,10 @@ from dmq_cli.models.texts import require_transformers
 
 TEXTS = "CLIPTextModel"  # the one class that is not of diffusers or dmq
 _CLASSES: dict[str, Any] = {
-    "UNet2DModel": UNet2DModel,
-    "HeadsUNet2DModel": HeadsUNet2DModel,
-    "UNet2DConditionModel": UNet2DConditionModel,
+    **{family.name: family.kind for family in OWN},
     "VQModel": VQModel,
     "AutoencoderKL": AutoencoderKL,
     "ClassEmbedding": ClassEmbedding,
-    "DiTTransformer2DModel": DiTTransformer2DModel,
 }
 
 

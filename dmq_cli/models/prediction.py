@@ -1,0 +1,76 @@
+"""From what a network predicts to the noise estimate, in which all samplers and corrections are written.
+
+With x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps:
+epsilon: eps itself. v_prediction (Salimans and Ho, ICLR 2022, arXiv 2202.00512, appendix D): v = sqrt(abar) eps - sqrt(1 - abar) x_0,
+so eps = sqrt(abar) v + sqrt(1 - abar) x_t. sample: x_0, so eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar).
+
+At zero terminal SNR (abar = 0; Lin et al., WACV 2024, arXiv 2305.08891) eps is x_t whatever the network says, and x_0 would be
+lost. There abar is taken to be 2^-24, as in diffusers' solvers; x_0 comes back from eps within 2^-12 of x_t in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from dmq_cli.errors import ModelError
+from dmq_cli.models.schedule import PREDICTIONS, noise_schedule
+
+LEAST = 2.0**-24
+"""What stands for an abar of 0."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network predicts. kind: one of PREDICTIONS; alphas_cumprod: abar of the training timesteps, (T,), None for epsilon."""
+
+    kind: str = "epsilon"
+    alphas_cumprod: Tensor | None = None
+
+    def noise(self, output: Tensor, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The noise estimate from the network's output, both (B, ...) like the sample. timestep: () or (B,), whole numbers.
+
+        Raises ModelError for timesteps between those of training, where abar is unknown, unless the network predicts the noise.
+        """
+        if self.alphas_cumprod is None:
+            return output
+        abar = self._at(timestep, self.alphas_cumprod).to(sample).reshape(-1, *(1,) * (sample.dim() - 1))
+        if self.kind == "v_prediction":
+            return abar.sqrt() * output + (1 - abar).sqrt() * sample
+        return (sample - abar.sqrt() * output) / (1 - abar).sqrt()
+
+    def _at(self, timestep: Tensor, known: Tensor) -> Tensor:
+        """abar at timesteps. known: of those of training."""
+        whole = timestep.to(known.device, torch.int64)
+        if timestep.is_floating_point() and not bool((whole == timestep.to(whole.device)).all()):
+            raise ModelError(
+                f"The model predicts {self.kind}, which is the noise at timesteps of training only, and was asked for {timestep.tolist()};"
+                " use whole timesteps."
+            )
+        return known[whole]
+
+
+NOISE = Prediction()
+"""Of a network that predicts the noise itself."""
+
+
+def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
+    """What the network of a noise schedule (a diffusers scheduler configuration) predicts. Raises ModelError for another kind."""
+    kind = schedule.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS:
+        raise ModelError(
+            f"The model's scheduler says prediction_type={kind}, which dmq does not know; it samples models that predict"
+            f" {', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}."
+        )
+    return NOISE if kind == "epsilon" else Prediction(kind, levels(schedule))
+
+
+def levels(schedule: Mapping[str, Any]) -> Tensor:
+    """abar of the training timesteps, (T,) float32; LEAST where nothing of the image is left."""
+    found: Tensor = DDIMScheduler(**noise_schedule(schedule)).alphas_cumprod
+    return found.where(found > 0, LEAST)
