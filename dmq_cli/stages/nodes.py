@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmq_cli.correct import CorrectionMethod
 from dmq_cli.metrics import Protocol, mean_interval, per_image
 from dmq_cli.models import Adapter, Denoiser, ModelDenoiser
+from dmq_cli.recon import ReconMethod
 from dmq_cli.results.images import load_images, save_images, write_chunk
 from dmq_cli.results.record import ASKED, INFLUENCE
 from dmq_cli.sampling import Correction, batches, parse_range, sample_images, walk
@@ -25,7 +27,7 @@ from dmq_cli.stages.tracing import trace
 from dmq_cli.stages.validate import searches_activations
 from dmq_cli.store import canonical, read_json, write_json
 from dmq_cli.store.tensors import load_tensors, save_tensors
-from dmq_cli.transform import NoTransform
+from dmq_cli.transform import Transform
 
 
 def sample_fp(task: Task) -> None:
@@ -83,9 +85,6 @@ def _measure(task: Task, stage: str, pairs: Mapping[str, Tensor], **more: Any) -
     write_json(task.work / "numbers.json", {**found, **more})
 
 
-_TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and this is an estimate
-
-
 def _halves(config: Config) -> int:
     """Network calls that one estimate takes for one sample."""
     return 1 if (config["model"].get("cond") or {}).get("guidance") is None else 2
@@ -105,26 +104,17 @@ def _calibset_cost(config: Config) -> float:
 
 
 def _transform_cost(config: Config) -> float:
-    return 0.0 if isinstance(build.make(config["transform"]), NoTransform) else _samples(config)
+    method: Transform = build.make(config["transform"])
+    return method.cost(_samples(config))
 
 
 def _reconstruct_cost(config: Config) -> float:
-    method = build.make(config["recon"])
-    base, batch_size = getattr(method, "base", method), float(config["recon"].get("batch_size", 32))
-    tuning = 8.0 * getattr(method, "iterations", 0) * batch_size  # two stages; forward, backward and a target
-    rounds: int = method.refine_rounds or 0
-    once = _passes_cost(config, base, batch_size) + tuning
-    again = _passes_cost(config, base.refined(), batch_size) + 1.4 * _calibset_cost(config) if rounds else 0.0
-    return float(once + rounds * again)
-
-
-def _passes_cost(config: Config, method: Any, batch_size: float) -> float:
-    passes = [one for one in getattr(method, "passes", {}).values() if one.iterations]
-    used = min(_samples(config), float(method.num_samples or _samples(config)))
-    # Forward and backward of each unit once an iteration is three passes of the network; capturing is half a pass of the
-    # quantized network for each unit, in every pass.
-    learning = sum(one.iterations for one in passes) * batch_size * 3
-    return float(learning + _TYPICAL_UNITS * 0.5 * used * len(passes))
+    method: ReconMethod = build.make(config["recon"])
+    samples, again = (
+        _samples(config),
+        1.4 * _calibset_cost(config),
+    )  # inputs of a refinement: from the quantized network
+    return method.cost(samples) + sum(other.cost(samples) + again for other in method.refinements())
 
 
 def _targets_cost(config: Config) -> float:
@@ -135,12 +125,12 @@ def _targets_cost(config: Config) -> float:
 
 
 def _correct_cost(config: Config) -> float:
-    seeds = config["correct"].get("seeds")
-    return 2 * _trajectories(seeds, config) if seeds else 0.0
+    method: CorrectionMethod = build.make(config["correct"])
+    return method.cost(build.make(config["sampler"]).calls * _halves(config))
 
 
 def _trace_cost(config: Config) -> float:
-    corrected = config["correct"].get("seeds") is not None
+    corrected = build.make(config["correct"]).seeds is not None
     return (3.8 if corrected else 2.4) * _trajectories(config["trace"]["seeds"], config) if config["trace"] else 0.0
 
 

@@ -173,7 +173,7 @@ def test_a_stage_without_anything_to_learn_is_passed_over(tmp_path: Path) -> Non
 def test_what_it_asks_for_is_what_its_base_asks_for() -> None:
     base = brecq(num_samples=7, units="layers")
     assert quest(base=base).targets == base.targets == {"units": "layers", "num_samples": 7, "inputs": False}
-    assert quest(base=base).num_samples == 7 and quest(base=base).refine_rounds is None
+    assert quest(base=base).num_samples == 7 and not quest(base=base).refinements()
     assert quest(base=base).learns_rounding and not quest(base=NOTHING).learns_rounding
 
 
