@@ -13,6 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid, Log2, Uniform
 from dmq_cli.quant.scales import check_batch
+from dmq_cli.quant.site_quantizer import site_quantizer
 
 
 class ChoiceKind(Protocol):
@@ -65,7 +66,15 @@ class Choice(nn.Module):
     @property
     def enabled(self) -> bool:
         """Whether any part quantizes."""
-        return any(getattr(part, "enabled", True) for part in self.parts)
+        return any(site_quantizer(part).enabled for part in self.parts)
+
+    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The whole: each part sees all of it."""
+        return (x,)
+
+    def interval(self, x: Tensor) -> Tensor:
+        """That of the part which the current step (of the first sample) takes; see SiteQuantizer."""
+        return site_quantizer(self.parts[int(self.choice[self.context.step[0]])]).interval(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...), quantized as its step says. Every part is computed: the graph does not depend on the step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant.grids import Grid, Log2
 from dmq_cli.quant.rounding import FixedRound, SignRound, SoftRound
-from dmq_cli.quant.scales import Dynamic, PerStep
-from dmq_cli.quant.step_mlp import StepMLP
+from dmq_cli.quant.scales import Dynamic, ScaleSource, source_of
+from dmq_cli.quant.site_quantizer import no_interval
 
 
 class TensorQuantizer(nn.Module):
@@ -22,12 +23,13 @@ class TensorQuantizer(nn.Module):
     """
 
     drop = 0.0
+    parts: ClassVar[tuple[nn.Module, ...]] = ()
 
     def __init__(self, grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
-        """scale: `scale(x) -> (scale, zero_point)`; rounding: `rounding(x / scale)`, same shape.
+        """scale: see ScaleSource; rounding: `rounding(x / scale)`, same shape.
 
         ConfigError for parts that make no sense together: a learned rounding on Log2 or on scales that
-        change (Dynamic, PerStep, StepMLP), and a Dynamic that was made for another grid.
+        vary, and a Dynamic that was made for another grid.
         """
         super().__init__()
         _check_rounding(grid, scale, rounding)
@@ -45,6 +47,16 @@ class TensorQuantizer(nn.Module):
     def bits(self) -> int:
         """Bits of a code."""
         return self.grid.bits
+
+    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The whole."""
+        return (x,)
+
+    def interval(self, x: Tensor) -> Tensor:
+        """See SiteQuantizer: the mean of its scales."""
+        if isinstance(self.grid, Log2):
+            return no_interval(x)
+        return source_of(self)(x)[0].double().mean()
 
     def forward(self, x: Tensor) -> Tensor:
         """x quantized and back, in x's shape and dtype; computed in float32 where x is of half precision."""
@@ -79,8 +91,8 @@ def _wide(x: Tensor) -> Tensor:
 def _check_rounding(grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
     if not isinstance(rounding, SoftRound | SignRound | FixedRound):
         return
-    for part, kinds in ((grid, Log2), (scale, (Dynamic, PerStep, StepMLP))):
-        if isinstance(part, kinds):
+    for part, wrong in ((grid, isinstance(grid, Log2)), (scale, cast(ScaleSource, scale).varies)):
+        if wrong:
             raise ConfigError(
                 f"A quantizer was asked to combine {type(rounding).__name__} with {type(part).__name__}; "
                 "learned rounding needs a Uniform grid whose scale stays as it is, or use Nearest."

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dmq_cli.models.roles import ATTENTION_SLOTS
+from dmq_cli.quant import SiteQuantizer
 
 
 class QuantAttention:
@@ -36,7 +37,7 @@ class QuantAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        if not self.observed and not any(getattr(q, "enabled", False) for q in slot_quantizers(attn)):
+        if not self.observed and not any(quantizer.enabled for quantizer in slot_quantizers(attn)):
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         calls: list[int] = []  # a list of this scope: torch.compile does not see attributes that a mode changes
         with _Redirect(attn, calls):
@@ -46,7 +47,7 @@ class QuantAttention:
         return output
 
 
-def slot_quantizers(attn: nn.Module) -> list[nn.Module]:
+def slot_quantizers(attn: nn.Module) -> list[SiteQuantizer]:
     """The quantizers of q, k, v and the probabilities, in this order."""
     return [getattr(attn, f"{slot}_quantizer") for slot in ATTENTION_SLOTS]
 
@@ -57,8 +58,7 @@ def attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
     logits = quant_q(query) @ quant_k(key).transpose(-1, -2) * scale
     if mask is not None:
         logits = logits + mask if mask.dtype != torch.bool else logits.masked_fill(~mask, -math.inf)
-    output: Tensor = quant_prob(logits.softmax(-1)) @ quant_v(value)
-    return output
+    return quant_prob(logits.softmax(-1)) @ quant_v(value)
 
 
 class _Redirect(TorchFunctionMode):

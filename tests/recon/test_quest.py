@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import ModelDenoiser
-from dmq_cli.quant import MlpScale
+from dmq_cli.quant import FullPrecision, MlpScale
 from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction, curves
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, extra_state, load_state, quantizing, state
 from tests.recon.runs import ACTIVATIONS, FEW_UNITS, NUM, PER_STEP, assert_same, brecq, changed, few, rows, run, small
@@ -165,7 +165,7 @@ def test_a_stage_without_anything_to_learn_is_passed_over(tmp_path: Path) -> Non
     nothing = small(*FULL, Rule("attn.to_*.weight|time.*.weight|resnet.time_proj.weight", bits=32))
     assert run(quest(), nothing, tmp_path / "nothing") == {"weights": {}} and not extra_state(nothing)
     assert all(
-        (layer.baked is None) == isinstance(layer.weight_quantizer, torch.nn.Identity)
+        (layer.baked is None) == isinstance(layer.weight_quantizer, FullPrecision)
         for layer in nothing.layers().values()
     )
 
