@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class Watch:
                 hook = self._attached.model.get_submodule(name).register_forward_hook(self._block(name))
                 stack.callback(hook.remove)
             for name, layer, convolution in self._layers():
-                quantizer = cast(nn.Module, layer.input_quantizer)
+                quantizer = layer.input_quantizer
                 if self._attached.spec(f"{name}.input_quantizer").quantized:
                     stack.callback(quantizer.register_forward_pre_hook(self._site(name)).remove)
                 if convolution and isinstance(layer, nn.Module):

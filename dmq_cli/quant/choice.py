@@ -13,7 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid, Log2, Uniform
 from dmq_cli.quant.scales import check_batch
-from dmq_cli.quant.site_quantizer import site_quantizer
+from dmq_cli.quant.site_quantizer import SiteQuantizer, site_quantizer
 
 
 class ChoiceKind(Protocol):
@@ -51,10 +51,11 @@ class BySnr:
         return [replace(grid, bits=bits) for bits in reversed(self.bits)]  # type: ignore[type-var]
 
 
-class Choice(nn.Module):
+class Choice(SiteQuantizer):
     """At step k the tensor goes through parts[choice[k]]. Starts with the first part everywhere."""
 
     choice: Tensor
+    parts: nn.ModuleList
 
     def __init__(self, context: StepContext, kind: ChoiceKind, parts: Sequence[nn.Module], steps: int) -> None:
         """parts: quantizers, in the order of kind.grids; steps: of the sampler."""
@@ -62,15 +63,6 @@ class Choice(nn.Module):
         self.context, self.kind = context, kind
         self.parts = nn.ModuleList(parts)
         self.register_buffer("choice", torch.zeros(steps, dtype=torch.int64))
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any part quantizes."""
-        return any(site_quantizer(part).enabled for part in self.parts)
-
-    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The whole: each part sees all of it."""
-        return (x,)
 
     def interval(self, x: Tensor) -> Tensor:
         """That of the part which the current step (of the first sample) takes; see SiteQuantizer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.quant.grids import Grid, Log2
 from dmq_cli.quant.rounding import FixedRound, SignRound, SoftRound
 from dmq_cli.quant.scales import Dynamic, ScaleSource, source_of
-from dmq_cli.quant.site_quantizer import no_interval
+from dmq_cli.quant.site_quantizer import SiteQuantizer
 
 
-class TensorQuantizer(nn.Module):
+class TensorQuantizer(SiteQuantizer):
     """Fake-quantizes a tensor. enabled=False returns it untouched.
 
     drop: the part of the elements, drawn at each call, that pass unquantized (Wei et al., QDrop, ICLR 2022,
@@ -23,7 +23,8 @@ class TensorQuantizer(nn.Module):
     """
 
     drop = 0.0
-    parts: ClassVar[tuple[nn.Module, ...]] = ()
+    enabled = True
+    parts: tuple[nn.Module, ...] = ()
 
     def __init__(self, grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
         """scale: see ScaleSource; rounding: `rounding(x / scale)`, same shape.
@@ -37,7 +38,6 @@ class TensorQuantizer(nn.Module):
         self.grid = grid
         self.scale = scale
         self.rounding = rounding
-        self.enabled = True
 
     def extra_repr(self) -> str:
         """The grid, for printing."""
@@ -48,14 +48,10 @@ class TensorQuantizer(nn.Module):
         """Bits of a code."""
         return self.grid.bits
 
-    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The whole."""
-        return (x,)
-
     def interval(self, x: Tensor) -> Tensor:
         """See SiteQuantizer: the mean of its scales."""
         if isinstance(self.grid, Log2):
-            return no_interval(x)
+            return super().interval(x)
         return source_of(self)(x)[0].double().mean()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,60 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol, cast
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 
-class SiteQuantizer(Protocol):
-    """TensorQuantizer, Split, Choice or FullPrecision. All of them are modules."""
+class SiteQuantizer(nn.Module):
+    """Called with x, gives x quantized and back: TensorQuantizer, Split, Choice or FullPrecision. parts: what it is made of."""
+
+    parts: Iterable[nn.Module]
 
     @property
     def enabled(self) -> bool:
-        """Whether it quantizes now."""
-        ...
-
-    @property
-    def parts(self) -> Sequence[nn.Module]:
-        """Those that it is made of."""
-        ...
+        """Whether anything here quantizes now."""
+        return any(site_quantizer(part).enabled for part in self.parts)
 
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x as its parts see it: cut where they lie side by side."""
-        ...
+        """x as its parts see it: whole, or cut where they lie side by side."""
+        return (x,)
 
     def interval(self, x: Tensor) -> Tensor:
         """The distance of two codes for x at the current step, 0-dim float64: the mean over parts, channels and samples.
 
         NaN where codes have no common distance, or nothing is quantized.
         """
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x quantized and back, in x's shape and dtype."""
-        ...
+        return torch.full((), torch.nan, dtype=torch.float64, device=x.device)
 
 
-class FullPrecision(nn.Identity):
+class FullPrecision(SiteQuantizer):
     """Leaves a tensor as it is."""
 
-    enabled: ClassVar[bool] = False
-    parts: ClassVar[tuple[nn.Module, ...]] = ()
+    parts: tuple[nn.Module, ...] = ()
 
-    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The whole."""
-        return (x,)
-
-    def interval(self, x: Tensor) -> Tensor:
-        """There is none: NaN."""
-        return no_interval(x)
-
-
-def no_interval(x: Tensor) -> Tensor:
-    """NaN as an interval, on x's device."""
-    return torch.full((), torch.nan, dtype=torch.float64, device=x.device)
+    def forward(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
 
 
 def site_quantizer(module: nn.Module) -> SiteQuantizer:

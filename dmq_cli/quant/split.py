@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.quant.site_quantizer import site_quantizer
+from dmq_cli.quant.site_quantizer import SiteQuantizer, site_quantizer
 
 
-class Split(nn.Module):
+class Split(SiteQuantizer):
     """Each part quantizes its slice of dimension `dim`; the results are joined again."""
+
+    parts: nn.ModuleList
 
     def __init__(self, sizes: tuple[int, ...], parts: Sequence[nn.Module], dim: int = 1) -> None:
         """sizes: positive, of the slices in order. ConfigError unless there is one part per size."""
@@ -29,11 +31,6 @@ class Split(nn.Module):
                 "give one part for each size, and sizes of at least 1."
             )
         self.parts = nn.ModuleList(parts)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any part quantizes."""
-        return any(site_quantizer(part).enabled for part in self.parts)
 
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slices of dimension `dim`, views of x."""

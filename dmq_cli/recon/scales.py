@@ -32,7 +32,7 @@ class Scales:
 
     def start(self, quantizers: Iterable[TensorQuantizer], iterations: int) -> Learner | None:
         """The learner, or None if no scale here has a parameter."""
-        sources = [source for quantizer in quantizers if (source := source_of(quantizer)).learnable()]
+        sources = [source for source in map(source_of, quantizers) if source.learnable()]
         return _Steps(self, sources, iterations) if sources else None
 
 
@@ -40,7 +40,7 @@ class _Steps:
     def __init__(self, record: Scales, sources: list[ScaleSource], iterations: int) -> None:
         self.bounds = [bound for source in sources for bound in source.bounds()]
         groups = [{"params": source.learnable(), "lr": record.lr * self._unit(record, source)} for source in sources]
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.parameters = [parameter for source in sources for parameter in source.learnable()]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)

@@ -58,7 +58,8 @@ def attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
     logits = quant_q(query) @ quant_k(key).transpose(-1, -2) * scale
     if mask is not None:
         logits = logits + mask if mask.dtype != torch.bool else logits.masked_fill(~mask, -math.inf)
-    return quant_prob(logits.softmax(-1)) @ quant_v(value)
+    output: Tensor = quant_prob(logits.softmax(-1)) @ quant_v(value)
+    return output
 
 
 class _Redirect(TorchFunctionMode):

@@ -73,7 +73,8 @@ class QuantMixin:
             return self.transformed_weight()
         if self.baked is not None:
             return self.baked
-        return self.weight_quantizer(self.latent_weight())
+        quantized: Tensor = self.weight_quantizer(self.latent_weight())
+        return quantized
 
     @torch.no_grad()
     def bake(self) -> None:

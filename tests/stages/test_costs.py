@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from dmq_cli.correct import CorrectionMethod, NoCorrection, Ptqd, Tac
 from dmq_cli.recon import AdaRound, NoReconstruction, Pass, Quest, ReconMethod, Reconstruction
+from dmq_cli.stages import build
+from dmq_cli.stages.build import Parts
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.targets import trust
 from dmq_cli.transform import LowRank, NoTransform, Tcr, Transform
@@ -30,7 +33,8 @@ def work(model: str, method: str) -> tuple[float, ...]:
     trust(config)
     config["calib_sampler"] = config["sampler"]
     config["model"]["cond"] = {"guidance": config["cond"]["guidance"]}
-    return tuple(NODES[name].cost(config) for name in ("transform", "reconstruct", "correct", "trace"))
+    parts = Parts(**{one.name: build.make(config[one.name]) for one in fields(Parts)})
+    return tuple(NODES[name].cost(config, parts) for name in ("transform", "reconstruct", "correct", "trace"))
 
 
 def test_every_method_is_listed() -> None:
