@@ -29,6 +29,7 @@ from dmq_cli.models import (
     model_decoder,
     model_schedule,
 )
+from dmq_cli.paths import importing
 from dmq_cli.recon import ReconMethod
 from dmq_cli.sampling import UNGUIDED, Correction, Deterministic, Guide, Sampler, Scheduler
 from dmq_cli.stages.targets import check_makeable
@@ -44,7 +45,8 @@ def make(section: Mapping[str, Any]) -> Any:
     """
     check_makeable(section)
     try:
-        return instantiate(section, _convert_="all")
+        with importing():
+            return instantiate(section, _convert_="all")
     except (InstantiationException, TypeError) as error:  # the latter for flags, as `_partial_`, of another type
         if isinstance(error.__cause__, DmqError):
             raise error.__cause__ from error
