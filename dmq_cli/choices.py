@@ -1,4 +1,4 @@
-"""What conf/ has to choose from, read without composing a job: methods, models, protocols."""
+"""What conf/ and folders of one's own have to choose from, read without composing a job: methods, models, protocols."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError, must_be_given, nearest
 from dmq_cli.obtain import find_network, reference_file
-from dmq_cli.paths import conf_folder, resolve
+from dmq_cli.paths import choice_files, resolve
 
 _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
 
@@ -16,7 +16,7 @@ _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
 def methods() -> list[dict[str, Any]]:
     """name, groups and cite of every file in conf/method. groups: what it chooses, e.g. {"calib": "uniform", ...}."""
     rows: list[dict[str, Any]] = []
-    for file in sorted((conf_folder() / "method").glob("*.yaml")):
+    for file in choice_files("method").values():
         found = read_choice(file)
         chosen = [one for one in found.get("defaults", []) if isinstance(one, dict)]  # not _self_
         groups = {str(key).rpartition("/")[2]: value for one in chosen for key, value in one.items()}
@@ -28,15 +28,15 @@ def models() -> list[dict[str, Any]]:
     """name, about and present of every model: what it is, and whether its network is where it is looked for."""
     rows = []
     for name in names("model"):
-        about = (conf_folder() / "model" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        about = choice_files("model")[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         present = find_network(resolve(model(name)["path"])) is not None
         rows.append({"name": name, "about": about, "present": present})
     return rows
 
 
 def names(group: str) -> list[str]:
-    """The choices of a group in conf/, sorted; of model only those that are models."""
-    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml") if file.stem != _OF_A_PATH)
+    """The choices of a group, sorted; of model only those that are models."""
+    return [name for name in choice_files(group) if name != _OF_A_PATH]
 
 
 def model(name: str, outputs: str = "outputs") -> dict[str, Any]:
@@ -92,7 +92,7 @@ def protocols() -> list[dict[str, Any]]:
 
 def table(name: str) -> dict[str, Any]:
     """The section `table` of a file in conf/table, nothing resolved."""
-    found: dict[str, Any] = read_choice(conf_folder() / "table" / f"{name}.yaml")["table"]
+    found: dict[str, Any] = read_choice(choice_files("table")[name])["table"]
     return found
 
 
@@ -110,7 +110,7 @@ def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
 
 def _whole(group: str, name: str) -> dict[str, Any]:
     """A choice of a group with what it takes from others of the same group; what it overrides in other groups is left out."""
-    found = read_choice(conf_folder() / group / f"{name}.yaml")
+    found = read_choice(choice_files(group)[name])
     for base in found.pop("defaults", []):
         if isinstance(base, str) and base != "_self_":
             found = {**_whole(group, base), **found}

@@ -1,12 +1,25 @@
-"""Where the package's own files lie, in a checkout and in a wheel."""
+"""Where files lie: the package's own, in a checkout and in a wheel, and those that a user or another package adds.
+
+Choices are YAML files in conf/, in the folder that --config-dir names and in conf/ of every installed package with an entry point in
+the group `dmq.plugins`. Code of a user's own is in that folder, too, or in the working folder.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
+PLUGINS = "dmq.plugins"
+_own: ContextVar[Path | None] = ContextVar("own", default=None)
 
 
 def conf_folder() -> Path:
@@ -17,6 +30,80 @@ def conf_folder() -> Path:
     raise ConfigError(
         f"The configuration folder conf/ was looked for in {PACKAGE} and beside it and is in neither; install dmq again."
     )
+
+
+@contextmanager
+def with_own(folder: Path | None) -> Iterator[None]:
+    """Inside the block, choices and modules may also lie in this folder of a user's own; None: in no such folder."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            f"--config-dir {folder} was given, but there is no such folder; make it with dmq new, or correct the name."
+        )
+    token = _own.set(None if folder is None else folder.absolute())
+    try:
+        yield
+    finally:
+        _own.reset(token)
+
+
+def own_folder() -> Path | None:
+    """The folder of --config-dir."""
+    return _own.get()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Inside the block, modules in the own and in the working folder can be imported, where nothing else has their name.
+
+    Only where a configuration asks for a class: a library that tries whether another one is there must not find a file.
+    """
+    own = _own.get()
+    added = [str(folder) for folder in (own, Path.cwd()) if folder is not None and str(folder) not in sys.path]
+    sys.path += added
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
+
+
+@cache
+def plugins() -> dict[str, Path | None]:
+    """The modules that installed packages name as entry points of `dmq.plugins`, each with its conf/, if it has one.
+
+    Nothing is imported but the packages that a module lies in. Raises ConfigError for one that is not there.
+    """
+    return {entry.value: _conf_of(entry.name, entry.value) for entry in sorted(entry_points(group=PLUGINS))}
+
+
+def plugin_folders() -> list[Path]:
+    """conf/ of every plugin that has one."""
+    return [folder for folder in plugins().values() if folder is not None]
+
+
+def conf_folders() -> list[Path]:
+    """Every folder of choices; a choice is taken from the first one that has it."""
+    own = _own.get()
+    return [conf_folder(), *([] if own is None else [own]), *plugin_folders()]
+
+
+def choice_files(group: str) -> dict[str, Path]:
+    """The YAML file of every choice of a group, by its name, sorted."""
+    files = [file for folder in reversed(conf_folders()) for file in (folder / group).glob("*.yaml")]
+    return dict(sorted({file.stem: file for file in files}.items()))
+
+
+def _conf_of(name: str, module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    if spec is None:
+        raise ConfigError(
+            f"The plugin {name} names the module {module}, which is not there; install its package again, or remove it."
+        )
+    places = spec.submodule_search_locations or ([str(Path(spec.origin).parent)] if spec.origin else [])
+    return next((Path(place) / "conf" for place in places if (Path(place) / "conf").is_dir()), None)
 
 
 def resolve(path: str) -> Path:

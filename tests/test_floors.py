@@ -164,7 +164,8 @@ def test_no_assert_and_no_unpickling() -> None:
             called = ast.unparse(node.func)
             if called == "torch.load":
                 loads += 1
-                assert given.get("weights_only") is True, where
+                # Foreign pickles are read as notes (models/importers/restricted.py); these files dmq knows by their sha256.
+                assert given.get("weights_only") is True and file.stem in ("inception", "perceptual", "lpips"), where
             if called in ("np.load", "numpy.load"):
                 loads += 1
                 assert given.get("allow_pickle") is False, where
@@ -172,7 +173,7 @@ def test_no_assert_and_no_unpickling() -> None:
             assert name.split(".")[0] not in ("pickle", "dill", "joblib", "cloudpickle"), f"{file} imports {name}"
             # pickletools splits a pickle into opcodes and runs none; one file reads notes of tensors from them.
             assert name != "pickletools" or file == ROOT / "models/importers/restricted.py", f"{file} imports {name}"
-    assert calls >= 1500 and loads >= 3
+    assert calls >= 1500 and loads >= 2
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,10 @@ def test_the_wheel_holds_what_the_package_needs(wheel: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} | {"hydra_plugins/dmq_sweeper.py"}
     weights = {str(path.relative_to(ROOT)) for path in (PACKAGE / "zoo" / "weights").rglob("*") if path.is_file()}
     assert len(configured) >= 80 and len(sources) >= 90 and len(weights) >= 2
-    templates = {str(path.relative_to(ROOT)) for path in (PACKAGE / "report" / "templates").iterdir()}
-    assert len(templates) >= 4 and configured | sources | weights | templates <= names
+    folders = (PACKAGE / "report" / "templates", PACKAGE / "cli" / "templates")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    templates = {str(path.relative_to(ROOT)) for path in files}
+    assert len(templates) >= 11 and configured | sources | weights | templates <= names
     assert "dmq_cli/conf/config.yaml" in names
     assert "dmq_cli/zoo/weights/digits_cnn/model.safetensors" in names
     assert [name for name in names if not name.startswith(("dmq_cli/", "dmq-"))] == ["hydra_plugins/dmq_sweeper.py"], (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,13 +14,13 @@ from typing import Any
 
 import click
 
-from dmq_cli import __version__, choices
+from dmq_cli import __version__, choices, paths
 from dmq_cli.cli.commands import COMMANDS
 from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.cli.helping import page
 from dmq_cli.errors import ConfigError, nearest
-from dmq_cli.overrides import as_hydra, split, sweeps
+from dmq_cli.overrides import as_hydra, own_folder, quoted, split, sweeps
 from dmq_cli.printing import SafeFormatter, printable
 from dmq_cli.sentences import guarded, with_flags
 
@@ -39,7 +40,20 @@ _OPTIONS = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _WithOwnFolder(click.Group):
+    """Takes --config-dir from anywhere on the line."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        folder, rest = own_folder(arguments)
+        with contextlib.ExitStack() as stack:
+            own = paths.with_own(None if folder is None else Path(folder).expanduser())
+            if code := guarded(lambda: stack.enter_context(own), "--json" in arguments):
+                sys.exit(code)
+            return super().main(rest, *more, **extra)
+
+
+@click.group(cls=_WithOwnFolder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dmq")
 @with_flags
 @click.pass_context
@@ -149,7 +163,6 @@ def _hydra(
 
     from dmq_cli.overrides.bits import register_bits
     from dmq_cli.overrides.check import check_words
-    from dmq_cli.paths import conf_folder
     from dmq_cli.sweep import CURRENT, Command
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to `guarded` instead of printing and exiting
@@ -170,18 +183,25 @@ def _hydra(
     # Where Hydra makes a folder of its own, even if nothing is written to it.
     quiet = [] if job in (_run, _train) else ["hydra.run.dir=."]
     # Hydra takes flags before all overrides or after them, but not in between.
-    words = [f"stage={verb}", *quiet, *as_hydra(overrides, sweeps(hydra_flags, overrides))]
+    words = [f"stage={verb}", *quiet, *_plugin_words(), *as_hydra(overrides, sweeps(hydra_flags, overrides))]
+    hydra_flags = [*hydra_flags, *([] if (own := paths.own_folder()) is None else ["--config-dir", str(own)])]
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(paths.conf_folder()), config_name="config")(task)()
     finally:
         CURRENT.reset(token)
     if failed:
         raise failed[0]
     if command.jobs is not None:
         _end_sweep(command.jobs, flags)
+
+
+def _plugin_words() -> list[str]:
+    """Where Hydra finds the choices of installed plugins."""
+    folders = [quoted(str(folder)) for folder in paths.plugin_folders()]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _rows(table: dict[str, Any], scale: str) -> list[list[str]]:
@@ -201,15 +221,18 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
 
         from dmq_cli.overrides import current
         from dmq_cli.overrides.check import check_config
+        from dmq_cli.stages.plugins import import_plugins
 
         own = flags if os.getpid() == here else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
         _set_up_logging(own)
-        words = current.words()
-        check_config(config, words)
-        command = shlex.join(["dmq", verb, *current.folders(), *words])
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        found = job({**plain, "overrides": current.overrides(config)}, command, own | {"quiet"} if swept else own)
+        words, folder = current.words(), current.folder()
+        command = shlex.join(["dmq", verb, *([] if folder is None else ["--config-dir", str(folder)]), *words])
+        with paths.with_own(folder):
+            import_plugins()
+            check_config(config, words)
+            plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            found = job({**plain, "overrides": current.overrides(config)}, command, own | {"quiet"} if swept else own)
         if swept and job is not _run and "json" not in own:
             _show(found, own)
         return found

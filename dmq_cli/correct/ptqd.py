@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dmq_cli.correct.base import both_trajectories
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
 from dmq_cli.ops import by_channel, places
@@ -85,8 +86,12 @@ class Ptqd:
         return {name: torch.stack(row).to(dtype) for name, row in zip(names, zip(*rows, strict=True), strict=True)}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
-        """See NoCorrection."""
+        """See CorrectionMethod."""
         return {"slope": (calls,), "bias": (calls, shape[0]), "std": (calls,)}
+
+    def cost(self, calls: int) -> float:
+        """See CorrectionMethod: both networks see every sample of the full-precision walk."""
+        return both_trajectories(self.seeds, calls)
 
     def load(self, tensors: Mapping[str, Tensor]) -> PtqdCorrection:
         """The correction that uses what `estimate` found."""

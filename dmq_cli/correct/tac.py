@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dmq_cli.correct.base import both_trajectories
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser
 from dmq_cli.ops import by_channel, places, with_places
@@ -89,11 +90,15 @@ class Tac:
         return {name: table for name, table in found.items() if table is not None}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
-        """See NoCorrection."""
+        """See CorrectionMethod."""
         channels, *place = shape
         told = channels * (2 if guided and self.target in ("uncond", "both") else 1)
         found: dict[str, tuple[int, ...]] = {"gain": (calls, told), "bias": (calls, *shape)}
         return {**found, "noise_bias": (calls, told, *place)} if self.noise_bias else found
+
+    def cost(self, calls: int) -> float:
+        """See CorrectionMethod: both networks walk."""
+        return both_trajectories(self.seeds, calls)
 
     def load(self, tensors: Mapping[str, Tensor]) -> TacCorrection:
         """The correction that uses what `estimate` found."""

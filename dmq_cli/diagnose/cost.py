@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dmq_cli.models import Site
+from dmq_cli.quant import StepMLP
 from dmq_cli.wrap import FULL_PRECISION, Attached, operands, quantizing
 
 _OPERATIONS = 2  # of a MAC: a multiplication and an addition
 _FLOAT = 4  # bytes
 _HALF = 2
 _BRANCHES = (".branch_down", ".branch_up")  # low-rank branches beside a layer, kept at 16 bits
-_FREE = (".rounding.up", ".tuned", "time_grid.timesteps", ".scale.start")  # in the codes; the sampler's; in the table
+_FREE = (".rounding.up", ".tuned", "time_grid.timesteps")  # in the codes; the sampler's
 _Count = Callable[[str, str, str, int], None]
 
 
@@ -109,14 +110,20 @@ def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
     (TDQ) counts as the table it is replaced by, a scale for each of these timesteps.
     """
     steps = len(tensors.get("time_grid.timesteps", ()))
-    networks = sum(name.endswith(".scale.start") for name in tensors)
+    networks = sum(_in_table(name) == StepMLP.tabulated[0] for name in tensors)
     return networks * steps * _FLOAT + sum(tensor.numel() * _width(name) for name, tensor in tensors.items())
 
 
 def _width(name: str) -> int:
-    if name.endswith(_FREE) or ".scale.net." in name:
+    if name.endswith(_FREE) or _in_table(name) is not None:
         return 0
     return _HALF if name.endswith(_BRANCHES) else _FLOAT
+
+
+def _in_table(name: str) -> str | None:
+    """Which tensor of a network of scales it is; None for one that stays when the network becomes a table."""
+    first = name.rpartition(".scale.")[2].partition(".")[0]
+    return first if ".scale." in name and first in StepMLP.tabulated else None
 
 
 def _parameters(attached: Attached) -> int:

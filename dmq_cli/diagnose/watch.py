@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import packed
-from dmq_cli.quant import Choice, Log2, Split
+from dmq_cli.quant import site_quantizer
 from dmq_cli.wrap import Attached, QuantMixin
 
 VALUES = 1 << 12
@@ -94,22 +94,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
 
 
-def interval(quantizer: nn.Module, x: Tensor) -> Tensor:
-    """The scale that a quantizer has for x at the current step, 0-dim: the mean over parts of a split, channels and samples.
-
-    Of a choice the part that is chosen; NaN for a log2 grid, whose codes have no common distance.
-    """
-    if isinstance(quantizer, Split):
-        pieces = torch.split(x, list(quantizer.sizes), quantizer.dim)
-        return torch.stack([interval(part, piece) for part, piece in zip(quantizer.parts, pieces, strict=True)]).mean()
-    if isinstance(quantizer, Choice):
-        return interval(quantizer.parts[int(quantizer.choice[quantizer.context.step[0]])], x)
-    if isinstance(quantizer.grid, Log2):
-        return torch.full((), torch.nan, dtype=torch.float64, device=x.device)
-    scale: Tensor = quantizer.scale(x)[0]  # type: ignore[operator]
-    return scale.double().mean()
-
-
 def picked(x: Tensor, samples: Tensor, share: int) -> Tensor:
     """`share` values of every row (all where it has fewer), (B, share): which ones depends on the sample's number alone.
 
@@ -163,7 +147,7 @@ class Watch:
                 stack.callback(hook.remove)
             for name, layer, convolution in self._layers():
                 quantizer = layer.input_quantizer
-                if not isinstance(quantizer, nn.Identity):
+                if self._attached.spec(f"{name}.input_quantizer").quantized:
                     stack.callback(quantizer.register_forward_pre_hook(self._site(name)).remove)
                 if convolution and isinstance(layer, nn.Module):
                     stack.callback(layer.register_forward_pre_hook(self._channels(name)).remove)
@@ -192,7 +176,7 @@ class Watch:
         def seen(quantizer: nn.Module, given: tuple[Any, ...]) -> None:
             x: Tensor = given[0].to(torch.promote_types(given[0].dtype, torch.float32))
             if self._side == "quantized":
-                self._means.add(("scales", name), interval(quantizer, x).expand(len(x)))
+                self._means.add(("scales", name), site_quantizer(quantizer).interval(x).expand(len(x)))
             if self._side != "full":
                 return
             if name not in self.sites:

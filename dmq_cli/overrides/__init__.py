@@ -3,6 +3,6 @@
 Imports no torch and no Hydra at the top.
 """
 
-from dmq_cli.overrides.words import as_hydra, split, sweeps
+from dmq_cli.overrides.words import as_hydra, own_folder, quoted, split, sweeps
 
-__all__ = ["as_hydra", "split", "sweeps"]
+__all__ = ["as_hydra", "own_folder", "quoted", "split", "sweeps"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dmq_cli.results.acting import Source, acting, from_words
@@ -19,12 +20,12 @@ def words() -> list[str]:
     return [str(word) for word in found if not word.startswith(_HOW)]
 
 
-def folders() -> list[str]:
-    """The flag that names a folder of choices besides conf/, as it was given."""
+def folder() -> Path | None:
+    """The folder of choices besides conf/ that --config-dir names."""
     from hydra.core.hydra_config import HydraConfig
 
     sources = HydraConfig.get().runtime.config_sources
-    return [word for one in sources if one.provider == "command-line" for word in ("--config-dir", str(one.path))]
+    return next((Path(str(one.path)) for one in sources if one.provider == "command-line"), None)
 
 
 def overrides(config: Any) -> list[str]:

@@ -6,10 +6,11 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.paths import conf_folder
+from dmq_cli.paths import choice_files, conf_folder
 
 Shape = Mapping[str, Any]
 """Keys of a section, each with the shape of what is below it; ANY: whatever is below it is read."""
@@ -64,8 +65,8 @@ def groups() -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's files in conf/, sorted."""
-    return sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
+    """The choices of a group, sorted."""
+    return list(choice_files(group))
 
 
 @cache
@@ -84,11 +85,13 @@ def parameters(target: str) -> tuple[str, ...] | None:
 
 def section_of(group: str, name: str) -> dict[str, Any]:
     """What a file of a group fills its section with, without what it takes from others; {} if there is no such file."""
+    file = choice_files(group).get(name)
+    return {} if file is None else _section_in(file, group)
+
+
+def _section_in(file: Path, group: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    file = conf_folder() / group / f"{name}.yaml"
-    if not file.is_file():
-        return {}
     found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     found.pop("defaults", None)
     inner: dict[str, Any] = found.get(group, found)  # of a file that fills the whole configuration
@@ -125,9 +128,14 @@ def _chosen(group: str, name: str, wanted: set[str]) -> Shape:
     return shape
 
 
-@cache
 def _keys_of(group: str, name: str) -> Shape:
-    return _keys(section_of(group, name))
+    file = choice_files(group).get(name)
+    return {} if file is None else _keys_in(file, group)
+
+
+@cache
+def _keys_in(file: Path, group: str) -> Shape:
+    return _keys(_section_in(file, group))
 
 
 def _keys(node: Any) -> dict[str, Any]:

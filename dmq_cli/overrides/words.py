@@ -17,6 +17,7 @@ _ALONE = {
 }  # fmt: skip
 _MAY_HAVE_VALUE = {"--info": "-i"}
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_CONFIG_DIR = ("--config-dir", _WITH_VALUE["--config-dir"])
 _LONG = {short: long for flags in (_WITH_VALUE, _ALONE, _MAY_HAVE_VALUE) for long, short in flags.items()}
 
 _PATH = re.compile(r"\+{0,2}(runtime\.outputs|model\.path|cond\.prompts|logger\.folder|protocol\.\w+_path)")
@@ -48,6 +49,24 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
             known = [*_WITH_VALUE, *_ALONE, *_MAY_HAVE_VALUE, "--json", "--quiet", "--verbose", "--version"]
             raise ConfigError(f"There is no flag {name}.{nearest(name, known)}")
     return flags, overrides
+
+
+def own_folder(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of --config-dir, the last one where it stands anywhere among the words of a command, and the other words.
+
+    A flag without a value stays, for those who refuse it.
+    """
+    folder: str | None = None
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in _CONFIG_DIR or not (equals or rest):
+            others.append(word)
+        else:
+            folder = value if equals else rest.pop(0)
+    return folder, others
 
 
 def _value(flag: str, rest: list[str]) -> str:

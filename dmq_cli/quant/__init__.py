@@ -6,6 +6,7 @@ from dmq_cli.quant.grids import Grid, Log2, Uniform
 from dmq_cli.quant.quantizer import TensorQuantizer
 from dmq_cli.quant.rounding import FixedRound, LearnedRound, Nearest, SignRound, SoftRound
 from dmq_cli.quant.scales import Dynamic, Intervals, PerStep, ScaleSource, Static, source_of
+from dmq_cli.quant.site_quantizer import FullPrecision, SiteQuantizer, site_quantizer
 from dmq_cli.quant.sources import DynamicScale, IntervalScale, MlpScale, PerStepScale, ScaleKind, Slot, StaticScale
 from dmq_cli.quant.split import Split
 from dmq_cli.quant.step_mlp import StepMLP
@@ -18,6 +19,7 @@ __all__ = [
     "Dynamic",
     "DynamicScale",
     "FixedRound",
+    "FullPrecision",
     "Grid",
     "IntervalScale",
     "Intervals",
@@ -30,6 +32,7 @@ __all__ = [
     "ScaleKind",
     "ScaleSource",
     "SignRound",
+    "SiteQuantizer",
     "Slot",
     "SoftRound",
     "Split",
@@ -40,5 +43,6 @@ __all__ = [
     "TensorQuantizer",
     "TimeGrid",
     "Uniform",
+    "site_quantizer",
     "source_of",
 ]

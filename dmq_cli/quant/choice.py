@@ -13,6 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid, Log2, Uniform
 from dmq_cli.quant.scales import check_batch
+from dmq_cli.quant.site_quantizer import SiteQuantizer, site_quantizer
 
 
 class ChoiceKind(Protocol):
@@ -50,10 +51,11 @@ class BySnr:
         return [replace(grid, bits=bits) for bits in reversed(self.bits)]  # type: ignore[type-var]
 
 
-class Choice(nn.Module):
+class Choice(SiteQuantizer):
     """At step k the tensor goes through parts[choice[k]]. Starts with the first part everywhere."""
 
     choice: Tensor
+    parts: nn.ModuleList
 
     def __init__(self, context: StepContext, kind: ChoiceKind, parts: Sequence[nn.Module], steps: int) -> None:
         """parts: quantizers, in the order of kind.grids; steps: of the sampler."""
@@ -62,10 +64,9 @@ class Choice(nn.Module):
         self.parts = nn.ModuleList(parts)
         self.register_buffer("choice", torch.zeros(steps, dtype=torch.int64))
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any part quantizes."""
-        return any(getattr(part, "enabled", True) for part in self.parts)
+    def interval(self, x: Tensor) -> Tensor:
+        """That of the part which the current step (of the first sample) takes; see SiteQuantizer."""
+        return site_quantizer(self.parts[int(self.choice[self.context.step[0]])]).interval(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...), quantized as its step says. Every part is computed: the graph does not depend on the step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant.grids import Grid, Log2
 from dmq_cli.quant.rounding import FixedRound, SignRound, SoftRound
-from dmq_cli.quant.scales import Dynamic, PerStep
-from dmq_cli.quant.step_mlp import StepMLP
+from dmq_cli.quant.scales import Dynamic, ScaleSource, source_of
+from dmq_cli.quant.site_quantizer import SiteQuantizer
 
 
-class TensorQuantizer(nn.Module):
+class TensorQuantizer(SiteQuantizer):
     """Fake-quantizes a tensor. enabled=False returns it untouched.
 
     drop: the part of the elements, drawn at each call, that pass unquantized (Wei et al., QDrop, ICLR 2022,
@@ -22,12 +23,14 @@ class TensorQuantizer(nn.Module):
     """
 
     drop = 0.0
+    enabled = True
+    parts: tuple[nn.Module, ...] = ()
 
     def __init__(self, grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
-        """scale: `scale(x) -> (scale, zero_point)`; rounding: `rounding(x / scale)`, same shape.
+        """scale: see ScaleSource; rounding: `rounding(x / scale)`, same shape.
 
         ConfigError for parts that make no sense together: a learned rounding on Log2 or on scales that
-        change (Dynamic, PerStep, StepMLP), and a Dynamic that was made for another grid.
+        vary, and a Dynamic that was made for another grid.
         """
         super().__init__()
         _check_rounding(grid, scale, rounding)
@@ -35,7 +38,6 @@ class TensorQuantizer(nn.Module):
         self.grid = grid
         self.scale = scale
         self.rounding = rounding
-        self.enabled = True
 
     def extra_repr(self) -> str:
         """The grid, for printing."""
@@ -45,6 +47,12 @@ class TensorQuantizer(nn.Module):
     def bits(self) -> int:
         """Bits of a code."""
         return self.grid.bits
+
+    def interval(self, x: Tensor) -> Tensor:
+        """See SiteQuantizer: the mean of its scales."""
+        if isinstance(self.grid, Log2):
+            return super().interval(x)
+        return source_of(self)(x)[0].double().mean()
 
     def forward(self, x: Tensor) -> Tensor:
         """x quantized and back, in x's shape and dtype; computed in float32 where x is of half precision."""
@@ -79,8 +87,8 @@ def _wide(x: Tensor) -> Tensor:
 def _check_rounding(grid: Grid, scale: nn.Module, rounding: nn.Module) -> None:
     if not isinstance(rounding, SoftRound | SignRound | FixedRound):
         return
-    for part, kinds in ((grid, Log2), (scale, (Dynamic, PerStep, StepMLP))):
-        if isinstance(part, kinds):
+    for part, wrong in ((grid, isinstance(grid, Log2)), (scale, cast(ScaleSource, scale).varies)):
+        if wrong:
             raise ConfigError(
                 f"A quantizer was asked to combine {type(rounding).__name__} with {type(part).__name__}; "
                 "learned rounding needs a Uniform grid whose scale stays as it is, or use Nearest."

@@ -1,7 +1,7 @@
 """Scale sources: `source(x) -> (scale, zero_point)`, both broadcastable to x.
 
-What calibration and reconstruction ask of a source: `groups`, how many ranges it is fitted to; `rows`, which of them each
-sample belongs to; `fill`, to take fitted values; `learnable`, the parameters that gradients may change.
+Calibration asks a source how many ranges it is fitted to and hands them over; reconstruction, which parameters gradients may
+change and which bounds those have; sampling takes what is left of it once nothing learns any more.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from dmq_cli.ops import scale_gradient, smallest_scale
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid
 
+LEAST = 1e-8  # of a scale that is learned
+
 
 class ScaleSource(Protocol):
     """What every source offers. All of them are modules."""
 
     groups: int
     """Ranges it is fitted to: 1, one for each row of a table, or 0 where there is nothing to fit."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether the scales depend on the step or the input."""
+        ...
 
     def rows(self, samples: int) -> Tensor:
         """The group of each of `samples` samples of the current call, int64 (samples,)."""
@@ -35,6 +42,17 @@ class ScaleSource(Protocol):
         """Parameters that decide the scales."""
         ...
 
+    def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """Those of `learnable` that are scales themselves, each with its least value.
+
+        A learning rate that is relative to the size of scales is relative to theirs.
+        """
+        ...
+
+    def frozen(self) -> nn.Module:
+        """A source of the same scales that computes nothing it need not when sampling; may be itself."""
+        ...
+
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point for x."""
         ...
@@ -44,6 +62,7 @@ class Static(nn.Module):
     """One scale and zero point for all steps and inputs; the scale can be learned."""
 
     groups = 1
+    varies = False
     zero_point: Tensor
 
     def __init__(
@@ -92,10 +111,19 @@ class Static(nn.Module):
         """The scale."""
         return [self.scale]
 
+    def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """The scale, at least 1e-8."""
+        return [(self.scale, LEAST)]
+
+    def frozen(self) -> Static:
+        """Itself."""
+        return self
+
 
 class PerStep(nn.Module):
     """A table with a row of scale and zero point per step; the StepContext picks the row of each sample."""
 
+    varies = True
     zero_point: Tensor
 
     def __init__(self, context: StepContext, scale: Tensor, zero_point: Tensor, learn: bool = False) -> None:
@@ -147,6 +175,14 @@ class PerStep(nn.Module):
         """The table of scales."""
         return [self.scale]
 
+    def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """The table, at least 1e-8."""
+        return [(self.scale, LEAST)]
+
+    def frozen(self) -> PerStep:
+        """Itself."""
+        return self
+
 
 class Intervals(PerStep):
     """A table whose rows cover equal intervals of the training timesteps: row floor(timestep * N / total).
@@ -171,6 +207,7 @@ class Dynamic(nn.Module):
     """Min-max of the input itself, of each sample, at each call, without gradient."""
 
     groups = 0
+    varies = True
 
     def __init__(self, grid: Grid) -> None:
         """grid: the one of the quantizer this is for."""
@@ -195,6 +232,14 @@ class Dynamic(nn.Module):
     def learnable(self) -> list[nn.Parameter]:
         """Nothing."""
         return []
+
+    def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """Nothing."""
+        return []
+
+    def frozen(self) -> Dynamic:
+        """Itself."""
+        return self
 
 
 def check_batch(owner: nn.Module, step: Tensor, x: Tensor) -> None:

@@ -26,10 +26,17 @@ class Slot:
 
 
 class ScaleKind(Protocol):
-    """A way to get scales. varies: whether they depend on step or input, which weights have not."""
+    """A way to get scales."""
 
     @property
-    def varies(self) -> bool: ...
+    def varies(self) -> bool:
+        """Whether they depend on step or input, which weights have not."""
+        ...
+
+    @property
+    def by_step(self) -> bool:
+        """Whether there is a row for each of the sampler's steps, so that other timesteps take a neighbour's."""
+        ...
 
     def build(self, slot: Slot) -> nn.Module:
         """The source, with unit scales where they are still to be fitted. ConfigError if it does not fit the slot."""
@@ -41,6 +48,7 @@ class StaticScale:
     """One for all steps and inputs."""
 
     varies = False
+    by_step = False
 
     def build(self, slot: Slot) -> nn.Module:
         """See `Static`."""
@@ -52,6 +60,7 @@ class PerStepScale:
     """One for each step of the sampler (TFMQ-DM's finite set, QuEST's sets)."""
 
     varies = True
+    by_step = True
 
     def build(self, slot: Slot) -> nn.Module:
         """See `PerStep`."""
@@ -66,6 +75,7 @@ class IntervalScale:
     num: int
     total: int = 1000
     varies = True
+    by_step = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.num <= self.total:
@@ -88,6 +98,7 @@ class MlpScale:
     layers: int = 4
     period: float = 10_000.0
     varies = True
+    by_step = False
 
     def __post_init__(self) -> None:
         if self.dim < 2 or self.dim % 2 or self.width < 1 or self.layers < 1 or self.period <= 1:
@@ -111,6 +122,7 @@ class DynamicScale:
     """Min-max of the input at every call, of each sample: a range of the batch would make results depend on its size."""
 
     varies = True
+    by_step = False
 
     def build(self, slot: Slot) -> nn.Module:
         """See `Dynamic`. ConfigError for scales per channel."""

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.quant.site_quantizer import SiteQuantizer, site_quantizer
 
 
-class Split(nn.Module):
+class Split(SiteQuantizer):
     """Each part quantizes its slice of dimension `dim`; the results are joined again."""
+
+    parts: nn.ModuleList
 
     def __init__(self, sizes: tuple[int, ...], parts: Sequence[nn.Module], dim: int = 1) -> None:
         """sizes: positive, of the slices in order. ConfigError unless there is one part per size."""
@@ -29,10 +32,14 @@ class Split(nn.Module):
             )
         self.parts = nn.ModuleList(parts)
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any part quantizes."""
-        return any(getattr(part, "enabled", True) for part in self.parts)
+    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The slices of dimension `dim`, views of x."""
+        return torch.split(x, list(self.sizes), self.dim)
+
+    def interval(self, x: Tensor) -> Tensor:
+        """See SiteQuantizer."""
+        pairs = zip(self.parts, self.pieces(x), strict=True)
+        return torch.stack([site_quantizer(part).interval(piece) for part, piece in pairs]).mean()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape whose dimension `dim` is as long as all sizes together; ConfigError otherwise."""
@@ -41,5 +48,4 @@ class Split(nn.Module):
                 f"Split was asked to cut dimension {self.dim} into {self.sizes}, {sum(self.sizes)} in all, "
                 f"and found {x.shape[self.dim]}; use the sizes of the tensors that the model concatenates."
             )
-        slices = torch.split(x, list(self.sizes), self.dim)
-        return torch.cat([part(piece) for part, piece in zip(self.parts, slices, strict=True)], self.dim)
+        return torch.cat([part(piece) for part, piece in zip(self.parts, self.pieces(x), strict=True)], self.dim)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ class StepMLP(nn.Module):
     """scale(timestep) = scale_0 * softplus(ln(e - 1) + network(encoding(timestep))); one zero point for all timesteps."""
 
     groups = 1
+    varies = True
+    tabulated: ClassVar[tuple[str, ...]] = ("start", "net")
+    """Its tensors that `frozen` turns into a table, by the first part of their names; one "start" for each network."""
+
     start: Tensor
     zero_point: Tensor
 
@@ -84,6 +89,10 @@ class StepMLP(nn.Module):
     def learnable(self) -> list[nn.Parameter]:
         """Weights and biases of the network, layer by layer."""
         return list(self.net)
+
+    def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """Nothing: its scales are relative to the static one already, and softplus keeps them positive."""
+        return []
 
     @torch.no_grad()
     def frozen(self) -> Intervals:

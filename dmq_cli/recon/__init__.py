@@ -3,6 +3,7 @@
 from dmq_cli.recon.capture import record
 from dmq_cli.recon.curves import curves
 from dmq_cli.recon.learners import AdaRound, SignSteps
+from dmq_cli.recon.method import ReconMethod, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.quest import Quest
 from dmq_cli.recon.reconstruction import NoReconstruction, Reconstruction
@@ -15,9 +16,11 @@ __all__ = [
     "NoReconstruction",
     "Pass",
     "Quest",
+    "ReconMethod",
     "Reconstruction",
     "Scales",
     "SignSteps",
+    "Targets",
     "bytes_of_targets",
     "curves",
     "module_names",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
 from dmq_cli.recon.learning import Report, descend, draws
+from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import ACTIVATIONS
 from dmq_cli.recon.reconstruction import Reconstruction
 from dmq_cli.recon.scales import Scales
@@ -59,7 +60,7 @@ class Quest:
                 f"Quest was asked for iterations={self.iterations}, batch_size={self.batch_size}, weight_lr={self.weight_lr},"
                 f" scale_lr={self.scale_lr}; all of them are positive."
             )
-        if self.base.refine_rounds is not None:
+        if self.base.refinements():
             raise ConfigError("recon.base.refine_rounds is not known to QuEST; leave it out, or use recon=par alone.")
 
     @property
@@ -68,19 +69,22 @@ class Quest:
         return self.base.num_samples
 
     @property
-    def refine_rounds(self) -> int | None:
-        """There is no refinement of it."""
-        return None
-
-    @property
-    def targets(self) -> dict[str, Any] | None:
-        """See Reconstruction."""
+    def targets(self) -> Targets:
+        """Those of the base."""
         return self.base.targets
 
     @property
     def learns_rounding(self) -> bool:
-        """See Reconstruction."""
+        """Whether the base does; the tuning leaves decisions where they are."""
         return self.base.learns_rounding
+
+    def refinements(self) -> tuple[()]:
+        """Nothing after it."""
+        return ()
+
+    def cost(self, samples: float) -> float:
+        """See ReconMethod: the base, and two stages of forward, backward and a target each."""
+        return self.base.cost(samples) + 2 * 4.0 * self.iterations * self.batch_size
 
     def run(
         self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None = None

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
 from dmq_cli.recon.learning import Report, Setting, learn, start
+from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.wrap import Attached, bake, load_quantizer_state, quantizer_state
+
+_TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and a cost is an estimate
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Reconstruction:
 
     num_samples: calibration samples used (None: all). units: blocks or layers. temporal: see `units_of`. refine_rounds: how
     often calibration inputs are drawn from the quantized network and everything is learned again, with refine_iterations
-    in place of the passes' own (TCAQ-DM's PAR; the stage drives it). ConfigError for settings that cannot be.
+    in place of the passes' own (TCAQ-DM's PAR, see `refinements`). ConfigError for settings that cannot be.
     """
 
     passes: dict[str, Pass]
@@ -61,15 +64,24 @@ class Reconstruction:
         return any(one.reads_full for one in self.passes.values())
 
     @property
-    def targets(self) -> dict[str, Any] | None:
-        """What of the full-precision network is asked for: which units, of how many samples, their inputs too."""
+    def targets(self) -> Targets:
+        """See ReconMethod."""
         return {"units": self.units, "num_samples": self.num_samples, "inputs": self.reads_full}
 
-    def refined(self) -> Reconstruction:
-        """One round of refinement: the same passes with refine_iterations each, where they have any."""
+    def refinements(self) -> list[Reconstruction]:
+        """refine_rounds times the same passes with refine_iterations each, where they have any."""
         rest = self.refine_iterations or 0
         passes = {n: replace(one, iterations=rest if one.iterations else 0) for n, one in self.passes.items()}
-        return replace(self, passes=passes, refine_rounds=None, refine_iterations=None)
+        return [replace(self, passes=passes, refine_rounds=None, refine_iterations=None)] * (self.refine_rounds or 0)
+
+    def cost(self, samples: float) -> float:
+        """See ReconMethod."""
+        passes = [one for one in self.passes.values() if one.iterations]
+        used = min(samples, float(self.num_samples or samples))
+        # Forward and backward of each unit once an iteration is three passes of the network; capturing is half a pass of the
+        # quantized network for each unit, in every pass.
+        learning = sum(one.iterations for one in passes) * self.batch_size * 3
+        return float(learning + _TYPICAL_UNITS * 0.5 * used * len(passes))
 
     @property
     def learns_rounding(self) -> bool:
@@ -97,8 +109,7 @@ class Reconstruction:
 class NoReconstruction:
     """Keeps rounding to nearest and the calibrated ranges."""
 
-    num_samples: int | None = None
-    refine_rounds: int | None = None
+    num_samples: ClassVar[None] = None
     learns_rounding: ClassVar[bool] = False
     targets: ClassVar[None] = None
 
@@ -106,6 +117,14 @@ class NoReconstruction:
         self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None = None
     ) -> None:
         """Nothing to learn."""
+
+    def refinements(self) -> tuple[()]:
+        """Nothing after it."""
+        return ()
+
+    def cost(self, samples: float) -> float:
+        """Nothing is run."""
+        return 0.0
 
 
 def _reconstruct(setting: Setting, name: str, one: Pass, unit: Unit, number: int) -> None:

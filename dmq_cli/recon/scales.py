@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.quant import Static, TensorQuantizer, source_of
-from dmq_cli.quant.scales import PerStep
+from dmq_cli.quant import ScaleSource, TensorQuantizer, source_of
 from dmq_cli.recon.learners import Learner, cosine
 
 
@@ -34,24 +32,25 @@ class Scales:
 
     def start(self, quantizers: Iterable[TensorQuantizer], iterations: int) -> Learner | None:
         """The learner, or None if no scale here has a parameter."""
-        sources = [source for quantizer in quantizers if (source := source_of(quantizer)).learnable()]
+        sources = [source for source in map(source_of, quantizers) if source.learnable()]
         return _Steps(self, sources, iterations) if sources else None
 
 
 class _Steps:
-    def __init__(self, record: Scales, sources: list[Any], iterations: int) -> None:
-        self.bounded = [s.scale for s in sources if isinstance(s, Static | PerStep)]
+    def __init__(self, record: Scales, sources: list[ScaleSource], iterations: int) -> None:
+        self.bounds = [bound for source in sources for bound in source.bounds()]
         groups = [{"params": source.learnable(), "lr": record.lr * self._unit(record, source)} for source in sources]
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.parameters = [parameter for source in sources for parameter in source.learnable()]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
         self.scheduler = cosine(self.optimizer, iterations) if record.decay else None
 
     @staticmethod
-    def _unit(record: Scales, source: Any) -> float:
-        table = record.relative and isinstance(source, Static | PerStep)
-        return float(source.scale.detach().mean()) if table else 1.0
+    def _unit(record: Scales, source: ScaleSource) -> float:
+        """What the learning rate of a source is relative to."""
+        scales = [parameter.detach().mean() for parameter, _ in source.bounds()] if record.relative else []
+        return float(torch.stack(scales).mean()) if scales else 1.0
 
     def penalty(self, iteration: int) -> Tensor | None:
         return None
@@ -61,8 +60,8 @@ class _Steps:
 
     @torch.no_grad()
     def settle(self) -> None:
-        for scale in self.bounded:
-            scale.clamp_(min=1e-8)
+        for scale, least in self.bounds:
+            scale.clamp_(min=least)
 
     def finish(self) -> None:
         for parameter in self.parameters:

@@ -48,7 +48,7 @@ class Scheduler(Protocol):
         ...
 
     def step(
-        self, model_output: Tensor, timestep: int, sample: Tensor, eta: float = 0.0, noise: Tensor | None = None,
+        self, model_output: Tensor, timestep: int, sample: Tensor, *, eta: float = 0.0, noise: Tensor | None = None,
         variance: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """The sampler's x at the next call, or the image after the last one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 
+from dmq_cli.calib import Strategy
+from dmq_cli.correct import CorrectionMethod
 from dmq_cli.errors import ConfigError, DmqError
+from dmq_cli.metrics import Protocol
 from dmq_cli.models import (
     Adapter,
     Call,
     Decoder,
+    Denoiser,
     ModelDenoiser,
     Numerics,
     cond_rows,
@@ -24,10 +29,13 @@ from dmq_cli.models import (
     model_decoder,
     model_schedule,
 )
-from dmq_cli.sampling import UNGUIDED, Deterministic, Guide, Sampler, Scheduler
+from dmq_cli.paths import importing
+from dmq_cli.recon import ReconMethod
+from dmq_cli.sampling import UNGUIDED, Correction, Deterministic, Guide, Sampler, Scheduler
 from dmq_cli.stages.targets import check_makeable
 from dmq_cli.store.tensors import RowFile, load_tensors
-from dmq_cli.wrap import Attached, QuantDenoiser, attach, bake, freeze, load_state, quantizing
+from dmq_cli.transform import Transform
+from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, attach, bake, freeze, load_state, quantizing
 
 
 def make(section: Mapping[str, Any]) -> Any:
@@ -37,7 +45,8 @@ def make(section: Mapping[str, Any]) -> Any:
     """
     check_makeable(section)
     try:
-        return instantiate(section, _convert_="all")
+        with importing():
+            return instantiate(section, _convert_="all")
     except (InstantiationException, TypeError) as error:  # the latter for flags, as `_partial_`, of another type
         if isinstance(error.__cause__, DmqError):
             raise error.__cause__ from error
@@ -106,6 +115,49 @@ def with_quantizers(network: Adapter, config: Mapping[str, Any]) -> Attached:
     calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
     timesteps = torch.tensor(list(dict.fromkeys(calls)))  # a row for each: PLMS calls one of them twice
     return attach(network, make(config["scheme"]) + make(config["policy"]), timesteps)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Every part that a configuration names, made once, when it is prepared."""
+
+    calib: Strategy
+    transform: Transform
+    scheme: Scheme
+    policy: Scheme
+    recon: ReconMethod
+    correct: CorrectionMethod
+    sampler: Sampler | Deterministic
+    calib_sampler: Sampler | Deterministic
+    protocol: Protocol
+    numerics: Numerics = field(default_factory=Numerics)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """What the sampling loop draws with: a Denoiser and what corrects it (None: nothing). shape: (C, H, W) of a sample."""
+
+    denoiser: Denoiser
+    shape: tuple[int, ...]
+    correction: Correction | None = None
+
+
+def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapping[str, Path]) -> Estimator:
+    """What samples under this configuration: decided here and nowhere else.
+
+    inputs: folders of the stages that it rests on, by name; without `reconstruct` it is the full-precision network.
+    """
+    if "reconstruct" not in inputs:
+        network = adapter(config, runtime)
+        return Estimator(ModelDenoiser(network), network.sample_shape())
+    pair = Quantized(config, runtime, inputs["reconstruct"])
+    return Estimator(pair.quantized, pair.attached.adapter.sample_shape(), correction(config, inputs["correct"]))
+
+
+def correction(config: Mapping[str, Any], tables: Path) -> Correction | None:
+    """The correction in use. tables: the artifact of correct."""
+    method: CorrectionMethod = make(config["correct"])
+    return method.load(load_tensors(tables / "tables.safetensors"))
 
 
 class Quantized:

@@ -8,7 +8,7 @@ it makes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.results.naming import LABELS
+from dmq_cli.stages.build import Parts
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
@@ -41,22 +42,27 @@ class Node:
     """One stage. version: to be raised with every change of what `run` makes from the same inputs; revised(config): by how
     much it was raised since for this configuration alone, where the change concerns some of them.
 
+    needs: the stages whose artifacts it gets; a function of the configuration where only some of them need a stage.
     asks: sections that it also reads where the configuration has them: what is not the default.
-    cost(config) estimates the work in network calls on one sample, for `dmq plan`.
+    cost(config, parts) estimates the work in network calls on one sample, for `dmq plan`.
     """
 
     name: str
     reads: tuple[str, ...]
     run: Callable[[Task], None]
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     version: int = 1
     revised: Callable[[Config], int] = field(default=lambda config: 0)
     asks: tuple[str, ...] = ()
-    cost: Callable[[Config], float] = field(default=lambda config: 0.0)
+    cost: Callable[[Config, Parts], float] = field(default=lambda config, parts: 0.0)
 
     def version_for(self, config: Config) -> int:
         """The version of what it makes under this configuration."""
         return self.version + self.revised(config)
+
+    def needs_for(self, config: Config) -> tuple[str, ...]:
+        """The stages that it needs under this configuration."""
+        return self.needs(config) if callable(self.needs) else self.needs
 
     def sections(self, config: Config) -> Config:
         """What of the configuration it is handed."""
@@ -78,7 +84,7 @@ class Graph:
     def key(self, name: str, config: Config) -> str:
         """The address of what node `name` makes under this configuration."""
         node = self.nodes[name]
-        needed = [self.key(need, config) for need in node.needs]
+        needed = [self.key(need, config) for need in node.needs_for(config)]
         return digest([name, node.version_for(config), node.identity(config), needed])
 
     def ensure(self, name: str, config: Config) -> Path:
@@ -91,7 +97,7 @@ class Graph:
         if found := self.store.find(name, key):
             _log.debug("%s %s from the cache", name, key[:8])
             return found
-        inputs = {need: self._upstream(need, name, config) for need in node.needs}
+        inputs = {need: self._upstream(need, name, config) for need in node.needs_for(config)}
         with self.store.claim(name, key) as claim:
             if claim.done is not None:
                 return claim.done
@@ -101,7 +107,7 @@ class Graph:
 
     def _force(self, name: str, config: Config) -> None:
         """Compute the forced ones of `name` and what it rests on again, each once in a run."""
-        for part in self.chain(name):
+        for part in self.chain(name, config):
             made = (part, self.key(part, config))
             if part in config["runtime"]["force"] and made not in self.progress.forced:
                 self.progress.forced.add(made)
@@ -138,12 +144,9 @@ class Graph:
         folder: Path = claim.commit(manifest)
         return folder
 
-    def chain(self, name: str) -> Iterator[str]:
-        """The nodes that `name` rests on, upstream first, `name` last, each once."""
-        seen: list[str] = []
-        for need in self.nodes[name].needs:
-            seen += [node for node in self.chain(need) if node not in seen]
-        yield from [*seen, name]
+    def chain(self, name: str, config: Config) -> list[str]:
+        """See `chain`."""
+        return chain(self.nodes, name, config)
 
     def why_missing(self, name: str, config: Config) -> str:
         """Why an artifact has to be computed: what differs from the nearest one of the same stage."""
@@ -161,6 +164,14 @@ class Graph:
         except (ArtifactCorruptError, AttributeError):
             return None
         return sections if isinstance(sections, dict) else None
+
+
+def chain(nodes: Mapping[str, Node], name: str, config: Config) -> list[str]:
+    """The nodes that `name` rests on under this configuration, upstream first, `name` last, each once."""
+    seen: list[str] = []
+    for need in nodes[name].needs_for(config):
+        seen += [node for node in chain(nodes, need, config) if node not in seen]
+    return [*seen, name]
 
 
 def with_code(config: Config, nodes: Iterable[Node]) -> dict[str, Any]:

@@ -10,26 +10,49 @@ from typing import Any
 
 import torch
 
+from dmq_cli.calib import Strategy
+from dmq_cli.correct import CorrectionMethod
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol
-from dmq_cli.quant import ByLikelihood, BySnr, Slot, StepContext, Uniform
+from dmq_cli.ops.ranges import RangeEstimator
+from dmq_cli.quant import (
+    ByLikelihood,
+    BySnr,
+    ChoiceKind,
+    Grid,
+    ScaleKind,
+    ScaleSource,
+    Slot,
+    StepContext,
+    Uniform,
+)
+from dmq_cli.recon import ReconMethod
+from dmq_cli.sampling import Correction, Scheduler
 from dmq_cli.stages import build
 from dmq_cli.stages.plugins import is_foreign, resolve
+from dmq_cli.transform import Transform
+
+
+def members(protocol: type) -> tuple[str, ...]:
+    """What a protocol asks for, as in INTERFACES: values first, then methods, each with how it is called."""
+    public = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
+    methods = {name: value for name in public if inspect.isfunction(value := vars(protocol)[name])}
+    values = dict.fromkeys([*inspect.get_annotations(protocol), *(name for name in public if name not in methods)])
+    return (*values, *(f"{name}({_given(method)})" for name, method in methods.items()))
+
+
+def _given(method: Any) -> str:
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return ", ".join(f"{one.name}=" if one.kind is one.KEYWORD_ONLY else one.name for one in parameters)
+
 
 # What the stages read and how they call it: "name=" is given by that name, "a or b" is one of the two.
 INTERFACES: dict[str, tuple[str, ...]] = {
-    "calib": (
-        "seeds", "check(own)", "scheduler(own)", "size(total)", "evaluations(total)", "choose(scheduler, features)",
-    ),
-    "transform": ("estimate(adapter, data, report)", "shapes(adapter)"),
+    "calib": members(Strategy),
+    "transform": members(Transform),
     "scheme": ("rules", "fold(sites)", "resolve(sites)", "__add__(other)"),
-    "recon": (
-        "num_samples", "refine_rounds", "learns_rounding", "targets", "run(attached, data, num, work, report, targets)",
-    ),
-    "correct": (
-        "seeds", "check(eta)", "estimate(full, quantized, scheduler, shape, eta, report=, guide=)",
-        "shapes(calls, shape, guided)", "load(tensors)",
-    ),
+    "recon": members(ReconMethod),
+    "correct": members(CorrectionMethod),
     "sampler": ("eta", "calls", "scheduler(schedule)"),
     "numerics": ("set_tf32(device)", "apply(model, units)"),
     "protocol": (
@@ -38,24 +61,18 @@ INTERFACES: dict[str, tuple[str, ...]] = {
     ),
     "logger": ("package", "log(run, found)"),
     "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "fits(site)", "changes()"),
-    "scale": ("varies", "build(slot)"),
-    "choice": ("grids(grid)",),
+    "scale": members(ScaleKind),
+    "choice": members(ChoiceKind),
     "granularity": ("grouped(x) or channels(x)", "shape(ndim, groups)"),
-    "ranges": ("needs_values", "fit(values, grid)"),
+    "ranges": members(RangeEstimator),
     "pass": (
         "iterations", "rounding", "scales", "p", "mix", "drop", "fine", "slots", "activations", "reads_full",
     ),
     "learner": ("start(weights, iterations)",),
-    "correction in use": ("pre(sample, call)", "post(eps, call)", "variance(sigma, noise_gain, call=)"),
-    "scheduler": (
-        "timesteps", "alphas_cumprod", "config", "init_noise_sigma", "fresh()", "dense(num_inference_steps)",
-        "scale_model_input(sample, timestep)", "step(model_output, timestep, sample, eta=, noise=, variance=)",
-    ),
-    "grid": (
-        "bits", "lo", "hi", "parameters(minimum, maximum)", "codes(x, scale, zero_point, rounding)",
-        "fake(x, scale, zero_point)", "__call__(x, scale, zero_point, rounding)",
-    ),
-    "source of scales": ("groups", "rows(samples)", "fill(scale, zero_point)", "learnable()", "__call__(x)"),
+    "correction in use": members(Correction),
+    "scheduler": members(Scheduler),
+    "grid": members(Grid),
+    "source of scales": members(ScaleSource),
 }  # fmt: skip
 
 _ALSO = {"policy": "scheme", "calib_sampler": "sampler"}

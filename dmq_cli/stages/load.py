@@ -24,7 +24,6 @@ from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import told
 from dmq_cli.stages.targets import allowed, check_targets, trusting
 from dmq_cli.store import check_artifact, read_json
-from dmq_cli.store.tensors import load_tensors
 
 _log = logging.getLogger("dmq")
 _STAGES = ("reconstruct", "correct")
@@ -43,7 +42,7 @@ class Loaded(CorrectedDenoiser):
         self.settings, self.scheduler = build.sampler(config)
         guide = build.guide(config, config["runtime"], config["correct"].get("target"))
         pair = build.Quantized(config, config["runtime"], state)
-        correction = build.make(config["correct"]).load(load_tensors(tables / "tables.safetensors"))
+        correction = build.correction(config, tables)
         scale = self.scheduler.scale_model_input
         super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
         self.decode = build.decoder(config, config["runtime"])

@@ -20,12 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.paths import PLUGINS, importing, own_folder, plugins
 from dmq_cli.stages.sources import own_files, release
 from dmq_cli.stages.targets import targets_of
 from dmq_cli.store import digest, file_sha256
 
 _MOST_NAMES = 40  # in a sentence
 _STARTED = time.time()
+_OWN = "dmq_plugin"
 
 Code = dict[str, dict[str, str]]
 """By section and target: the hash of its source, or the version of what it is installed with."""
@@ -43,6 +45,18 @@ class Part:
 _SEEN: dict[
     str, tuple[ModuleType | None, str]
 ] = {}  # the user's modules as they were imported, and the sha256 of their files then
+
+
+def import_plugins() -> None:
+    """Import the modules of all plugins, and dmq_plugin.py of the user's own folder: what they register is there from now on.
+
+    Raises ConfigError for one that cannot be imported.
+    """
+    own = own_folder()
+    names = [*plugins(), *([_OWN] if own is not None and (own / f"{_OWN}.py").is_file() else [])]
+    with importing():
+        for name in names:
+            _import(PLUGINS, name, name)
 
 
 def is_foreign(target: object) -> bool:
@@ -65,8 +79,13 @@ def resolve(key: str, target: Any) -> Part:
 
     Raises ConfigError for what does not exist, cannot be imported, or is code that no file holds.
     """
+    with importing():
+        return _resolved(key, target)
+
+
+def _resolved(key: str, target: Any) -> Part:
     before, started = frozenset(sys.modules) if is_foreign(target) else frozenset(), time.time()
-    part = locate(key, target)
+    part = _located(key, target)
     releases = [release(name) for name in (part.module, getattr(part.value, "__module__", None) or part.module)]
     if None not in releases:
         code = ", ".join(sorted({str(one) for one in releases} - {"dmq"}))
@@ -74,7 +93,7 @@ def resolve(key: str, target: Any) -> Part:
     files = own_files(_roots(part))
     if _is_stale(files, before, started):
         _forget({*files, *_SEEN})
-        part = locate(key, target)
+        part = _located(key, target)
         files = own_files(_roots(part))
     hashes = {name: file_sha256(file) for name, file in files.items()}
     for name, sha256 in hashes.items():
@@ -128,6 +147,11 @@ def _try_import(name: str) -> None:
 
 def locate(key: str, target: Any) -> Part:
     """What a dotted name means to Hydra: attributes first, then modules. Raises ConfigError as `resolve`."""
+    with importing():
+        return _located(key, target)
+
+
+def _located(key: str, target: Any) -> Part:
     names = target.split(".") if isinstance(target, str) else []
     if len(names) < 2 or not all(name.isidentifier() for name in names):
         raise ConfigError(f"{key}={target} is no name of a class; write it as module.Class.")
@@ -193,6 +217,6 @@ def _missing_module(key: str, target: str, name: str, known: Iterable[str]) -> C
     close = difflib.get_close_matches(name, list(known), n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     return ConfigError(
-        f"{key}={target} was asked for, but there is no module {name}{guess}; correct the name, or put the folder that it lies in"
-        " on PYTHONPATH."
+        f"{key}={target} was asked for, but there is no module {name}{guess}; correct the name, or put the file into the"
+        " working folder, into that of --config-dir or on PYTHONPATH."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.metrics import Protocol, extractor_sha256, further_sha256
@@ -19,6 +19,7 @@ from dmq_cli.models import (
 from dmq_cli.paths import resolve
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
+from dmq_cli.stages.build import Parts
 from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
 from dmq_cli.stages.interfaces import check_made, check_scheduler
@@ -45,8 +46,20 @@ _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "samp
 _HOW = ("retry", "scale", "logger")  # say how it is run, not what it is
 
 
+class Prepared(NamedTuple):
+    """config: what every stage is keyed by; parts: all that it names."""
+
+    config: dict[str, Any]
+    parts: Parts
+
+
 def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration every stage is keyed by. config: composed and resolved, plain values.
+    """The configuration of `prepared` alone."""
+    return prepared(config).config
+
+
+def prepared(config: Mapping[str, Any]) -> Prepared:
+    """The configuration every stage is keyed by, and its parts. config: composed and resolved, plain values.
 
     Adds the sha256 of the model and of what it is measured with, and refuses, before anything is computed, seeds that
     overlap, image counts that do not fit the protocol, weights or references of the protocol that are not there, and
@@ -67,15 +80,15 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         check_types(section, config[section])
     model |= told(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
-    prepared = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
-    prepared["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
+    whole = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
+    whole["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
     objects = {section: build.make(config[section]) for section in sections}
     for section, made in objects.items():
         check_made(section, config[section], made)
     check_trace(config.get("trace"))
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
-    prepared["recon_targets"] = objects["recon"].targets
+    whole["recon_targets"] = objects["recon"].targets
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
     for name, made in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):
@@ -88,16 +101,16 @@ def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
         check_readable(image_shape(model), objects["protocol"], f"the model {model['name']}", drawn=True)
         check_tabulated(config, objects["protocol"])
     for name in _HOW:
-        prepared.pop(name, None)
+        whole.pop(name, None)
     # Without these, what is recorded is what was recorded before they existed.
     if objects.get("numerics", Numerics()) == Numerics():
-        prepared.pop("numerics", None)
+        whole.pop("numerics", None)
     if config.get("fp_seeds") is None:
-        prepared.pop("fp_seeds", None)
-    prepared["measured_with"] = None
+        whole.pop("fp_seeds", None)
+    whole["measured_with"] = None
     if config["stage"] == "evaluate":
-        prepared["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
-    return with_code(prepared, NODES.values())
+        whole["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
+    return Prepared(with_code(whole, NODES.values()), Parts(**objects))
 
 
 def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:

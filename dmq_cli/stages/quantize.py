@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
+from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
-from dmq_cli.recon import bytes_of_targets, curves, module_names, record, require_space
+from dmq_cli.recon import ReconMethod, bytes_of_targets, curves, module_names, record, require_space
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
@@ -96,12 +97,12 @@ def targets(task: Task) -> None:
 def reconstruct(task: Task) -> None:
     """Quantizers after learning, and losses.json: how the loss of every unit fell."""
     attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
-    method = build.make(task.config["recon"])
-    rows = _rows(task, method.num_samples)
+    method: ReconMethod = build.make(task.config["recon"])
+    rows, again = _rows(task, method.num_samples), method.refinements()
     method.run(attached, rows, len(rows), task.work, _reporter(task), task.inputs["targets"])
-    for number in range(method.refine_rounds or 0):
-        _refine(task, attached, method, number)
-    write_json(task.work / "losses.json", {"passes": _losses(task, method.refine_rounds or 0)})
+    for number, refinement in enumerate(again):
+        _refine(task, attached, refinement, number)
+    write_json(task.work / "losses.json", {"passes": _losses(task, len(again))})
     _save(task, attached, "The reconstructed quantizers")
 
 
@@ -114,7 +115,7 @@ def _losses(task: Task, rounds: int) -> dict[str, Any]:
     return found
 
 
-def _refine(task: Task, attached: Attached, method: Any, number: int) -> None:
+def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) -> None:
     """One round of progressively aligned reconstruction (TCAQ-DM's Algorithm 1): inputs from the network as it is now."""
     folder, work = task.work / f"tmp-inputs-{number}", task.work / f"tmp-round-{number}"
     work.mkdir(exist_ok=True)
@@ -122,7 +123,7 @@ def _refine(task: Task, attached: Attached, method: Any, number: int) -> None:
         folder.mkdir(exist_ok=True)
         _collect(task, QuantDenoiser(attached), attached.adapter, folder)
     rows = Rows(folder, task.runtime["batch_size"], method.num_samples)
-    method.refined().run(attached, rows, len(rows), work, _reporter(task, f"round {number + 1} "))
+    method.run(attached, rows, len(rows), work, _reporter(task, f"round {number + 1} "), None)
 
 
 def _samples(task: Task, rows: Rows) -> Callable[[int], None]:
@@ -142,23 +143,22 @@ def _reporter(task: Task, prefix: str = "") -> Any:
 
 def correct(task: Task) -> None:
     """Tables of the correction; empty, and no network is built, for one that is estimated on no noise."""
-    method = build.make(task.config["correct"])
+    method: CorrectionMethod = build.make(task.config["correct"])
     tensors = {} if method.seeds is None else _estimate(task, method)
     check_finite(tensors, "The correction tables")
     save_tensors(task.work / "tables.safetensors", tensors)
 
 
-def _estimate(task: Task, method: Any) -> dict[str, Tensor]:
+def _estimate(task: Task, method: CorrectionMethod) -> dict[str, Tensor]:
     pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
     full, quantized = (InBatches(one, task.runtime["batch_size"]) for one in (pair.full, pair.quantized))
     with torch.inference_mode():
-        found: dict[str, Tensor] = method.estimate(
+        return method.estimate(
             full, quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
             report=lambda done, total: task.progress.update("calls", done, total),
             guide=build.guide(task.config, task.runtime, task.config["correct"].get("target")),
         )  # fmt: skip
-    return found
 
 
 def _save(task: Task, attached: Attached, what: str) -> None:

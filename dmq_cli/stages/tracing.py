@@ -21,7 +21,7 @@ from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
-from dmq_cli.store.tensors import load_tensors, save_tensors
+from dmq_cli.store.tensors import save_tensors
 
 _SHOWN = 16  # images that are decoded
 
@@ -48,7 +48,7 @@ def trace(task: Task) -> None:
 def _walks(task: Task) -> Walks:
     pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
-    correction = build.make(task.config["correct"]).load(load_tensors(task.inputs["correct"] / "tables.safetensors"))
+    correction = build.correction(task.config, task.inputs["correct"])
     guide = build.guide(task.config, task.runtime, task.config["correct"].get("target"))
     return Walks(pair.attached, pair.full, pair.quantized, scheduler, correction, settings.eta, guide)
 

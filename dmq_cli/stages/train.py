@@ -19,7 +19,7 @@ from dmq_cli.stages import build
 from dmq_cli.stages.card import write_card
 from dmq_cli.stages.find_reference import real_images
 from dmq_cli.stages.graph import Graph, Node, Task, with_code
-from dmq_cli.stages.prepare import prepare
+from dmq_cli.stages.prepare import prepared
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.targets import trust
 from dmq_cli.stages.verbs import graph
@@ -125,20 +125,20 @@ def _publish(places: Mapping[str, Path], card: Mapping[str, Any], install: bool)
 def _trained(made: Graph, node: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     """What training found, and below `autoencoder` what the training of the first stage found."""
     found: dict[str, Any] = read_json(made.ensure(node, sections) / "training.json")
-    for need in made.nodes[node].needs:
+    for need in made.nodes[node].needs_for(sections):
         found[need.removeprefix("train_")] = read_json(made.ensure(need, sections) / "training.json")
     return found
 
 
 def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     """Fréchet distance of the new model over the seed ranges, the floor beside it, and a look for memorised images."""
-    config = prepare({**composed, "stage": "evaluate", "model": {**composed["model"], "path": str(folder)}})
+    config, parts = prepared({**composed, "stage": "evaluate", "model": {**composed["model"], "path": str(folder)}})
     made, ranges = graph(config, progress), [show(r) for r in parse_ranges(config["seeds"])]
     numbers = [
         read_json(made.ensure("evaluate_fp", {**config, "seeds": r}) / "numbers.json")["numbers"] for r in ranges
     ]
     images = load_images(made.ensure("sample_fp", {**config, "seeds": ranges[0]}))
-    protocol: Protocol = build.make(config["protocol"])
+    protocol = parts.protocol
     distance = flat(over_ranges(numbers))
     return {
         "distance": distance,

@@ -17,7 +17,7 @@ from dmq_cli.errors import ConfigError, DmqError, SchemeError, SeedError, neares
 from dmq_cli.metrics import Protocol
 from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Conditions, Site, has_mid_attention
 from dmq_cli.ops import LpSearch, MinMax, Percentile
-from dmq_cli.quant import Log2, PerStepScale
+from dmq_cli.quant import Log2
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages.interfaces import check_interfaces
 from dmq_cli.stages.plugins import resolve
@@ -226,7 +226,7 @@ def check_steps(scheme: Scheme, calibrated: Tensor, sampled: Tensor) -> None:
 
     calibrated, sampled: (S,) timesteps. Near is within the greatest gap between calibrated ones. Raises ConfigError.
     """
-    tables = any(isinstance(rule.scale, PerStepScale) or rule.choice is not None for rule in scheme.rules)
+    tables = any((rule.scale is not None and rule.scale.by_step) or rule.choice is not None for rule in scheme.rules)
     distance = (sampled[:, None] - calibrated[None]).abs().amin(1)
     if not tables or not bool(distance.any()):
         return

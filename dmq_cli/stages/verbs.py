@@ -49,7 +49,9 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Stage and key of everything that a run with this prepared configuration uses, whether it has got there or not."""
     made = graph(config, Progress(quiet=True))
-    return {(part, made.key(part, own)) for name, own in targets(config["stage"], config) for part in made.chain(name)}
+    return {
+        (part, made.key(part, own)) for name, own in targets(config["stage"], config) for part in made.chain(name, own)
+    }
 
 
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
@@ -107,7 +109,7 @@ def _run(
     paths: dict[str, Path] = {}
     for name, own in wanted:
         made.ensure(name, own)
-        for part in made.chain(name):
+        for part in made.chain(name, own):
             found = made.store.find(part, made.key(part, own))
             if found is not None:
                 paths[f"{part}-{own['seeds']}" if part.startswith(("sample", "evaluate")) else part] = found

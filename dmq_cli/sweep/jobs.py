@@ -92,12 +92,12 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
 
 
 def job_key(config: Any) -> str:
-    """The name of a job: hash of its composed configuration, wherever its outputs lie, of the versions of all stages, and of the
+    """The name of a job: hash of its composed configuration, wherever its outputs lie, of the versions of its stages, and of the
     code in it that is not dmq's own. Raises ConfigError for code that is not there or cannot be imported.
     """
     from omegaconf import OmegaConf
 
-    from dmq_cli.stages.nodes import NODES
+    from dmq_cli.stages.nodes import versions
     from dmq_cli.stages.plugins import code_of
 
     own = copy.deepcopy(config)
@@ -108,8 +108,8 @@ def job_key(config: Any) -> str:
         own.runtime.outputs = "outputs"  # paths of models begin with it
     plain: Any = OmegaConf.to_container(own, resolve=True)
     what = {name: value for name, value in plain.items() if name not in OUTSIDE}
-    code, versions = code_of(what, what), {name: node.version_for(plain) for name, node in NODES.items()}
-    return digest([what, versions, *([code] if code else [])])
+    code = code_of(what, what)
+    return digest([what, versions(plain), *([code] if code else [])])
 
 
 def _label(jobs: Sequence[Job]) -> None:

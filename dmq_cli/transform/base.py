@@ -38,6 +38,10 @@ class Transform(Protocol):
         """What `estimate` finds, on the meta device: names and shapes, which need no data."""
         ...
 
+    def cost(self, samples: float) -> float:
+        """The work of `estimate`, in network calls on one sample. samples: rows of the calibration set."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoTransform:
@@ -50,6 +54,10 @@ class NoTransform:
     def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
         """Nothing to put in."""
         return {}
+
+    def cost(self, samples: float) -> float:
+        """The data are not looked at."""
+        return 0.0
 
 
 def check_match(match: str) -> None:

@@ -78,6 +78,10 @@ class LowRank:
                 found[f"{layer.name}.branch_up"] = torch.empty(len(weight), rank, device="meta")
         return found
 
+    def cost(self, samples: float) -> float:
+        """See Transform: one look at the whole set."""
+        return samples
+
     def rank_of(self, weight: Tensor) -> int:
         """Of the branch beside this weight; 0: none."""
         return min(self.rank, min(weight.flatten(1).shape) // 2)

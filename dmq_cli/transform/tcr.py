@@ -70,6 +70,10 @@ class Tcr:
         weights = {x.name: adapter.model.get_parameter(f"{x.name}.weight") for x in matching(adapter, self.match)}
         return {f"{name}.channel_scale": torch.empty(w.shape[1], device="meta") for name, w in weights.items()}
 
+    def cost(self, samples: float) -> float:
+        """See Transform: one look at the whole set."""
+        return samples
+
     def scale(self, maxima: Tensor) -> Tensor:
         """r (C,) in [1, clamp], in the dtype of maxima, which is (T, C), >= 0, a row for each timestep in order."""
         runs = torch.tensor_split(maxima.double(), min(self.groups or len(maxima), len(maxima)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import Adapter, Site, check_attentions, run_once, sites
-from dmq_cli.quant import Choice, Split, StepContext, StepMLP, TensorQuantizer, TimeGrid
+from dmq_cli.quant import Choice, StepContext, TensorQuantizer, TimeGrid, site_quantizer, source_of
 from dmq_cli.wrap.attention import QuantAttention
 from dmq_cli.wrap.build import Maker
 from dmq_cli.wrap.layers import QuantMixin, with_quantizers
@@ -60,9 +60,8 @@ class Attached:
         layers = self.layers()
         for name, root, site in self._roots("weight"):
             weight, spec = layers[site.module].latent_weight().detach(), self.specs[site]
-            pieces = torch.split(weight, list(root.sizes), root.dim) if isinstance(root, Split) else (weight,)
             parts = [(path, m) for path, m in _parts(name, root) if isinstance(m, TensorQuantizer)]
-            for (path, quantizer), piece in zip(parts, pieces, strict=True):
+            for (path, quantizer), piece in zip(parts, site_quantizer(root).pieces(weight), strict=True):
                 yield path, quantizer, piece, spec
 
     def units(self) -> list[str]:
@@ -90,11 +89,10 @@ class Attached:
 
 
 def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The module and, if it is a split or a choice, all below it."""
+    """The quantizer of a site and all that it is made of."""
     yield path, module
-    if isinstance(module, Split | Choice):
-        for number, part in enumerate(module.parts):
-            yield from _parts(f"{path}.parts.{number}", part)
+    for number, part in enumerate(site_quantizer(module).parts):
+        yield from _parts(f"{path}.parts.{number}", part)
 
 
 def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
@@ -159,7 +157,6 @@ def bake(attached: Attached) -> None:
 
 @torch.no_grad()
 def freeze(attached: Attached) -> None:
-    """Replace every network of scales (TDQ) by its table."""
+    """Replace every source of scales by what need not be computed when sampling: networks of scales (TDQ) by their tables."""
     for quantizer in attached.quantizers().values():
-        if isinstance(quantizer.scale, StepMLP):
-            quantizer.scale = quantizer.scale.frozen()
+        quantizer.scale = source_of(quantizer).frozen()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dmq_cli.models.roles import ATTENTION_SLOTS
+from dmq_cli.quant import SiteQuantizer
 
 
 class QuantAttention:
@@ -31,7 +32,7 @@ class QuantAttention:
     def __call__(self, attn: nn.Module, *args: Any, temb: Tensor | None = None, **named: Any) -> Any:
         if temb is not None:
             named["temb"] = temb
-        if not self.observed and not any(getattr(q, "enabled", False) for q in slot_quantizers(attn)):
+        if not self.observed and not any(quantizer.enabled for quantizer in slot_quantizers(attn)):
             return self.original(attn, *args, **named)
         calls: list[int] = []  # a list of this scope: torch.compile does not see attributes that a mode changes
         with _Redirect(attn, calls):
@@ -41,7 +42,7 @@ class QuantAttention:
         return output
 
 
-def slot_quantizers(attn: nn.Module) -> list[nn.Module]:
+def slot_quantizers(attn: nn.Module) -> list[SiteQuantizer]:
     """The quantizers of q, k, v and the probabilities, in this order."""
     return [getattr(attn, f"{slot}_quantizer") for slot in ATTENTION_SLOTS]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site
 from dmq_cli.ops import PerChannel, PerInputChannel, PerTensor
-from dmq_cli.quant import Choice, Grid, Nearest, Slot, Split, StepContext, TensorQuantizer
+from dmq_cli.quant import Choice, FullPrecision, Grid, Nearest, Slot, Split, StepContext, TensorQuantizer
 from dmq_cli.wrap.scheme import Spec
 
 
@@ -23,9 +23,9 @@ class Maker:
     timesteps: Tensor
 
     def build(self, site: Site, spec: Spec) -> nn.Module:
-        """The quantizer of a site, or an Identity. Raises SchemeError for a specification that the site cannot have."""
+        """The quantizer of a site, or FullPrecision. Raises SchemeError for a specification that the site cannot have."""
         if not spec.quantized:
-            return nn.Identity()
+            return FullPrecision()
         _check(site, spec)
         sizes = self.splits.get(site.module)
         if not spec.split:

@@ -11,11 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.quant import SiteQuantizer
+
 EXTRAS = ("channel_scale", "branch_down", "branch_up", "tuned")
 
 
 class QuantMixin:
-    """Adds `input_quantizer` and `weight_quantizer` (identity where a tensor stays in full precision).
+    """Adds `input_quantizer` and `weight_quantizer` (see SiteQuantizer).
 
     channel_scale r (in channels,): the layer reads x / r and its weight is W r. branch_down, branch_up: a branch of low
     rank beside the quantized path, which takes its product off the weight. tuned: a weight that was fine-tuned, which
@@ -23,8 +25,8 @@ class QuantMixin:
     """
 
     weight: Tensor
-    input_quantizer: nn.Module
-    weight_quantizer: nn.Module
+    input_quantizer: SiteQuantizer
+    weight_quantizer: SiteQuantizer
     baked: Tensor | None
     channel_scale: Tensor | None
     branch_down: Tensor | None
@@ -67,7 +69,7 @@ class QuantMixin:
 
     def quantized_weight(self) -> Tensor:
         """The weight as the quantized network sees it: the baked copy if there is one and quantization is on."""
-        if not getattr(self.weight_quantizer, "enabled", False):
+        if not self.weight_quantizer.enabled:
             return self.transformed_weight()
         if self.baked is not None:
             return self.baked
@@ -81,7 +83,7 @@ class QuantMixin:
         A weight whose quantizer is off is not kept: it would pass for quantized when the quantizer is on again.
         """
         self.baked = None
-        if getattr(self.weight_quantizer, "enabled", False):
+        if self.weight_quantizer.enabled:
             self.baked = self.quantized_weight().detach().contiguous()
 
     def extras(self) -> dict[str, Tensor]:

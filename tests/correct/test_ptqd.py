@@ -52,7 +52,7 @@ def ptqd(**changes: Any) -> Ptqd:
 
 
 def estimate(
-    config: Ptqd, quantized: Denoiser, eta: float = 0.0, shape: tuple[int, int, int] = SHAPE
+    config: Ptqd, quantized: Denoiser, eta: float = 0.0, shape: tuple[int, ...] = SHAPE
 ) -> dict[str, Tensor]:
     return config.estimate(full, quantized, scheduler(STEPS), shape, eta, DOUBLE)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.diagnose import Traced, Walks, trace
-from dmq_cli.diagnose.watch import VALUES, interval
+from dmq_cli.diagnose.watch import VALUES
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.quant import ByLikelihood, Choice, DynamicScale, Log2, PerStepScale, Split
 from dmq_cli.sampling import DPMpp2S, Guide, Scheduler, Step, walk
@@ -205,7 +205,7 @@ def test_intervals_are_those_of_the_step() -> None:
 def test_the_interval_of_a_sample_of_its_own_range() -> None:
     attached = wrapped(scheme(Rule("edge.in.input", scale=DynamicScale())), fit=False, **SMALL)
     x = torch.stack([torch.linspace(-1, 1, 128), torch.linspace(-2, 2, 128)]).view(2, 2, 8, 8).double()
-    assert float(interval(attached.layers()["conv_in"].input_quantizer, x)) == pytest.approx(3 / 255, rel=1e-3)
+    assert float(attached.layers()["conv_in"].input_quantizer.interval(x)) == pytest.approx(3 / 255, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["cond_unet", "dit"])

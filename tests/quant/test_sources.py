@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from dmq_cli.quant import (
     PerStep,
     PerStepScale,
     ScaleKind,
+    ScaleSource,
     Slot,
     Static,
     StaticScale,
@@ -77,12 +80,26 @@ def test_a_kind_builds_its_source_for_the_slot(
     made = kind.build(asked)
     assert type(made) is source and source_of(TensorQuantizer(asked.grid, made, Nearest())).groups == groups
     assert getattr(made, "context", asked.context) is asked.context
+    check_what_a_source_says(made, varies)
+    assert kind.by_step == (type(kind) is PerStepScale)
     if rows is not None:
         assert isinstance(made, Static | PerStep)
         assert made.scale.shape == made.zero_point.shape == (*rows, *shape)
         assert bool((made.scale == 1).all()) and not bool(made.zero_point.any()) and not made.scale.requires_grad
     if isinstance(made, Dynamic):
         assert made.grid == asked.grid
+
+
+def check_what_a_source_says(made: nn.Module, varies: bool) -> None:
+    """That it varies as its kind does, keeps scales above zero, and gives the same scales once it is frozen."""
+    source = cast(ScaleSource, made)
+    scales = [name for name, _ in made.named_parameters() if name == "scale"]
+    assert source.varies == varies and {least for _, least in source.bounds()} == ({1e-8} if scales else set())
+    assert [id(parameter) for parameter, _ in source.bounds()] == [id(made.get_parameter(name)) for name in scales]
+    assert all(any(one is other for other in source.learnable()) for one, _ in source.bounds())
+    frozen = source.frozen()
+    assert type(frozen) is (Intervals if isinstance(made, StepMLP) else type(made))
+    assert frozen is made or not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import ModelDenoiser
-from dmq_cli.quant import MlpScale
+from dmq_cli.quant import FullPrecision, MlpScale
 from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction, curves
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, extra_state, load_state, quantizing, state
 from tests.recon.runs import ACTIVATIONS, FEW_UNITS, NUM, PER_STEP, assert_same, brecq, changed, few, rows, run, small
@@ -165,7 +165,7 @@ def test_a_stage_without_anything_to_learn_is_passed_over(tmp_path: Path) -> Non
     nothing = small(*FULL, Rule("attn.to_*.weight|time.*.weight|resnet.time_proj.weight", bits=32))
     assert run(quest(), nothing, tmp_path / "nothing") == {"weights": {}} and not extra_state(nothing)
     assert all(
-        (layer.baked is None) == isinstance(layer.weight_quantizer, torch.nn.Identity)
+        (layer.baked is None) == isinstance(layer.weight_quantizer, FullPrecision)
         for layer in nothing.layers().values()
     )
 
@@ -173,7 +173,7 @@ def test_a_stage_without_anything_to_learn_is_passed_over(tmp_path: Path) -> Non
 def test_what_it_asks_for_is_what_its_base_asks_for() -> None:
     base = brecq(num_samples=7, units="layers")
     assert quest(base=base).targets == base.targets == {"units": "layers", "num_samples": 7, "inputs": False}
-    assert quest(base=base).num_samples == 7 and quest(base=base).refine_rounds is None
+    assert quest(base=base).num_samples == 7 and not quest(base=base).refinements()
     assert quest(base=base).learns_rounding and not quest(base=NOTHING).learns_rounding
 
 

@@ -297,7 +297,8 @@ def test_no_reconstruction_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_round_of_refinement_is_the_same_with_other_iterations() -> None:
     settings = brecq(weights=7, scales=0, refine_rounds=2, refine_iterations=5, num_samples=9, seed=3)
-    again = settings.refined()
+    again, other = settings.refinements()
+    assert again == other and not again.refinements()
     assert {name: one.iterations for name, one in again.passes.items()} == {"weights": 5, "scales": 0}
     assert again.refine_rounds is None and again.refine_iterations is None
     assert again == brecq(weights=5, scales=0, num_samples=9, seed=3)
@@ -310,9 +311,8 @@ def test_a_round_of_refinement_learns_everything_again(tmp_path: Path) -> None:
     run(settings, attached, tmp_path / "first")
     (tmp_path / "again").mkdir()
     seen: list[tuple[str, int]] = []
-    settings.refined().run(
-        attached, rows, NUM, tmp_path / "again", lambda unit, _, total, __: seen.append((unit, total))
-    )
+    (again,) = settings.refinements()
+    again.run(attached, rows, NUM, tmp_path / "again", lambda unit, _, total, __: seen.append((unit, total)))
     assert seen == [(unit, 3) for unit in 2 * FEW_UNITS for _ in range(3)]
     run(brecq(weights=3, scales=4), direct, tmp_path / "direct")
     weights = [{k: v for k, v in state(one).items() if "weight" in k} for one in (attached, direct)]

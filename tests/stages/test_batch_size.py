@@ -53,7 +53,7 @@ def made(config: dict[str, Any], outputs: Path, size: int) -> dict[str, Tensor]:
     graph = Graph(NODES, ArtifactStore(outputs / str(size)), Progress(quiet=True))
     tensors: dict[str, Tensor] = {}
     with in_float64():
-        for stage in graph.chain("correct"):
+        for stage in graph.chain("correct", config):
             for file in sorted(graph.ensure(stage, config).glob("*.safetensors")):
                 tensors |= {f"{stage}/{file.stem}/{name}": tensor for name, tensor in load_tensors(file).items()}
     return tensors

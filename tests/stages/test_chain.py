@@ -92,7 +92,7 @@ def test_artifacts_say_where_they_come_from(done: tuple[Path, Result, list[str]]
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         assert (manifest["stage"], manifest["key"]) == (stage, folder.name)
         assert set(manifest["config"]) == set(nodes.NODES[stage].reads)
-        assert set(manifest["inputs"]) == set(nodes.NODES[stage].needs)
+        assert set(manifest["inputs"]) == set(nodes.NODES[stage].needs_for({}))
         assert {record["path"] for record in manifest["files"]} == {p.name for p in folder.iterdir()} - {
             "manifest.json"
         }

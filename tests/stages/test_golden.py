@@ -45,7 +45,7 @@ def made(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Tensor]
     own = {**config, "model": {**config["model"], "path": str(tiny), "sha256": folder_sha256(tiny)}}
     own["runtime"] = {**config["runtime"], "outputs": str(folder)}
     graph = Graph(NODES, ArtifactStore(folder / "artifacts"), Progress(quiet=True))
-    stages = dict.fromkeys(stage for end in ENDS for stage in graph.chain(end))
+    stages = dict.fromkeys(stage for end in ENDS for stage in graph.chain(end, own))
     with in_float64():
         return {stage: dict(tensors(graph.ensure(stage, own))) for stage in stages}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
-from dmq_cli.stages.graph import Graph, Node, Task, identity
-from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages import build
+from dmq_cli.stages.graph import Graph, Node, Task, identity, with_code
+from dmq_cli.stages.nodes import NODES, versions
 from dmq_cli.stages.plan import plan
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
@@ -87,7 +89,7 @@ def test_numerics_are_in_the_key_only_where_they_are_not_the_default(graph: Grap
     def without(name: str) -> str:
         node = NODES[name]
         read = {section: identity(config[section]) for section in node.reads}
-        return digest([name, node.version_for(config), read, [without(need) for need in node.needs]])
+        return digest([name, node.version_for(config), read, [without(need) for need in node.needs_for(config)]])
 
     assert "numerics" not in config
     assert keys(graph, config) == {name: without(name) for name in NODES}
@@ -165,6 +167,68 @@ def test_the_reference_is_known_by_its_bytes(config: Config, tmp_path: Path, gra
     assert graph.key("sample", first) == graph.key("sample", other)
 
 
+def backend(nodes: Mapping[str, Node], ran: list[str]) -> dict[str, Node]:
+    """The nodes with one more, which a configuration with a section `backend` needs to sample."""
+
+    def export(task: Task) -> None:
+        ran.append(task.config["backend"]["name_of"])
+        (task.work / "exported").write_text("", encoding="utf-8")
+
+    def needs(config: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("reconstruct", "correct", *(("export",) if "backend" in config else ()))
+
+    sampling = replace(nodes["sample"], needs=needs, asks=("numerics", "backend"))
+    return {**nodes, "sample": sampling, "export": Node("export", ("backend",), export, ("reconstruct",))}
+
+
+def test_a_stage_that_some_configurations_need_changes_no_key_of_the_others(config: Config, tmp_path: Path) -> None:
+    before, more = Graph(NODES, ArtifactStore(tmp_path), Progress(quiet=True)), backend(NODES, [])
+    after = Graph(more, ArtifactStore(tmp_path), Progress(quiet=True))
+    assert keys(after, config) == keys(before, config)
+    assert after.chain("evaluate", config) == before.chain("evaluate", config)
+    assert prepare(config) == with_code(prepare(config), more.values())
+    own = {**config, "backend": {"name_of": "other"}}
+    changed = {name for name in NODES if after.key(name, own) != before.key(name, config)}
+    assert changed == {"sample", "evaluate"} and "export" in after.chain("evaluate", own)
+    assert "export" not in after.chain("trace", own)
+
+
+def test_the_versions_in_the_name_of_a_job_are_those_of_what_it_rests_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = versions(config)
+    assert set(before) == set(NODES)
+    for name, node in backend(NODES, []).items():
+        monkeypatch.setitem(NODES, name, node)
+    assert versions(config) == before and "export" in versions({**config, "backend": {}})
+
+
+def test_a_stage_gets_what_it_needs_under_its_configuration(tmp_path: Path) -> None:
+    seen, ran = list[set[str]](), list[str]()
+    nodes = toy(ran) | {"reconstruct": Node("reconstruct", ("a",), lambda task: None)}
+    nodes["correct"] = replace(nodes["reconstruct"], name="correct")
+    nodes["sample"] = Node("sample", ("a",), lambda task: seen.append(set(task.inputs)))
+    graph = Graph(backend(nodes, ran), ArtifactStore(tmp_path), Progress(quiet=True))
+    for own in (plain(1, 2), {**plain(1, 2), "backend": {"name_of": "mine"}}):
+        graph.ensure("sample", own)
+    assert seen == [{"reconstruct", "correct"}, {"reconstruct", "correct", "export"}] and ran == ["mine"]
+
+
+def test_a_plan_makes_every_part_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = list[str](), build.make
+
+    def counted(section: Mapping[str, Any]) -> Any:
+        made.append(section["_target_"])
+        return make(section)
+
+    monkeypatch.setattr(build, "make", counted)
+    plan({**config, "runtime": {**config["runtime"], "outputs": str(tmp_path)}}, "correct")
+    parts = [config[name] for name in ("calib", "transform", "scheme", "policy", "recon", "correct", "protocol")]
+    assert sorted(made) == sorted(
+        [part["_target_"] for part in parts] + [config[name]["_target_"] for name in ("sampler", "calib_sampler")]
+    )
+
+
 def test_identity_drops_labels_at_any_depth() -> None:
     assert identity({"name": 1, "a": [{"path": 2, "b": 3}], "c": {"cite": 4}}) == {"a": [{"b": 3}], "c": {}}
 
@@ -208,7 +272,7 @@ def test_a_stage_runs_once_for_each_key(tmp_path: Path) -> None:
         folder = graph.ensure("late", config)
         assert (folder / "sum").read_text(encoding="utf-8") == str(1 + config["b"])
     assert ran == ["early", "late", "late"]
-    assert list(graph.chain("late")) == ["early", "late"]
+    assert graph.chain("late", plain(1, 2)) == ["early", "late"]
     graph.ensure("early", plain(5, 0))
     assert ran[3:] == ["early"]
 

@@ -57,6 +57,8 @@ class Shift:
         return {{"shift": ()}}
     def load(self, tensors):
         return Used(tensors["shift"])
+    def cost(self, calls):
+        return 8.0 * calls
 """
 FEWER = ("protocol.metrics=[fd]", "seeds=0-7", "protocol.num_images=8", "sampler.num_inference_steps=2")
 Write = Callable[..., str]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import dmq_cli
 from dmq_cli.errors import ConfigError
 from dmq_cli.stages.nodes import NODES
+from dmq_cli.stages.prepare import prepared
 from tests.chain import IMAGES, QUICK, STEPS, artifact, dmq, images, tiny_folder, words
 from tests.test_conf import composed
 
@@ -67,6 +68,7 @@ def test_what_cannot_be_is_refused(overrides: list[str], sentence: str, model: P
 def test_the_plan_counts_calls() -> None:
     def evaluations(name: str) -> float:
         config = composed(f"sampler={name}", "sampler.num_inference_steps=7", "seeds=0-9")
-        return float(NODES["sample_fp"].cost(config))
+        found = prepared({**config, "stage": "sample"})
+        return float(NODES["sample_fp"].cost(*found))
 
     assert [evaluations(name) for name in ("ddim", "plms", "dpmpp_2s", "unipc")] == [70, 80, 140, 70]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dmq_cli.quant import FullPrecision
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, observing, quantizing
 from dmq_cli.wrap.attention import QuantAttention, attend
 from tests.tiny import data, network, scheme, wrapped
@@ -60,7 +61,7 @@ def bare(*, enabled: bool = False) -> nn.Module:
     """An attention whose quantizers do nothing."""
     module = nn.Module()
     for slot in ("q", "k", "v", "prob"):
-        module.add_module(f"{slot}_quantizer", nn.Identity())
+        module.add_module(f"{slot}_quantizer", FullPrecision())
     return module
 
 

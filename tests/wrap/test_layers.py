@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.ops import PerChannel
-from dmq_cli.quant import FixedRound, Nearest, Static, TensorQuantizer, Uniform
+from dmq_cli.quant import FixedRound, FullPrecision, Nearest, Static, TensorQuantizer, Uniform
 from dmq_cli.wrap import (
     Attached,
     QuantDenoiser,
@@ -157,7 +157,7 @@ def test_a_tuned_weight_stands_in_only_while_weights_are_quantized(kind: str, na
 
 def test_a_tuned_weight_is_not_used_by_a_layer_without_a_weight_quantizer() -> None:
     layer = nn.Linear(6, 5).double()
-    twin: Any = with_quantizers(layer, nn.Identity(), nn.Identity())
+    twin: Any = with_quantizers(layer, FullPrecision(), FullPrecision())
     twin.tuned = random(5, 6)
     assert torch.equal(twin(random(2, 6)), layer(random(2, 6)))
 

@@ -16,15 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.metrics.covariance import LARGEST, check_statistics_shapes, checked_statistics
 from dmq_cli.metrics.fidelity import reference_of
 from dmq_cli.metrics.reading.npz import read_arrays, read_heads, read_npz, unreadable
 from dmq_cli.metrics.references.own import read_own
 from dmq_cli.metrics.references.reference import Reference, Statistics
+from dmq_cli.models.importers.arrays import read_arrays as read_notes
 from dmq_cli.store import file_sha256
 
 _ADM = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -75,16 +73,10 @@ def _read_npz(file: Path, name: str) -> Reference | None:
 
 
 def _read_torch_fidelity(file: Path, name: str) -> Reference:
-    # torch.load knows no NumPy arrays unless told: these four make an array of numbers, and run nothing else.
-    made: list[Any] = [np.ndarray, np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
-    rebuild: Any = np.empty(0).__reduce__()[0]
-    named = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     try:
         _check_length(file)
-        with torch.serialization.safe_globals([*made, *named]):
-            stored = torch.load(file, map_location="cpu", weights_only=True)
-        mu, sigma = np.asarray(stored["mu"]), np.asarray(stored["sigma"])
-    except Exception as error:  # pickle, zipfile, torch and the OS each have their own
+        mu, sigma = read_notes(file, ("mu", "sigma")).values()
+    except Exception as error:  # zipfile, the OS and the importers each have their own
         raise unreadable(file, "torch-fidelity's cached mu and sigma", error) from error
     found = {"features": checked_statistics(mu, sigma, file, name)}
     return Reference(name, file_sha256(file), found, record=_told("torch-fidelity", file, found))

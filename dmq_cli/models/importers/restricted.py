@@ -29,11 +29,12 @@ class Global:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What an unpickler would call. items: key and value pairs that are set on the result."""
+    """What an unpickler would call. items: key and value pairs, states: states that are set on the result."""
 
     function: object
     args: object
     items: list[tuple[object, object]] = field(default_factory=list)
+    states: list[object] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +121,11 @@ class _Machine:
         else:
             raise TypeError("it sets items of what is no dictionary")
 
+    def build(self, state: object) -> None:
+        """Note the state of an object that is never made."""
+        if isinstance(self.stack[-1], Call):
+            self.stack[-1].states.append(state)
+
     def refer(self, args: object) -> None:
         self.persistent.append(Persistent(args))
         self.stack.append(self.persistent[-1])
@@ -173,7 +179,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "NEWOBJ_EX": lambda m, _: m.call(*m.take(3)[:2]),
     "INST": lambda m, name: m.call(Global(name.replace(" ", ".")), tuple(m.marked())),
     "OBJ": lambda m, _: m.make(),
-    "BUILD": lambda m, _: m.stack.pop(),  # the state of an object that is never made
+    "BUILD": lambda m, _: m.build(m.stack.pop()),
     "PERSID": lambda m, args: m.refer(args),
     "BINPERSID": lambda m, _: m.refer(m.stack.pop()),
     "PUT": lambda m, index: m.memo.__setitem__(index, m.stack[-1]),

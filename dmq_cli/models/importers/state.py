@@ -74,7 +74,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _average(archive: Archive, node: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The averages at the end of a list, or nothing if its last entry is something else."""
-    if not _mapping(node):
+    if not entries_of(node):
         return {}
     average = _tensors(archive, node)
     if not set(average) <= set(state):
@@ -83,12 +83,12 @@ def _average(archive: Archive, node: object, state: dict[str, Tensor]) -> dict[s
 
 
 def _tensors(archive: Archive, node: object) -> dict[str, Tensor]:
-    entries = _mapping(node)
+    entries = entries_of(node)
     if not entries:
         _refuse(archive.path, f"its state dict is {_word(node)}")
     found: dict[str, Tensor] = {}
     for name, value in entries.items():
-        tensor = _tensor(archive, value)
+        tensor = tensor_of(archive, value)
         if not isinstance(name, str) or tensor is None:
             shown = repr(name[:80]) if isinstance(name, str) else _word(name)
             _refuse(archive.path, f"its entry {shown} is {_word(value)}")
@@ -98,10 +98,11 @@ def _tensors(archive: Archive, node: object) -> dict[str, Tensor]:
     return found
 
 
-def _mapping(node: object) -> dict[object, object] | None:
+def entries_of(node: object) -> dict[object, object] | None:
+    """What a dictionary, or the note of an ordered one, holds; None for another node."""
     if isinstance(node, dict):
         return node
-    if not isinstance(node, Call) or _name(node.function) != _MAPPING:
+    if not isinstance(node, Call) or name_of(node.function) != _MAPPING:
         return None
     args = node.args if isinstance(node.args, tuple) else ()
     listed = args[0] if args and isinstance(args[0], list) else []  # Python 2 wrote its items as an argument
@@ -111,19 +112,19 @@ def _mapping(node: object) -> dict[object, object] | None:
 
 def _is_tensor(node: object) -> bool:
     """Whether this is the note of a tensor, which need not be a possible one."""
-    return isinstance(node, Call) and _name(node.function) in (*_TENSORS, _PARAMETER)
+    return isinstance(node, Call) and name_of(node.function) in (*_TENSORS, _PARAMETER)
 
 
-_NODES = Nodes(_mapping, _is_tensor)
+_NODES = Nodes(entries_of, _is_tensor)
 
 
-def _tensor(archive: Archive, node: object) -> Tensor | None:
+def tensor_of(archive: Archive, node: object) -> Tensor | None:
     """A view of the mapped file, or None if the note is not one of a tensor."""
     if not isinstance(node, Call) or not isinstance(node.args, tuple) or not node.args:
         return None
-    name, args = _name(node.function), node.args
-    if name == _PARAMETER and isinstance(args[0], Call) and _name(args[0].function) in _TENSORS:
-        return _tensor(archive, args[0])
+    name, args = name_of(node.function), node.args
+    if name == _PARAMETER and isinstance(args[0], Call) and name_of(args[0].function) in _TENSORS:
+        return tensor_of(archive, args[0])
     if name not in _TENSORS or len(args) < 4 or not isinstance(args[0], Persistent):
         return None
     return _view(archive, args[0], args[1], args[2], args[3])
@@ -158,14 +159,15 @@ def _sizes(numbers: object) -> bool:
     )
 
 
-def _name(function: object) -> str:
+def name_of(function: object) -> str:
+    """What the function of a call is named; "" for one that is no name."""
     return function.name if isinstance(function, Global) else ""
 
 
 def _word(node: object) -> str:
     """What a note is, without its contents."""
     if isinstance(node, Call):
-        return f"a call of {_name(node.function)[:80]!r}"
+        return f"a call of {name_of(node.function)[:80]!r}"
     return f"the name {node.name[:80]!r}" if isinstance(node, Global) else f"a {type(node).__name__}"
 
 
