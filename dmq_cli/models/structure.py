@@ -50,6 +50,14 @@ class NamedParts(ABC):
         """See Adapter."""
 
     @abstractmethod
+    def temporal(self, timestep: Tensor, cond: object = None) -> dict[str, Tensor]:
+        """See Adapter."""
+
+    @abstractmethod
+    def skip_splits(self) -> dict[str, tuple[int, int]]:
+        """See Adapter."""
+
+    @abstractmethod
     def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
 

@@ -44,7 +44,7 @@ class NoVariance(NoCorrection):
 
     seeds: str | None = "2000000-2000003"
 
-    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+    def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         return {"shift": (calls,)}
 
     def load(self, tensors: Mapping[str, Any]) -> Any:
@@ -268,7 +268,7 @@ def test_somebodys_whole_class_is_taken(base: dict[str, Any]) -> None:
 class Whole(NoCorrection):
     given: Any = None
 
-    def shapes(self, calls: int, shape: tuple[int, int, int], guided: bool) -> dict[str, tuple[int, ...]]:
+    def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         return {"gain": (calls, shape[0]), "bias": (calls, *shape)}
 
     def load(self, tensors: Mapping[str, Any]) -> Any:
