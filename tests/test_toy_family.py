@@ -57,6 +57,7 @@ def registered() -> Iterator[Family]:
 @shapes
 def test_every_layer_and_attention_is_quantized(shape: tuple[int, ...]) -> None:
     attached, (sample, timestep) = wrapped(shape, Rule("*.input", scale=PerStepScale())), toy.data(shape)
+    assert {layer.part for layer in attached.adapter.layers()} == {"edge", "block"}
     assert len(attached.quantizers("weight")) == 2 + 2 * 6 and len(attached.quantizers("prob")) == 2
     expected = toy.network(shape)(sample, timestep / 1000)
     assert torch.allclose(full(attached, shape), expected, rtol=0, atol=1e-12)
