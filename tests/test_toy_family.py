@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dmq_cli.calib import fit_activations, fit_weights
 from dmq_cli.correct import Ptqd, Tac
 from dmq_cli.diagnose import Walks, trace
 from dmq_cli.errors import ConfigError, ModelError
-from dmq_cli.models import Denoiser, Family, ModelDenoiser, families, load_adapter, packed, register, run_once
+from dmq_cli.models import Denoiser, Family, Layer, ModelDenoiser, families, load_adapter, packed, register, run_once
 from dmq_cli.models.attention_calls import attention_callers
 from dmq_cli.models.families import unregister
 from dmq_cli.ops import PerChannel
@@ -56,6 +57,7 @@ def registered() -> Iterator[Family]:
 @shapes
 def test_every_layer_and_attention_is_quantized(shape: tuple[int, ...]) -> None:
     attached, (sample, timestep) = wrapped(shape, Rule("*.input", scale=PerStepScale())), toy.data(shape)
+    assert {layer.part for layer in attached.adapter.layers()} == {"edge", "block"}
     assert len(attached.quantizers("weight")) == 2 + 2 * 6 and len(attached.quantizers("prob")) == 2
     expected = toy.network(shape)(sample, timestep / 1000)
     assert torch.allclose(full(attached, shape), expected, rtol=0, atol=1e-12)
@@ -77,7 +79,7 @@ def test_blocks_are_captured_and_called_again(shape: tuple[int, ...], tmp_path: 
     found = capture(
         attached, "blocks.1", lambda: toy.batches(shape, size=3), 8, tmp_path, activations=True, reads_full=True
     )  # fmt: skip
-    rows, seen = torch.tensor([6, 1, 3]), list[object]()
+    rows, seen = torch.tensor([6, 1, 3]), list[Any]()
     block = attached.model.get_submodule("blocks.1")
     hook = block.register_forward_hook(lambda _m, _x, output: seen.append(output))
     QuantDenoiser(attached)(*toy.data(shape))
@@ -88,7 +90,7 @@ def test_blocks_are_captured_and_called_again(shape: tuple[int, ...], tmp_path: 
         assert torch.allclose(call(block, inputs), packed(seen[0])[rows], rtol=0, atol=1e-12)
     with attached.at(timesteps), quantizing(attached, weights=False, activations=False):
         assert torch.allclose(call(block, found.full(rows)), target, rtol=0, atol=1e-12)
-    tokens, (memory, _) = seen[0]  # type: ignore[misc, attr-defined]
+    tokens, (memory, _) = seen[0]
     assert packed(seen[0]).flatten(1).shape[1] >= tokens[0].numel() + memory[0].numel()
 
 
@@ -198,7 +200,7 @@ def test_noise_belongs_to_seeds_whatever_the_shape(shape: tuple[int, ...]) -> No
 class Unnamed(toy.ToyAdapter):
     """Forgets its attentions."""
 
-    def attentions(self) -> list[toy.Layer]:
+    def attentions(self) -> list[Layer]:
         return []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from dmq_cli.models import Family, Layer
-from dmq_cli.models.structure import NamedParts, find_layers, part_of
+from dmq_cli.models.structure import NamedParts, Patterns, part_of
 
 WIDTH, HEADS = 8, 2
 SHAPES = {"vector": (3,), "series": (3, 5), "image": (3, 4, 4), "film": (2, 3, 4, 4)}
@@ -100,7 +100,7 @@ class ToyNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 class ToyAdapter(NamedParts):
     """Names the parts of a ToyNet."""
 
-    patterns = (
+    patterns: ClassVar[Patterns] = (
         ("first", "edge.in"),
         ("last", "edge.out"),
         (r"blocks\.\d+\.attn\.(to_\w+)", r"attn.\1"),
@@ -108,6 +108,7 @@ class ToyAdapter(NamedParts):
         (r"blocks\.\d+\.mod", "time.modulation"),
     )
     blocks = (ToyBlock,)
+    parts: ClassVar[dict[str, str]] = {"blocks": "block"}
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
         """See Adapter."""
@@ -117,11 +118,9 @@ class ToyAdapter(NamedParts):
     def attentions(self) -> list[Layer]:
         """See Adapter."""
         named = self.model.named_modules()
-        return [Layer(name, "attn", part_of(name)) for name, module in named if isinstance(module, ToyAttention)]
-
-    def layers(self) -> list[Layer]:
-        """See Adapter."""
-        return find_layers(self.model, self.patterns)
+        return [
+            Layer(name, "attn", part_of(name, self.parts)) for name, module in named if isinstance(module, ToyAttention)
+        ]
 
     def blank_cond(self, num: int) -> None:
         """See Adapter."""

@@ -71,6 +71,11 @@ class Family:
         return self.adapter.patterns
 
     @property
+    def parts(self) -> Mapping[str, str]:
+        """Parts of the network by the first name of a module path."""
+        return self.adapter.parts
+
+    @property
     def blocks(self) -> Blocks:
         """Classes of what is reconstructed as one piece."""
         return self.adapter.blocks

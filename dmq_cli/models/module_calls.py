@@ -48,7 +48,7 @@ def packed(output: Any) -> Tensor:
         return found[0]
     places = found[0].shape[2:].numel()
     values = torch.cat([value.reshape(len(value), -1) for value in found], 1)
-    return torch.nn.functional.pad(values, (0, -values.shape[1] % places)).unflatten(1, (-1, places))
+    return torch.nn.functional.pad(values, (0, -values.shape[1] % places)).reshape(len(values), -1, places)
 
 
 def _flat(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

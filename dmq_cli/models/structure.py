@@ -21,20 +21,26 @@ Patterns = Sequence[tuple[str, str]]
 Blocks = tuple[type[nn.Module], ...]
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PARTS = {
+PARTS: Mapping[str, str] = {
     "down_blocks": "down",
     "mid_block": "mid",
     "up_blocks": "up",
     "time_embedding": "time",
     "transformer_blocks": "block",
 }
+"""The part (see roles.py) that lies under each of a network's own modules; all else is edge."""
 
 
 class NamedParts(ABC):
-    """What the adapters of all families answer alike. patterns: roles by path; blocks: what is reconstructed as one piece."""
+    """What the adapters of all families answer alike.
+
+    patterns: roles by path; parts: by the first name of a path; blocks: what is reconstructed as one piece. prediction: what
+    `predict` gives, which the scheduler of a network says.
+    """
 
     patterns: ClassVar[Patterns]
     blocks: ClassVar[Blocks]
+    parts: ClassVar[Mapping[str, str]] = PARTS
     prediction: Prediction = NOISE
 
     def __init__(self, model: Any, tokens: int = 1) -> None:
@@ -50,38 +56,51 @@ class NamedParts(ABC):
         """See Adapter."""
 
     @abstractmethod
+    def temporal(self, timestep: Tensor, cond: object = None) -> dict[str, Tensor]:
+        """See Adapter."""
+
+    @abstractmethod
+    def skip_splits(self) -> dict[str, tuple[int, int]]:
+        """See Adapter."""
+
+    @abstractmethod
     def sample_shape(self) -> tuple[int, ...]:
         """See Adapter."""
 
     def layers(self) -> list[Layer]:
         """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
-        return find_layers(self.model, self.patterns)
+        return find_layers(self.model, self.patterns, self.attentions(), self.parts)
 
     def attentions(self) -> list[Layer]:
         """See Adapter."""
-        return find_attentions(self.model)
+        return find_attentions(self.model, self.parts)
 
     def units(self) -> list[str]:
         """Blocks whole, other layers alone, in the order in which one forward pass runs them."""
         return executed(self.model, self.blocks, lambda: run_once(self))
 
 
-def find_layers(model: nn.Module, patterns: Patterns) -> list[Layer]:
+def find_layers(
+    model: nn.Module, patterns: Patterns, attentions: Sequence[Layer], parts: Mapping[str, str]
+) -> list[Layer]:
     """Every convolution and linear layer, in model order. Raises ModelError for one that fits no pattern."""
-    cross = tuple(f"{layer.name}." for layer in find_attentions(model) if layer.role == "attn.cross")
+    cross = tuple(f"{layer.name}." for layer in attentions if layer.role == "attn.cross")
     found = []
     for name, module in model.named_modules():
         if isinstance(module, _LAYERS):
             role = _role(type(model).__name__, name, patterns)
             role = role.replace("attn.", "attn.cross.", 1) if name.startswith(cross) else role
-            found.append(Layer(name, role, part_of(name)))
+            found.append(Layer(name, role, part_of(name, parts)))
     return found
 
 
-def find_attentions(model: nn.Module) -> list[Layer]:
+def find_attentions(model: nn.Module, parts: Mapping[str, str]) -> list[Layer]:
     """Every attention: role "attn", or "attn.cross" where keys and values come from a condition."""
     named = ((name, module) for name, module in model.named_modules() if isinstance(module, Attention))
-    return [Layer(name, "attn.cross" if module.is_cross_attention else "attn", part_of(name)) for name, module in named]
+    return [
+        Layer(name, "attn.cross" if module.is_cross_attention else "attn", part_of(name, parts))
+        for name, module in named
+    ]
 
 
 def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> list[str]:
@@ -165,9 +184,9 @@ def _role(family: str, name: str, patterns: Patterns) -> str:
     )
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, parts: Mapping[str, str]) -> str:
     """The part of the network (see roles.py) that a module path lies in."""
-    return _PARTS.get(name.split(".")[0], "edge")
+    return parts.get(name.split(".")[0], "edge")
 
 
 def _outermost(model: nn.Module, kinds: Blocks, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -17,9 +17,10 @@ def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, in
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
     """None where the labels that may be this layer's have different bits, or there are none."""
     role = role_of(layer, [pattern for family in families() for pattern in family.patterns])
+    part = part_of(layer, {name: part for family in families() for name, part in family.parts.items()})
     if role is None:
         return None
     cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads
     labels = [f"{one}.input" for one in dict.fromkeys((role, cross))]
-    widths = {policy.get(f"{part_of(layer)}:{label}", policy.get(label)) for label in labels} - {None}
+    widths = {policy.get(f"{part}:{label}", policy.get(label)) for label in labels} - {None}
     return widths.pop() if len(widths) == 1 else None

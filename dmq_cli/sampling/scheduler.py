@@ -72,7 +72,7 @@ def trained(schedule: dict[str, Any]) -> dict[str, Any]:
         )
     if str(variance := schedule.get("variance_type")).startswith("learned"):
         raise ConfigError(
-            f"The model was trained to predict its variance too (variance_type={variance}); dmq samples models that predict the noise alone."
+            f"The model was trained to predict its variance too (variance_type={variance}); dmq samples models that predict the image or its noise alone."
         )
     return noise_schedule(schedule)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmq_cli.diagnose import Cost, network_cost, product_macs, stored_bytes
+from dmq_cli.models import NOISE
 from dmq_cli.models.adapter import Layer
 from dmq_cli.quant import MlpScale
 from dmq_cli.wrap import Attached, Rule, Scheme, attach, extra_state, observing, state
@@ -19,6 +20,8 @@ from tests.tiny import SHAPE, TIMESTEPS, network, scheme, wrapped
 
 class Single:
     """An adapter of one convolution or one attention, called `part`."""
+
+    prediction = NOISE
 
     def __init__(
         self, part: nn.Module, layers: list[Layer], attentions: list[Layer], shape: tuple[int, int, int]

@@ -62,7 +62,8 @@ def theirs(reference: Any, steps: int, alphas: Tensor | None = None, dtype: torc
     if alphas is not None:
         reference.alphas_cumprod = alphas
     reference.set_timesteps(steps)
-    model, x = network(dtype), noise(SHAPE, generators(SEEDS), dtype) * reference.init_noise_sigma
+    model = network(dtype)
+    x: Tensor = noise(SHAPE, generators(SEEDS), dtype) * reference.init_noise_sigma
     for timestep in reference.timesteps:
         output = model(reference.scale_model_input(x, timestep).to(dtype), timestep.reshape(1)).sample
         x = reference.step(output, timestep, x).prev_sample
