@@ -19,7 +19,7 @@ from dmq_cli.store.digest import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # have columns of their own, as have the protocol and the seeds
-_COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps")
+_COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(

@@ -11,6 +11,7 @@ from dmq_cli.models import Adapter, countable, model_shapes
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.interfaces import check_made
+from dmq_cli.stages.layer_bits import with_layer_bits
 from dmq_cli.stages.prepare import calib_sampler, correction
 from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
@@ -34,7 +35,7 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for settings that cannot be, MissingWeightsError or ModelError for a model of which there is neither.
     """
     trust(config)
-    config = {**config, "model": countable(config["model"])}
+    config = with_layer_bits({**config, "model": countable(config["model"])})
     adapter = model_shapes(config["model"])  # first: it says whether there is a model at all
     config["sampler"] = sampler_section(config["sampler"], config["model"])
     config["calib_sampler"] = calib_sampler(config)

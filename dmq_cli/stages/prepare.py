@@ -23,6 +23,7 @@ from dmq_cli.stages.build import Parts
 from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
 from dmq_cli.stages.interfaces import check_made, check_scheduler
+from dmq_cli.stages.layer_bits import with_layer_bits
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
@@ -73,7 +74,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_runtime(config["runtime"], NODES)
     check_choices(config)
     model = identified(config["model"])
-    config = {**config, "sampler": sampler_section(config["sampler"], model)}
+    config = with_layer_bits({**config, "sampler": sampler_section(config["sampler"], model)})
     config["calib_sampler"] = calib_sampler(config)
     sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
     for section in sections:

@@ -14,6 +14,8 @@ from dmq_cli.store import digest
 OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
 """Sections that say how a job is run and not what it is."""
 
+_UNSAID = (("layer_bits", None),)  # without it a job is what it was before there was such a key
+
 Rows = Callable[[dict[str, Any], str], list[list[str]]]
 """The overrides of every runnable row of a paper's table, from config.table and config.scale."""
 
@@ -107,7 +109,7 @@ def job_key(config: Any) -> str:
     if "runtime" in own:
         own.runtime.outputs = "outputs"  # paths of models begin with it
     plain: Any = OmegaConf.to_container(own, resolve=True)
-    what = {name: value for name, value in plain.items() if name not in OUTSIDE}
+    what = {name: value for name, value in plain.items() if name not in OUTSIDE and (name, value) not in _UNSAID}
     code = code_of(what, what)
     return digest([what, versions(plain), *([code] if code else [])])
 

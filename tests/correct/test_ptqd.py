@@ -51,9 +51,7 @@ def ptqd(**changes: Any) -> Ptqd:
     return Ptqd(**{"seeds": "0-15", **changes})
 
 
-def estimate(
-    config: Ptqd, quantized: Denoiser, eta: float = 0.0, shape: tuple[int, ...] = SHAPE
-) -> dict[str, Tensor]:
+def estimate(config: Ptqd, quantized: Denoiser, eta: float = 0.0, shape: tuple[int, ...] = SHAPE) -> dict[str, Tensor]:
     return config.estimate(full, quantized, scheduler(STEPS), shape, eta, DOUBLE)
 
 
