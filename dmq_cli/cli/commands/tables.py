@@ -1,7 +1,7 @@
 """`python -m dmq_cli.cli.commands.tables NAME` writes outputs/tables/NAME/table.md and samples.png from the finished cells of a table, of a
 paper's table what is printed beside what is measured (--scale digits: on the embedded models); `--overview` writes
-outputs/tables/README.md of all of these; `--readme` puts every table that README.md has a place for into it. A table with
-finished cells also gets report.html, the page that `dmq report NAME` writes.
+outputs/tables/README.md of all of these; `--docs` makes the generated parts of README.md and docs/ anew (report/documents.py). A
+table with finished cells also gets report.html, the page that `dmq report NAME` writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import click
 
 from dmq_cli import papers
 from dmq_cli.printing import printable
+from dmq_cli.report.documents import documents, fill
 from dmq_cli.report.html import write_report
-from dmq_cli.report.readme import fill, picture
+from dmq_cli.report.picture import picture
 from dmq_cli.report.tables import table
 from dmq_cli.results.runs import load_results
 from dmq_cli.sentences import guarded
@@ -23,19 +24,18 @@ from dmq_cli.store.files import write_text
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--readme", is_flag=True, help="Put the tables into README.md.")
+@click.option("--docs", is_flag=True, help="Make the generated parts of README.md and docs/ anew.")
 @click.option("--scale", default="paper", show_default=True, help="Of the papers' tables: paper or digits.")
 @click.option("--overview", is_flag=True, help="Write outputs/tables/README.md of the papers' tables.")
 @click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
-def main(names: tuple[str, ...], readme: bool, scale: str, overview: bool, outputs: Path) -> None:
+def main(names: tuple[str, ...], docs: bool, scale: str, overview: bool, outputs: Path) -> None:
     """Write the tables NAMES from their finished cells: Markdown and a picture, of a paper's table CSV and LaTeX, too."""
     of_papers = papers.names()
     for name in names:
         (_paper if name in of_papers else _own)(name, scale, outputs)
     if overview:
         click.echo(printable(papers.overview(outputs)))
-    if readme:
-        file = Path("README.md")
+    for file in documents(Path.cwd()) if docs else ():
         write_text(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
 
 
