@@ -6,6 +6,7 @@ table with finished cells also gets report.html, the page that `dmq report NAME`
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,8 +36,16 @@ def main(names: tuple[str, ...], docs: bool, scale: str, overview: bool, outputs
         (_paper if name in of_papers else _own)(name, scale, outputs)
     if overview:
         click.echo(printable(papers.overview(outputs)))
-    for file in documents(Path.cwd()) if docs else ():
-        write_text(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
+    if docs:
+        _documents(outputs / "tables")
+
+
+def _documents(tables: Path) -> None:
+    """README.md and docs/ of the checkout that is the working folder, and the pictures in docs/images/, called after their tables."""
+    for file in documents(Path.cwd()):
+        write_text(file, fill(file.read_text(encoding="utf-8"), tables))
+    for image in Path("docs/images").glob("*.png"):
+        shutil.copyfile(tables / image.stem / "samples.png", image)
 
 
 def _own(name: str, scale: str, outputs: Path) -> None:
