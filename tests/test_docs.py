@@ -83,6 +83,23 @@ def test_pictures_are_those_of_the_tables() -> None:
         assert picture.read_bytes() == (ROOT / "outputs" / "tables" / picture.stem / "samples.png").read_bytes()
 
 
+def test_help_and_pages_of_reports_name_pages_that_are_there() -> None:
+    told = [dmq(command, "--help").out for command in ("list", "report", "reference", "fetch", "measure")]
+    told += [dmq("--help").out, dmq("evaluate", "--help").out]
+    told.append((PACKAGE / "report" / "templates" / "base.html.j2").read_text(encoding="utf-8"))
+    for text in told:
+        named = re.findall(r"docs/[\w/-]+\.md", text)
+        assert named and all((ROOT / page).is_file() for page in named), text
+
+
+def test_choices_on_the_page_of_the_command_line_are_those_of_conf() -> None:
+    text = (DOCS / "guides" / "command-line.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", text, re.MULTILINE))
+    listed = ("bits", "budget", "calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics", "protocol", "logger")
+    for group in listed:
+        assert set(re.findall(r"\w+", rows[group])) == set(choices.names(group)), group
+
+
 def test_every_method_has_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "methods").glob("*.md"))
     tabulated = {name for names in re.findall(r"<!-- table digits_ptq method=(\S+)", text) for name in names.split(",")}
