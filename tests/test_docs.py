@@ -39,7 +39,9 @@ def drawing() -> str:
 
 def blocks(page: Path) -> dict[str, str]:
     """The fenced blocks of a page that have a title, by it."""
-    found = re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(
+        r'^```\w+ title="([^"]+)"\n(.*?)^```$', page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     return dict(found)
 
 
@@ -51,12 +53,16 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_drawing_of_the_architecture_is_what_imports_are() -> None:
-    (drawn,) = re.findall(r"^```text\n(floor .*?)\n^```$", (DOCS / "architecture.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (drawn,) = re.findall(
+        r"^```text\n(floor .*?)\n^```$", (DOCS / "architecture.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
     assert drawn == drawing(), f"put this into docs/architecture.md:\n{drawing()}"
 
 
 def test_the_table_of_stages_is_the_graph() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \|", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE
+    )
     told = {name: (set(re.findall(r"\w+", needs)), set(re.findall(r"\w+", reads))) for name, needs, reads in rows}
     assert told == {name: (set(node.needs), {*node.reads, *node.asks}) for name, node in NODES.items()}
 
@@ -68,7 +74,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         file, _, anchor = target.partition("#")
         to = (page.parent / file).resolve() if file else page
         assert to.exists(), f"{page.name} links to {target}"
-        assert not anchor or anchor in anchors(to), f"{page.name} links to {target}; {to.name} has {sorted(anchors(to))}"
+        assert not anchor or anchor in anchors(to), (
+            f"{page.name} links to {target}; {to.name} has {sorted(anchors(to))}"
+        )
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -95,7 +103,20 @@ def test_help_and_pages_of_reports_name_pages_that_are_there() -> None:
 def test_choices_on_the_page_of_the_command_line_are_those_of_conf() -> None:
     text = (DOCS / "guides" / "command-line.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", text, re.MULTILINE))
-    listed = ("bits", "budget", "calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics", "protocol", "logger")
+    listed = (
+        "bits",
+        "budget",
+        "calib",
+        "transform",
+        "scheme",
+        "policy",
+        "recon",
+        "correct",
+        "sampler",
+        "numerics",
+        "protocol",
+        "logger",
+    )
     for group in listed:
         assert set(re.findall(r"\w+", rows[group])) == set(choices.names(group)), group
 

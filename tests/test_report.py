@@ -182,7 +182,9 @@ def test_many_cells_are_pictured_at_the_bits_that_tell_most() -> None:
 def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
     cells = [cell("tac", 2.0, bits="w4a4"), cell("minmax", 9.0, bits="w4a4"), cell("tac", 3.0, bits="w8a8")]
     fill(tmp_path / "t", cells)
-    text = "<!-- table t bits=w4a4 method=tac columns=method,PSNR -->\nold\n<!-- end -->\n<!-- table t -->\n<!-- end -->"
+    text = (
+        "<!-- table t bits=w4a4 method=tac columns=method,PSNR -->\nold\n<!-- end -->\n<!-- table t -->\n<!-- end -->"
+    )
     some, every = (part.splitlines() for part in report.fill(text, tmp_path).split("<!-- end -->\n"))
     assert some[1:5] == [
         "| method | PSNR to FP ↑ |",

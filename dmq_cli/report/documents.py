@@ -61,7 +61,7 @@ def _docstring(module: str) -> str:
 
 def _choice(word: str) -> str:
     group, _, name = word.partition("=")
-    return f"```yaml title=\"{word}\"\n{_read(conf_folder() / group / f'{name}.yaml').strip()}\n```"
+    return f'```yaml title="{word}"\n{_read(conf_folder() / group / f"{name}.yaml").strip()}\n```'
 
 
 def _read(file: Path) -> str:
