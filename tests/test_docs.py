@@ -94,7 +94,10 @@ def test_pictures_are_those_of_the_tables() -> None:
 def test_help_and_pages_of_reports_name_pages_that_are_there() -> None:
     told = [dmq(command, "--help").out for command in ("list", "report", "reference", "fetch", "measure")]
     told.append(dmq("--help").out)
-    shown = (ROOT / "conf" / "config.yaml", PACKAGE / "report" / "templates" / "base.html.j2")  # what the verbs' help shows
+    shown = (
+        ROOT / "conf" / "config.yaml",
+        PACKAGE / "report" / "templates" / "base.html.j2",
+    )  # what the verbs' help shows
     told += [file.read_text(encoding="utf-8") for file in shown]
     for text in told:
         named = re.findall(r"docs/[\w/-]+\.md", text)
