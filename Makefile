@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # The papers' tables: those of conf/table with cells of a paper.
 PAPERS := $(sort $(patsubst conf/table/paper/%.csv,%,$(wildcard conf/table/paper/*.csv)))
 
-.PHONY: help venv demo tables test test-slow check format bench readme clean-venv
+.PHONY: help venv demo tables test test-slow check format bench docs docs-tables
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,8 +31,11 @@ tables: $(STAMP)  ## all tables of the papers on the embedded models (hours, goi
 	failed=0; $(MAKE) -k SCALE=digits $(addprefix table-,$(PAPERS)) || failed=1; \
 	$(BIN)/python -m dmq_cli.cli.commands.tables --overview && exit $$failed
 
-readme: $(STAMP)  ## put the generated tables into README.md
-	$(BIN)/python -m dmq_cli.cli.commands.tables --readme
+docs: $(STAMP)  ## build the site of docs/ into site/, warnings are errors
+	$(BIN)/zensical build --clean --strict
+
+docs-tables: $(STAMP)  ## make the generated parts of README.md and docs/ anew: tables, docstrings, files of conf/
+	$(BIN)/python -m dmq_cli.cli.commands.tables --docs
 
 test: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -40,10 +43,11 @@ test: $(STAMP)  ## the fast tests
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-check: $(STAMP)  ## ruff and mypy
+check: $(STAMP)  ## ruff, mypy and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) docs
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ compat.install()
 
 
 def load(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
-    """The model of a run folder (outputs/runs/<verb>/<time>-<key>) as a Denoiser: eps = model(sample, timestep).
+    """The model of a run folder (`outputs/runs/<verb>/<time>-<key>`) as a Denoiser: eps = model(sample, timestep).
 
     model.sample("0-15") draws with the run's own sampler, model.as_pipeline() is that as a pipeline of diffusers'.
     trusted: classes besides dmq's own, by their `_target_`, that the run's configuration may name; they are imported and

@@ -1,4 +1,4 @@
-"""Tables are what commands made: the README's, too."""
+"""Tables are what commands made: those of README.md and docs/, too."""
 
 from __future__ import annotations
 
@@ -165,15 +165,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_table_without_cells_says_how_to_fill_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="make table-none"):
+    with pytest.raises(ConfigError, match="dmq table none"):
         report.table(tmp_path / "none")
 
 
-def test_only_the_place_in_the_readme_changes(tmp_path: Path) -> None:
+def test_only_the_generated_part_of_a_document_changes(tmp_path: Path) -> None:
     fill(tmp_path / "t", [cell("tac", 2.0)])
-    text = "before\n<!-- table t -->\nold\n<!-- end of table -->\nafter"
+    text = "before\n<!-- table t -->\nold\n<!-- end -->\nafter"
     filled = report.fill(text, tmp_path)
-    assert filled.startswith("before\n<!-- table t -->\n| bits") and filled.endswith("<!-- end of table -->\nafter")
+    assert filled.startswith("before\n<!-- table t -->\n| bits") and filled.endswith("<!-- end -->\nafter")
     assert "old" not in filled and report.fill(filled, tmp_path) == filled
 
 
@@ -183,25 +183,50 @@ def test_many_cells_are_pictured_at_the_bits_that_tell_most() -> None:
     assert telling_bits(map(as_evaluation, cells)) == "w4a4"
 
 
-def test_a_place_may_ask_for_the_rows_at_some_bits(tmp_path: Path) -> None:
-    fill(tmp_path / "t", [cell("tac", 2.0, bits="w4a4"), cell("tac", 3.0, bits="w8a8")])
-    text = "<!-- table t w4a4 -->\nold\n<!-- end of table -->\n<!-- table t -->\nold\n<!-- end of table -->"
-    filled = report.fill(text, tmp_path)
-    assert filled.count("| w4a4 | tac") == 2 and filled.count("| w8a8 | tac") == 1 and "old" not in filled
-    assert report.fill(filled, tmp_path) == filled
-    with pytest.raises(ConfigError):
+def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
+    cells = [cell("tac", 2.0, bits="w4a4"), cell("minmax", 9.0, bits="w4a4"), cell("tac", 3.0, bits="w8a8")]
+    fill(tmp_path / "t", cells)
+    text = (
+        "<!-- table t bits=w4a4 method=tac columns=method,PSNR -->\nold\n<!-- end -->\n<!-- table t -->\n<!-- end -->"
+    )
+    some, every = (part.splitlines() for part in report.fill(text, tmp_path).split("<!-- end -->\n"))
+    assert some[1:5] == [
+        "| method | PSNR to FP ↑ |",
+        "| --- | --- |",
+        "| full precision |  |",
+        "| tac | 20.50 ± 0.71 dB |",
+    ]
+    assert len([line for line in every if line.startswith("| w")]) == 3 and len(every[1].split(" | ")) == 5
+    with pytest.raises(ConfigError, match="no finished cells of tac of w2a2"):
         report.fill(text.replace("w4a4", "w2a2"), tmp_path)
+    with pytest.raises(ConfigError, match="use bits, method or columns"):
+        report.fill(text.replace("bits", "bit"), tmp_path)
 
 
-def test_the_readme_shows_the_generated_tables() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {"<!-- table digits_ptq -->", "<!-- table digits_ptq w4a4 -->"} <= set(text.splitlines())
-    assert report.fill(text, TABLES) == text
+def test_a_document_may_have_docstrings_and_files_of_conf(tmp_path: Path) -> None:
+    text = "<!-- docstring correct/base.py -->\n<!-- end -->\n<!-- choice correct=none -->\nold\n<!-- end -->\n"
+    lines = report.fill(text, tmp_path).splitlines()
+    assert lines[1] == "What every correction offers to the stages that estimate and use it, and the one that does nothing."
+    assert lines[4:6] == ['```yaml title="correct=none"', "# The quantized network as it is."] and "old" not in lines
+    with pytest.raises(ConfigError, match="which is not there"):
+        report.fill(text.replace("none", "nothing"), tmp_path)
+
+
+@pytest.mark.parametrize("document", report.documents(ROOT), ids=lambda file: str(file.relative_to(ROOT)))
+def test_generated_parts_of_documents_are_what_the_command_makes(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert report.fill(text, TABLES) == text, "run make docs-tables"
+
+
+def test_documents_show_the_tables() -> None:
+    shown = "".join(file.read_text(encoding="utf-8") for file in report.documents(ROOT))
+    assert {"<!-- table digits_ptq -->", "<!-- table main -->", "<!-- table recon_seed -->"} <= set(shown.splitlines())
+    assert len(report.documents(ROOT)) >= 20
 
 
 def test_every_committed_cell_has_its_proof() -> None:
     cells = sorted(TABLES.glob("*/*/metrics.json"))
-    assert len(cells) >= 20, "the cells of the tables in the README are committed"
+    assert len(cells) >= 20, "the cells of the tables in the documents are committed"
     for file in cells:
         metrics = json.loads(file.read_text(encoding="utf-8"))
         manifest = json.loads((file.parent / "manifest.json").read_text(encoding="utf-8"))

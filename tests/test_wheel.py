@@ -38,10 +38,11 @@ def test_the_wheel_holds_what_the_package_needs(wheel: Path) -> None:
     templates = {str(path.relative_to(ROOT)) for path in files}
     assert len(templates) >= 11 and configured | sources | weights | templates <= names
     assert "dmq_cli/conf/config.yaml" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert "dmq_cli/zoo/weights/digits_cnn/model.safetensors" in names
-    assert [name for name in names if not name.startswith(("dmq_cli/", "dmq-"))] == ["hydra_plugins/dmq_sweeper.py"], (
-        "nothing else is installed, and hydra_plugins stays a namespace"
-    )
+    assert [name for name in names if not name.startswith(("dmq_cli/", "dmq_cli-"))] == [
+        "hydra_plugins/dmq_sweeper.py"
+    ], "nothing else is installed, and hydra_plugins stays a namespace"
 
 
 def test_an_unpacked_wheel_runs_from_its_own_conf(wheel: Path, tmp_path: Path) -> None:

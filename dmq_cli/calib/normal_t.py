@@ -9,6 +9,7 @@ The paper asks for mean <= 1/2, towards the image's end; the released script set
 and 0.35; it draws 1024.
 
 Deliberate deviations from the released code:
+
 * It picks x by the loop's index, which counts from the noisiest step, after that step, and labels it with the index as if it
   were the timestep: time runs backwards in its labels. Here x_t comes with the timestep at which the network sees it.
 * It passes the network steps of the shortened sampler, not training timesteps. Here t is drawn in training units, and the

@@ -32,6 +32,11 @@ _VERBS = {
     "sample": "Sample images, full precision and quantized, from the same noise.",
     "evaluate": "Measure the images: distances, and each against its full-precision twin.",
 }
+_PAGES = {  # of the documentation, by command; of all others guides/command-line
+    "clean": "guides/running", "verify": "guides/running", "report": "guides/reports", "compare": "guides/reports",
+    "measure": "guides/references", "reference": "guides/references",
+    "doctor": "guides/checkpoints", "fetch": "guides/checkpoints", "import": "guides/checkpoints",
+}  # fmt: skip
 _OPTIONS = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,
@@ -53,7 +58,11 @@ class _WithOwnFolder(click.Group):
             return super().main(rest, *more, **extra)
 
 
-@click.group(cls=_WithOwnFolder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_WithOwnFolder,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Documentation: docs/index.md; what can be chosen: docs/guides/command-line.md.",
+)
 @click.version_option(__version__, prog_name="dmq")
 @with_flags
 @click.pass_context
@@ -124,6 +133,7 @@ def _scale_and_outputs(overrides: Sequence[str]) -> tuple[str, Path]:
 for _name, _about in _VERBS.items():
     _verb(_name, _about)
 for _command in (*COMMANDS, completion):
+    _command.epilog = f"Documentation: docs/{_PAGES.get(str(_command.name), 'guides/command-line')}.md."
     main.add_command(_command)
 
 

@@ -2,10 +2,13 @@
 
 He et al.: PTQD: Accurate Post-Training Quantization for Diffusion Models, NeurIPS 2023 (arXiv 2305.10657); equations are
 written out, as the paper's numbers were not at hand. Per call, on the full-precision trajectory:
+
     eps_q - eps = k eps + residual,   residual of channel c ~ (bias_c, std^2)
     eps~ = (eps_q - bias) / (1 + k),  sigma_q = std / (1 + k)
     sigma' = sqrt(max(sigma^2 - (g sigma_q)^2, 0)),  g: the coefficient by which an error of eps enters x_{t-1}
+
 and the direction coefficient sqrt(1 - abar' - sigma'^2) of DDIM is taken with sigma'. Choices and deviations:
+
 * k is one ordinary least-squares slope over all elements, with an intercept, and max(k, 0) is used, as in the released
   code; like there, channels that differ in the mean of both eps and the error are part of the fit;
 * `bias`: mean of the residual (paper, default) or of the raw error eps_q - eps (released code);

@@ -3,6 +3,7 @@
 Yao et al.: Timestep-Aware Correction for Quantized Diffusion Models, ECCV 2024 (arXiv 2407.03917). Noise estimation
 reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both pre-calculated on the corrected trajectory
 (Algorithm 1) and applied as in eq. 24. No official code was found. Where the paper leaves a choice:
+
 * eq. 16 has the relative term summed, eq. 12 averaged: `relative_term` sum (as printed, default) or mean;
 * the mask of eq. 18 is one-sided: `mask` two_sided (|eps| > tau, default) or one_sided;
 * the sums of eq. 19 are pooled over the samples: `pooling` samples (default) or mean (of per-sample K);
@@ -10,6 +11,7 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
   pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
 * x_0 is not shifted: it is no input of the network.
+
 With guidance `target` says which estimate NER corrects: the guided one, the unconditional half alone (Appendix L: the conditional
 one differs more from prompt to prompt) or each half with its own K. IBC shifts the input of both halves alike.
 Appendix B's alternative to IBC, `noise_bias`, corrects the mean of the noise estimate instead of the input. The appendix

@@ -5,6 +5,7 @@ were a weight; the size is parameters x weight bits / 8, biases and norms includ
 parameters of the real architectures this gives what TAC (arXiv 2407.03917) prints, but for the entries below.
 
 Table 2, TBops (LDM-4: 101.20 G MACs, LDM-8: 20.92 G):
+
 * 6.48 and 4.86 (LDM-4 at W4A8 and W3A8), 2.68 and 1.34 (LDM-8 at W8A8 and W4A8) are these numbers;
 * LDM-8 W3A8 is 1.004, printed as 1.01: three quarters of the rounded 1.34;
 * LDM-4 W2A8 is 3.24, printed as 2.43: half of W3A8's 4.86, which is 12 bits x bits and no pair of 2 and 8;
@@ -16,10 +17,12 @@ printed as 102.75: three quarters of the rounded 137.0. QuEST's 330.6 and 189.9 
 (their difference, 140.7, is half a byte for each parameter in these), and 49 of them are something besides parameters x bits.
 
 Table 1, sizes (DDIM's UNet of CIFAR-10: 35.746 M parameters):
+
 * 13.4 (W3) is this number; 143.2 and 35.8 (full precision and W8) are it with the parameters rounded up to 35.8 M, 0.15 % more;
 * 17.31, 17.22 and 17.26 (W4), 34.26 and 34.30 (W8) are not: 4 bits are 17.87 in MB of 10^6 bytes. They fit MB of 2^20 bytes, in
   which parameters x bits are 17.05 and 34.09: the rest is 0.17 (PTQ4DM), 0.21 (EfficientDM, TDQ; what biases and norms are
   in float32, once more) and 0.26 (Q-Diffusion and TAC), room for scales. Table 1 mixes both units in one column.
+
 Table 5 gives 36.21 for W8A8 where Table 1 has 35.8: that network was made with PyTorch's quantization, which stores scales.
 
 TFMQ-DM's Table III (Stable Diffusion, 859.52 M parameters) is in MB of 2^20 bytes, too: 3278.81 is 4 bytes a parameter to the

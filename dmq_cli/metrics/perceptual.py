@@ -68,7 +68,7 @@ def _build(path: str, _sha256: str) -> Any:
 def _package() -> Any:
     if importlib.util.find_spec("lpips") is None:
         raise ConfigError(
-            "protocol.lpips_path was given, but LPIPS needs the package lpips; install it with: pip install 'dmq[lpips]'."
+            "protocol.lpips_path was given, but LPIPS needs the package lpips; install it with: pip install 'dmq-cli[lpips]'."
         )
     import lpips
 

@@ -203,7 +203,7 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            "FD-DINOv2 and the CLIP score need the package transformers; install it with: pip install 'dmq[text]'."
+            "FD-DINOv2 and the CLIP score need the package transformers; install it with: pip install 'dmq-cli[text]'."
         ) from error
     transformers.utils.logging.disable_progress_bar()  # it would draw over dmq's own
     return transformers

@@ -145,7 +145,7 @@ def require_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            "This model reads texts, which needs the package transformers; install it with: pip install 'dmq[text]'."
+            "This model reads texts, which needs the package transformers; install it with: pip install 'dmq-cli[text]'."
         ) from error
     return transformers
 

@@ -44,25 +44,36 @@ class _Column:
     value: Callable[[Evaluation], str]
 
 
-def table(folder: Path, bits: str | None = None) -> str:
-    """The Markdown table of all finished cells below `folder` (or those at these bits), with protocol and seeds under it.
+def table(
+    folder: Path,
+    bits: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    shown: Sequence[str] | None = None,
+) -> str:
+    """The Markdown table of all finished cells below `folder`, with protocol and seeds under it.
 
+    bits, methods: only the cells with one of these. shown: only the columns whose titles begin with one of these words.
     Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where cells counted
     them. Raises ConfigError if there are no cells, or if two protocols would share a column.
     """
-    cells = read_cells(folder)
-    cells = [cell for cell in cells if bits in (None, cell.bits)]
+    cells = [cell for cell in read_cells(folder) if _wanted(cell.bits, bits) and _wanted(cell.method, methods)]
     if not cells:
+        which = "".join(f" of {', '.join(names)}" for names in (methods, bits) if names)
         raise ConfigError(
-            f"The table {folder.name} has no finished cells in {folder}; fill it with: dmq table {folder.name}"
+            f"The table {folder.name} has no finished cells{which} in {folder}; fill it with: dmq table {folder.name}"
         )
     _require_one_protocol(folder, cells)
     settings = varied(cells)
     columns = [*_names(settings), *_overrides(cells, settings), *_numbers(cells), *_costs(cells)]
+    columns = [column for column in columns if _wanted(column.title.split()[0], shown)]
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings])):
         rows.append([column.value(cell) for column in columns])
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
+
+
+def _wanted(name: str, names: Sequence[str] | None) -> bool:
+    return names is None or name in names
 
 
 def read_cells(folder: Path) -> list[Evaluation]:

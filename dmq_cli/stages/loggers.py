@@ -127,7 +127,7 @@ def make_logger(section: Mapping[str, Any] | None) -> Logger:
     if logger.package is not None and find_spec(logger.package) is None:
         raise ConfigError(
             f"logger={logger.package} needs the package {logger.package}, which is not installed; install it with:"
-            f" pip install 'dmq[{logger.package}]'"
+            f" pip install 'dmq-cli[{logger.package}]'"
         )
     return logger
 

@@ -18,7 +18,7 @@ from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.metrics import further_sha256, paired, per_image
 from tests.metrics.helpers import protocol
 
-lpips = pytest.importorskip("lpips", reason="lpips is not installed (dmq[lpips])")
+lpips = pytest.importorskip("lpips", reason="lpips is not installed (dmq-cli[lpips])")
 WIDTHS = ((0, 3, 64, 11), (3, 64, 192, 5), (6, 192, 384, 3), (8, 384, 256, 3), (10, 256, 256, 3))  # AlexNet's layers
 
 

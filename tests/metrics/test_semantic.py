@@ -28,7 +28,7 @@ from dmq_cli.store import file_sha256
 from dmq_cli.store.tensors import load_tensors
 from tests.metrics.helpers import digits, protocol
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (dmq[text])")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (dmq-cli[text])")
 TOKENIZER = PACKAGE / "zoo" / "weights" / "sd_digits" / "tokenizer"
 PROMPTS = ["a three", "a seven", "a three", "the digit nine"]
 

@@ -76,7 +76,7 @@ def test_a_missing_package_is_told_before_anything_is_computed(monkeypatch: pyte
         if name == "none":
             assert make_logger(section) == make_logger(None) == NoLogger()
             continue
-        with pytest.raises(ConfigError, match=rf"pip install 'dmq\[{name}\]'"):
+        with pytest.raises(ConfigError, match=rf"pip install 'dmq-cli\[{name}\]'"):
             make_logger(section)
     with pytest.raises(ConfigError, match="offline"):
         make_logger({"_target_": "dmq_cli.stages.loggers.WandB", "folder": "x", "mode": "sometimes"})

@@ -2,11 +2,12 @@
 printed beside what is measured, as CSV and LaTeX, too, and report.html, the page of `dmq report NAME`.
 
 `python -m dmq_cli.cli.commands.tables NAME` writes them without filling the table; `--overview` writes outputs/tables/README.md of all
-papers' tables; `--readme` puts every table that README.md has a place for into it.
+papers' tables; `--docs` makes the generated parts of README.md and docs/ anew (report/documents.py).
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,23 +20,30 @@ from dmq_cli.sentences import guarded
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--readme", is_flag=True, help="Put the tables into README.md.")
+@click.option("--docs", is_flag=True, help="Make the generated parts of README.md and docs/ anew.")
 @click.option("--scale", default="paper", show_default=True, help="Of the papers' tables: paper or digits.")
 @click.option("--overview", is_flag=True, help="Write outputs/tables/README.md of the papers' tables.")
 @click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
-def main(names: tuple[str, ...], readme: bool, scale: str, overview: bool, outputs: Path) -> None:
+def main(names: tuple[str, ...], docs: bool, scale: str, overview: bool, outputs: Path) -> None:
     """Write the tables NAMES from their finished cells: Markdown and a picture, of a paper's table CSV and LaTeX, too."""
     write_tables(names, scale, outputs)
     if overview:
         from dmq_cli import papers
 
         click.echo(printable(papers.overview(outputs)))
-    if readme:
-        from dmq_cli.report.readme import fill
-        from dmq_cli.store.files import write_text
+    if docs:
+        _documents(outputs / "tables")
 
-        file = Path("README.md")
-        write_text(file, fill(file.read_text(encoding="utf-8"), outputs / "tables"))
+
+def _documents(tables: Path) -> None:
+    """README.md and docs/ of the checkout that is the working folder, and the pictures in docs/images/, called after their tables."""
+    from dmq_cli.report.documents import documents, fill
+    from dmq_cli.store.files import write_text
+
+    for file in documents(Path.cwd()):
+        write_text(file, fill(file.read_text(encoding="utf-8"), tables))
+    for image in Path("docs/images").glob("*.png"):
+        shutil.copyfile(tables / image.stem / "samples.png", image)
 
 
 def write_tables(names: Iterable[str], scale: str, outputs: Path) -> None:
@@ -49,7 +57,7 @@ def write_tables(names: Iterable[str], scale: str, outputs: Path) -> None:
 
 def _own(name: str, scale: str, outputs: Path) -> None:
     """A table of dmq's own; it has no scale."""
-    from dmq_cli.report.readme import picture
+    from dmq_cli.report.picture import picture
     from dmq_cli.report.tables import table
     from dmq_cli.store.files import write_text
 

@@ -1,16 +1,14 @@
-"""Tables as files and inside README.md."""
+"""samples.png of a table: the same noise through every cell."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.report.tables import order, own_overrides, read_cells, table, telling_bits, varied
+from dmq_cli.report.tables import order, own_overrides, read_cells, telling_bits, varied
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.store.files import aside
 
-_PLACE = re.compile(r"<!-- table (?P<name>[\w-]+)(?: (?P<bits>\w+))? -->\n.*?<!-- end of table -->", re.DOTALL)
 _MOST_ROWS = 12  # of a picture that shows every cell
 
 
@@ -41,13 +39,3 @@ def picture(folder: Path) -> Path | None:
     with aside(folder / "samples.png") as scratch:
         grid(rows).save(scratch, format="PNG")
     return folder / "samples.png"
-
-
-def fill(text: str, tables: Path) -> str:
-    """README text with the generated table at every `<!-- table NAME -->`, or its rows at some bits: `<!-- table NAME BITS -->`."""
-
-    def generated(match: re.Match[str]) -> str:
-        head = match[0].partition("\n")[0]
-        return f"{head}\n{table(tables / match['name'], match['bits'])}\n<!-- end of table -->"
-
-    return _PLACE.sub(generated, text)

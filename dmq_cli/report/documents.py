@@ -1,0 +1,70 @@
+"""Generated parts of README.md and docs/: tables of finished cells, docstrings of modules, files of conf/.
+
+Each stands between two comments, of which the first says what it is:
+
+    <!-- table digits_ptq bits=w4a4 method=minmax,tac columns=method,PSNR -->    filters are optional, see `tables.table`
+    <!-- docstring correct/tac.py -->                                           of a module of dmq_cli
+    <!-- choice correct=tac -->                                                 conf/correct/tac.yaml
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.paths import PACKAGE, conf_folder
+from dmq_cli.report.tables import table
+
+_PART = re.compile(r"<!-- (?P<kind>table|docstring|choice) (?P<words>[^\n]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def documents(root: Path) -> list[Path]:
+    """The Markdown files of a checkout that may have generated parts: README.md and all below docs/."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def fill(text: str, tables: Path) -> str:
+    """The text of a document with every generated part made anew. tables: the folder of tables, outputs/tables.
+
+    Raises ConfigError for a table without such cells, and for a module or a choice that is not there.
+    """
+    kinds: dict[str, Callable[[str], str]] = {
+        "table": lambda words: _table(words, tables),
+        "docstring": _docstring,
+        "choice": _choice,
+    }
+
+    def generated(part: re.Match[str]) -> str:
+        head = part[0].partition("\n")[0]
+        return f"{head}\n{kinds[part['kind']](part['words'])}\n<!-- end -->"
+
+    return _PART.sub(generated, text)
+
+
+def _table(words: str, tables: Path) -> str:
+    name, *filters = words.split()
+    given = {key: values.split(",") for key, _, values in (word.partition("=") for word in filters)}
+    if unknown := set(given) - {"bits", "method", "columns"}:
+        raise ConfigError(
+            f"The place of the table {name} was given {', '.join(sorted(unknown))}; use bits, method or columns."
+        )
+    return table(tables / name, given.get("bits"), given.get("method"), given.get("columns"))
+
+
+def _docstring(module: str) -> str:
+    return ast.get_docstring(ast.parse(_read(PACKAGE / module))) or ""
+
+
+def _choice(word: str) -> str:
+    group, _, name = word.partition("=")
+    return f'```yaml title="{word}"\n{_read(conf_folder() / group / f"{name}.yaml").strip()}\n```'
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        raise ConfigError(f"A document asks for the text of {file}, which is not there; correct the comment before it.")
+    return file.read_text(encoding="utf-8")
