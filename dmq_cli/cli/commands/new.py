@@ -16,6 +16,7 @@ from dmq_cli.sentences import with_flags
 from dmq_cli.store.files import write_text
 
 _TEMPLATES = paths.PACKAGE / "cli" / "templates"
+_USED = {"calib": "calib=NAME", "method": "method=NAME"}  # by kind, as the group is called: the word that chooses it
 _TEXT = ".txt"  # after the names of templates that are Python, which no tool takes for modules of the package
 
 
@@ -35,7 +36,7 @@ def new(context: click.Context, /, kind: str, name: str, into: str, **flags: boo
 
 def kinds() -> list[str]:
     """What there are templates of; each is named after the group that its choice is in."""
-    return sorted(folder.name for folder in _TEMPLATES.iterdir() if folder.is_dir())
+    return sorted(_USED)
 
 
 def _new(kind: str, name: str, folder: Path, flags: set[str]) -> None:
@@ -49,7 +50,8 @@ def _new(kind: str, name: str, folder: Path, flags: set[str]) -> None:
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
-    steps = [f"python -m pytest {folder / f'test_{name}.py'}", f"dmq plan evaluate {kind}={name} --config-dir {folder}"]
+    chosen, test = _USED[kind].replace("NAME", name), next(file for file in files if file.name.startswith("test_"))
+    steps = [f"python -m pytest {test}", f"dmq plan evaluate {chosen} --config-dir {folder}"]
     lines = [*(f"wrote {file}" for file in files), *(f"next: {step}" for step in steps)]
     show({"files": [str(file) for file in files], "next": steps}, "\n".join(lines), flags)
 
