@@ -197,7 +197,7 @@ def _tune(
 
 
 def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-    """L_G, the error of the network's output; in the first stage also L_TLA, the errors of the tuned layers' outputs."""
+    """L_G, the error of what the network predicts (not made noise); in the first stage also L_TLA, the errors of the tuned layers' outputs."""
     attached = stage.attached
     with attached.at(timestep), outputs_of(layers if stage.local else {}) as seen:
         with quantizing(attached, weights=False, activations=False), torch.no_grad():

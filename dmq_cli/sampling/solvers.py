@@ -7,7 +7,8 @@
 * EulerScheduler: Karras et al., EDM, NeurIPS 2022 (arXiv 2206.00364), Algorithm 1 without the correction of its lines 6-8.
 
 Deliberate deviations from diffusers: timesteps come from spacing.py, whole numbers also where diffusers has fractions
-(Euler's linspace); PLMS looks the next timestep up in the list, not a fixed stride away; 2M and Euler keep the sample's dtype,
+(Euler's linspace); PLMS looks the next timestep up in the list, not a fixed stride away, and combines estimates of the noise
+also for a network that predicts the velocity, where diffusers combines velocities; 2M and Euler keep the sample's dtype,
 where diffusers casts to float32, and Euler takes the estimate itself for the derivative (x - (x - sigma eps)) / sigma.
 Euler's x, in units of x / sqrt(abar), starts at sqrt(1 + sigma^2) times the noise in every spacing, so that the network reads the
 noise itself at its first call, as with the other samplers; diffusers_linspace and diffusers_trailing: sigma times, as there.
