@@ -49,7 +49,7 @@ FILLED = {
     "model=folder": ["model.path=/somewhere", "model.name=x", *(f"model.sampling.{word}" for word in FOLLOWED)],
     "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
     "protocol=adm": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
-    "protocol=coco30k": ["protocol.reference_path=/somewhere.npz", "protocol.clip_path=/clip"],
+    "protocol=coco30k": ["protocol.reference_path=/somewhere.npz"],
 }
 
 
@@ -261,7 +261,7 @@ def test_a_wrong_choice_names_what_exists(override: str, named: list[str]) -> No
         ("recon", {"num_samples": "x"}, "recon.num_samples=x is not possible; give a whole number or null."),
         ("correct", {"clamp": [0.2]}, "correct.clamp=[0.2] is not possible; give a list of a number 2 times."),
         ("correct", {"mask": "x"}, "correct.mask=x is not possible; give one of two_sided, one_sided."),
-        ("protocol", {"metrics": "fd"}, "protocol.metrics=fd is not possible; give a list of text."),
+        ("protocol", {"num_images": "x"}, "protocol.num_images=x is not possible; give a whole number."),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_told(section: str, value: dict[str, Any], sentence: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmq_cli.papers.cells import Cell
+from dmq_cli.report.tables import how_shown
 from dmq_cli.results.noise import Measured, inside_noise
 from dmq_cli.results.noise import measured as measured_number
 
-_DIGITS = {"lpips": 3, "ssim": 3}
 _TWINS = {"quantized": "fp"}  # where the number of full precision stands
 
 
@@ -27,7 +27,7 @@ def measured(cell: Cell, column: str, full: bool = False) -> Number | None:
     """
     group, _, key = column.partition(".")
     group = _TWINS.get(group, "") if full else group
-    found, digits = measured_number(cell, group, key), _DIGITS.get(key, 2)
+    found, digits = measured_number(cell, group, key), how_shown(key).digits
     if found is None:
         return None
     above = measured_number(cell, "over_fp", key) if group == "quantized" else None

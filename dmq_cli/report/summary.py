@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import DISTANCES, columns, is_random, number
+from dmq_cli.report.tables import columns, is_distance, is_random, number
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
 
@@ -51,7 +51,7 @@ def _differences(found: dict[str, Any]) -> list[str]:
     lines = []
     for key, name in columns(found).items():
         difference, inside = over_full(found, key)
-        if key in DISTANCES and inside is not None:
+        if is_distance(key) and inside is not None:
             side = "over" if difference >= 0 else "under"
             lines.append(f"{name} {abs(difference):.2f} {side} fp, {'inside' if inside else 'outside'} the noise")
     return lines

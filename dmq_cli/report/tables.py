@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.results.acting import differing, overrides_of
 from dmq_cli.results.naming import bits_of
 from dmq_cli.results.noise import over_full
 from dmq_cli.store import read_json
+
+if TYPE_CHECKING:
+    from dmq_cli.metrics import Shown
 
 Cell = dict[str, Any]  # what metrics.json holds
 
@@ -21,10 +24,6 @@ _METHODS = (
     "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tdq", "eda", "quest", "tcaq",
     "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
-_ARROWS = {"fd": "↓", "fd_inf": "↓", "is": "↑", "agreement": "↑"}
-DISTANCES = ("fd", "sfid", "fd_dinov2")
-"""Numbers that full precision has, too, and for which a difference inside the noise is told."""
-
 _ALIKE = " ≈ fp"
 _SAID = (
     "sampler.num_inference_steps=",
@@ -127,6 +126,18 @@ def headings(metrics: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def is_distance(key: str) -> bool:
+    """Whether it is a number for which a difference from full precision inside the noise is told."""
+    return how_shown(key).distance
+
+
+def how_shown(key: str) -> Shown:
+    """As its metric says; the metrics are imported where a number is shown."""
+    from dmq_cli.metrics import shown
+
+    return shown(key)
+
+
 def _names(settings: Sequence[str]) -> list[_Column]:
     def setting(key: str) -> _Column:
         return _Column(key, "", lambda cell: str(_at(cell, key)))
@@ -150,7 +161,7 @@ def _numbers(cells: Sequence[Cell]) -> list[_Column]:
     first = next((cell for cell in cells if "fd_inf" in cell["fp"]), cells[0])
 
     def distance(key: str, name: str) -> _Column:
-        title = f"{name} {_ARROWS.get(key, '')}".strip()
+        title = f"{name} {how_shown(key).arrow}".strip()
         return _Column(title, number(first, "fp", key), lambda cell: _beside_full(cell, key))
 
     paired = _Column("PSNR to FP ↑", "", lambda cell: number(cell, "paired", "psnr") + " dB")
@@ -160,7 +171,7 @@ def _numbers(cells: Sequence[Cell]) -> list[_Column]:
 def _beside_full(cell: Cell, key: str) -> str:
     if key not in cell["quantized"]:
         return ""
-    return number(cell, "quantized", key) + (_ALIKE if key in DISTANCES and over_full(cell, key)[1] else "")
+    return number(cell, "quantized", key) + (_ALIKE if is_distance(key) and over_full(cell, key)[1] else "")
 
 
 def _costs(cells: Sequence[Cell]) -> list[_Column]:

@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-LOWER_IS_BETTER = {"fd", "fd_inf", "sfid", "kid", "fd_dinov2", "lpips"}
-NAMES = {"psnr": "PSNR to FP", "ssim": "SSIM to FP", "lpips": "LPIPS to FP"}
-UNITS = {"psnr": " dB"}
+from dmq_cli.metrics.metric import DOWN, TwinMetric
+from dmq_cli.metrics.shown import classes, results
+
+LOWER_IS_BETTER = {key for key, how in results().items() if how.arrow == DOWN}
+_OF_TWINS = [metric for metric in classes().values() if issubclass(metric, TwinMetric)]
+NAMES = {how.key: how.heading for metric in _OF_TWINS for how in metric.results}
+UNITS = {key: how.unit for key, how in results().items()}
 
 
 def verdict(inside: bool | None) -> str:
