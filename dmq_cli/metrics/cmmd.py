@@ -6,8 +6,7 @@ subtraction. Published numbers are of openai/clip-vit-large-patch14-336; name th
 with them. Deviation: images that are not square are cropped, as CLIP's own preparation does, and not stretched.
 
 The interval is by the influence function of the V-statistic, with the reference as it is: image x_i counts to first order as
-2 (mean_j k(x_i, x_j) - mean_j k(x_i, y_j)). As for FD it is of the expectation for this many images, and too wide where both
-distributions are almost equal.
+2 (mean_j k(x_i, x_j) - mean_j k(x_i, y_j)). As for FD it is of the expectation for this many images.
 """
 
 from __future__ import annotations

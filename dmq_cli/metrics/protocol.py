@@ -21,7 +21,6 @@ EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-incept
 """The extractors a protocol can name, and the names under which torch-fidelity finds them."""
 
 _ROUNDINGS = ("edm", "round", "trunc")
-_ADVICE = "add a metric with +metric@protocol.metrics.NAME=NAME, take one away with protocol.metrics.NAME=null."
 _INCEPTION_ONLY = {"is", "kid", "inceptionscore"}
 _WEIGHTS = ("dinov2", "clip", "lpips")
 
@@ -164,14 +163,14 @@ def _by_name(protocol: str, metrics: Any) -> dict[str, Metric]:
     """The metrics that are there. Raises ConfigError for what is none, or has another's name or number."""
     if not isinstance(metrics, Mapping):
         raise ConfigError(
-            f"Protocol {protocol} was given metrics={metrics}, but each has a section of its own; {_ADVICE}"
+            f"Protocol {protocol} was given metrics={metrics}, but each has a section of its own; {_advice('NAME')}"
         )
     there = {name: metric for name, metric in metrics.items() if metric is not None}
     numbers: dict[str, str] = {}
     for name, metric in there.items():
         if not isinstance(metric, Metric):
             raise ConfigError(
-                f"Protocol {protocol} was given metrics.{name}={metric}, which is no dmq_cli.metrics.Metric; {_ADVICE}"
+                f"protocol.metrics.{name}={metric} names no class that is a dmq_cli.metrics.Metric; {_advice(name)}"
             )
         if metric.name != name:
             raise ConfigError(
@@ -183,6 +182,10 @@ def _by_name(protocol: str, metrics: Any) -> dict[str, Metric]:
                     f"Protocol {protocol} has two metrics that give {how.key}: {other} and {name}; take one away."
                 )
     return there
+
+
+def _advice(name: str) -> str:
+    return f"add a metric with +metric@protocol.metrics.{name}={name}, take one away with protocol.metrics.{name}=null."
 
 
 def _section(metric: Metric) -> dict[str, Any]:
