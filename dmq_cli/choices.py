@@ -28,10 +28,15 @@ def models() -> list[dict[str, Any]]:
     """name, about and present of every model: what it is, and whether its network is where it is looked for."""
     rows = []
     for name, section in _sections("model", names("model")).items():
-        about = (conf_folder() / "model" / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         present = find_network(resolve(section["path"])) is not None
-        rows.append({"name": name, "about": about, "present": present})
+        rows.append({"name": name, "about": about("model", name), "present": present})
     return rows
+
+
+def about(group: str, name: str) -> str:
+    """The first line of a choice's file, which says what it is."""
+    text = (conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].lstrip("# ")
 
 
 def names(group: str) -> list[str]:

@@ -116,7 +116,7 @@ def _check_reference(reference: Reference, protocol: Protocol) -> None:
     counts = [
         (metric.least, len(reference.features[metric.reference]))
         for metric in comparing(protocol)
-        if metric.reference in reference.features
+        if metric.reference is not None and metric.reference in reference.features
     ]
     needed, found = max((least for least, _ in counts), default=0), min((count for _, count in counts), default=0)
     if found < needed:

@@ -55,7 +55,9 @@ def flat(section: Mapping[str, Any]) -> dict[str, Any]:
     }
     if options["prc_images"] is None and "weights_sha256" not in section:
         del options["prc_images"]  # fid_torch_fidelity and what rests on it said null, the embedded protocols nothing
-    further = {name: own for name, own in given.items() if name not in former or set(own) - {"_target_"}}
+    further: dict[str, Any] = {
+        name: own for name, own in given.items() if name not in former or set(own) - {"_target_"}
+    }
     further |= {name: None for name in _ALWAYS if name not in given}
     return {
         **section,

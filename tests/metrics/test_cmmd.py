@@ -97,9 +97,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_it_is_measured_on_the_embeddings_of_the_protocols_clip(folder: Path) -> None:
     plan = protocol(num_images=30, metrics=("cmmd",), clip_path=str(folder))
     images, real = noisy(digits(0, 30), 60), digits(30, 70)
-    sets = [extract(pixels, plan)["clip"].double() for pixels in (images, real)]
-    torch.testing.assert_close(sets[0].norm(dim=1), torch.ones(30, dtype=torch.float64))
-    assert fidelity(images, real, plan) == {"cmmd": pytest.approx(by_hand(*sets, 10, 1000), rel=1e-6)}
+    ours, theirs = (extract(pixels, plan)["clip"].double() for pixels in (images, real))
+    torch.testing.assert_close(ours.norm(dim=1), torch.ones(30, dtype=torch.float64))
+    assert fidelity(images, real, plan) == {"cmmd": pytest.approx(by_hand(ours, theirs, 10, 1000), rel=1e-6)}
     assert set(further_sha256(plan)) == {"clip", "clip_files"}
 
 

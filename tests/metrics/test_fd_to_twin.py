@@ -20,8 +20,8 @@ MIX = np.linalg.qr(np.random.default_rng(0).standard_normal((DIMS, DIMS)))[0] * 
 
 
 def compared(images: Array, twins: Array) -> Found:
-    samples = (Sample({"features": torch.from_numpy(features)}) for features in (images, twins))
-    return FrechetDistanceToTwin().compare(*samples, protocol())
+    ours, theirs = (Sample({"features": torch.from_numpy(features)}) for features in (images, twins))
+    return FrechetDistanceToTwin().compare(ours, theirs, protocol())
 
 
 def by_scipy(images: Array, twins: Array) -> float:

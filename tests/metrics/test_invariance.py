@@ -85,7 +85,8 @@ def test_precision_and_recall_compare_with_the_first_images_of_the_reference() -
 @settings(max_examples=4, deadline=None)
 @given(size=st.integers(1, 40))
 def test_the_batch_size_changes_no_number(size: int) -> None:
-    plan = protocol(num_images=40, **{"is": {"splits": 2}, "kid": {"subset_size": 20, "subsets": 3}})
+    options: dict[str, Any] = {"is": {"splits": 2}, "kid": {"subset_size": 20, "subsets": 3}}
+    plan = protocol(num_images=40, **options)
     images, theirs = noisy(digits(0, 40), 30), extract(digits(40, 120), plan)
     assert measured(extract(images, plan, size), theirs, plan).numbers == pytest.approx(
         measured(extract(images, plan), theirs, plan).numbers, rel=1e-5, abs=1e-5

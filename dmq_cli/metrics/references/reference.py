@@ -23,7 +23,7 @@ from dmq_cli.metrics.frechet import moments
 from dmq_cli.metrics.metric import SetMetric
 from dmq_cli.metrics.protocol import Protocol
 
-Features = dict[str, Tensor]
+Features = Mapping[str, Tensor]
 Array = NDArray[np.float64]
 SIZES = {
     ("digits_cnn", "features"): 64,
