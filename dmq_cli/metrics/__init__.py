@@ -13,7 +13,7 @@ from dmq_cli.metrics.fidelity import (
 )
 from dmq_cli.metrics.flat import flat
 from dmq_cli.metrics.interval import difference_interval, fraction_interval, influence_interval, mean_interval
-from dmq_cli.metrics.metric import DOWN, UP, Found, Metric, Sample, SetMetric, Shown, TwinMetric
+from dmq_cli.metrics.metric import DOWN, UP, Measurement, Metric, Sample, SetMetric, Shown, TwinMetric
 from dmq_cli.metrics.pairs import PairMetric, Pairwise
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol, to_uint8
 from dmq_cli.metrics.references.reference import Reference
@@ -26,8 +26,8 @@ __all__ = [
     "INCEPTION_SHA256",
     "INCEPTION_URL",
     "UP",
-    "Found",
     "Images",
+    "Measurement",
     "Metric",
     "PairMetric",
     "Pairwise",

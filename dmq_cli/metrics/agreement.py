@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.interval import fraction_interval
-from dmq_cli.metrics.metric import UP, Found, Sample, SetMetric, Shown
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 from dmq_cli.models.digits_cnn import DIGITS
@@ -29,12 +29,12 @@ class Agreement(SetMetric):
     extractors = ("digits_cnn",)
     asks = True
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Reads the images alone; nothing where nothing was asked for."""
         if images.asked is None:
-            return Found()
+            return Measurement()
         fraction = agreement(images.features["logits"], images.asked)
-        return Found({"agreement": fraction}, {"agreement": fraction_interval(fraction, len(images.asked))})
+        return Measurement({"agreement": fraction}, {"agreement": fraction_interval(fraction, len(images.asked))})
 
 
 def agreement(logits: Tensor, asked: Sequence[str]) -> float:

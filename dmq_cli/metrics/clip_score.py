@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmq_cli.metrics.interval import mean_interval
-from dmq_cli.metrics.metric import UP, Found, Sample, SetMetric, Shown
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
@@ -24,10 +24,10 @@ class ClipScore(SetMetric):
     weights = "clip"
     asks = True
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Reads the images alone; nothing where nothing was asked for."""
         if images.asked is None:
-            return Found()
+            return Measurement()
         cosines = (images.features["clip"] * images.features["clip_text"]).sum(1)
         scores = 100 * cosines.clamp(min=0)
-        return Found({"clip_score": float(scores.double().mean())}, {"clip_score": mean_interval(scores)})
+        return Measurement({"clip_score": float(scores.double().mean())}, {"clip_score": mean_interval(scores)})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics.interval import influence_interval
-from dmq_cli.metrics.metric import DOWN, Found, Sample, SetMetric, Shown
+from dmq_cli.metrics.metric import DOWN, Measurement, Sample, SetMetric, Shown
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
@@ -50,14 +50,14 @@ class Cmmd(SetMetric):
                     f"Protocol {protocol.name} asks for metrics.cmmd.{key}={value}; give a number above 0."
                 )
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
         ours, theirs = images.features["clip"].double(), reference["clip"].double()
         own, across = self._means(ours, ours), self._means(ours, theirs)
         distance = self.scale * float(own.mean() + self._means(theirs, theirs).mean() - 2 * across.mean())
         influence = 2 * self.scale * (own - across)
         influence -= influence.mean()
-        return Found(
+        return Measurement(
             {self.name: distance}, {self.name: influence_interval(distance, influence)}, {self.name: influence}
         )
 

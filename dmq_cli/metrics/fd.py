@@ -14,7 +14,7 @@ import torch
 
 from dmq_cli.metrics.frechet import FrechetTo
 from dmq_cli.metrics.interval import influence_interval
-from dmq_cli.metrics.metric import DOWN, Found, Sample, SetMetric, Shown
+from dmq_cli.metrics.metric import DOWN, Measurement, Sample, SetMetric, Shown
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference, frechet
 
@@ -29,14 +29,14 @@ class FrechetOn(SetMetric):
         """Two, for a covariance."""
         return 2
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """The distance >= 0, in squared feature units."""
         value = frechet(images.features, reference, self.reference)
         features, target = images.features[self.reference].numpy(), FrechetTo(*reference.moments(self.reference))
         numbers = {self.name: value, **self.limits(target, features, protocol)}
         influence = torch.from_numpy(target.influence(features))
         intervals = {name: influence_interval(number, influence) for name, number in numbers.items()}
-        return Found(numbers, intervals, {self.name: influence})
+        return Measurement(numbers, intervals, {self.name: influence})
 
     def limits(self, target: FrechetTo, features: Any, protocol: Protocol) -> Mapping[str, float]:
         """What is read off besides, with the same standard error."""

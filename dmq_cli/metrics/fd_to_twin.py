@@ -13,7 +13,7 @@ import torch
 
 from dmq_cli.metrics.frechet import FrechetTo, moments, paired_influence
 from dmq_cli.metrics.interval import influence_interval
-from dmq_cli.metrics.metric import DOWN, Found, Sample, Shown, TwinMetric
+from dmq_cli.metrics.metric import DOWN, Measurement, Sample, Shown, TwinMetric
 from dmq_cli.metrics.protocol import Protocol
 
 
@@ -25,11 +25,11 @@ class FrechetDistanceToTwin(TwinMetric):
     results = (Shown("fd_to_twin", "FD to FP", DOWN),)
     layers = ("features",)
 
-    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Found:
+    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
         """In float64."""
         ours, theirs = (sample.features["features"].double().numpy() for sample in (images, twin))
         distance = max(0.0, FrechetTo(*moments(theirs)).distance(ours))  # rounding may leave it below
         influence = torch.from_numpy(paired_influence(ours, theirs))
-        return Found(
+        return Measurement(
             {self.name: distance}, {self.name: influence_interval(distance, influence)}, {self.name: influence}
         )

@@ -16,7 +16,7 @@ import torch
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.extractors import Images, as_tensor, extract, extractor_sha256, further_sha256
-from dmq_cli.metrics.metric import Found, Sample, SetMetric, TwinMetric
+from dmq_cli.metrics.metric import Measurement, Sample, SetMetric, TwinMetric
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Features, Reference, comparing
 
@@ -37,26 +37,26 @@ def fidelity(
     return dict(measure(sample, with_features(known, protocol), protocol).numbers)
 
 
-def measure(images: Sample, reference: Features | Reference, protocol: Protocol) -> Found:
+def measure(images: Sample, reference: Features | Reference, protocol: Protocol) -> Measurement:
     """What the protocol's metrics find in images, with what `extract` read of the reference, or `with_features` gave."""
     known = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
     for features in images.features.values():
         check_images(len(features), protocol)
     _check_reference(known, protocol)
-    found = Found()
+    found = Measurement()
     for metric in protocol.metrics.values():
         if isinstance(metric, SetMetric):
             found |= metric.measure(images, known, protocol)
     return found
 
 
-def compare(images: Sample, twins: Images, protocol: Protocol, device: torch.device | str = "cpu") -> Found:
+def compare(images: Sample, twins: Images, protocol: Protocol, device: torch.device | str = "cpu") -> Measurement:
     """What the protocol's metrics find between images and their full-precision twins, uint8 (N, H, W, C), in the same order."""
     metrics = list(_of_twins(protocol))
     layers = {layer for metric in metrics for layer in metric.layers}
     features = extract(twins, protocol, device=device, layers=layers) if layers else {}
     twin = Sample(features, pixels=twins)
-    found = Found()
+    found = Measurement()
     for metric in metrics:
         found |= metric.compare(images, twin, protocol)
     return found

@@ -31,9 +31,9 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[str, Any]]] = {
     "kid": {"subset_size": ("kid_subset_size", 1000), "subsets": ("kid_subsets", 100)},
     "prc": {"neighbourhood": ("prc_neighbourhood", 3), "images": ("prc_images", None)},
 }
-"""Of a metric, what each option was called and what it was where nobody gave it."""
+"""Of a metric, each option: how it was called, and its value where nobody gave it."""
 
-MOVED = {flat: f"metrics.{name}.{option}" for name, own in _OPTIONS.items() for option, (flat, _) in own.items()}
+MOVED = {old: f"metrics.{name}.{option}" for name, options in _OPTIONS.items() for option, (old, _) in options.items()}
 """Keys below `protocol` as they were once, and as they are."""
 
 
@@ -43,25 +43,19 @@ def flat(section: Mapping[str, Any]) -> dict[str, Any]:
     metrics: names of those that could be in the list; further: {name: its section} of all others, and of those that were always
     measured {name: None} where they are not.
     """
-    metrics = section["metrics"]
-    if not isinstance(metrics, Mapping):
+    if not isinstance(section.get("metrics"), Mapping):
         return dict(section)
-    given = {name: dict(own) for name, own in metrics.items() if own is not None}
-    former = {name for name, own in given.items() if own.get("_target_") == {**_LISTED, **_ALWAYS}.get(name)}
-    options = {
-        key: given[name].pop(option, value) if name in former else value
-        for name, own in _OPTIONS.items()
-        for option, (key, value) in own.items()
+    given = {name: dict(metric) for name, metric in section["metrics"].items() if metric is not None}
+    targets = {**_LISTED, **_ALWAYS}
+    former = {name for name, metric in given.items() if metric.get("_target_") == targets.get(name)}
+    beside = {
+        old: given[name].pop(option, default) if name in former else default
+        for name, options in _OPTIONS.items()
+        for option, (old, default) in options.items()
     }
-    if options["prc_images"] is None and "weights_sha256" not in section:
-        del options["prc_images"]  # fid_torch_fidelity and what rests on it said null, the embedded protocols nothing
-    further: dict[str, Any] = {
-        name: own for name, own in given.items() if name not in former or set(own) - {"_target_"}
-    }
-    further |= {name: None for name in _ALWAYS if name not in given}
-    return {
-        **section,
-        **options,
-        "metrics": [name for name in _LISTED if name in former],
-        **({"further": further} if further else {}),
-    }
+    if beside["prc_images"] is None and "weights_sha256" not in section:
+        del beside["prc_images"]  # fid_torch_fidelity and what rests on it said null, the embedded protocols nothing
+    later: dict[str, Any] = {n: metric for n, metric in given.items() if n not in former or set(metric) > {"_target_"}}
+    later |= {name: None for name in _ALWAYS if name not in given}
+    names = [name for name in _LISTED if name in former]
+    return {**section, **beside, "metrics": names, **({"further": later} if later else {})}

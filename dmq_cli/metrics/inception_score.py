@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
 from dmq_cli.metrics.interval import around, quantile
-from dmq_cli.metrics.metric import UP, Found, Sample, SetMetric, Shown, check_least, check_most
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown, check_least, check_most
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
@@ -31,13 +31,13 @@ class InceptionScore(SetMetric):
         check_least(protocol, "metrics.is.splits", self.splits, 1)
         check_most(protocol, "metrics.is.splits", self.splits)
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Reads the images alone."""
         logits = images.features["logits"]
         scores = isc_features_to_metric(logits, self.splits, shuffle=True, rng_seed=protocol.rng_seed)
         numbers = {"is": scores[KEY_METRIC_ISC_MEAN], "is_std": scores[KEY_METRIC_ISC_STD]}
         if self.splits == 1:
-            return Found(numbers)
+            return Measurement(numbers)
         freedom = self.splits - 1  # is_std divides by splits
         interval = around(numbers["is"], numbers["is_std"] / math.sqrt(freedom), quantile(freedom))
-        return Found(numbers, {"is": interval})
+        return Measurement(numbers, {"is": interval})

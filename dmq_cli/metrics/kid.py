@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from dmq_cli.metrics.interval import around
-from dmq_cli.metrics.metric import DOWN, Found, Sample, SetMetric, Shown, check_least, check_most
+from dmq_cli.metrics.metric import DOWN, Measurement, Sample, SetMetric, Shown, check_least, check_most
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
@@ -49,16 +49,16 @@ class Kid(SetMetric):
         check_least(protocol, "metrics.kid.subsets", self.subsets, 1)
         check_most(protocol, "metrics.kid.subset_size", self.subset_size)
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
         ours, theirs = images.features["features"], reference["features"]
         options = {"kid_subsets": self.subsets, "kid_subset_size": self.subset_size, "rng_seed": protocol.rng_seed}
         scores = kid_features_to_metric(ours.double(), theirs.double(), verbose=False, **options)
         numbers = {"kid": scores[KEY_METRIC_KID_MEAN], "kid_std": scores[KEY_METRIC_KID_STD]}
         if self.subsets == 1:
-            return Found(numbers)
+            return Measurement(numbers)
         choice = numbers["kid_std"] ** 2 / (self.subsets - 1)
-        return Found(numbers, {"kid": around(numbers["kid"], math.sqrt(kid_variance(ours, theirs) + choice))})
+        return Measurement(numbers, {"kid": around(numbers["kid"], math.sqrt(kid_variance(ours, theirs) + choice))})
 
 
 def kid_variance(features: Tensor, reference: Tensor) -> float:

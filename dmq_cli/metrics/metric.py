@@ -43,7 +43,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Found:
+class Measurement:
     """What a metric found, by the names of its numbers; nothing where these images have no such number.
 
     intervals: [low, high], 95 %. influences: (N,), what every image adds to the number to first order.
@@ -53,8 +53,8 @@ class Found:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     influences: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def __or__(self, other: Found) -> Found:
-        return Found(
+    def __or__(self, other: Measurement) -> Measurement:
+        return Measurement(
             {**self.numbers, **other.numbers},
             {**self.intervals, **other.intervals},
             {**self.influences, **other.influences},
@@ -122,7 +122,7 @@ class SetMetric(Metric):
         return 1
 
     @abstractmethod
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Its numbers. Raises EvaluationError for a reference that does not serve it."""
 
 
@@ -130,7 +130,7 @@ class TwinMetric(Metric):
     """A number of a set of images and of those that full precision makes of the same noise, in the same order."""
 
     @abstractmethod
-    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Found:
+    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
         """Its numbers. Raises EvaluationError for sets that are no pairs."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.extractors import Images, as_tensor
 from dmq_cli.metrics.interval import mean_interval
-from dmq_cli.metrics.metric import Found, Sample, TwinMetric
+from dmq_cli.metrics.metric import Measurement, Sample, TwinMetric
 from dmq_cli.metrics.protocol import Protocol
 
 _VALUES = 2**19  # of a batch of images; SSIM holds ten times as many
@@ -26,14 +26,14 @@ class PairMetric(TwinMetric):
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
         """What gives pairs of images of this size their numbers; None where it has none for them."""
 
-    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Found:
+    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
         """The mean over pairs. Raises EvaluationError for other types than uint8, differing shapes or no images."""
         ours, theirs = _checked(images.pixels, twin.pixels)
         number = self.pairwise(int(ours.shape[1]), int(ours.shape[2]), protocol)
         if number is None:
-            return Found()
+            return Measurement()
         each = _over_batches(number, ours, theirs)
-        return Found({self.name: float(each.mean())}, {self.name: mean_interval(each)}, {self.name: each})
+        return Measurement({self.name: float(each.mean())}, {self.name: mean_interval(each)}, {self.name: each})
 
 
 def _checked(images: Images | None, twin: Images | None) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from dmq_cli.metrics.interval import fraction_interval
-from dmq_cli.metrics.metric import UP, Found, Sample, SetMetric, Shown, check_least, check_most
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown, check_least, check_most
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
@@ -46,7 +46,7 @@ class PrecisionRecall(SetMetric):
         check_least(protocol, "metrics.prc.images", self.images, self.neighbourhood + 1)
         check_most(protocol, "metrics.prc.neighbourhood", self.neighbourhood, spare=1)
 
-    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Found:
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
         # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
         ours, theirs = images.features["features"], reference["features"][: self.images]
@@ -56,4 +56,4 @@ class PrecisionRecall(SetMetric):
         )
         precision, recall = scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
         interval = fraction_interval(precision, len(ours))
-        return Found({"precision": precision, "recall": recall}, {"precision": interval})
+        return Measurement({"precision": precision, "recall": recall}, {"precision": interval})

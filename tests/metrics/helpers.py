@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-from dmq_cli.metrics import Found, Images, Protocol, Reference, Sample, measure
+from dmq_cli.metrics import Images, Measurement, Protocol, Reference, Sample, measure
 from dmq_cli.metrics.fidelity import compare
 from dmq_cli.metrics.shown import classes
 
@@ -40,13 +40,13 @@ def protocol(*, metrics: tuple[str, ...] = ("fd", "is", "kid", "prc", *PAIRED), 
 
 def measured(
     features: Mapping[str, Tensor], reference: Mapping[str, Tensor] | Reference, plan: Protocol, asked: Any = None
-) -> Found:
+) -> Measurement:
     """What a protocol's metrics find in features."""
     known = reference if isinstance(reference, Reference) else Reference("real", "", features=reference)
     return measure(Sample(features, asked), known, plan)
 
 
-def paired(images: Images, twins: Images, plan: Protocol | None = None) -> Found:
+def paired(images: Images, twins: Images, plan: Protocol | None = None) -> Measurement:
     """What the metrics of pairs find in two sets of images, pixel by pixel."""
     return compare(Sample(pixels=images), twins, plan or protocol(metrics=PAIRED))
 

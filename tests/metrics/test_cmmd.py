@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dmq_cli.metrics.cmmd as module
 import dmq_cli.metrics.extractors as extractors
 from dmq_cli.errors import EvaluationError, MissingWeightsError
-from dmq_cli.metrics import Found, difference_interval, extract, fidelity, further_sha256
+from dmq_cli.metrics import Measurement, difference_interval, extract, fidelity, further_sha256
 from dmq_cli.metrics.reading.image_files import Framing, array_source
 from dmq_cli.metrics.references.build import build_reference
 from dmq_cli.metrics.references.files import read_reference
@@ -30,7 +30,7 @@ def embeddings(count: int, seed: int, towards: float = 0.0) -> Tensor:
     return nn.functional.normalize(found)
 
 
-def cmmd(images: Tensor, reference: Tensor, **options: float) -> Found:
+def cmmd(images: Tensor, reference: Tensor, **options: float) -> Measurement:
     plan = protocol(num_images=len(images), metrics=("cmmd",), cmmd=options)
     return measured({"clip": images}, {"clip": reference}, plan)
 

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
-from dmq_cli.metrics import Found, Sample
+from dmq_cli.metrics import Measurement, Sample
 from dmq_cli.metrics.fd_to_twin import FrechetDistanceToTwin
 from tests.metrics.helpers import digits, noisy, paired, protocol
 
@@ -19,7 +19,7 @@ DIMS, COUNT = 16, 1000
 MIX = np.linalg.qr(np.random.default_rng(0).standard_normal((DIMS, DIMS)))[0] * np.geomspace(1.5, 0.1, DIMS)
 
 
-def compared(images: Array, twins: Array) -> Found:
+def compared(images: Array, twins: Array) -> Measurement:
     ours, theirs = (Sample({"features": torch.from_numpy(features)}) for features in (images, twins))
     return FrechetDistanceToTwin().compare(ours, theirs, protocol())
 

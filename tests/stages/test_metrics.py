@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dmq_cli.metrics import Found, Sample, SetMetric, Shown, mean_interval
+from dmq_cli.metrics import Measurement, Sample, SetMetric, Shown, mean_interval
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Brightness(SetMetric):
     results = (Shown("brightness", "brightness"),)
     power: float = 1.0
 
-    def measure(self, images: Sample, reference: Any, protocol: Any) -> Found:
+    def measure(self, images: Sample, reference: Any, protocol: Any) -> Measurement:
         pixels = torch.as_tensor(images.pixels)
         each = pixels.double().flatten(1).mean(1) ** self.power
-        return Found({"brightness": float(each.mean())}, {"brightness": mean_interval(each)}, {"brightness": each})
+        return Measurement({"brightness": float(each.mean())}, {"brightness": mean_interval(each)}, {"brightness": each})
 """
 
 
