@@ -1,14 +1,14 @@
-"""What conf/ and folders of one's own have to choose from, read without composing a job: methods, models, protocols."""
+"""What conf/ and folders of one's own have to choose from: methods, models, protocols. Hydra is imported where something is composed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, must_be_given, nearest
 from dmq_cli.obtain import find_network, reference_file
-from dmq_cli.paths import choice_files, resolve
+from dmq_cli.paths import choice_files, conf_folders, resolve
 
 _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
 
@@ -27,11 +27,16 @@ def methods() -> list[dict[str, Any]]:
 def models() -> list[dict[str, Any]]:
     """name, about and present of every model: what it is, and whether its network is where it is looked for."""
     rows = []
-    for name in names("model"):
-        about = choice_files("model")[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        present = find_network(resolve(model(name)["path"])) is not None
-        rows.append({"name": name, "about": about, "present": present})
+    for name, section in _sections("model", names("model")).items():
+        present = find_network(resolve(section["path"])) is not None
+        rows.append({"name": name, "about": about("model", name), "present": present})
     return rows
+
+
+def about(group: str, name: str) -> str:
+    """The first line of a choice's file, which says what it is."""
+    text = choice_files(group)[name].read_text(encoding="utf-8")
+    return text.partition("\n")[0].lstrip("# ")
 
 
 def names(group: str) -> list[str]:
@@ -43,31 +48,27 @@ def model(name: str, outputs: str = "outputs") -> dict[str, Any]:
     """A model's configuration, with its path under `outputs`. Raises ConfigError for an unknown name."""
     if name not in names("model"):
         raise ConfigError(f"There is no model {name}.{nearest(name, names('model'))}")
-    found = _whole("model", name)
-    return {**found, "path": found["path"].replace("${runtime.outputs}", outputs)}
+    return _sections("model", (name,), outputs)[name]
 
 
 def protocol(name: str) -> dict[str, Any]:
     """A protocol's configuration; what a user has to fill in is "???". Raises ConfigError for an unknown name."""
     if name not in names("protocol"):
         raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
-    return _whole("protocol", name)
+    return _sections("protocol", (name,))[name]
 
 
 def protocol_with(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """`protocol` with what words like protocol.num_images=500 change. Raises ConfigError for an unknown name, key or word."""
-    from omegaconf import OmegaConf
-
-    section = protocol(name)
+    """`protocol` with what overrides such as protocol.num_images=500 change. Raises ConfigError for an unknown name or word,
+    Hydra's errors for a key that does not exist.
+    """
+    if name not in names("protocol"):
+        raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
     for word in words:
-        key = word.partition("=")[0].removeprefix("protocol.")
-        if not word.startswith("protocol.") or "=" not in word:
+        if not word.lstrip("+~").startswith(("protocol.", "metric@protocol.metrics.")):
             raise ConfigError(f"The word {word} is not understood here; write protocol.KEY=VALUE.")
-        if key not in section:
-            raise ConfigError(f"The protocol {name} has no key {key}.{nearest(key, list(section))}")
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={word.partition('=')[2]}"]))
-        section[key] = given["value"]
-    return section
+    found: dict[str, Any] = composed((f"protocol={name}", *words))["protocol"]
+    return found
 
 
 def check_given(section: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def table_parts(name: str) -> list[str]:
 
 def protocols() -> list[dict[str, Any]]:
     """The configuration of every protocol; what a user has to fill in is "???"."""
-    return [_whole("protocol", name) for name in names("protocol")]
+    return list(_sections("protocol", names("protocol")).values())
 
 
 def table(name: str) -> dict[str, Any]:
@@ -108,13 +109,32 @@ def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
     return rows
 
 
-def _whole(group: str, name: str) -> dict[str, Any]:
-    """A choice of a group with what it takes from others of the same group; what it overrides in other groups is left out."""
-    found = read_choice(choice_files(group)[name])
-    for base in found.pop("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            found = {**_whole(group, base), **found}
+def _sections(group: str, chosen: Iterable[str], outputs: str = "outputs") -> dict[str, dict[str, Any]]:
+    """Choices of a group by name, composed at once: each in a place of its own."""
+    words = tuple(f"+{group}@chosen.{name}={name}" for name in chosen)
+    found: dict[str, dict[str, Any]] = composed(words, outputs)["chosen"]
     return found
+
+
+def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]:
+    """The configuration that `dmq evaluate` makes of these words, resolved; what a user has to fill in stays "???".
+
+    outputs: the value of runtime.outputs, where the words do not give it. Raises Hydra's errors for words that do not compose.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    first, *others = conf_folders()
+    with initialize_config_dir(str(first), version_base="1.3"):
+        search_path = GlobalHydra.instance().config_loader().get_search_path()
+        for folder in others:
+            search_path.append("dmq", str(folder))
+        found = compose("config", ["stage=evaluate", *words])
+    if outputs is not None:
+        found.runtime.outputs = outputs
+    plain: Any = OmegaConf.to_container(found, resolve=True)
+    return dict(plain)
 
 
 def read_choice(file: Path) -> dict[str, Any]:

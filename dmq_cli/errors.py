@@ -97,5 +97,4 @@ def must_be_given(key: str) -> str:
 
 _GIVEN = {
     "reference": ("NAME", "a reference that dmq reference build FOLDER --as NAME made, see dmq reference show"),
-    "clip_path": ("FOLDER", "openai/clip-vit-large-patch14 as on the hub"),
 }

@@ -27,13 +27,15 @@ FEW = (
     "calib.seeds=1000000-1000007",
     f"seeds=0-{IMAGES - 1}",
     f"protocol.num_images={IMAGES}",
-    "protocol.kid_subset_size=20",
-    "protocol.kid_subsets=4",
-    "protocol.splits=2",
+    "protocol.metrics.kid.subset_size=20",
+    "protocol.metrics.kid.subsets=4",
+    "protocol.metrics.is.splits=2",
     "budget=smoke",
     "trace=null",
     "runtime.threads=1",
 )
+ONLY_FD = tuple(f"protocol.metrics.{name}=null" for name in ("is", "kid", "prc"))
+"""Leave the Fréchet distance of the metrics of a set."""
 QUICK = tuple(f"budget.{kind}_iterations=2" for kind in ("weight", "act", "scale", "refine", "tune"))
 
 TAC = ("method=tac", "bits=w3a8", "correct.seeds=2000000-2000007", *QUICK)

@@ -224,12 +224,22 @@ def test_list_models() -> None:
     assert len({re.search(r"present |missing ", line).start() for line in lines}) == 1  # type: ignore[union-attr]
 
 
+def test_list_metrics() -> None:
+    found = {row["name"]: row for row in json.loads(dmq("list", "metrics", "--json").out)["metrics"]}
+    assert set(found) == set(choices.names("metric"))
+    assert (found["fd"]["arrow"], found["fd"]["needs"]) == ("↓", ["real images"])
+    assert (found["psnr"]["arrow"], found["psnr"]["needs"]) == ("↑", ["full-precision images"])
+    assert found["clip_score"]["needs"] == ["prompts", "protocol.clip_path"]
+    (line,) = dmq("list", "metrics", "needs=full-precision images", "name=fd*").out.splitlines()
+    assert line.startswith("fd_to_twin  ↓  full-precision images")
+
+
 def test_a_list_of_something_else() -> None:
     result = dmq("list", "method")
     assert result.code == 2
     assert result.sentence == (
         "There is no list of method. Did you mean methods?"
-        " There is: artifacts, methods, models, protocols, runs, tables."
+        " There is: artifacts, methods, metrics, models, protocols, runs, tables."
     )
     assert json.loads(dmq("list", "bits", "--json").out)["exit_code"] == 2
     assert dmq("list").code == 2

@@ -17,8 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dmq_cli import papers
 from dmq_cli.errors import ConfigError
+from dmq_cli.metrics import SetMetric, TwinMetric, shown
+from dmq_cli.metrics.shown import classes
 from dmq_cli.overrides.shape import unread
 from dmq_cli.paths import PACKAGE, conf_folder
+from dmq_cli.stages import build
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.validate import check_runtime, check_types
 
@@ -49,7 +52,7 @@ FILLED = {
     "model=folder": ["model.path=/somewhere", "model.name=x", *(f"model.sampling.{word}" for word in FOLLOWED)],
     "protocol=fid_torch_fidelity": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
     "protocol=adm": ["protocol.reference=x", "protocol.reference_path=/somewhere.npz"],
-    "protocol=coco30k": ["protocol.reference_path=/somewhere.npz", "protocol.clip_path=/clip"],
+    "protocol=coco30k": ["protocol.reference_path=/somewhere.npz"],
 }
 
 
@@ -107,8 +110,6 @@ def test_the_choices_are_those_of_the_issue() -> None:
 
 
 def test_every_model_method_and_bits_compose_and_fit() -> None:
-    from dmq_cli.stages import build
-
     pairs = list(itertools.product(["ddim_digits", "folder"], choices("method")))
     pairs += list(zip(choices("model"), itertools.cycle(choices("method")), strict=False))
     every = [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
@@ -130,7 +131,7 @@ def test_every_model_method_and_bits_compose_and_fit() -> None:
 
 def test_every_other_choice_composes_and_fits() -> None:
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.glob("*/*.yaml")}
-    others = groups - {"model", "method", "bits"}
+    others = groups - {"model", "method", "bits", "metric"}
     assert others >= {"budget", "train", "table", *BUILT}
     count = len(papers.names())  # data, which test_rows composes with
     for group in sorted(others):
@@ -140,8 +141,23 @@ def test_every_other_choice_composes_and_fits() -> None:
             for section in BUILT:
                 check_types(section, config[section])
             count += 1
-    assert count == len(list(CONF.glob("*/*.yaml"))) - len([*choices("model"), *choices("method"), *BITS])
+    elsewhere = [*choices("model"), *choices("method"), *choices("metric"), *BITS]
+    assert count == len(list(CONF.glob("*/*.yaml"))) - len(elsewhere)
     assert count >= 55
+
+
+@pytest.mark.parametrize("name", choices("metric"))
+def test_every_metric_joins_a_protocol(name: str) -> None:
+    host = "adm" if name == "sfid" else "digits_latent"
+    there = name in composed(f"protocol={host}")["protocol"]["metrics"]
+    found = composed(f"protocol={host}", f"{'' if there else '+'}metric@protocol.metrics.{name}={name}")["protocol"]
+    assert bind(found) > 7 and list(unread({"protocol": found})) == []
+    check_types("protocol", found)
+    made = build.make(found).metrics[name]
+    assert made.name == name and isinstance(made, SetMetric | TwinMetric) and made.results[0].heading
+    assert classes()[name] is type(made) and shown(made.results[0].key) == made.results[0]
+    given = {key for key in found["metrics"][name] if key != "_target_"}
+    assert given == set(vars(made)), "every option stands in its file"
 
 
 @pytest.mark.parametrize("model", choices("model"))
@@ -261,7 +277,7 @@ def test_a_wrong_choice_names_what_exists(override: str, named: list[str]) -> No
         ("recon", {"num_samples": "x"}, "recon.num_samples=x is not possible; give a whole number or null."),
         ("correct", {"clamp": [0.2]}, "correct.clamp=[0.2] is not possible; give a list of a number 2 times."),
         ("correct", {"mask": "x"}, "correct.mask=x is not possible; give one of two_sided, one_sided."),
-        ("protocol", {"metrics": "fd"}, "protocol.metrics=fd is not possible; give a list of text."),
+        ("protocol", {"num_images": "x"}, "protocol.num_images=x is not possible; give a whole number."),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_told(section: str, value: dict[str, Any], sentence: str) -> None:

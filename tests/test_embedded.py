@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from dmq_cli.paths import PACKAGE
-from tests.chain import QUICK, dmq
+from tests.chain import ONLY_FD, QUICK, dmq
 from tests.test_conf import METHODS
 
 MODELS = ["ldm_digits", "ldm_digits_class", "sd_digits", "dit_digits"]
 TOLD = [model for model in MODELS if model != "ldm_digits"]
 LIMIT = 6_000_000  # bytes
-FEW = ["seeds=0-19", "protocol.num_images=20", "protocol.metrics=[fd,agreement]", "runtime.threads=1"]
+FEW = ["seeds=0-19", "protocol.num_images=20", *ONLY_FD, "runtime.threads=1"]
 FEW += ["trace=null"]
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 from dmq_cli.models import DigitsCNN
 from dmq_cli.paths import resolve
 from dmq_cli.zoo.digits import digit_images
-from tests.chain import dmq
+from tests.chain import ONLY_FD, dmq
 
 COUNT = 40
-FEW = [f"protocol.num_images={COUNT}", "protocol.metrics=[fd,agreement]", "--json"]
+FEW = [f"protocol.num_images={COUNT}", *ONLY_FD]
+ASKED = [*FEW, "+metric@protocol.metrics.agreement=agreement"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def made(tmp_path: Path, digits: tuple[Any, list[int]]) -> Path:
 
 
 def measured(folder: Path, what: str, *more: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(dmq("measure", str(folder / what), *FEW, *more).out)
+    found: dict[str, Any] = json.loads(
+        dmq("measure", str(folder / what), *(ASKED if "--prompts" in more else FEW), *more, "--json").out
+    )
     return found
 
 
@@ -69,9 +72,9 @@ def test_each_file_is_held_against_the_line_of_its_number(made: Path, digits: tu
 
 def test_names_that_shift_the_prompts_are_refused(made: Path) -> None:
     (made / "d" / "7.png").rename(made / "d" / "40.png")
-    refused = dmq("measure", str(made / "d"), *FEW, "--prompts", str(made / "p.txt"))
+    refused = dmq("measure", str(made / "d"), *ASKED, "--prompts", str(made / "p.txt"))
     assert refused.code == 1 and "do not run from 0 to 39 (7 is missing" in refused.sentence
-    assert dmq("measure", str(made / "d"), *FEW[::2], "protocol.metrics=[fd]").code == 0
+    assert dmq("measure", str(made / "d"), *FEW).code == 0
 
 
 def test_prompts_of_other_seeds_than_those_beside_the_images_are_refused(made: Path) -> None:
@@ -85,7 +88,7 @@ def test_prompts_of_other_seeds_than_those_beside_the_images_are_refused(made: P
         ("[" * 9, "should say of 40 images"),
     ):
         (made / "asked.json").write_text(json.dumps({"asked": asked}), encoding="utf-8")
-        refused = dmq("measure", str(made / "d.npz"), *FEW, *prompts)
+        refused = dmq("measure", str(made / "d.npz"), *ASKED, *prompts)
         assert refused.code == 1 and part in refused.sentence
 
 
@@ -93,12 +96,12 @@ def test_what_lies_beside_the_images_is_said(made: Path) -> None:
     for name in (".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._1.png", "list.txt", "a.json", "b.json"):
         (made / "d" / name).parent.mkdir(exist_ok=True)
         (made / "d" / name).write_bytes((made / "d" / "0.png").read_bytes())
-    found = measured(made, "d", "protocol.metrics=[fd]")
+    found = measured(made, "d")
     assert found["images"]["skipped"] == {"hidden": 2, ".json": 2, ".txt": 1}
     assert found["images"]["count"] == COUNT and found["images"]["size"] == [16, 16, 1]
     colour = Image.open(made / "d" / "0.png").convert("RGB")
     colour.save(made / "d" / "0.png")
-    told = dmq("measure", str(made / "d"), FEW[0], "protocol.metrics=[fd]").out.splitlines()
+    told = dmq("measure", str(made / "d"), *FEW).out.splitlines()
     assert told[-2] == f"images: 40 of {made / 'd'} of mixed kinds (RGB 1, grey 39)"
     assert told[-1] == "skipped: 2 hidden, 3 other files (.json 2, .txt 1)"
 
@@ -114,7 +117,7 @@ def test_a_reference_of_linked_classes_is_that_of_the_same_files(made: Path) -> 
     assert built.code == 0 and {"count: 40", "skipped: 1 hidden, 1 folders met before"} <= set(built.out.splitlines())
     shown = dmq("reference", "show", str(made / "r.safetensors"))
     assert "skipped: 1 hidden, 1 folders met before" in shown.out and "kinds: {'grey': 40}" in shown.out
-    near = measured(made, "d.npz", "protocol.metrics=[fd]", "--reference", str(made / "r.safetensors"))
+    near = measured(made, "d.npz", "--reference", str(made / "r.safetensors"))
     assert near["numbers"]["fd"] == pytest.approx(0, abs=1e-4)
 
 
@@ -123,11 +126,11 @@ def test_counts_and_sizes_are_looked_at_before_images(made: Path, monkeypatch: p
     monkeypatch.setattr("dmq_cli.metrics.reading.image_files.decoded", lambda *_: pytest.fail("images were read"))
     np.savez(made / "wide.npz", arr_0=np.zeros((COUNT, 32, 32, 3), np.uint8))
     for what, few, part in (
-        ("d", FEW[1:2], "exactly 2000 images, but 40"),
-        ("d.npz", FEW[1:2], "exactly 2000 images, but 40"),
+        ("d", ONLY_FD, "exactly 2000 images, but 40"),
+        ("d.npz", ONLY_FD, "exactly 2000 images, but 40"),
         ("wide.npz", FEW, "reads grey or RGB images of 16x16 pixels, but those of"),
     ):
-        refused = dmq("measure", str(made / what), *few, "protocol.metrics=[fd]")
+        refused = dmq("measure", str(made / what), *few)
         assert refused.code == 1 and part in refused.sentence
     refused = dmq("reference", "build", str(made / "wide.npz"), "--as", "r", "--to", str(made / "r.safetensors"))
     assert refused.code == 1 and "of 16x16 pixels" in refused.sentence

@@ -19,7 +19,7 @@ from dmq_cli.stages.graph import Task
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import read_json
 from dmq_cli.zoo.digits import digit_images
-from tests.chain import counting, dmq, tiny_folder, words
+from tests.chain import ONLY_FD, counting, dmq, tiny_folder, words
 from tests.metrics.helpers import digits, protocol
 
 DIGITS = "d6c306fd169a8119c0a53b48c6553c57cfc870881e4e7ee0e1e631f6402d6eea"
@@ -48,14 +48,8 @@ def test_the_embedded_reference_and_protocol_keep_their_names(tmp_path: Path) ->
 
 def evaluated(folder: Path, reference: str) -> Any:
     """numbers.json of the stage evaluate_fp on 60 real digits."""
-    section = {
-        **choices.protocol("digits"),
-        "reference": reference,
-        "num_images": 60,
-        "splits": 1,
-        "kid_subset_size": 50,
-        "kid_subsets": 4,
-    }
+    words = ["num_images=60", "metrics.is.splits=1", "metrics.kid.subset_size=50", "metrics.kid.subsets=4"]
+    section = choices.protocol_with("digits", [f"protocol.{word}" for word in (*words, f"reference={reference}")])
     (work := folder / f"with-{reference}").mkdir()
     np.savez(work / "images.npz", arr_0=digits(0, 60))
     runtime = {"outputs": str(folder), "device": "cpu"}
@@ -90,7 +84,10 @@ def test_statistics_that_do_not_serve_are_refused_before_sampling(tmp_path: Path
     with counting() as ran:
         result = dmq(*words("evaluate", model, tmp_path, *more))
         other = dmq(*words("evaluate", model, tmp_path, f"++protocol.reference_sha256={'ab' * 32}"))
-    assert result.code == 1 and "does not serve kid, prc; leave them out of protocol.metrics" in result.sentence
+    assert (
+        result.code == 1
+        and "does not serve kid, prc; write protocol.metrics.kid=null protocol.metrics.prc=null" in result.sentence
+    )
     assert other.code == 1 and f"{'ab' * 32}, but digits has {DIGITS}" in other.sentence
     assert ran == []
 
@@ -163,7 +160,7 @@ def test_samples_of_others_are_measured(tmp_path: Path) -> None:
     samples = pngs(tmp_path / "samples", digits(0, 250))
     command = ["measure", str(samples), "protocol.num_images=250"]
     found = json.loads(dmq(*command, "--json").out)
-    plan = protocol(num_images=250, kid_subset_size=200, kid_subsets=100)
+    plan = protocol(num_images=250, kid={"subset_size": 200, "subsets": 100})
     wanted = fidelity(digits(0, 250), real_images(plan, tmp_path), plan)
     assert {name: found["numbers"][name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
     assert found["protocol"]["reference_sha256"] == DIGITS
@@ -188,14 +185,16 @@ def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> Non
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"a photo of a {digit}\n" for digit in first.tolist()), encoding="utf-8")
     command = ["measure", str(tmp_path / "real.npz"), "--protocol", "digits_latent", "protocol.num_images=100"]
-    command.append("protocol.metrics=[fd,agreement]")
+    command += ONLY_FD
     found = json.loads(dmq(*command, "--prompts", str(prompts), "--json").out)
     assert set(found["numbers"]) == {"fd", "agreement"}, "50 lines serve 100 images"
     assert 0.45 < found["numbers"]["agreement"] < 0.75, "the first half shows what it should, of the second a tenth"
     unasked = dmq(*command)
     assert unasked.code == 2 and "asks for agreement" in unasked.sentence and "--prompts FILE" in unasked.sentence
-    nothing = dmq(*command[:-1], "protocol.metrics=[]")
-    assert nothing.code == 2 and "protocol.metrics is empty" in nothing.sentence
+    nothing = dmq(*command, "protocol.metrics.fd=null", "protocol.metrics.agreement=null")
+    assert nothing.code == 2 and "+metric@protocol.metrics.NAME=NAME" in nothing.sentence
+    twins = dmq(*command, "--prompts", str(prompts), "+metric@protocol.metrics.fd_to_twin=fd_to_twin")
+    assert twins.code == 2 and "asks for fd_to_twin" in twins.sentence and "dmq evaluate" in twins.sentence
     assert "--prompts=nowhere" in dmq(*command, "--prompts", "nowhere").sentence
 
 
@@ -203,7 +202,7 @@ def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> Non
     ("word", "sentence"),
     [
         ("num_images=3", "write protocol.KEY=VALUE"),
-        ("protocol.num_image=3", "no key num_image. Did you mean num_images?"),
+        ("protocol.num_image=3", "There is no protocol.num_image in the configuration. Did you mean num_images?"),
         ("protocol.num_images=many", "protocol.num_images=many is not possible"),
         ("--device=toaster", "--device=toaster cannot be used here"),
     ],
@@ -225,7 +224,7 @@ def test_images_of_statistics_cannot_be_asked_for(tmp_path: Path) -> None:
     ("more", "part"),
     [
         (["--protocol", "adm"], "protocol.reference=NAME"),
-        (["--protocol", "coco30k"], "protocol.clip_path=FOLDER"),
+        (["--protocol", "fid_torch_fidelity"], "protocol.reference=NAME"),
     ],
 )
 def test_values_that_have_to_be_given_are_named(more: list[str], part: str, tmp_path: Path) -> None:

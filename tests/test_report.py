@@ -206,7 +206,10 @@ def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
 def test_a_document_may_have_docstrings_and_files_of_conf(tmp_path: Path) -> None:
     text = "<!-- docstring correct/base.py -->\n<!-- end -->\n<!-- choice correct=none -->\nold\n<!-- end -->\n"
     lines = report.fill(text, tmp_path).splitlines()
-    assert lines[1] == "What every correction offers to the stages that estimate and use it, and the one that does nothing."
+    assert (
+        lines[1]
+        == "What every correction offers to the stages that estimate and use it, and the one that does nothing."
+    )
     assert lines[4:6] == ['```yaml title="correct=none"', "# The quantized network as it is."] and "old" not in lines
     with pytest.raises(ConfigError, match="which is not there"):
         report.fill(text.replace("none", "nothing"), tmp_path)

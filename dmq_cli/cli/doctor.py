@@ -102,14 +102,15 @@ def _network(model: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Finding]:
     """Extractors and references of the protocols, each once."""
-    from dmq_cli.metrics.protocol import FOLDERS
+    from dmq_cli.metrics.shown import classes
+    from dmq_cli.metrics.weights import FOLDERS
 
     found: dict[tuple[str, str], Finding] = {}
     for one in protocols:
         reference = one["name"] if one["reference"] == "???" else one["reference"]
         rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
-        more = [name for metric, name in FOLDERS.items() if metric in one["metrics"]]
-        rows += [_found("extractor", name, partial(_semantic, name, one)) for name in more]
+        read = {classes()[name].weights for name, section in one["metrics"].items() if section is not None}
+        rows += [_found("extractor", name, partial(_semantic, name, one)) for name in FOLDERS if name in read]
         rows.append(_found("reference", reference, partial(_reference, one, outputs)))
         found |= {(row.kind, row.name): row for row in rows}
     return sorted(found.values(), key=lambda row: row.kind)
@@ -125,8 +126,7 @@ def _extractor(protocol: Mapping[str, Any]) -> tuple[str, str]:
 def _semantic(name: str, protocol: Mapping[str, Any]) -> tuple[str, str]:
     from dmq_cli.metrics.weights import find_folder
 
-    path = protocol[f"{name}_path"]
-    folder, sha256 = find_folder(name, None if path == "???" else path, protocol["weights_sha256"][name])
+    folder, sha256 = find_folder(name, protocol[f"{name}_path"], protocol["weights_sha256"][name])
     return str(folder), sha256
 
 

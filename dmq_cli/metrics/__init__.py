@@ -1,43 +1,56 @@
-"""Numbers for images: Fréchet distance, inception score, KID, precision and recall by torch-fidelity, sFID, FD-DINOv2 and
-CLIP score by extractors registered there; PSNR, SSIM and LPIPS of pairs.
-"""
+"""Numbers for images. A metric is one file here and one in conf/metric, see metric.py; a protocol lists them."""
 
-from dmq_cli.metrics.agreement import agreement, asked_digit
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256, further_sha256
-from dmq_cli.metrics.fidelity import fidelity, images_sha256, measure, reference_features, reference_of, with_features
-from dmq_cli.metrics.interval import difference_interval, judged, mean_interval
-from dmq_cli.metrics.paired import PSNR_CAP, SSIM_WINDOW, paired, per_image, psnr, ssim
-from dmq_cli.metrics.protocol import EXTRACTORS, RESULTS, Protocol, to_uint8
+from dmq_cli.metrics.fidelity import (
+    compare,
+    fidelity,
+    images_sha256,
+    measure,
+    reference_features,
+    reference_of,
+    with_features,
+)
+from dmq_cli.metrics.flat import flat
+from dmq_cli.metrics.interval import difference_interval, fraction_interval, influence_interval, mean_interval
+from dmq_cli.metrics.metric import DOWN, UP, Measurement, Metric, Sample, SetMetric, Shown, TwinMetric
+from dmq_cli.metrics.pairs import PairMetric, Pairwise
+from dmq_cli.metrics.protocol import EXTRACTORS, Protocol, to_uint8
 from dmq_cli.metrics.references.reference import Reference
+from dmq_cli.metrics.shown import shown
 from dmq_cli.metrics.weights import INCEPTION_SHA256, INCEPTION_URL
 
 __all__ = [
+    "DOWN",
     "EXTRACTORS",
     "INCEPTION_SHA256",
     "INCEPTION_URL",
-    "PSNR_CAP",
-    "RESULTS",
-    "SSIM_WINDOW",
+    "UP",
     "Images",
+    "Measurement",
+    "Metric",
+    "PairMetric",
+    "Pairwise",
     "Protocol",
     "Reference",
-    "agreement",
-    "asked_digit",
+    "Sample",
+    "SetMetric",
+    "Shown",
+    "TwinMetric",
+    "compare",
     "difference_interval",
     "extract",
     "extractor_sha256",
     "fidelity",
+    "flat",
+    "fraction_interval",
     "further_sha256",
     "images_sha256",
-    "judged",
+    "influence_interval",
     "mean_interval",
     "measure",
-    "paired",
-    "per_image",
-    "psnr",
     "reference_features",
     "reference_of",
-    "ssim",
+    "shown",
     "to_uint8",
     "with_features",
 ]

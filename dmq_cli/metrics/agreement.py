@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.interval import fraction_interval
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown
+from dmq_cli.metrics.protocol import Protocol
+from dmq_cli.metrics.references.reference import Reference
 from dmq_cli.models.digits_cnn import DIGITS
 
 _DIGITS = {name: digit for digit, word in enumerate(DIGITS) for name in (word, str(digit))}
+
+
+@dataclass(frozen=True)
+class Agreement(SetMetric):
+    """agreement in [0, 1]: the fraction of images that digits_cnn reads as the digit asked for."""
+
+    name = "agreement"
+    results = (Shown("agreement", "agreement", UP),)
+    layers = ("logits",)
+    extractors = ("digits_cnn",)
+    asks = True
+
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
+        """Reads the images alone; nothing where nothing was asked for."""
+        if images.asked is None:
+            return Measurement()
+        fraction = agreement(images.features["logits"], images.asked)
+        return Measurement({"agreement": fraction}, {"agreement": fraction_interval(fraction, len(images.asked))})
 
 
 def agreement(logits: Tensor, asked: Sequence[str]) -> float:

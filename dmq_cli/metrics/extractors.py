@@ -7,7 +7,7 @@ Each reads its weights from files the user names and never downloads: `dmq-digit
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,15 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.digits import SIDES, DigitsFeatures
 from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
-from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_scores
-from dmq_cli.metrics.weights import find_folder, read_weights, settings_sha256
+from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_texts
+from dmq_cli.metrics.weights import FOLDERS, find_folder, read_weights
 from dmq_cli.models import Numerics
 from dmq_cli.paths import resolve
 
 Images = np.ndarray[Any, Any] | Tensor
 """uint8 (N, H, W, C) with 1 or 3 channels."""
 
+_OWN = ("features", "logits", SPATIAL)  # layers of the protocol's extractor
 _SEMANTIC_BATCH = 50  # of vision transformers, whose images are made 224x224
 
 
@@ -43,12 +44,9 @@ def further_sha256(protocol: Protocol) -> dict[str, str]:
 
     Keys: dinov2, clip, lpips, of weights; dinov2_files, clip_files, of what lies beside them. Errors as in `read_weights`.
     """
-    found, wanted = {}, protocol.weights_sha256
-    for name, path in protocol.folders().items():
-        folder, found[name] = find_folder(name, path, wanted.get(name))
-        found[f"{name}_files"] = settings_sha256(folder)
-    if protocol.lpips_path is not None:
-        found["lpips"] = read_weights("lpips", protocol.lpips_path, wanted.get("lpips"))[1]
+    found: dict[str, str] = {}
+    for metric in protocol.metrics.values():
+        found |= metric.files(protocol)
     return found
 
 
@@ -61,7 +59,7 @@ def load_extractor(protocol: Protocol) -> Any:
     """
     registered, path = EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path))
     layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
-    more = (SPATIAL,) if "sfid" in protocol.metrics else ()
+    more = (SPATIAL,) if SPATIAL in protocol.layers() else ()
     return _build(registered, (layer("fid"), layer("isc"), *more), path, extractor_sha256(protocol))
 
 
@@ -72,25 +70,26 @@ def extract(
     batch_size: int = 250,
     asked: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
+    layers: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
     """What the protocol's metrics read of images, computed on `device`, float32 on the CPU, first axis the images.
 
-    images: uint8 (N, H, W, 1 or 3). "features" (N, D) and "logits" (N, classes); "spatial" (N, 2023) for sfid; "dinov2"
-    (N, D) for fd_dinov2; "clip_score" (N,) for clip_score where `asked` says what each image was to show. The batch size
-    changes nothing beyond the rounding of float32. Raises EvaluationError for images of another kind; errors of weights
-    as in `read_weights`.
+    images: uint8 (N, H, W, 1 or 3). "features" (N, D) and "logits" (N, classes); "spatial" (N, 2023); "dinov2" and "clip"
+    (N, D); "clip_text" (N, D) of the prompts, where `asked` says what each image was to show. layers: those of them that are
+    wanted; None: the first two, and all that the metrics read. The batch size changes nothing beyond the rounding of float32.
+    Raises EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
     Numerics().set_tf32(device)
-    pixels, extractor = _channels_first(images), load_extractor(protocol).to(device)
-    found = dict(
-        zip(("features", "logits", SPATIAL), _batched(extractor, pixels, batch_size, protocol.resize), strict=False)
-    )
-    folders = {name: _semantic(name, protocol).to(device) for name in protocol.folders()}
-    if "dinov2" in folders:
-        (found["dinov2"],) = _batched(folders["dinov2"], pixels, min(batch_size, _SEMANTIC_BATCH))
-    if "clip" in folders and asked is not None:
-        (embeddings,) = _batched(folders["clip"], pixels, min(batch_size, _SEMANTIC_BATCH))
-        found["clip_score"] = clip_scores(embeddings, folders["clip"], asked)
+    pixels, wanted = _channels_first(images), protocol.layers(asked is not None) if layers is None else set(layers)
+    found: dict[str, Tensor] = {}
+    if wanted & set(_OWN):
+        extractor = load_extractor(protocol).to(device)
+        found |= zip(_OWN, _batched(extractor, pixels, batch_size, protocol.resize), strict=False)
+    for name in (name for name in FOLDERS if name in wanted):
+        network = _semantic(name, protocol).to(device)
+        (found[name],) = _batched(network, pixels, min(batch_size, _SEMANTIC_BATCH))
+    if "clip_text" in wanted and asked is not None:
+        found["clip_text"] = clip_texts(_semantic("clip", protocol).to(device), asked, len(pixels))
     return found
 
 

@@ -13,6 +13,10 @@ where they are equal: there FD scatters in second order alone, and the interval 
 Of two sets of images from the same noise, a_i - b_i gives the spread of the difference of their distances, which is much
 smaller than of two distances that have nothing in common.
 
+The distance between two such sets, as of quantized images and their twins, scatters with both. A pair adds what its image adds
+with the other set as it is, and what its twin adds with the images as they are; both sets move together, so that the sum of
+the two is what scatters: resampling pairs, and not images.
+
 FD-inf: Chong and Forsyth, CVPR 2020 (1911.07023), fit FD over 1 / N for random subsets and read off the intercept.
 Deviation: the subsets of one size are disjoint and together all images, so that what these images have in common by chance
 is in the mean of every size alike and moves the intercept as it moves FD: FD-inf has the standard error of FD.
@@ -78,6 +82,12 @@ class FrechetTo:
             return None
         means = [np.mean([self.distance(features[own]) for own in np.array_split(order, k)]) for k in parts]
         return float(np.polynomial.polynomial.polyfit(parts, means, 1)[0])
+
+
+def paired_influence(features: Any, twins: Any) -> Array:
+    """a_i of every pair, (N,), from features (N, D) of two sets of the same noise: their distance scatters as the mean."""
+    found: Array = FrechetTo(*moments(twins)).influence(features) + FrechetTo(*moments(features)).influence(twins)
+    return found
 
 
 def moments(features: Any) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What a number in a table means: extractor, reference, rounding, counts and the constants of each metric."""
+"""What a number in a table means: extractor, reference, rounding, counts and the metrics with their constants."""
 
 from __future__ import annotations
 
@@ -12,25 +12,13 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError, nearest
+from dmq_cli.metrics.flat import flat
+from dmq_cli.metrics.metric import Metric, SetMetric, check_least
+from dmq_cli.metrics.shown import results
 from dmq_cli.store.digest import digest
 
 EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-inception"}
 """The extractors a protocol can name, and the names under which torch-fidelity finds them."""
-
-RESULTS = {
-    "fd": ("fd",),
-    "is": ("is", "is_std"),
-    "kid": ("kid", "kid_std"),
-    "prc": ("precision", "recall"),
-    "agreement": ("agreement",),
-    "sfid": ("sfid",),
-    "fd_dinov2": ("fd_dinov2",),
-    "clip_score": ("clip_score",),
-}
-"""The metrics a protocol can ask for, and the keys each one adds to the result."""
-
-FOLDERS = {"fd_dinov2": "dinov2", "clip_score": "clip"}
-"""Metrics that need a network besides the extractor, and which: a folder that the protocol names."""
 
 _ROUNDINGS = ("edm", "round", "trunc")
 _INCEPTION_ONLY = {"is", "kid", "inceptionscore"}
@@ -45,15 +33,13 @@ class Protocol:
     name: of the configuration. extractor: a key of EXTRACTORS. extractor_path: its weights, a path or
     `package:` and a path inside dmq_cli. extractor_sha256: what these weights must hash to, or None.
     reference: name of the reference set; reference_path: where it lies, or None where the name says it.
-    to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. splits: of the inception
-    score. kid_subset_size: images per KID subset, kid_subsets of them. prc_neighbourhood: k of the
-    precision and recall balls. metrics: keys of RESULTS. columns: result key -> heading in tables.
-    rng_seed: of the shuffle before the splits and of the KID subsets. resize: the side that larger images
-    are averaged down to for the extractor, None: as they are. reference_sha256: what the reference must hash to,
-    or None. prc_images: precision and recall compare with that many images of the reference, the first ones; None: with
-    all. dinov2_path, clip_path: folders of transformers' Dinov2Model and CLIPModel, for the metrics fd_dinov2 and
-    clip_score. lpips_path: torchvision's AlexNet weights; with them, evaluation adds LPIPS. weights_sha256: what the
-    weights of `dinov2`, `clip` and `lpips` must hash to. tabulated: whether its numbers may enter a table.
+    to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. metrics: name -> Metric, None for one
+    that was taken away. columns: result key -> heading in tables. rng_seed: of what metrics draw: the shuffle before the
+    splits of IS, the subsets of KID, the parts of FD-inf. resize: the side that larger images are averaged down to for the
+    extractor, None: as they are. reference_sha256: what the reference must hash to, or None. dinov2_path, clip_path:
+    folders of transformers' Dinov2Model and CLIPModel, for the metrics that read them. lpips_path: torchvision's AlexNet
+    weights; with them, evaluation adds LPIPS. weights_sha256: what the weights of `dinov2`, `clip` and `lpips` must hash
+    to. tabulated: whether its numbers may enter a table.
 
     Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
     extractor.
@@ -67,16 +53,11 @@ class Protocol:
     reference_path: str | None
     to_uint8: str
     num_images: int
-    splits: int = 10
-    kid_subset_size: int = 1000
-    prc_neighbourhood: int = 3
-    metrics: tuple[str, ...] = ("fd", "is", "kid", "prc")
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
-    kid_subsets: int = 100
     rng_seed: int = 2020
     resize: int | None = None
     reference_sha256: str | None = None
-    prc_images: int | None = None
     dinov2_path: str | None = None
     clip_path: str | None = None
     lpips_path: str | None = None
@@ -84,35 +65,35 @@ class Protocol:
     tabulated: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metrics", tuple(self.metrics))
+        object.__setattr__(self, "metrics", _by_name(self.name, self.metrics))
         object.__setattr__(self, "columns", dict(self.columns))
         object.__setattr__(self, "weights_sha256", dict(self.weights_sha256))
         _known("extractor", self.extractor, EXTRACTORS)
         _known("to_uint8", self.to_uint8, _ROUNDINGS)
-        if "fid" in self.metrics:
-            raise ConfigError(
-                f"Protocol {self.name} asks for metric 'fid', which is called fd: an FID is the fd of inception-v3-compat; write fd."
-            )
-        for metric in self.metrics:
-            _known("metric", metric, RESULTS)
-        if self.extractor != "digits_cnn" and ("agreement" in self.metrics or self.resize is not None):
-            raise ConfigError(
-                f"Protocol {self.name} asks for agreement or resize, which only digits_cnn has; leave both out."
-            )
-        if self.extractor != "inception-v3-compat" and "sfid" in self.metrics:
-            raise ConfigError(
-                f"Protocol {self.name} asks for sfid, which only inception-v3-compat has; leave it out of protocol.metrics."
-            )
+        if self.extractor != "digits_cnn" and self.resize is not None:
+            raise ConfigError(f"Protocol {self.name} asks for resize, which only digits_cnn has; leave it out.")
         for name in self.weights_sha256:
             _known("weights_sha256 of", name, _WEIGHTS)
-        self._check_counts()
+        for key, least in (("num_images", 2), ("rng_seed", 0), ("resize", 1)):
+            check_least(self, key, getattr(self, key), least)
+        for metric in self.metrics.values():
+            metric.check(self)
         for key, column in self.columns.items():
             self._check_column(key, column)
 
     def folders(self) -> dict[str, str | None]:
         """Where the networks lie whose features its metrics need besides the extractor's, by `dinov2` and `clip`."""
         paths = {"dinov2": self.dinov2_path, "clip": self.clip_path}
-        return {name: paths[name] for metric, name in FOLDERS.items() if metric in self.metrics}
+        used = {metric.weights for metric in self.metrics.values()}
+        return {name: path for name, path in paths.items() if name in used}
+
+    def layers(self, asked: bool = True) -> set[str]:
+        """What `extract` finds for it: what its metrics read, and the extractor's own two layers in any case.
+
+        asked: whether it is known what images were to show; without that some metrics measure nothing.
+        """
+        read = (metric.layers for metric in self.metrics.values() if asked or not metric.asks)
+        return {"features", "logits"}.union(*read)
 
     def record(
         self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None
@@ -123,7 +104,7 @@ class Protocol:
         Files are known by their sha256 and not by where they lie, so moving one changes nothing. further: sha256 of
         other weights, as `further_sha256` finds them. `tabulated` is there where it is false.
         """
-        labels = {"name": self.name, "reference": self.reference, "columns": dict(self.columns)}
+        labels = {"name": self.name, "reference": self.reference, "columns": self._headings()}
         numbers = self._numbers(reference_sha256, extractor_sha256, further)
         mark = {} if self.tabulated else {"tabulated": False}
         return {**labels, **numbers, "hash": digest(numbers, length=16), **mark}
@@ -137,52 +118,33 @@ class Protocol:
     def _numbers(
         self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None
     ) -> dict[str, Any]:
+        form = self._flat()
         # What came later enters only where it is used: protocols from before keep their hash.
-        later = {"resize": self.resize, "prc_images": self.prc_images, "weights_sha256": dict(further or {}) or None}
+        later = {"resize": self.resize, "weights_sha256": dict(further or {}) or None}
+        later |= {key: form.get(key) for key in ("prc_images", "further")}
         return {
             "extractor": self.extractor,
             "extractor_sha256": extractor_sha256,
             "reference_sha256": reference_sha256,
             "to_uint8": self.to_uint8,
             "num_images": self.num_images,
-            "splits": self.splits,
-            "kid_subset_size": self.kid_subset_size,
-            "kid_subsets": self.kid_subsets,
-            "prc_neighbourhood": self.prc_neighbourhood,
-            "metrics": list(self.metrics),
+            **{key: form[key] for key in ("splits", "kid_subset_size", "kid_subsets", "prc_neighbourhood", "metrics")},
             "rng_seed": self.rng_seed,
             "torch_fidelity": importlib.metadata.version("torch-fidelity"),
             **{name: value for name, value in later.items() if value is not None},
         }
 
-    def _check_counts(self) -> None:
-        least = {
-            "num_images": 2,
-            "splits": 1,
-            "kid_subset_size": 2,
-            "kid_subsets": 1,
-            "prc_neighbourhood": 1,
-            "rng_seed": 0,
-            "resize": 1,
-            "prc_images": self.prc_neighbourhood + 1,
-        }
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ConfigError(f"Protocol {self.name} asks for {name}={value}; give at least {minimum}.")
-        for metric, name, spare in (
-            ("is", "splits", 0),
-            ("kid", "kid_subset_size", 0),
-            ("prc", "prc_neighbourhood", 1),
-        ):
-            if metric in self.metrics and getattr(self, name) + spare > self.num_images:
-                raise ConfigError(
-                    f"Protocol {self.name} asks for {name}={getattr(self, name)} with "
-                    f"num_images={self.num_images}; give at most {self.num_images - spare}."
-                )
+    def _headings(self) -> dict[str, str]:
+        """Those of `columns`, and of a metric that came later its own."""
+        later = [self.metrics.get(name) for name in self._flat().get("further", {})]
+        own = {how.key: how.heading for metric in later if isinstance(metric, SetMetric) for how in metric.results}
+        return {**self.columns, **{key: heading for key, heading in own.items() if key not in self.columns}}
+
+    def _flat(self) -> dict[str, Any]:
+        return flat({"metrics": {name: _section(metric) for name, metric in self.metrics.items()}})
 
     def _check_column(self, key: str, column: str) -> None:
-        _known("result", key, [key for keys in RESULTS.values() for key in keys])
+        _known("result", key, {*results(), *(how.key for metric in self.metrics.values() for how in metric.results)})
         letters = re.sub(r"[^a-z]", "", column.lower())
         claims_fid = "fid" in letters or "frechetinception" in letters
         claims_inception = claims_fid or letters in _INCEPTION_ONLY
@@ -195,6 +157,40 @@ class Protocol:
             raise ConfigError(
                 f"Protocol {self.name} names the column of {key} '{column}'; only fd can be an FID, and only sfid an sFID."
             )
+
+
+def _by_name(protocol: str, metrics: Any) -> dict[str, Metric]:
+    """The metrics that are there. Raises ConfigError for what is none, or has another's name or number."""
+    if not isinstance(metrics, Mapping):
+        raise ConfigError(
+            f"Protocol {protocol} was given metrics={metrics}, but each has a section of its own; {_advice('NAME')}"
+        )
+    there = {name: metric for name, metric in metrics.items() if metric is not None}
+    numbers: dict[str, str] = {}
+    for name, metric in there.items():
+        if not isinstance(metric, Metric):
+            raise ConfigError(
+                f"protocol.metrics.{name}={metric} names no class that is a dmq_cli.metrics.Metric; {_advice(name)}"
+            )
+        if metric.name != name:
+            raise ConfigError(
+                f"Protocol {protocol} has the metric {metric.name} under the name {name}; write +metric@protocol.metrics.{metric.name}."
+            )
+        for how in metric.results:
+            if (other := numbers.setdefault(how.key, name)) != name:
+                raise ConfigError(
+                    f"Protocol {protocol} has two metrics that give {how.key}: {other} and {name}; take one away."
+                )
+    return there
+
+
+def _advice(name: str) -> str:
+    return f"add a metric with +metric@protocol.metrics.{name}={name}, take one away with protocol.metrics.{name}=null."
+
+
+def _section(metric: Metric) -> dict[str, Any]:
+    """The section that a metric is made from."""
+    return {"_target_": f"{type(metric).__module__}.{type(metric).__qualname__}", **vars(metric)}
 
 
 def to_uint8(images: Tensor, how: str) -> Tensor:

@@ -5,9 +5,8 @@
 Position embeddings are interpolated as in facebookresearch/dinov2 of torch.hub, by a factor and not to a size as in
 transformers, because the published numbers come from there.
 
-`dmq-clip`: CLIP score (Hessel et al., EMNLP 2021, 2104.08718) without their factor 2.5 and their prefix "A photo depicts":
-100 max(cos, 0) of the embeddings of image and prompt, as in torchmetrics and in papers on text-to-image models. Images
-are prepared as in openai/CLIP: shorter side by Pillow's bicubic filter, centre crop.
+`dmq-clip`: embeddings of images and of prompts (Radford et al., ICML 2021, 2103.00020). Images are prepared as in openai/CLIP:
+shorter side by Pillow's bicubic filter, centre crop.
 """
 
 from __future__ import annotations
@@ -126,21 +125,21 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str]) -> Tensor:
-    """CLIP score of every image, (N,) in [0, 100]. embeddings: (N, D) of the images; asked: N prompts.
+def clip_texts(extractor: ClipFeatures, asked: Sequence[str], images: int) -> Tensor:
+    """Embeddings (N, D) of length 1 of the prompt of each of N images. asked: N prompts.
 
     Prompts that are longer than CLIP reads are cut off, which is said. Raises EvaluationError for another number of prompts, or
     for class numbers in their place.
     """
-    if len(asked) != len(embeddings):
+    if len(asked) != images:
         raise EvaluationError(
-            f"The CLIP score compares each image with its prompt, but found {len(embeddings)} images and {len(asked)} prompts;"
+            f"The CLIP score compares each image with its prompt, but found {images} images and {len(asked)} prompts;"
             " sample them again."
         )
-    if any(one.isdigit() for one in asked):
+    if any(prompt.isdigit() for prompt in asked):
         raise EvaluationError(
-            "The CLIP score compares images with prompts, but this model was told class numbers; leave clip_score out of"
-            " protocol.metrics."
+            "The CLIP score compares images with prompts, but this model was told class numbers; take it away with"
+            " protocol.metrics.clip_score=null."
         )
     different = sorted(set(asked))
     if cut := extractor.too_long(different):
@@ -150,8 +149,7 @@ def clip_scores(embeddings: Tensor, extractor: ClipFeatures, asked: Sequence[str
     batches = [different[start : start + 100] for start in range(0, len(different), 100)]
     texts = torch.cat([extractor.texts(batch) for batch in batches])
     place = {text: number for number, text in enumerate(different)}
-    wanted = texts[torch.tensor([place[one] for one in asked])]
-    return 100 * (embeddings * wanted).sum(1).clamp(min=0)
+    return texts[torch.tensor([place[prompt] for prompt in asked])]
 
 
 def _prepared(images: Tensor, resize: _Resize, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -203,7 +201,7 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            "FD-DINOv2 and the CLIP score need the package transformers; install it with: pip install 'dmq-cli[text]'."
+            "DINOv2 and CLIP need the package transformers; install it with: pip install 'dmq-cli[text]'."
         ) from error
     transformers.utils.logging.disable_progress_bar()  # it would draw over dmq's own
     return transformers

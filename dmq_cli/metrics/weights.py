@@ -19,6 +19,9 @@ ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 ALEXNET_SHA256 = "7be5be79"
 """The first eight digits, which torchvision puts into the file's name."""
 
+FOLDERS = ("dinov2", "clip")
+"""Networks in folders of transformers' layout; the others are single files. A protocol names the place of each as <name>_path."""
+
 _REMEDY = {
     "digits_cnn": "dmq ships it and makes it again with: dmq train model=ddim_digits",
     "inception-v3-compat": f"download {INCEPTION_URL} and give its place as protocol.extractor_path",

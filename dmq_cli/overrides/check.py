@@ -30,10 +30,29 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"{word} would leave no {group}; choose one, as in {_example(group)}.{_known(group)}")
         if key.startswith("hydra.") and word.startswith("+") and not _is_hydras(key.split(".")[1:]):
             raise ConfigError(f"{word} is read by nobody: Hydra has no {key}; leave it out.")
+        _check_metrics(word, key, value)
         if key in _LABELS:
             raise ConfigError(
                 f"{word} would only change what the run is called; choose another {_LABELS[key]} instead."
             )
+
+
+def _check_metrics(word: str, key: str, value: str) -> None:
+    """Words of when metrics were a list, and one that would leave a metric's options behind."""
+    if key == "protocol.metrics" and value.startswith("["):
+        raise ConfigError(
+            f"{word} is a list, but every metric has a section of its own; take one away with protocol.metrics.NAME=null, add one with"
+            " +metric@protocol.metrics.NAME=NAME."
+        )
+    if key.startswith("protocol."):
+        from dmq_cli.metrics.flat import MOVED
+
+        if (moved := MOVED.get(key.removeprefix("protocol."))) is not None:
+            raise ConfigError(
+                f"{word} is read by nobody; it is an option of the metric: write protocol.{moved}={value}."
+            )
+    if word.startswith("~metric@protocol.metrics."):
+        raise ConfigError(f"{word} would leave the metric's options behind; write {key.removeprefix('metric@')}=null.")
 
 
 def _is_hydras(path: Sequence[str]) -> bool:

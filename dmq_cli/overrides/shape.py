@@ -18,6 +18,7 @@ Shape = Mapping[str, Any]
 ANY: Shape = {"*": None}
 _FREE = ("model.expects", "table.columns", "table.parts", "table.claims", "table.notes")  # keys are data there
 _CHOSEN = ("model", "method", "bits", "budget", "table", "train")  # sections that are no object's arguments
+_INSIDE = ("metric",)  # groups whose choices are parts of another section
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
 
@@ -61,7 +62,8 @@ def _leaves(node: Any, path: str) -> Iterator[str]:
 
 def groups() -> list[str]:
     """The groups of conf/ whose choice fills the section of the same name."""
-    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name != "hydra")
+    others = ("hydra", *_INSIDE)
+    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name not in others)
 
 
 def choices(group: str) -> list[str]:

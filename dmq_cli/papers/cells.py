@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.choices import composed
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
-from dmq_cli.paths import conf_folder
 from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store.recorded import MANIFEST
@@ -26,15 +26,7 @@ def configured(words: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(word for word in words if not word.startswith("runtime.")))
 
 
-@cache
-def _composed(words: tuple[str, ...]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        found = compose("config", ["stage=evaluate", *words])
-    plain: Any = OmegaConf.to_container(found, resolve=True)
-    return dict(plain)
+_composed = cache(composed)
 
 
 def cells(folder: Path) -> list[Evaluation]:
@@ -100,6 +92,7 @@ def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
 
 
 def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    from dmq_cli.metrics import flat
     from dmq_cli.sampling import neutral
     from dmq_cli.stages.graph import identity
     from dmq_cli.stages.prepare import correction
@@ -112,6 +105,8 @@ def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) 
         want = correction(want, wanted["cond"])
     if section == "sampler":
         want, have = neutral(want), neutral(have)
+    if section == "protocol":
+        want, have = flat(want), flat(have)
     if section in ("numerics", "cond") and have is None:  # recorded before it existed
         have = configured(())[section]
     return bool(identity(want) == identity(have))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dmq_cli.metrics import shown
 from dmq_cli.results.noise import inside_noise
 from dmq_cli.results.record import Evaluation, Number
 from dmq_cli.results.verdict import with_noise
 
-_DIGITS = {"lpips": 3, "ssim": 3}
 _TWINS = {"quantized": "fp"}  # where the number of full precision stands
 
 
@@ -37,7 +37,7 @@ def measured(cell: Evaluation, column: str, full: bool = False) -> Entry | None:
     if number is None:
         return None
     above = cell.over_fp.get(key) if side == "quantized" else None
-    return Entry(number, with_noise(number, _DIGITS.get(key, 2)), above)
+    return Entry(number, with_noise(number, shown(key).digits), above)
 
 
 def told_apart(a: Entry, b: Entry, apart: Number | None = None) -> bool | None:

@@ -80,7 +80,7 @@ def columns_of(cells: Sequence[Evaluation]) -> list[Column]:
         for key, name in headings(cells[0]).items()
         if any(key in cell.quantized for cell in cells)
     ]
-    paired = [key for key in NAMES if any(key in cell.paired for cell in cells)]
+    paired = [key for key in dict.fromkeys(key for cell in cells for key in cell.paired) if key in NAMES]
     return [*kept, *(Column(key, _arrow(NAMES[key], key), "paired") for key in paired)]
 
 

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from dmq_cli.metrics import shown
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import DISTANCES, columns
+from dmq_cli.report.tables import columns
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, as_evaluation
@@ -58,7 +59,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
     lines = []
     for key, name in columns(evaluation).items():
         difference, inside = over_full(evaluation, key)
-        if key in DISTANCES and inside is not None:
+        if shown(key).distance and inside is not None:
             side = "over" if difference >= 0 else "under"
             lines.append(f"{name} {abs(difference):.2f} {side} fp, {verdict(inside)}")
     return lines

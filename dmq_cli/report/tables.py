@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.metrics import shown as shown_as
 from dmq_cli.results.acting import differing
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, as_evaluation, metrics_files
@@ -20,10 +21,6 @@ _METHODS = (
     "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tdq", "eda", "quest", "tcaq",
     "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
-_ARROWS = {"fd": "↓", "fd_inf": "↓", "is": "↑", "agreement": "↑"}
-DISTANCES = ("fd", "sfid", "fd_dinov2")
-"""Numbers that full precision has, too, and for which a difference inside the noise is told."""
-
 _ALIKE = " ≈ fp"
 _SAID = (
     "sampler.num_inference_steps=",
@@ -148,7 +145,7 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
     first = next((cell for cell in cells if "fd_inf" in cell.fp), cells[0])
 
     def distance(key: str, name: str) -> _Column:
-        title = f"{name} {_ARROWS.get(key, '')}".strip()
+        title = f"{name} {shown_as(key).arrow}".strip()
         return _Column(title, with_noise(first.fp[key]), lambda cell: _beside_full(cell, key))
 
     paired = _Column("PSNR to FP ↑", "", lambda cell: with_noise(cell.paired["psnr"]) + " dB")
@@ -158,7 +155,7 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
 def _beside_full(cell: Evaluation, key: str) -> str:
     if key not in cell.quantized:
         return ""
-    return with_noise(cell.quantized[key]) + (_ALIKE if key in DISTANCES and over_full(cell, key)[1] else "")
+    return with_noise(cell.quantized[key]) + (_ALIKE if shown_as(key).distance and over_full(cell, key)[1] else "")
 
 
 def _costs(cells: Sequence[Evaluation]) -> list[_Column]:

@@ -51,12 +51,16 @@ def acting(config: Any, choices: Mapping[str, str], source: Source) -> list[str]
 
     Raises Hydra's errors for choices that do not compose.
     """
-    stock = _composed(source, _words(choices, _NAMED))
+    words = _words(choices, _NAMED)
+    stock = _composed(source, words)
     own = [f"{group}={choices[group]}" for group in _GROUPS if choices.get(group) != stock.choices.get(group)]
     if own or choices.get("protocol") != stock.choices.get("protocol"):
-        stock = _composed(source, _words(choices, (*_NAMED, "protocol", *_GROUPS)))
+        words = _words(choices, (*_NAMED, "protocol", *_GROUPS))
+        stock = _composed(source, words)
+    if metrics := _metrics(choices, stock.choices):
+        own, stock = [*own, *metrics], _composed(source, (*words, *metrics))
     job = _Plain(choices, _flattened(config, False), _flattened(config, True))
-    return [*own, *bits_overrides(config.bits), *_differing(job, stock)]
+    return [*own, *bits_overrides(config.bits), *dict.fromkeys(_differing(job, stock))]
 
 
 def from_command(command: str) -> list[str]:
@@ -78,6 +82,14 @@ def from_words(words: Sequence[str]) -> list[str]:
     return [word for word in words if "=" in word and not word.startswith("-") and not _UNREAD.match(word)]
 
 
+def _metrics(choices: Mapping[str, str], stock: Mapping[str, str]) -> list[str]:
+    """The words that put a metric into the protocol."""
+    chosen = {
+        group: name for group, name in choices.items() if group.startswith("metric@") and stock.get(group) != name
+    }
+    return [f"{'' if group in stock else '+'}{group}={name}" for group, name in chosen.items()]
+
+
 def _words(choices: Mapping[str, str], groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{group}={choices[group]}" for group in groups if choices.get(group) is not None)
 
@@ -97,9 +109,17 @@ def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
         if key.rpartition(".")[2] in LABELS or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
             continue
         if key not in job.written:
-            yield f"~{key}"
+            yield from _taken_away(key, job.written)
         elif job.written[key] != stock.written.get(key, job) and job.resolved[key] != stock.resolved.get(key, job):
             yield f"{key}={shown(job.resolved[key])}"
+
+
+def _taken_away(key: str, written: Mapping[str, Any]) -> Iterator[str]:
+    """A word for a key that is not there, or for the section that is gone with it; nothing below a key that has a value."""
+    parts = key.split(".")
+    path = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    if not any(name in written for name in path):
+        yield "~" + next(name for name in path if not any(other.startswith(f"{name}.") for other in written))
 
 
 def _flattened(config: Any, resolve: bool) -> dict[str, Any]:

@@ -39,8 +39,11 @@ class Result:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration as {"a.b": value}; one seed range and a list of one are the same."""
-        return flatten({**self.config, "seeds": list(self.evaluation.seeds), "overrides": []})
+        """The configuration as {"a.b": value}; one seed range and a list of one are the same, and so are both forms of a protocol."""
+        from dmq_cli.metrics.flat import flat
+
+        protocol = {"protocol": flat(self.config["protocol"])} if "protocol" in self.config else {}
+        return flatten({**self.config, **protocol, "seeds": list(self.evaluation.seeds), "overrides": []})
 
     @property
     def is_run(self) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+from dmq_cli.metrics.metric import DOWN, TwinMetric
+from dmq_cli.metrics.shown import classes, results
 from dmq_cli.results.record import Number
 
-LOWER_IS_BETTER = {"fd", "fd_inf", "sfid", "kid", "fd_dinov2", "lpips"}
-NAMES = {"psnr": "PSNR to FP", "ssim": "SSIM to FP", "lpips": "LPIPS to FP"}
+LOWER_IS_BETTER = {key for key, how in results().items() if how.arrow == DOWN}
+_OF_TWINS = [metric for metric in classes().values() if issubclass(metric, TwinMetric)]
+NAMES = {how.key: how.heading for metric in _OF_TWINS for how in metric.results}
 
 
 def verdict(inside: bool | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
+from dmq_cli.metrics.flat import flat
 from dmq_cli.results.naming import LABELS
 from dmq_cli.stages.build import Parts
 from dmq_cli.stages.plugins import code_of, is_foreign
@@ -70,7 +71,7 @@ class Node:
 
     def identity(self, config: Config) -> dict[str, Any]:
         """These sections without labels, and as `code` the code in them that is not dmq's, see plugins.code_of."""
-        sections = self.sections(config)
+        sections = {name: _as_keyed(name, section) for name, section in self.sections(config).items()}
         code = {name: found for name, found in config.get("code", {}).items() if name in sections}
         return {**identity(sections), **({"code": code} if code else {})}
 
@@ -188,6 +189,10 @@ def _named(differing: Iterable[str], wanted: Mapping[str, Any]) -> list[str]:
     """Sections as people read them: of code, whose it is."""
     theirs = sorted({target for found in wanted.get("code", {}).values() for target in found})
     return [f"the code of {' and '.join(theirs)}" if name == "code" and theirs else name for name in differing]
+
+
+def _as_keyed(name: str, section: Any) -> Any:
+    return flat(section) if name == "protocol" else section
 
 
 def identity(section: Any) -> Any:

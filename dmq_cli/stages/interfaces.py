@@ -56,8 +56,12 @@ INTERFACES: dict[str, tuple[str, ...]] = {
     "sampler": ("eta", "calls", "scheduler(schedule)"),
     "numerics": ("set_tf32(device)", "apply(model, units)"),
     "protocol": (
-        *Protocol.__dataclass_fields__, "folders()", "record(reference_sha256, extractor_sha256, further)",
+        *Protocol.__dataclass_fields__, "folders()", "layers(asked)", "record(reference_sha256, extractor_sha256, further)",
         "hash(reference_sha256, extractor_sha256, further)",
+    ),
+    "metric": (
+        "name", "results", "layers", "weights", "asks", "check(protocol)", "files(protocol)",
+        "measure(images, reference, protocol) or compare(images, twin, protocol)",
     ),
     "logger": ("package", "log(run, found)"),
     "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "fits(site)", "changes()"),
@@ -76,7 +80,14 @@ INTERFACES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 _ALSO = {"policy": "scheme", "calib_sampler": "sampler"}
-_INSIDE = {"rules": "rule", "passes": "pass", "rounding": "learner", "scales": "learner", "base": "recon"}
+_INSIDE = {
+    "rules": "rule",
+    "passes": "pass",
+    "rounding": "learner",
+    "scales": "learner",
+    "base": "recon",
+    "metrics": "metric",
+}
 _INSIDE |= {name: name for name in ("scale", "choice", "granularity", "ranges", "grid")}
 _GROUPS = ("calib", "transform", "scheme", "recon", "correct", "sampler", "numerics", "protocol", "logger")
 _NAMES = {
@@ -142,10 +153,10 @@ def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[st
 
 
 def _below(key: str, name: str, value: Any) -> list[tuple[str, Any]]:
-    """(key, value) of what a parameter holds: each of a list, each of the named passes, or the one value itself."""
+    """(key, value) of what a parameter holds: each of a list, each of the named passes or metrics, or the one value itself."""
     if isinstance(value, list):
         return [(f"{key}.{number}", part) for number, part in enumerate(value)]
-    if name == "passes" and isinstance(value, Mapping):
+    if name in ("passes", "metrics") and isinstance(value, Mapping):
         return [(f"{key}.{one}", part) for one, part in value.items()]
     return [(key, value)]
 

@@ -10,11 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmq_cli.choices import names
 from dmq_cli.errors import ConfigError, EvaluationError
-from dmq_cli.metrics import Protocol, extract, extractor_sha256, further_sha256, judged, measure, with_features
+from dmq_cli.metrics import (
+    PairMetric,
+    Protocol,
+    Sample,
+    SetMetric,
+    TwinMetric,
+    compare,
+    extract,
+    extractor_sha256,
+    further_sha256,
+    measure,
+    with_features,
+)
 from dmq_cli.metrics.extractors import check_readable
 from dmq_cli.metrics.fidelity import check_images
-from dmq_cli.metrics.protocol import RESULTS
 from dmq_cli.metrics.reading.image_files import Framing, ImageSource
 from dmq_cli.metrics.reading.look import Pixels
 from dmq_cli.metrics.reading.order import line_numbers
@@ -31,19 +43,26 @@ def judge(
     outputs: str | Path,
     asked: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
+    twins: Pixels | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """{"numbers", "intervals", "protocol"} of images, uint8 (N, H, W, 1 or 3); and the influence (N,) of every image on each
-    distance.
+    distance. With twins, also {"paired", "paired_intervals"}.
 
-    outputs: the folder whose `references` hold what was built; asked: what each image was to show. Raises EvaluationError
-    for images or a reference that do not fit the protocol, errors of weights as in `read_weights`.
+    outputs: the folder whose `references` hold what was built; asked: what each image was to show; twins: what full precision
+    makes of the same noise. Raises EvaluationError for images or a reference that do not fit the protocol, errors of weights
+    as in `read_weights`.
     """
     check_images(len(images), protocol)
     known = with_features(find_reference(protocol, outputs), protocol, device)
-    features = extract(images, protocol, asked=asked, device=device)
-    found, influences = judged(measure(features, known, protocol, asked), features, known, protocol)
+    sample = Sample(extract(images, protocol, asked=asked, device=device), asked, images)
+    found = measure(sample, known, protocol)
     record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
-    return {**found, "protocol": record}, influences
+    numbers = {"numbers": dict(found.numbers), "intervals": dict(found.intervals), "protocol": record}
+    if twins is None:
+        return numbers, dict(found.influences)
+    pairs = compare(sample, twins, protocol, device)
+    numbers |= {"paired": dict(pairs.numbers), "paired_intervals": dict(pairs.intervals)}
+    return numbers, {**found.influences, **pairs.influences}
 
 
 def measure_images(
@@ -90,11 +109,20 @@ def _check_sampled(beside: Path, asked: Sequence[str]) -> None:
 
 
 def _check_metrics(protocol: Protocol, asked: Sequence[str] | None) -> None:
-    if not protocol.metrics:
-        raise ConfigError(f"Nothing was to be measured: protocol.metrics is empty; name some of {', '.join(RESULTS)}.")
-    unasked = [metric for metric in ("agreement", "clip_score") if metric in protocol.metrics and asked is None]
-    if unasked:
+    metrics = protocol.metrics.values()
+    if not any(isinstance(metric, SetMetric) for metric in metrics):
+        raise ConfigError(
+            "Nothing was to be measured: protocol.metrics has none that needs no full-precision twin; add one of"
+            f" {', '.join(names('metric'))} with +metric@protocol.metrics.NAME=NAME."
+        )
+    if unasked := [metric.name for metric in metrics if metric.asks and asked is None]:
         raise ConfigError(
             f"The protocol {protocol.name} asks for {' and '.join(unasked)}, which need what the images were to show; give "
-            f"--prompts FILE, or protocol.metrics without {' and '.join(unasked)}."
+            f"--prompts FILE, or write {' '.join(f'protocol.metrics.{name}=null' for name in unasked)}."
+        )
+    # Of pairs every protocol has some, for evaluation.
+    if alone := [m.name for m in metrics if isinstance(m, TwinMetric) and not isinstance(m, PairMetric)]:
+        raise ConfigError(
+            f"The protocol {protocol.name} asks for {' and '.join(alone)}, which compare with what full precision makes of the same"
+            " noise, and there is nothing like that here; measure them with dmq evaluate."
         )

@@ -6,15 +6,12 @@ Every function of a stage is handed a Task and writes into its folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from dmq_cli.metrics import Protocol, mean_interval, per_image
-from dmq_cli.results.images import load_images, save_images, write_chunk
+from dmq_cli.metrics import Protocol
+from dmq_cli.results.images import Pixels, load_images, save_images, write_chunk
 from dmq_cli.results.record import ASKED, INFLUENCE
 from dmq_cli.sampling import batches, parse_range, sample_images, walk
 from dmq_cli.stages import build, quantize
@@ -55,25 +52,21 @@ def sample(task: Task) -> None:
 
 def evaluate_fp(task: Task) -> None:
     """Distances of the full-precision twin."""
-    _measure(task, "sample_fp", {})
+    _measure(task, "sample_fp")
 
 
 def evaluate(task: Task) -> None:
     """Distances of the quantized images, and how far each is from its twin from the same noise."""
-    full, quantized = load_images(task.inputs["sample_fp"]), load_images(task.inputs["sample"])
-    pairs = per_image(quantized, full, build.make(task.config["protocol"]))
-    intervals = {name: mean_interval(values) for name, values in pairs.items()}
-    means = {name: float(values.mean()) for name, values in pairs.items()}
-    _measure(task, "sample", pairs, paired=means, paired_intervals=intervals)
+    _measure(task, "sample", load_images(task.inputs["sample_fp"]))
 
 
-def _measure(task: Task, stage: str, pairs: Mapping[str, Tensor], **more: Any) -> None:
+def _measure(task: Task, stage: str, twins: Pixels | None = None) -> None:
     images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     asked = read_json(file)["asked"] if file.is_file() else None
     protocol: Protocol = build.make(task.config["protocol"])
-    found, influences = judge(images, protocol, task.runtime["outputs"], asked, task.runtime["device"])
-    save_tensors(task.work / INFLUENCE, {**influences, **pairs})
-    write_json(task.work / "numbers.json", {**found, **more})
+    found, influences = judge(images, protocol, task.runtime["outputs"], asked, task.runtime["device"], twins)
+    save_tensors(task.work / INFLUENCE, influences)
+    write_json(task.work / "numbers.json", found)
 
 
 def _halves(config: Config) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import Protocol, fidelity
+from dmq_cli.metrics.fd import FrechetDistance
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.results.images import Pixels, load_images
 from dmq_cli.results.record import flat, over_ranges
@@ -161,15 +163,11 @@ def equal_counts(images: Pixels, real: Pixels, protocol: Protocol, splits: int =
     for seed in range(splits):
         one, two = split(len(real), 0.5, seed)
         size = min(len(one), len(two))
-        half = Protocol(**{**_fields(protocol), "num_images": size, "metrics": ("fd",), "columns": {}})
+        half = replace(protocol, num_images=size, metrics={"fd": FrechetDistance()}, columns={})
         floor = fidelity(real[one[:size].numpy()], real[two[:size].numpy()], half)
         model = fidelity(images[seed * 10 : seed * 10 + size], real[two[:size].numpy()], half)
         rows.append({"floor": floor["fd"], "model": model["fd"]})
     return {"num_images": size, **flat(over_ranges(rows))}
-
-
-def _fields(protocol: Protocol) -> dict[str, Any]:
-    return {name: getattr(protocol, name) for name in protocol.__dataclass_fields__}
 
 
 def _memorisation(config: Mapping[str, Any], images: Pixels) -> dict[str, float]:

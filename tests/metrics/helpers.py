@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ import torch
 from torch import Tensor
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-from dmq_cli.metrics import Protocol
+from dmq_cli.metrics import Images, Measurement, Protocol, Reference, Sample, measure
+from dmq_cli.metrics.fidelity import compare
+from dmq_cli.metrics.shown import classes
 
+PAIRED = ("psnr", "ssim", "lpips")
 SHIPPED = "package:zoo/weights/digits_cnn/model.safetensors"
 
 
-def protocol(**changes: Any) -> Protocol:
-    """The embedded protocol, small; every field can be changed."""
+def protocol(*, metrics: tuple[str, ...] = ("fd", "is", "kid", "prc", *PAIRED), **changes: Any) -> Protocol:
+    """The embedded protocol, small; every field can be changed, and options of metrics as in kid={"subsets": 3}."""
+    options = {name: changes.pop(name, {}) for name in metrics}
+    options["kid"] = {"subset_size": 100, "subsets": 20, **options.get("kid", {})}
     fields: dict[str, Any] = {
         "name": "digits",
         "extractor": "digits_cnn",
@@ -26,11 +32,23 @@ def protocol(**changes: Any) -> Protocol:
         "reference_path": None,
         "to_uint8": "edm",
         "num_images": 300,
-        "kid_subset_size": 100,
-        "kid_subsets": 20,
+        "metrics": {name: classes()[name](**options[name]) for name in metrics},
         "columns": {"fd": "FD-digits", "is": "IS-digits"},
     }
     return Protocol(**{**fields, **changes})
+
+
+def measured(
+    features: Mapping[str, Tensor], reference: Mapping[str, Tensor] | Reference, plan: Protocol, asked: Any = None
+) -> Measurement:
+    """What a protocol's metrics find in features."""
+    known = reference if isinstance(reference, Reference) else Reference("real", "", features=reference)
+    return measure(Sample(features, asked), known, plan)
+
+
+def paired(images: Images, twins: Images, plan: Protocol | None = None) -> Measurement:
+    """What the metrics of pairs find in two sets of images, pixel by pixel."""
+    return compare(Sample(pixels=images), twins, plan or protocol(metrics=PAIRED))
 
 
 def digits(start: int, stop: int) -> np.ndarray[Any, Any]:

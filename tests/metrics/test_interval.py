@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmq_cli.metrics import Reference, difference_interval, extract, judged, mean_interval, measure
-from dmq_cli.metrics.interval import fraction_interval, kid_variance
-from tests.metrics.helpers import digits, noisy, protocol
-
-NONE = Reference("none", "")
+from dmq_cli.metrics import difference_interval, extract, fraction_interval, mean_interval
+from dmq_cli.metrics.kid import kid_variance
+from tests.metrics.helpers import digits, measured, noisy, protocol
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -22,10 +20,9 @@ def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
 
 
 def kid(images: Tensor, reference: Tensor) -> tuple[float, list[float]]:
-    plan = protocol(num_images=len(images), metrics=("kid",), kid_subset_size=50, kid_subsets=10)
-    sets = {"features": images}, Reference("real", "", features={"features": reference})
-    found, _ = judged(measure(*sets, plan), *sets, plan)
-    return found["numbers"]["kid"], found["intervals"]["kid"]
+    plan = protocol(num_images=len(images), metrics=("kid",), kid={"subset_size": 50, "subsets": 10})
+    found = measured({"features": images}, {"features": reference}, plan)
+    return found.numbers["kid"], found.intervals["kid"]
 
 
 def test_kid_of_equal_distributions_covers_zero() -> None:
@@ -56,11 +53,12 @@ def test_kid_variance_by_hand() -> None:
 
 
 def test_inception_score_has_the_t_interval_of_its_splits() -> None:
-    plan = protocol(num_images=40, metrics=("is",), splits=4)
-    within = judged({"is": 7.0, "is_std": 0.3}, {}, NONE, plan)[0]["intervals"]["is"]
-    half = 3.182446 * 0.3 / math.sqrt(3)  # t at 3 degrees of freedom; is_std is divided by 4 and not by 3
-    assert within == pytest.approx([7 - half, 7 + half], rel=1e-6)
-    assert judged({"is": 7.0, "is_std": 0.0}, {}, NONE, protocol(splits=1))[0]["intervals"] == {}
+    logits = {"logits": normal(40, 0) * 3}
+    found = measured(logits, {}, protocol(num_images=40, metrics=("is",), **{"is": {"splits": 4}}))
+    score, spread = found.numbers["is"], found.numbers["is_std"]
+    half = 3.182446 * spread / math.sqrt(3)  # t at 3 degrees of freedom; is_std is divided by 4 and not by 3
+    assert found.intervals["is"] == pytest.approx([score - half, score + half], rel=1e-6) and spread > 0
+    assert measured(logits, {}, protocol(num_images=40, metrics=("is",), **{"is": {"splits": 1}})).intervals == {}
 
 
 @pytest.mark.parametrize(
@@ -80,16 +78,16 @@ def test_a_mean_over_images() -> None:
 
 def test_batches_and_order_do_not_change_intervals() -> None:
     images, plan = noisy(digits(0, 520), 30), protocol(num_images=520, metrics=("fd", "prc"))
-    theirs = Reference("real", "", features=extract(digits(600, 1000), plan))
+    theirs = extract(digits(600, 1000), plan)
     order = np.random.default_rng(0).permutation(520)
     sets = [extract(images, plan, 520), extract(images, plan, 77), extract(images[order], plan, 77)]
-    found = [judged(measure(one, theirs, plan), one, theirs, plan)[0] for one in sets]
-    assert set(found[0]["intervals"]) == {"fd", "fd_inf", "precision"}
-    assert found[0]["numbers"]["fd_inf"] < found[0]["numbers"]["fd"]
+    found = [measured(features, theirs, plan) for features in sets]
+    assert set(found[0].intervals) == {"fd", "fd_inf", "precision"}
+    assert found[0].numbers["fd_inf"] < found[0].numbers["fd"]
     for one in found[1:]:
         for key in ("fd", "precision"):
-            assert one["intervals"][key] == pytest.approx(found[0]["intervals"][key], rel=1e-3)
-    limits = [one["intervals"]["fd_inf"] for one in found]
+            assert one.intervals[key] == pytest.approx(found[0].intervals[key], rel=1e-3)
+    limits = [one.intervals["fd_inf"] for one in found]
     assert limits[1] == pytest.approx(limits[0], rel=1e-3), "batches; another order draws other parts"
     assert limits[2] == pytest.approx(limits[0], rel=0.1)
 
@@ -102,7 +100,6 @@ def test_a_difference_has_the_interval_of_the_differences() -> None:
 
 def test_what_was_not_measured_has_no_interval() -> None:
     plan = protocol(num_images=40, metrics=("fd", "prc"))
-    sets = {"features": normal(40, 0)}, Reference("real", "", features={"features": normal(60, 1)})
-    found, _ = judged(measure(*sets, plan), *sets, plan)
-    assert set(found["intervals"]) == {"fd", "precision"}, "recall has none, and FD-inf needs 64 images of 8 features"
-    assert found["numbers"] == measure(*sets, plan)
+    found = measured({"features": normal(40, 0)}, {"features": normal(60, 1)}, plan)
+    assert set(found.intervals) == {"fd", "precision"}, "recall has none, and FD-inf needs 64 images of 8 features"
+    assert set(found.numbers) == {"fd", "precision", "recall"} and set(found.influences) == {"fd"}

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import dmq_cli.metrics.perceptual as module
+import dmq_cli.metrics.lpips as module
 import dmq_cli.metrics.weights as weights
 from dmq_cli.errors import EvaluationError, MissingWeightsError
-from dmq_cli.metrics import further_sha256, paired, per_image
-from tests.metrics.helpers import protocol
+from dmq_cli.metrics import Protocol, further_sha256
+from tests.metrics.helpers import PAIRED, paired, protocol
 
 lpips = pytest.importorskip("lpips", reason="lpips is not installed (dmq-cli[lpips])")
 WIDTHS = ((0, 3, 64, 11), (3, 64, 192, 5), (6, 192, 384, 3), (8, 384, 256, 3), (10, 256, 256, 3))  # AlexNet's layers
@@ -36,6 +36,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(weights, "ALEXNET_SHA256", hashlib.sha256(found.read_bytes()).hexdigest()[:8])
         yield found
     module._build.cache_clear()
+
+
+def plan(file: Path) -> Protocol:
+    return protocol(metrics=PAIRED, lpips_path=str(file))
 
 
 def images(side: int, channels: int = 3) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -67,23 +71,23 @@ def test_it_is_the_weighted_squared_difference_of_normalized_layers(file: Path) 
         nn.functional.conv2d((x - y).square(), linear[f"lin{number}.model.1.weight"]).mean((1, 2, 3))
         for number, (x, y) in enumerate(zip(*seen, strict=True))
     ]
-    found = per_image(a, b, protocol(lpips_path=str(file)))
-    torch.testing.assert_close(found["lpips"], torch.stack(each).sum(0).double(), rtol=1e-4, atol=1e-6)
-    assert paired(a, b, protocol(lpips_path=str(file)))["lpips"] == pytest.approx(float(found["lpips"].mean()))
-    assert "lpips" not in paired(a, b, protocol())
+    found = paired(a, b, plan(file))
+    torch.testing.assert_close(found.influences["lpips"], torch.stack(each).sum(0).double(), rtol=1e-4, atol=1e-6)
+    assert found.numbers["lpips"] == pytest.approx(float(found.influences["lpips"].mean()))
+    assert set(paired(a, b).numbers) == {"psnr", "ssim"}, "without weights there is no LPIPS"
 
 
 def test_grey_is_three_equal_channels_and_the_same_image_is_at_distance_zero(file: Path) -> None:
-    plan, (a, b) = protocol(lpips_path=str(file)), images(31, channels=1)
-    three = per_image(np.repeat(a, 3, 3), np.repeat(b, 3, 3), plan)["lpips"]
-    torch.testing.assert_close(per_image(a, b, plan)["lpips"], three)
-    assert float(per_image(a, a, plan)["lpips"].abs().max()) == 0 and float(three.min()) > 0
+    a, b = images(31, channels=1)
+    three = paired(np.repeat(a, 3, 3), np.repeat(b, 3, 3), plan(file)).influences["lpips"]
+    torch.testing.assert_close(paired(a, b, plan(file)).influences["lpips"], three)
+    assert float(paired(a, a, plan(file)).influences["lpips"].abs().max()) == 0 and float(three.min()) > 0
 
 
 def test_building_draws_no_random_numbers(file: Path) -> None:
     module._build.cache_clear()
     before = torch.random.get_rng_state()
-    module.load_lpips(protocol(lpips_path=str(file)))
+    paired(*images(31), plan(file))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -91,7 +95,7 @@ def test_images_that_are_too_small(file: Path) -> None:
     with pytest.raises(
         EvaluationError, match=r"at least 31x31 pixels, but found 30x30; leave protocol\.lpips_path out"
     ):
-        paired(*images(30), protocol(lpips_path=str(file)))
+        paired(*images(30), plan(file))
 
 
 def test_weights_that_are_not_here_or_not_those(file: Path, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_weights_that_are_not_here_or_not_those(file: Path, tmp_path: Path) -> N
         further_sha256(protocol(lpips_path=str(tmp_path / "none.pth")))
     (tmp_path / "other.pth").write_bytes(b"other")
     with pytest.raises(EvaluationError, match=r"sha256 [0-9a-f]{8}\.\.\., but .* has [0-9a-f]{64}; download"):
-        paired(*images(31), protocol(lpips_path=str(tmp_path / "other.pth")))
+        paired(*images(31), plan(tmp_path / "other.pth"))
     with pytest.raises(EvaluationError, match=f"must have the sha256 {'0' * 64}, but"):
         further_sha256(protocol(lpips_path=str(file), weights_sha256={"lpips": "0" * 64}))
     assert set(further_sha256(protocol(lpips_path=str(file)))) == {"lpips"}

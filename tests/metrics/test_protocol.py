@@ -7,25 +7,30 @@ from typing import Any
 import pytest
 import torch
 
-from dmq_cli.choices import protocols
+from dmq_cli import choices
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.metrics import Protocol, to_uint8
+from dmq_cli.metrics.inception_score import InceptionScore
+from dmq_cli.metrics.precision_recall import PrecisionRecall
+from dmq_cli.stages import build
 from dmq_cli.store.digest import digest
-from tests.metrics.helpers import protocol
+from tests.metrics.helpers import PAIRED, protocol
 
 NUMBERS: dict[str, Any] = {
     "extractor": "inception-v3-compat",
     "to_uint8": "trunc",
     "num_images": 301,
-    "splits": 5,
-    "kid_subset_size": 101,
-    "kid_subsets": 21,
-    "prc_neighbourhood": 4,
     "metrics": ("fd", "is"),
     "rng_seed": 2021,
     "resize": 8,
-    "prc_images": 50,
 }
+OPTIONS: list[dict[str, Any]] = [
+    {"is": {"splits": 5}},
+    {"kid": {"subset_size": 101}},
+    {"kid": {"subsets": 21}},
+    {"prc": {"neighbourhood": 4}},
+    {"prc": {"images": 50}},
+]
 LABELS: dict[str, Any] = {
     "name": "other",
     "extractor_path": "/elsewhere/model.safetensors",
@@ -49,6 +54,11 @@ def test_these_are_all_fields() -> None:
 @pytest.mark.parametrize("field", NUMBERS)
 def test_the_hash_changes_with_what_defines_numbers(field: str) -> None:
     assert protocol().hash("a", "b") != protocol(**{field: NUMBERS[field]}).hash("a", "b")
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_hash_changes_with_every_option_of_a_metric(options: dict[str, Any]) -> None:
+    assert protocol().hash("a", "b") != protocol(**options).hash("a", "b")
 
 
 @pytest.mark.parametrize("field", LABELS)
@@ -115,20 +125,23 @@ def test_a_protocol_for_trying_says_so() -> None:
 
 def test_adm_is_what_guided_diffusion_computes() -> None:
     adm = catalog("adm")
-    assert (adm.to_uint8, adm.num_images, adm.splits, adm.prc_neighbourhood) == ("trunc", 50_000, 10, 3)
-    assert adm.prc_images == 10_000 and set(adm.metrics) == {"fd", "sfid", "is", "prc"}
+    assert (adm.to_uint8, adm.num_images) == ("trunc", 50_000)
+    assert adm.metrics["is"] == InceptionScore(splits=10)
+    assert adm.metrics["prc"] == PrecisionRecall(neighbourhood=3, images=10_000)
+    assert set(adm.metrics) == {"fd", "sfid", "is", "prc", *PAIRED}
     assert adm.columns["sfid"] == "sFID" and adm.extractor == "inception-v3-compat"
 
 
 def test_coco_measures_thirty_thousand_images_and_their_prompts() -> None:
     coco = catalog("coco30k")
-    assert coco.num_images == 30_000 and coco.folders() == {"clip": "???"}
+    assert coco.num_images == 30_000 and coco.folders() == {"clip": None}
 
 
 def catalog(name: str) -> Protocol:
-    """A protocol of conf/protocol; what its user has to fill in is "???"."""
-    (found,) = [one for one in protocols() if one["name"] == name]
-    return Protocol(**{key: value for key, value in found.items() if key != "_target_"})
+    """A protocol of conf/protocol, with a reference where its user has to give one."""
+    section = choices.protocol(name)
+    made: Protocol = build.make(section | ({"reference": "x"} if section["reference"] == "???" else {}))
+    return made
 
 
 @pytest.mark.parametrize(
@@ -136,16 +149,15 @@ def catalog(name: str) -> Protocol:
     [
         ({"extractor": "inception"}, "Did you mean inception-v3-compat"),
         ({"to_uint8": "rounded"}, "Did you mean round"),
-        ({"metrics": ("fid",)}, "which is called fd.*; write fd"),
-        ({"metrics": ("kidd",)}, "Did you mean kid"),
-        ({"metrics": ("sfid",)}, "asks for sfid, which only inception-v3-compat has"),
+        ({"metrics": ("sfid",)}, "asks for sfid, which only inception-v3-compat has.*metrics.sfid=null"),
+        ({"metrics": ("cmmd",), "cmmd": {"sigma": 0.0}}, "metrics.cmmd.sigma=0.0; give a number above 0"),
         ({"weights_sha256": {"dino": None}}, "Did you mean dinov2"),
-        ({"prc_images": 3}, "prc_images=3; give at least 4"),
+        ({"prc": {"images": 3}}, "metrics.prc.images=3; give at least 4"),
         ({"columns": {"fdd": "FD-digits"}}, "Did you mean fd"),
         ({"num_images": 1}, "num_images=1; give at least 2"),
-        ({"splits": 301}, "splits=301 with num_images=300; give at most 300"),
-        ({"kid_subset_size": 301}, "kid_subset_size=301 with num_images=300"),
-        ({"prc_neighbourhood": 300}, "prc_neighbourhood=300 with num_images=300; give at most 299"),
+        ({"is": {"splits": 301}}, "metrics.is.splits=301 with num_images=300; give at most 300"),
+        ({"kid": {"subset_size": 301}}, "metrics.kid.subset_size=301 with num_images=300"),
+        ({"prc": {"neighbourhood": 300}}, "metrics.prc.neighbourhood=300 with num_images=300; give at most 299"),
     ],
 )
 def test_values_that_cannot_be(changes: dict[str, Any], sentence: str) -> None:

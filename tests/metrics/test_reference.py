@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmq_cli.errors import ArtifactCorruptError, EvaluationError
-from dmq_cli.metrics import Reference, extractor_sha256, fidelity, images_sha256, measure
+from dmq_cli.metrics import Reference, extractor_sha256, fidelity, images_sha256
 from dmq_cli.metrics.extractors import extract
 from dmq_cli.metrics.reading.image_files import Framing, array_source
 from dmq_cli.metrics.references.build import KEPT, Moments, build_reference
@@ -24,7 +24,7 @@ from dmq_cli.metrics.references.files import read_reference
 from dmq_cli.metrics.references.own import save_reference
 from dmq_cli.metrics.references.reference import SIZES, frechet
 from dmq_cli.store.tensors import load_tensors, save_tensors
-from tests.metrics.helpers import SHIPPED, ImageSet, digits, noisy, protocol
+from tests.metrics.helpers import SHIPPED, ImageSet, digits, measured, noisy, protocol
 from tests.metrics.test_fidelity import standard
 
 Write = Callable[[Path, Any, Any], Path]
@@ -67,7 +67,9 @@ def test_frechet_distance_to_stored_statistics_of_a_gaussian(write: Write, tmp_p
     root = math.sqrt(np.trace(product) + 2 * math.sqrt(np.linalg.det(product)))
     expected = mean @ mean + np.trace(mine) + np.trace(a @ a.T) - 2 * root
     plan = protocol(num_images=100, metrics=("fd",))
-    assert measure({"features": ours}, read_reference(file, "gauss"), plan)["fd"] == pytest.approx(expected, abs=1e-9)
+    assert measured({"features": ours}, read_reference(file, "gauss"), plan).numbers["fd"] == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_statistics_that_torch_fidelity_cached_give_its_own_number(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_adm_distance_comes_from_the_stored_statistics_and_precision_from_the_im
     found = fidelity(images, read_reference(tmp_path / "adm.npz", "adm"), protocol(metrics=("fd", "prc")))
     assert found["fd"] > 1e4
     assert found["precision"] == fidelity(images, real, protocol(metrics=("prc",)))["precision"] > 0
-    few = protocol(metrics=("fd", "kid"), kid_subset_size=201)
+    few = protocol(metrics=("fd", "kid"), kid={"subset_size": 201})
     with pytest.raises(EvaluationError, match="at least 201 reference images, but digits has 200"):
         fidelity(images, read_reference(tmp_path / "adm.npz", "adm"), few)
 
@@ -107,7 +109,7 @@ def test_adm_distance_comes_from_the_stored_statistics_and_precision_from_the_im
 def test_metrics_that_statistics_cannot_serve_are_named(write: Write, tmp_path: Path) -> None:
     reference = read_reference(write(tmp_path, np.zeros(64), np.eye(64)), "lsun")
     with pytest.raises(
-        EvaluationError, match=r"lsun has statistics of 'features', .* serve kid, prc; leave them out of pro"
+        EvaluationError, match=r"lsun has statistics of 'features', .* serve kid, prc; write protocol.metrics.kid=null"
     ):
         fidelity(digits(0, 300), reference, protocol())
     with pytest.raises(EvaluationError, match="asked for the features 'features' of every image"):

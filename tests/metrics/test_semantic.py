@@ -22,11 +22,11 @@ from dmq_cli.metrics import extract, fidelity, further_sha256
 from dmq_cli.metrics.reading.image_files import Framing, array_source
 from dmq_cli.metrics.references.build import build_reference
 from dmq_cli.metrics.references.files import read_reference
-from dmq_cli.metrics.semantic import Dinov2Features, clip_scores
+from dmq_cli.metrics.semantic import Dinov2Features, clip_texts
 from dmq_cli.paths import PACKAGE
 from dmq_cli.store import file_sha256
 from dmq_cli.store.tensors import load_tensors
-from tests.metrics.helpers import digits, protocol
+from tests.metrics.helpers import digits, measured, protocol
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (dmq-cli[text])")
 TOKENIZER = PACKAGE / "zoo" / "weights" / "sd_digits" / "tokenizer"
@@ -63,9 +63,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
 
 
 def asking(folders: dict[str, Path], *metrics: str, **changes: Any) -> Any:
-    return protocol(
-        metrics=metrics, dinov2_path=str(folders["dinov2"]), clip_path=str(folders["clip"]), splits=1, **changes
-    )
+    return protocol(metrics=metrics, dinov2_path=str(folders["dinov2"]), clip_path=str(folders["clip"]), **changes)
 
 
 def photographs(count: int, height: int, width: int) -> np.ndarray[Any, Any]:
@@ -127,18 +125,24 @@ def test_the_clip_score_is_a_hundred_times_the_cosine_of_clip_itself(folders: di
     cosines = network(**read, pixel_values=pixels).logits_per_image.diag() / network.logit_scale.exp()
     extractor = module._semantic("clip", asking(folders, "clip_score"))
     (embeddings,) = extractor(torch.from_numpy(images).permute(0, 3, 1, 2))
-    found = clip_scores(embeddings, extractor, PROMPTS)
-    torch.testing.assert_close(found, 100 * cosines.clamp(min=0), rtol=1e-4, atol=1e-4)
-    both = clip_scores(torch.cat([embeddings, -embeddings]), extractor, PROMPTS * 2)
-    assert int((both > 0).sum()) == 4 and float(both.min()) == 0, "below zero is zero"
+    texts = clip_texts(extractor, PROMPTS, 4)
+    plan = asking(folders, "clip_score", num_images=4)
+
+    def score(embeddings: Tensor) -> float:
+        return measured({"clip": embeddings, "clip_text": texts}, {}, plan, PROMPTS).numbers["clip_score"]
+
+    assert score(embeddings) == pytest.approx(float(100 * cosines.clamp(min=0).mean()), abs=1e-4)
+    assert score(-embeddings) == pytest.approx(float(100 * (-cosines).clamp(min=0).mean()), abs=1e-4), (
+        "below zero is zero"
+    )
+    assert score(embeddings) + score(-embeddings) > 0
 
 
 def test_prompts_that_clip_cuts_off_are_counted(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     extractor = module._semantic("clip", asking(folders, "clip_score"))
-    embeddings = extractor(torch.from_numpy(photographs(4, 32, 32)).permute(0, 3, 1, 2))[0]
-    clip_scores(embeddings, extractor, PROMPTS)
+    clip_texts(extractor, PROMPTS, 4)
     assert not caplog.records
-    clip_scores(embeddings, extractor, ["a " * 14, "a " * 15, "a " * 15, "a " * 99])  # 16 with beginning and end
+    clip_texts(extractor, ["a " * 14, "a " * 15, "a " * 15, "a " * 99], 4)  # 16 with beginning and end
     assert [one.getMessage() for one in caplog.records] == [
         "CLIP reads only the beginning of 2 of 3 prompts: they are too long for it."
     ]
@@ -160,7 +164,7 @@ def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
     assert set(found) == {"fd", "fd_dinov2", "clip_score"} and all(map(math.isfinite, found.values()))
     assert set(fidelity(images, reference, plan)) == {"fd", "fd_dinov2"}, "without prompts there is no CLIP score"
     one, all_ = (extract(images, plan, size, asked) for size in (1, 250))
-    assert all_["clip_score"].shape == (4,)
+    assert set(all_) == {"features", "logits", "dinov2", "clip", "clip_text"} and all_["clip_text"].shape == (4, 8)
     assert all(torch.allclose(one[name], all_[name], atol=1e-4) for name in all_)
     weights = {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
     before = further_sha256(plan)
@@ -190,7 +194,7 @@ def test_a_reference_that_other_dinov2_weights_built_is_refused(folders: dict[st
     network.save_pretrained(tmp_path / "other")
     with pytest.raises(EvaluationError, match=r"built with the DINOv2 weights .* build it again"):
         reference.check(replace(plan, dinov2_path=str(tmp_path / "other")))
-    reference.check(replace(plan, metrics=("fd",), dinov2_path=None))
+    reference.check(replace(plan, metrics={"fd": plan.metrics["fd"]}, dinov2_path=None))
 
 
 @pytest.mark.parametrize(("asked", "sentence"), [(PROMPTS[:3], "4 images and 3 prompts"), (["1"] * 4, "class numbers")])
@@ -204,13 +208,13 @@ def test_weights_that_are_not_here_or_not_those(
     folders: dict[str, Path], metric: str, name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(MissingWeightsError, match=f"no path was given; copy .* protocol.{name}_path") as caught:
-        extract(digits(0, 4), protocol(metrics=(metric,)))
+        extract(digits(0, 4), protocol(metrics=(metric,)), asked=PROMPTS)
     assert caught.value.exit_code == 4
     with pytest.raises(MissingWeightsError, match=r"model\.safetensors is not a file"):
         further_sha256(asking({**folders, name: tmp_path}, metric))
     wrong = asking(folders, metric, weights_sha256={name: "0" * 64})
     with pytest.raises(EvaluationError, match=f"weights of {name} must have the sha256 {'0' * 64}, but .*; copy"):
-        extract(digits(0, 4), wrong)
+        extract(digits(0, 4), wrong, asked=PROMPTS)
 
 
 def test_a_folder_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import dmq_cli.metrics.extractors as module
 import dmq_cli.metrics.weights as weights
-from dmq_cli.metrics import Protocol, extract, measure, reference_features
-from tests.metrics.helpers import digits, inception_state, protocol
+from dmq_cli.metrics import Protocol, extract, reference_features
+from tests.metrics.helpers import digits, inception_state, measured, protocol
 
 NAMES = ("2048", "logits_unbiased", "spatial")
 
@@ -70,7 +70,7 @@ def test_a_protocol_that_asks_for_sfid_gets_it_beside_the_others(extractor: Any,
 
 
 def test_a_reference_remembered_without_them_is_extracted_again(plan: Protocol) -> None:
-    without = reference_features(digits(0, 2), replace(plan, metrics=("fd", "is")))
+    without = reference_features(digits(0, 2), replace(plan, metrics={"fd": plan.metrics["fd"]}))
     assert set(without) == {"features", "logits"}
     assert set(reference_features(digits(0, 2), plan)) == {"features", "logits", "spatial"}
 
@@ -78,7 +78,7 @@ def test_a_reference_remembered_without_them_is_extracted_again(plan: Protocol) 
 def test_sfid_is_the_frechet_distance_of_these_features_alone() -> None:
     generator = torch.Generator().manual_seed(1)
     ours, theirs, other = (torch.randn(60, 5, generator=generator, dtype=torch.float64) for _ in range(3))
-    plan = protocol(extractor="inception-v3-compat", num_images=60, metrics=("fd", "sfid"), splits=1, kid_subset_size=9)
-    found = measure({"features": other, "spatial": 2 * ours}, {"features": other, "spatial": theirs}, plan)
-    plain = measure({"features": 2 * ours, "spatial": other}, {"features": theirs, "spatial": other}, plan)
+    plan = protocol(extractor="inception-v3-compat", num_images=60, metrics=("fd", "sfid"))
+    found = measured({"features": other, "spatial": 2 * ours}, {"features": other, "spatial": theirs}, plan).numbers
+    plain = measured({"features": 2 * ours, "spatial": other}, {"features": theirs, "spatial": other}, plan).numbers
     assert found["sfid"] == plain["fd"] > 1 and found["fd"] == pytest.approx(0, abs=1e-9)

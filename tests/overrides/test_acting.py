@@ -32,6 +32,8 @@ def source() -> Iterator[Source]:
         (["method=tac", "correct.clamp=[0.1,5]", "~correct.mask"], ["correct.clamp=[0.1,5]", "~correct.mask"]),
         (["+protocol.reference_sha256=ab", "protocol.num_images=40"], ["protocol.reference_sha256=ab"]),
         (["model=folder", "model.path=/x", "model.name=y", "model.sampling.eta=1", "protocol=smoke"], ["model.sampling.eta=1"]),
+        (["protocol.metrics.kid=null", "protocol.metrics.is.splits=5"], ["protocol.metrics.is.splits=5", "protocol.metrics.kid=null"]),
+        (["~protocol.metrics.kid", "+metric@protocol.metrics.cmmd=cmmd"], ["+metric@protocol.metrics.cmmd=cmmd", "~protocol.metrics.kid"]),
         (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from dmq_cli import choices
 from dmq_cli.cli.app import main
 from dmq_cli.report.compare import ABSENT, as_text, compare
 from dmq_cli.results.runs import load_result
@@ -52,6 +53,18 @@ def test_a_run_and_itself_differ_in_nothing(pair: tuple[Path, Path], tmp_path: P
     assert found.configuration == [] and found.circumstances == []
     assert all(delta == 0 for number in found.numbers[0].numbers for delta, _ in number.deltas.values())
     assert as_text(found).count("nothing differs") == 2
+
+
+def test_a_run_from_when_metrics_were_a_list_differs_in_nothing(tmp_path: Path) -> None:
+    now = choices.protocol("digits")
+    rest = {key: value for key, value in now.items() if key != "metrics"}
+    options = {"splits": 10, "kid_subset_size": 200, "kid_subsets": 100, "prc_neighbourhood": 3}
+    then = {**rest, **options, "metrics": ["fd", "is", "kid", "prc"]}
+    folders = [
+        runs.run(tmp_path, runs.metrics("tac", config={"protocol": protocol}), name, kept=False)
+        for name, protocol in (("now", now), ("then", then))
+    ]
+    assert compare([load_result(folder) for folder in folders]).configuration == []
 
 
 def test_numbers_of_two_protocols_are_never_subtracted(pair: tuple[Path, Path]) -> None:

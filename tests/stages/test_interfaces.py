@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from dmq_cli.calib import Uniform
 from dmq_cli.correct import NoCorrection, Ptqd, PtqdCorrection, Tac, TacCorrection
 from dmq_cli.errors import ConfigError
+from dmq_cli.metrics.shown import classes
 from dmq_cli.models import Numerics
 from dmq_cli.ops import MinMax, PerChannel, PerInputChannel, PerTensor
 from dmq_cli.ops.granularity import Granularity
@@ -245,6 +246,7 @@ def test_dmqs_own_parts_have_what_is_asked_for() -> None:
         "correct": [NoCorrection(), Tac("0-3"), Ptqd("0-3")],
         "sampler": [Sampler(4), Euler(4)],
         "numerics": [Numerics()],
+        "metric": [metric() for metric in classes().values()],
         "logger": [NoLogger()],
         "rule": [Rule("*")],
         "scale": [StaticScale()],

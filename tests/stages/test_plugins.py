@@ -27,7 +27,7 @@ from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.validate import check_types
 from dmq_cli.store import ArtifactStore
-from tests.chain import artifacts, counting, dmq, images, tiny_folder, words
+from tests.chain import ONLY_FD, artifacts, counting, dmq, images, tiny_folder, words
 from tests.test_conf import composed
 from tests.tiny import SMALL, one_sentence
 
@@ -60,7 +60,7 @@ class Shift:
     def cost(self, calls):
         return 8.0 * calls
 """
-FEWER = ("protocol.metrics=[fd]", "seeds=0-7", "protocol.num_images=8", "sampler.num_inference_steps=2")
+FEWER = (*ONLY_FD, "seeds=0-7", "protocol.num_images=8", "sampler.num_inference_steps=2")
 Write = Callable[..., str]
 
 

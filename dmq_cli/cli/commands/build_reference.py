@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dmq_cli import choices
-from dmq_cli.cli.commands.output import HELP, pairs, run, show
+from dmq_cli.cli.commands.output import HELP, pairs, protocol_section, run, show
 from dmq_cli.obtain import built_reference
 from dmq_cli.sentences import with_flags
 
@@ -51,8 +51,7 @@ def show_reference(context: click.Context, /, what: str, **flags: bool) -> None:
 
 
 def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], flags: set[str]) -> None:
-    section = choices.protocol_with(given["protocol"], given["words"]) | {"reference": name, "reference_path": None}
-    section = _without_clip(section)
+    section = protocol_section(given["protocol"], given["words"]) | {"reference": name, "reference_path": None}
     choices.check_given(section)
     from dmq_cli.metrics.reading.image_files import Framing
     from dmq_cli.stages import build as made
@@ -65,13 +64,6 @@ def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], fl
     target = file.expanduser().absolute() if file else built_reference(name, OUTPUTS)
     found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}), device)
     _print({"file": str(target), **found}, flags)
-
-
-def _without_clip(section: Mapping[str, Any]) -> dict[str, Any]:
-    """CLIP holds samples against their prompts; of real images nothing it reads is kept."""
-    metrics = section["metrics"]
-    rest = [metric for metric in metrics if metric != "clip_score"] if isinstance(metrics, list) else metrics
-    return {**section, "metrics": rest, "clip_path": None}
 
 
 def _show(what: str, flags: set[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from dmq_cli.cli.commands.wanted import Wanted
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.results import inventory
 from dmq_cli.sentences import with_flags
+
+if TYPE_CHECKING:
+    from dmq_cli.metrics import Metric
 
 Rows = list[dict[str, Any]]
 
@@ -29,7 +32,7 @@ Rows = list[dict[str, Any]]
 @with_flags
 @click.pass_context
 def list_choices(context: click.Context, /, what: str, words: tuple[str, ...], every: bool, **given: Any) -> None:
-    """Print methods, models, protocols, tables, runs or artifacts: list WHAT.
+    """Print methods, models, metrics, protocols, tables, runs or artifacts: list WHAT.
 
     COLUMN=VALUE keeps the rows that have it, e.g. list runs method=tac,tfmq bits=w4a8 correct.ner=false --sort fd --last 20.
     VALUE may be several with commas, and patterns with *.
@@ -72,6 +75,36 @@ def _present(row: dict[str, Any]) -> str:
 
 def _model_lines(rows: Rows) -> list[list[str]]:
     return [[row["name"], _present(row), row["about"]] for row in rows]
+
+
+def _metrics(outputs: Path) -> Rows:
+    """name, arrow (where better is), needs and about of every file in conf/metric."""
+    from dmq_cli.metrics.shown import classes
+
+    return [
+        {
+            "name": name,
+            "arrow": metric.results[0].arrow,
+            "needs": _needs(metric),
+            "about": choices.about("metric", name),
+        }
+        for name, metric in classes().items()
+    ]
+
+
+def _needs(metric: type[Metric]) -> list[str]:
+    """What a metric reads besides the sampled images."""
+    from dmq_cli.metrics import SetMetric, TwinMetric
+
+    real = issubclass(metric, SetMetric) and metric.reference is not None
+    needs = {"real images": real, "full-precision images": issubclass(metric, TwinMetric), "prompts": metric.asks}
+    needs |= {f"{' or '.join(metric.extractors)}": bool(metric.extractors)}
+    needs |= {f"protocol.{metric.weights}_path": metric.weights is not None}
+    return [what for what, needed in needs.items() if needed]
+
+
+def _metric_lines(rows: Rows) -> list[list[str]]:
+    return [[row["name"], row["arrow"], ", ".join(row["needs"]), row["about"]] for row in rows]
 
 
 def _protocol_lines(rows: Rows) -> list[list[str]]:
@@ -137,6 +170,7 @@ _RUNS = (
 _LISTS: dict[str, tuple[Callable[[Path], Rows], Callable[[Rows], list[list[str]]], tuple[str, ...]]] = {
     "methods": (lambda outputs: choices.methods(), _method_lines, ("name", "cite")),
     "models": (lambda outputs: choices.models(), _model_lines, ("name", "about", "present")),
+    "metrics": (_metrics, _metric_lines, ("name", "arrow", "needs", "about")),
     "protocols": (
         lambda outputs: choices.measures(),
         _protocol_lines,

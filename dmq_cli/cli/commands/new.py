@@ -16,7 +16,13 @@ from dmq_cli.sentences import with_flags
 from dmq_cli.store.files import write_text
 
 _TEMPLATES = paths.PACKAGE / "cli" / "templates"
-_USED = {"calib": "calib=NAME", "method": "method=NAME"}  # by kind, as the group is called: the word that chooses it
+# By kind, as the group is called: the word that chooses it.
+_USED = {
+    "calib": "calib=NAME",
+    "family": "model=FOLDER",
+    "method": "method=NAME",
+    "metric": "+metric@protocol.metrics.NAME=NAME",
+}
 _TEXT = ".txt"  # after the names of templates that are Python, which no tool takes for modules of the package
 
 
@@ -27,7 +33,7 @@ _TEXT = ".txt"  # after the names of templates that are Python, which no tool ta
 @with_flags
 @click.pass_context
 def new(context: click.Context, /, kind: str, name: str, into: str, **flags: bool) -> None:
-    """Write a method or calib of your own, with a test: new KIND NAME.
+    """Write a method, metric, calib or family of your own, with a test: new KIND NAME.
 
     What is written works as it stands: dmq plan evaluate method=NAME --config-dir mine.
     """
@@ -45,7 +51,7 @@ def _new(kind: str, name: str, folder: Path, flags: set[str]) -> None:
     _check_name(kind, name)
     files = _files(kind, name, folder)
     for file in files:
-        if file.exists():
+        if file.exists() and file.read_text(encoding="utf-8") != files[file]:
             raise ConfigError(f"{file} exists already, and dmq new replaces nothing; choose another name than {name}.")
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ from typing import Any
 
 import click
 
+from dmq_cli import choices
 from dmq_cli.errors import ConfigError
+from dmq_cli.overrides import as_hydra
 from dmq_cli.printing import one_line, printable
 from dmq_cli.sentences import guarded
 from dmq_cli.store.files import naming
@@ -43,6 +45,14 @@ def aligned(lines: list[list[str]]) -> str:
     lines = [[one_line(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def protocol_section(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """A protocol's section with overrides such as protocol.num_images=500. Raises ConfigError and Hydra's errors."""
+    from dmq_cli.overrides.check import check_words
+
+    check_words(words)
+    return choices.protocol_with(name, as_hydra(words))
 
 
 def bytes_of(count: int) -> str:

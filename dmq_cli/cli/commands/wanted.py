@@ -32,11 +32,12 @@ class Wanted:
                 )
             if key not in columns and not ("." in key and "overrides" in columns):
                 raise ConfigError(f"The list of {what} has no column {key}.{nearest(key, columns)}")
-        numbers = _numbers() if "numbers" in columns else {}
-        if self.sort is not None and self.sort not in columns and self.sort not in numbers:
-            raise ConfigError(
-                f"The list of {what} has no column {self.sort}.{nearest(self.sort, [*columns, *numbers])}"
-            )
+        if self.sort is not None and self.sort not in columns:
+            numbers = _numbers() if "numbers" in columns else {}
+            if self.sort not in numbers:
+                raise ConfigError(
+                    f"The list of {what} has no column {self.sort}.{nearest(self.sort, [*columns, *numbers])}"
+                )
         for flag, given, column in (("--failed", self.failed, "state"), ("--last", self.last, "time")):
             if given and column not in columns:
                 raise ConfigError(f"The list of {what} has no {column}, so {flag} means nothing there; leave it out.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dmq_cli.metrics.extractors import extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.reading.image_files import ImageSource
 from dmq_cli.metrics.references.own import save_reference
-from dmq_cli.metrics.references.reference import LAYERS, Array, Statistics
+from dmq_cli.metrics.references.reference import Array, Statistics, comparing
 
 KEPT = 10_000
 """At most as many features are kept, as ADM's reference batches have images for precision and recall."""
@@ -60,19 +61,22 @@ def build_reference(
 ) -> dict[str, Any]:
     """Extract the features of all images, write their statistics to `file` and return the record beside them.
 
-    protocol: says the extractor and the layers. report: told how many of how many images are done; device: of the extractor. Raises EvaluationError for
+    protocol: says the extractor and the layers, those of its metrics that statistics or the kept features serve. report: told how many of how many images are done; device: of the extractor. Raises EvaluationError for
     fewer than two images and what `extract` raises.
     """
     count = source.shape[0]
     if count < 2:
         raise EvaluationError(f"A reference needs at least 2 images, but {source.name} has {count}; give more.")
+    metrics = [metric for metric in comparing(protocol) if not metric.whole or metric.reference == "features"]
+    protocol = replace(protocol, metrics={metric.name: metric for metric in metrics})
+    layers = {"features", *(metric.reference for metric in metrics if metric.reference)}
     moments: dict[str, Moments] = {}
     kept, chosen = [], _chosen(count)
     pixels, done = hashlib.sha256(f"torch.uint8 {source.shape}\n".encode()), 0  # as images_sha256
     for batch in source.batches():
         pixels.update(np.ascontiguousarray(batch).data)
-        found = extract(batch, protocol, device=device)
-        for layer in sorted(set(LAYERS.values()) & set(found)):
+        found = extract(batch, protocol, device=device, layers=layers)
+        for layer in sorted(layers):
             moments.setdefault(layer, Moments()).update(found[layer])
         kept.append(found["features"][chosen[done : done + len(batch)]])
         done += len(batch)

@@ -20,21 +20,17 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.extractors import Images, extractor_sha256, further_sha256
 from dmq_cli.metrics.frechet import moments
+from dmq_cli.metrics.metric import SetMetric
 from dmq_cli.metrics.protocol import Protocol
 
-Features = dict[str, Tensor]
+Features = Mapping[str, Tensor]
 Array = NDArray[np.float64]
-LAYERS = {"fd": "features", "sfid": "spatial", "fd_dinov2": "dinov2", "kid": "features", "prc": "features"}
-"""The layer that each metric compares with the reference; metrics that are not here read the images alone."""
-
 SIZES = {
     ("digits_cnn", "features"): 64,
     ("inception-v3-compat", "features"): 2048,
     ("inception-v3-compat", "spatial"): 2023,
 }
 """How many features an extractor gives for a layer; DINOv2's depend on its folder."""
-
-_WHOLE = ("kid", "prc")  # compare features one by one: their mean and covariance are not enough
 
 
 class Statistics(NamedTuple):
@@ -65,7 +61,7 @@ class Reference:
         if layer not in self.features:
             raise EvaluationError(
                 f"The reference {self.name} was asked for the features '{layer}' of every image, but has "
-                f"{self._holdings()}; leave the metrics that read them out of protocol.metrics."
+                f"{self._holdings()}; take the metrics that read them away, with protocol.metrics.NAME=null."
             )
         return self.features[layer]
 
@@ -75,7 +71,7 @@ class Reference:
 
     def lacks(self, protocol: Protocol) -> list[str]:
         """The protocol's metrics that statistics and features do not serve: they need the images."""
-        return [metric for metric in protocol.metrics if not self._serves(metric)]
+        return [metric.name for metric in comparing(protocol) if not self._serves(metric)]
 
     def check(self, protocol: Protocol) -> None:
         """Raise EvaluationError if it cannot serve the protocol, another one was asked for by `reference_sha256`, or it was
@@ -89,12 +85,13 @@ class Reference:
         self._check_built(protocol)
         if (lacking := self.lacks(protocol)) and self.images is None:
             raise EvaluationError(
-                f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; leave "
-                f"{'it' if len(lacking) == 1 else 'them'} out of protocol.metrics, or give a reference with images."
+                f"The reference {self.name} has {self._holdings()}, which does not serve {', '.join(lacking)}; write "
+                f"{' '.join(f'protocol.metrics.{name}=null' for name in lacking)}, or give a reference with images."
             )
+        compared = {metric.reference for metric in comparing(protocol)}
         for layer, known in self.statistics.items():
             size = SIZES.get((protocol.extractor, layer))
-            if size is not None and layer in map(LAYERS.get, protocol.metrics):
+            if size is not None and layer in compared:
                 _check_size(self, layer, known, size)
 
     def _check_built(self, protocol: Protocol) -> None:
@@ -106,19 +103,24 @@ class Reference:
                 f"{extractor_sha256(protocol)[:8]} and resize {protocol.resize}; build it again with that protocol."
             )
         dinov2 = self.record.get("dinov2_sha256")
-        if dinov2 is not None and "fd_dinov2" in protocol.metrics and dinov2 != further_sha256(protocol)["dinov2"]:
+        if dinov2 is not None and "dinov2" in protocol.folders() and dinov2 != further_sha256(protocol)["dinov2"]:
             raise EvaluationError(
                 f"The reference {self.name} was built with the DINOv2 weights {dinov2[:8]}, but protocol.dinov2_path has "
                 f"{further_sha256(protocol)['dinov2'][:8]}; build it again with these, or give those."
             )
 
-    def _serves(self, metric: str) -> bool:
-        layer = LAYERS.get(metric)
-        return layer is None or layer in self.features or (layer in self.statistics and metric not in _WHOLE)
+    def _serves(self, metric: SetMetric) -> bool:
+        layer = metric.reference
+        return layer in self.features or (layer in self.statistics and not metric.whole)
 
     def _holdings(self) -> str:
         layers = [f"statistics of '{layer}'" for layer in self.statistics]
         return " and ".join([*layers, *(f"'{layer}' of every image" for layer in self.features)]) or "images alone"
+
+
+def comparing(protocol: Protocol) -> list[SetMetric]:
+    """The protocol's metrics that compare with a reference; the others read images alone, or hold them against their twins."""
+    return [m for m in protocol.metrics.values() if isinstance(m, SetMetric) and m.reference is not None]
 
 
 def statistics_of(features: Tensor) -> Statistics:

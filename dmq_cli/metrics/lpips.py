@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,48 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, EvaluationError
+from dmq_cli.metrics.metric import DOWN, Shown
+from dmq_cli.metrics.pairs import PairMetric, Pairwise
 from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.weights import read_weights
-
-Lpips = Callable[[Tensor, Tensor], Tensor]
-"""Two sets of images, uint8 (B, 1 or 3, H, W), to the distance of every pair, (B,) float64."""
 
 _SMALLEST = 31  # pixels a side; below, AlexNet's pooling has nothing left
 
 
-def load_lpips(protocol: Protocol) -> Lpips:
-    """LPIPS on the weights that the protocol names, built once per process.
+@dataclass(frozen=True)
+class Lpips(PairMetric):
+    """lpips >= 0 of every pair, then averaged, where protocol.lpips_path names torchvision's AlexNet."""
 
-    Raises ConfigError without the package, MissingWeightsError without the file, EvaluationError for another file than
-    torchvision's or for images that are too small.
-    """
-    wanted = protocol.weights_sha256.get("lpips")
-    _, sha256 = read_weights("lpips", protocol.lpips_path, wanted)
-    network = _build(str(protocol.lpips_path), sha256)
+    name = "lpips"
+    results = (Shown("lpips", "LPIPS to FP", DOWN, digits=3),)
+    weights = "lpips"
 
-    @torch.no_grad()
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        if min(a.shape[2:]) < _SMALLEST:
+    def files(self, protocol: Protocol) -> dict[str, str]:
+        """AlexNet's, where the protocol names it."""
+        if protocol.lpips_path is None:
+            return {}
+        return {"lpips": read_weights("lpips", protocol.lpips_path, protocol.weights_sha256.get("lpips"))[1]}
+
+    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
+        """Raises ConfigError without the package, MissingWeightsError without the file, EvaluationError for another file
+        than torchvision's or for images that are too small.
+        """
+        if protocol.lpips_path is None:
+            return None
+        network = _build(protocol.lpips_path, self.files(protocol)["lpips"])
+        if min(height, width) < _SMALLEST:
             raise EvaluationError(
-                f"LPIPS reads images of at least {_SMALLEST}x{_SMALLEST} pixels, but found {a.shape[2]}x{a.shape[3]};"
+                f"LPIPS reads images of at least {_SMALLEST}x{_SMALLEST} pixels, but found {height}x{width};"
                 " leave protocol.lpips_path out."
             )
-        found: Tensor = network(*(one.expand(-1, 3, -1, -1).float() / 127.5 - 1 for one in (a, b)))
-        return found.flatten().double()
+        return functools.partial(_distance, network)
 
-    return distance
+
+@torch.no_grad()
+def _distance(network: Any, a: Tensor, b: Tensor) -> Tensor:
+    pairs = (images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).float() / 127.5 - 1 for images in (a, b))
+    distance: Tensor = network(*pairs)
+    return distance.flatten().double()
 
 
 @functools.lru_cache(maxsize=1)

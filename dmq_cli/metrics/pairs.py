@@ -1,0 +1,55 @@
+"""Numbers of each image and its twin from the same noise, pixel by pixel, and their mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.extractors import Images, as_tensor
+from dmq_cli.metrics.interval import mean_interval
+from dmq_cli.metrics.metric import Measurement, Sample, TwinMetric
+from dmq_cli.metrics.protocol import Protocol
+
+_VALUES = 2**19  # of a batch of images; SSIM holds ten times as many
+Pairwise = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of images, uint8 (B, H, W, C), to the number of every pair, (B,) float64."""
+
+
+class PairMetric(TwinMetric):
+    """The mean of a number that every pair of images has; its influence on it is that number itself."""
+
+    @abstractmethod
+    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
+        """What gives pairs of images of this size their numbers; None where it has none for them."""
+
+    def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
+        """The mean over pairs. Raises EvaluationError for other types than uint8, differing shapes or no images."""
+        ours, theirs = _checked(images.pixels, twin.pixels)
+        number = self.pairwise(int(ours.shape[1]), int(ours.shape[2]), protocol)
+        if number is None:
+            return Measurement()
+        each = _over_batches(number, ours, theirs)
+        return Measurement({self.name: float(each.mean())}, {self.name: mean_interval(each)}, {self.name: each})
+
+
+def _checked(images: Images | None, twin: Images | None) -> tuple[Tensor, Tensor]:
+    if images is None or twin is None:
+        raise EvaluationError(
+            "Images were to be compared with their twins pixel by pixel, but there are none; give both."
+        )
+    a, b = as_tensor(images), as_tensor(twin)
+    if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.shape != b.shape or a.numel() == 0 or a.dim() != 4:
+        raise EvaluationError(
+            f"Images and their twins must be uint8 (N, H, W, C) of one shape, but found {a.dtype} {tuple(a.shape)} and {b.dtype} "
+            f"{tuple(b.shape)}; give both sets from the same seeds, as uint8."
+        )
+    return a, b
+
+
+def _over_batches(number: Pairwise, a: Tensor, b: Tensor) -> Tensor:
+    size = max(1, _VALUES // a[0].numel())
+    return torch.cat([number(*batch) for batch in zip(torch.split(a, size), torch.split(b, size), strict=True)])

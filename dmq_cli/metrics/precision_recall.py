@@ -1,0 +1,59 @@
+"""Improved precision and recall (Kynkäänniemi et al., NeurIPS 2019, 1904.06991), by torch-fidelity.
+
+Precision is a fraction of images, which has Wilson's interval. Recall has none: it counts reference images, which all images
+together decide on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from dmq_cli.metrics.interval import fraction_interval
+from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown, check_least, check_most
+from dmq_cli.metrics.protocol import Protocol
+from dmq_cli.metrics.references.reference import Reference
+
+_LARGE = 10_000  # images; all distances among 50,000 would be 10 GB
+
+
+@dataclass(frozen=True)
+class PrecisionRecall(SetMetric):
+    """precision and recall in [0, 1].
+
+    neighbourhood: k of the balls around each image. images: compare with that many of the reference, the first ones; None:
+    with all.
+    """
+
+    name = "prc"
+    results = (Shown("precision", "precision", UP), Shown("recall", "recall", UP))
+    layers = ("features",)
+    reference = "features"
+    whole = True
+
+    neighbourhood: int = 3
+    images: int | None = None
+
+    @property
+    def least(self) -> int:
+        """All that it compares with, and at least a ball."""
+        return self.images or self.neighbourhood + 1
+
+    def check(self, protocol: Protocol) -> None:
+        super().check(protocol)
+        check_least(protocol, "metrics.prc.neighbourhood", self.neighbourhood, 1)
+        check_least(protocol, "metrics.prc.images", self.images, self.neighbourhood + 1)
+        check_most(protocol, "metrics.prc.neighbourhood", self.neighbourhood, spare=1)
+
+    def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
+        """Compares every image with every real one."""
+        # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
+        ours, theirs = images.features["features"], reference["features"][: self.images]
+        large = max(len(ours), len(theirs)) > _LARGE
+        scores = prc_features_to_metric(
+            ours, theirs, verbose=False, prc_neighborhood=self.neighbourhood, save_cpu_ram=large
+        )
+        precision, recall = scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
+        interval = fraction_interval(precision, len(ours))
+        return Measurement({"precision": precision, "recall": recall}, {"precision": interval})
