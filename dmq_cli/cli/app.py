@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -199,13 +200,35 @@ def _hydra(
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
     try:
-        hydra.main(version_base="1.3", config_path=str(paths.conf_folder()), config_name="config")(task)()
+        if (
+            hydra_flags
+            or sweeps(hydra_flags, overrides)
+            or any(word.lstrip("+~").startswith("hydra.") for word in overrides)
+        ):
+            hydra.main(version_base="1.3", config_path=str(paths.conf_folder()), config_name="config")(task)()
+        else:
+            _alone(words, task)
     finally:
         CURRENT.reset(token)
     if failed:
         raise failed[0]
     if command.jobs is not None:
         _end_sweep(command.jobs, flags)
+
+
+def _alone(words: Sequence[str], task: Callable[[Any], None]) -> None:
+    """Run a single job without Hydra's own start, which composes everything twice."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict, read_write
+
+    with initialize_config_dir(str(paths.conf_folder()), job_name="dmq", version_base="1.3"):
+        whole = compose("config", ["hydra.mode=RUN", *words], return_hydra_config=True)
+        HydraConfig.instance().set_config(whole)
+        config = copy.deepcopy(whole)
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        task(config)
 
 
 def _plugin_words() -> list[str]:

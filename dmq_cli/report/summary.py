@@ -18,7 +18,7 @@ from dmq_cli.results.verdict import verdict, with_noise
 def describe(found: dict[str, Any]) -> str:
     """A few lines about the result of a verb."""
     if "plan" in found:
-        return "\n".join([_plan(found["plan"]), *_sampled(found)])
+        return "\n".join([_plan(found["plan"]), *_room(found), *_sampled(found)])
     if "macs" in found:
         return cost_text(found, _policy(found["policy"]))
     if "quantized" in found:
@@ -89,7 +89,27 @@ def _sampled(found: Mapping[str, Any]) -> list[str]:
 def _plan(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'stage':13s}{'seeds':16s}{'key':10s}{'state':12s}{'estimate':>10s}  why"]
     for row in rows:
-        estimate = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+        estimate = "" if row["seconds"] is None else duration(row["seconds"])
         state = "cached" if row["cached"] else "to compute"
         lines.append(f"{row['stage']:13s}{row['seeds']:16s}{row['key']:10s}{state:12s}{estimate:>10s}  {row['why']}")
+    waiting = [row for row in rows if not row["cached"]]
+    if waiting:
+        known = sum(row["from"] == "earlier runs" for row in waiting)
+        basis = f"{known} of {len(waiting)} stages by earlier runs, the others by a call of the network timed now"
+        lines.append(f"about {duration(sum(row['seconds'] for row in waiting))} in all ({basis})")
     return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _room(found: Mapping[str, Any]) -> list[str]:
+    """A warning where the images would not fit on the disk."""
+    disk = found.get("disk", {})
+    if not disk.get("free") or disk["images"] < disk["free"]:
+        return []
+    return [f"The images take {disk['images'] / 1e9:.1f} GB, but only {disk['free'] / 1e9:.1f} GB are free there."]

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from dmq_cli.models import Adapter, image_shape
+from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.prepare import Prepared, prepared
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.remembered import remembered_seconds
 from dmq_cli.stages.sampler_notes import sampled_how
 from dmq_cli.stages.verbs import graph, targets
+from dmq_cli.store.files import free_bytes
 
-_PROBE = 32  # samples in the forward pass that the estimate rests on
+_PROBE = 64  # at most so many samples in the forward pass that the estimate rests on
+_LONGEST = 3.0  # seconds that this forward pass may take; else a single sample has to do
 
 
 def planned(composed: Mapping[str, Any], verb: str) -> dict[str, Any]:
     """`plan`: see there; and what sampled_how tells."""
     made = prepared({**composed, "stage": verb})
-    return {"plan": _rows(made, verb), **sampled_how(composed, made.config)}
+    rows = _rows(made, verb)
+    return {"plan": rows, "disk": _disk(made.config, rows), **sampled_how(composed, made.config)}
 
 
 def plan(composed: Mapping[str, Any], verb: str) -> list[dict[str, Any]]:
-    """One row for every stage of the verb: stage, seeds, key, cached, why, seconds (estimated; None if cached)."""
+    """One row for every stage of the verb: stage, seeds, key, cached, why, seconds (estimated; None if cached)
+    and from: earlier runs of as much work on this machine, or a call of the network probed now."""
     return _rows(prepared({**composed, "stage": verb}), verb)
 
 
@@ -38,10 +46,13 @@ def _rows(found: Prepared, verb: str) -> list[dict[str, Any]]:
             if (part, key) not in seen:
                 seen.add((part, key))
                 rows.append(_row(made, part, key, Prepared(own, found.parts)))
-    if any(row["work"] for row in rows if not row["cached"]):
-        speed = _seconds_per_call(config)
-        for row in rows:
-            row["seconds"] = None if row["cached"] else round(row["work"] * speed, 1)
+    waiting = [row for row in rows if not row["cached"]]
+    probed = any(row["work"] and row["before"] is None for row in waiting)
+    speed = _seconds_per_call(config) if probed else 0.0
+    for row in waiting:
+        before = row["before"]
+        row["seconds"] = round(row["work"] * speed if before is None else before, 1)
+        row["from"] = "probed" if before is None else "earlier runs"
     return rows
 
 
@@ -52,17 +63,37 @@ def _row(made: Graph, part: str, key: str, found: Prepared) -> dict[str, Any]:
     why = "in the store" if cached else "forced" if forced else made.why_missing(part, config)
     seeds = config["seeds"] if part.startswith(("sample", "evaluate")) else ""
     work = made.nodes[part].cost(config, found.parts)
-    return {"stage": part, "seeds": seeds, "key": key[:8], "cached": cached, "why": why, "work": work, "seconds": None}
+    before = None if cached else remembered_seconds(made, part, config)
+    row = {"stage": part, "seeds": seeds, "key": key[:8], "cached": cached, "why": why, "work": work}
+    return {**row, "before": before, "seconds": None, "from": None}
 
 
 @torch.inference_mode()
 def _seconds_per_call(config: Mapping[str, Any]) -> float:
-    """Time of one network call on one sample, measured now, in float32, which only sampling may leave."""
-    adapter = build.adapter({"model": config["model"]}, config["runtime"])
-    sample = torch.zeros(_PROBE, *adapter.sample_shape(), device=config["runtime"]["device"])
-    timestep = torch.zeros(_PROBE, dtype=torch.int64, device=sample.device)
-    cond = adapter.blank_cond(_PROBE)
-    adapter.predict(sample, timestep, cond)
+    """Time of one network call on one sample at the run's batch size and threads, measured now, in float32, which only sampling may leave."""
+    runtime = config["runtime"]
+    if runtime["threads"] is not None:
+        torch.set_num_threads(runtime["threads"])
+    adapter = build.adapter({"model": config["model"]}, runtime)
+    _time(adapter, 1, runtime["device"])
+    single = _time(adapter, 1, runtime["device"])
+    count = min(runtime["batch_size"], _PROBE)
+    return single if single * count > _LONGEST else _time(adapter, count, runtime["device"]) / count
+
+
+def _time(adapter: Adapter, count: int, device: str) -> float:
+    """Seconds of one call on this many samples."""
+    sample = torch.zeros(count, *adapter.sample_shape(), device=device)
+    timestep, cond = torch.zeros(count, dtype=torch.int64, device=device), adapter.blank_cond(count)
     start = time.perf_counter()
     adapter.predict(sample, timestep, cond)
-    return (time.perf_counter() - start) / _PROBE
+    return time.perf_counter() - start
+
+
+def _disk(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    """Bytes of the images that are to be sampled, and what is free where they go."""
+    height, width, channels = image_shape(config["model"])
+    images = sum(
+        len(parse_range(row["seeds"])) for row in rows if row["stage"].startswith("sample") and not row["cached"]
+    )
+    return {"images": images * height * width * channels, "free": free_bytes(Path(config["runtime"]["outputs"]))}

@@ -1,0 +1,49 @@
+"""How long a stage took here before, for `dmq plan`: the manifests of artifacts say it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.sampling import parse_range
+from dmq_cli.stages.graph import Graph
+from dmq_cli.store import read_json
+
+_SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
+"""Sections that decide little about how long a stage takes: it may differ in these from what is planned."""
+
+
+def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> float | None:
+    """The median time of artifacts of this stage that were as much work, on this device; None if there is none.
+
+    Of another number of seeds, in proportion.
+    """
+    wanted, runtime = graph.nodes[stage].identity(config), config["runtime"]
+    times = []
+    for manifest in _manifests(graph, stage):
+        sections = manifest.get("config")
+        if not isinstance(sections, Mapping) or manifest.get("device") != runtime["device"]:
+            continue
+        differing = {name for name in {**wanted, **sections} if wanted.get(name) != sections.get(name)}
+        if differing <= {*_SAME_WORK, "seeds"}:
+            times.append(float(manifest["seconds"]) * _share(wanted, sections))
+    return statistics.median(times) if times else None
+
+
+def _manifests(graph: Graph, stage: str) -> Iterator[Mapping[str, Any]]:
+    for key in graph.store.keys(stage):
+        try:
+            manifest = read_json(graph.store.root / stage / key / "manifest.json")
+        except ArtifactCorruptError:
+            continue
+        if isinstance(manifest, Mapping):
+            yield manifest
+
+
+def _share(wanted: Mapping[str, Any], sections: Mapping[str, Any]) -> float:
+    """How many times as many seeds are planned."""
+    if "seeds" not in wanted or wanted["seeds"] == sections.get("seeds"):
+        return 1.0
+    return len(parse_range(wanted["seeds"])) / len(parse_range(sections["seeds"]))
