@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +113,18 @@ def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
 
 def _sections(group: str, chosen: Iterable[str], outputs: str = "outputs") -> dict[str, dict[str, Any]]:
     """Choices of a group by name, composed at once: each in a place of its own."""
+    files = choice_files(group)
+    changed = tuple(file.stat().st_mtime_ns for file in files.values())  # of a folder of one's own
+    return copy.deepcopy(_composed_sections(group, tuple(chosen), outputs, tuple(conf_folders()), changed))
+
+
+@lru_cache(maxsize=64)
+def _composed_sections(
+    group: str, chosen: tuple[str, ...], outputs: str, folders: tuple[Path, ...], changed: tuple[int, ...]
+) -> dict[str, dict[str, Any]]:
     words = tuple(f"+{group}@chosen.{name}={name}" for name in chosen)
-    found: dict[str, dict[str, Any]] = composed(words, outputs)["chosen"]
-    return found
+    sections: dict[str, dict[str, Any]] = composed(words, outputs)["chosen"]
+    return sections
 
 
 def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]:

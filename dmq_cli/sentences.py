@@ -87,7 +87,7 @@ def _hydra_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()).split(" Config search path:")[0]
     if (match := _NO_CHOICE.search(text)) is not None:
         group, name, known = match["group"], match["name"], match["known"].split()
-        return f"There is no {group} {name}.{nearest(name, known)} There is: {', '.join(known)}."
+        return f"There is no {group} {name}.{nearest(name, known)}"
     if (override := getattr(error, "override", None)) is not None:
         key, _, value = str(override).partition("=")
         return f"{override} could not be read ({text}); put the value into quotes inside of the shell's, as \"{key}='{value}'\"."

@@ -254,7 +254,7 @@ def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     ("override", "named"),
     [
         ("method=tacc", ["method/tacc", "tac", "qdiffusion", "minmax"]),
-        ("bits=w9a9", ["bits/w9a9", "w4a8", "fp"]),
+        ("bits=w99a9", ["bits/w99a9", "w4a8", "fp"]),
         ("protocol=fid", ["protocol/fid", "digits", "fid_torch_fidelity"]),
     ],
 )

@@ -24,7 +24,8 @@ PAGE = PACKAGE.parent / "docs" / "guides" / "checkpoints.md"
 def test_a_line_for_everything(tmp_path: Path) -> None:
     result = dmq("doctor", f"runtime.outputs={tmp_path}")
     assert (result.code, result.err) == (0, "")
-    lines = result.out.splitlines()
+    *lines, blank, told = result.out.splitlines()
+    assert blank == "" and re.search(r"models \d+ of \d+ present; extractors 1 of", told)
     names = [(kind, name) for kind, name, *_ in map(str.split, lines)]
     assert [name for kind, name in names if kind == "model"] == choices.names("model")
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
@@ -62,7 +63,7 @@ def test_a_missing_model_is_told_in_the_same_words(verb: str, tmp_path: Path) ->
 def test_chosen_models_and_folders(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "tiny")
     result = dmq("doctor", "model=ddim_digits", f"model={folder}", "-v")
-    assert result.code == 0 and len(result.out.splitlines()) == 2 and str(folder) in result.out
+    assert result.code == 0 and len(result.out.splitlines()) == 4 and str(folder) in result.out
     assert dmq("doctor", "model=ddim_digits", "-q").out == ""
     (folder / "scheduler" / "scheduler_config.json").unlink()
     result = dmq("doctor", f"model={folder},ddim_digits")

@@ -21,11 +21,11 @@ from dmq_cli.stages.plugins import import_plugins
 from tests.chain import dmq
 from tests.tiny import one_sentence
 
-KINDS = {"method": "own_shift", "calib": "own_calls", "metric": "own_distance", "family": "own_unet"}
+KINDS = {"method": "own_shift", "calib": "own_calls", "metric": "own_gap", "family": "own_unet"}
 CHOSEN = [
     "method=own_shift",
     "calib=own_calls",
-    "+metric@protocol.metrics.own_distance=own_distance",
+    "+metric@protocol.metrics.own_gap=own_gap",
 ]  # a family is chosen by its folder
 PROGRAM = "import sys\nfrom dmq_cli.cli.app import main\nsys.exit(main())\n"  # as the one that is installed
 
@@ -173,6 +173,7 @@ def test_a_package_that_lost_its_module_is_named(package: Path) -> None:
 
 
 def test_a_module_of_the_own_folder_is_imported_before_a_job(tmp_path: Path) -> None:
+    sys.modules.pop("dmq_plugin", None)  # of the folder of another test
     (tmp_path / "dmq_plugin.py").write_text("import own_registered\n", encoding="utf-8")
     (tmp_path / "own_registered.py").write_text("X = 1\n", encoding="utf-8")
     with with_own(tmp_path):

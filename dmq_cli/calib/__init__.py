@@ -8,7 +8,7 @@ from dmq_cli.calib.random_t import RandomT
 from dmq_cli.calib.snr import choose_by_snr
 from dmq_cli.calib.strategy import Strategy
 from dmq_cli.calib.tdac import Tdac
-from dmq_cli.calib.uniform import Uniform
+from dmq_cli.calib.uniform import UniformSteps as Uniform  # the public name of the strategy
 
 __all__ = [
     "NormalT",

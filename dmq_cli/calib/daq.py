@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.calib.fit import Data, Report, watch
+from dmq_cli.calib.fit import Data, FitReport, watch
 from dmq_cli.errors import NumericsError
 from dmq_cli.quant import ByLikelihood, Choice
 from dmq_cli.wrap import Attached, observing
@@ -81,7 +81,7 @@ class Seen:
 
 
 @torch.no_grad()
-def choose_by_likelihood(attached: Attached, data: Batches, report: Report = lambda done: None) -> None:
+def choose_by_likelihood(attached: Attached, data: Batches, report: FitReport = lambda done: None) -> None:
     """Set every choice of kind ByLikelihood: at each step log2 (1) where the power law is the likelier one, else uniform (0).
 
     data() gives batches as for fit_activations, run once in full precision. Steps that it skips take the choice of

@@ -12,7 +12,7 @@ from dmq_cli.models import Call
 from dmq_cli.quant import source_of
 from dmq_cli.wrap import Attached, QuantDenoiser, observing
 
-Report = Callable[[int], None]
+FitReport = Callable[[int], None]
 Data = Iterable[Call]
 
 
@@ -26,7 +26,7 @@ def fit_weights(attached: Attached) -> None:
 
 
 @torch.no_grad()
-def fit_activations(attached: Attached, calibration: Data, report: Report = lambda done: None) -> None:
+def fit_activations(attached: Attached, calibration: Data, report: FitReport = lambda done: None) -> None:
     """Set scale and zero point of every activation quantizer from what the full-precision network shows it.
 
     calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
@@ -52,7 +52,7 @@ def fit_activations(attached: Attached, calibration: Data, report: Report = lamb
 def watch(
     attached: Attached,
     calibration: Data,
-    report: Report = lambda done: None,
+    report: FitReport = lambda done: None,
     start: Callable[[int, int], None] = lambda first, num: None,
 ) -> None:
     """Run the network, as it is, over the calibration set. start(first, num): before the batch of these samples."""

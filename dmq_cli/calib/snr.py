@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.calib.daq import Batches, put_choice
-from dmq_cli.calib.fit import Report
+from dmq_cli.calib.fit import FitReport
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Call
 from dmq_cli.quant import BySnr, Choice
@@ -27,7 +27,7 @@ from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
 @torch.no_grad()
 def choose_by_snr(
-    attached: Attached, data: Batches, alphas_cumprod: Tensor, report: Report = lambda done: None
+    attached: Attached, data: Batches, alphas_cumprod: Tensor, report: FitReport = lambda done: None
 ) -> None:
     """Set every choice of kind BySnr, all of them alike; part 0 is the widest.
 

@@ -18,7 +18,7 @@ from dmq_cli.sampling import Scheduler, parse_range
 
 
 @dataclass(frozen=True)
-class Uniform:
+class UniformSteps:
     """Evenly spaced steps of the sampler, at most num_steps; the trajectory of every seed at each.
 
     seeds: a range like "10-73".

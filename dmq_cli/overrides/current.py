@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.results.acting import Source, acting, from_words
+from dmq_cli.results.acting import ChoiceSource, acting, from_words
 from dmq_cli.sentences import told
 
 _HOW = ("stage=", "retry=")
@@ -36,7 +36,7 @@ def overrides(config: Any) -> list[str]:
     own, loader = HydraConfig.get(), GlobalHydra.instance().config_loader()
     places = tuple(str(one.path) for one in loader.get_search_path().get_path())
     try:
-        return acting(config, dict(own.runtime.choices), Source(own.job.config_name, places, loader))
+        return acting(config, dict(own.runtime.choices), ChoiceSource(own.job.config_name, places, loader))
     except Exception as error:
         if told(error) is None:
             raise

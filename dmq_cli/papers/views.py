@@ -28,7 +28,7 @@ _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
 
 @dataclass
-class Part:
+class TablePart:
     """One part as it is shown. heads and rows are strings of equal count; protocol: name and hash, if anything was measured."""
 
     title: str
@@ -45,7 +45,7 @@ class View:
     title: str
     scale: str
     source: str
-    parts: list[Part] = field(default_factory=list)
+    parts: list[TablePart] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
     claims: list[claims.Verdict] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -127,7 +127,7 @@ def _alike(table: PaperTable, known: Mapping[int, Known]) -> list[str]:
     ]
 
 
-def _part(asked: _Asked, name: str) -> Part:
+def _part(asked: _Asked, name: str) -> TablePart:
     table = asked.table
     rows = [(row, asked.known[number]) for number, row in enumerate(table.rows) if row.part == name]
     backed = [one.cell for _, one in rows if one.cell is not None]
@@ -137,7 +137,7 @@ def _part(asked: _Asked, name: str) -> Part:
     titles = _titles(columns, printed, _columns_of(asked, name))
     shown = [_cells(asked, row, one, columns, printed) for row, one in rows]
     title = str(table.parts[name]["title"])
-    return Part(title + _here(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    return TablePart(title + _here(backed), ["method", "bits", *titles, "state"], shown, protocol)
 
 
 def _cells(

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 
-from dmq_cli.papers.views import Part, View
+from dmq_cli.papers.views import TablePart, View
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -73,7 +73,7 @@ def _tex_row(values: Iterable[str]) -> str:
     return " & ".join(map(tex, values)) + r" \\"
 
 
-def _grid(part: Part) -> str:
+def _grid(part: TablePart) -> str:
     rows = [part.heads, ["---"] * len(part.heads), *part.rows]
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
 

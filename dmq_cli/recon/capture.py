@@ -23,7 +23,7 @@ from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 _JOINT = "--"
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """A long tensor, read by rows."""
 
     def rows(self, indices: Tensor) -> Tensor:
@@ -36,10 +36,10 @@ class Captured:
     """Inputs of a unit (its arguments by position or name, those that are the same for all samples too) from the quantized
     network and, where they are needed, from the full-precision one; and the target, see `packed`."""
 
-    inputs: Mapping[str, Rows | Same]
-    target: Rows
+    inputs: Mapping[str, RowReader | Same]
+    target: RowReader
     timesteps: Tensor
-    full_inputs: Mapping[str, Rows | Same] = field(default_factory=dict)
+    full_inputs: Mapping[str, RowReader | Same] = field(default_factory=dict)
 
     def batch(self, rows: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
         """(inputs, target, timesteps) of these rows, on the device the timesteps are on."""
@@ -49,7 +49,7 @@ class Captured:
         """The full-precision inputs of these rows."""
         return self._read(self.full_inputs, rows)
 
-    def _read(self, files: Mapping[str, Rows | Same], rows: Tensor) -> dict[str, Any]:
+    def _read(self, files: Mapping[str, RowReader | Same], rows: Tensor) -> dict[str, Any]:
         read = {name: one.value if isinstance(one, Same) else one.rows(rows) for name, one in files.items()}
         return {n: value.to(self.timesteps.device) if isinstance(value, Tensor) else value for n, value in read.items()}
 
@@ -115,7 +115,7 @@ def _check_space(
 def record(
     denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, num: int, folder: Path,
     *, inputs: bool = True, outputs: bool = True, stop: bool = False,
-) -> dict[str, dict[str, Rows | Same]]:  # fmt: skip
+) -> dict[str, dict[str, RowReader | Same]]:  # fmt: skip
     """Write what the modules read and give, num rows in all, to one file each; returns them by module and argument.
 
     stop: end every forward pass at the (only) module. A module that runs twice in a pass is recorded once. RuntimeError if
@@ -152,11 +152,11 @@ def record(
     return {name: {**files, **writers[name].same} for name, files in found.items()}
 
 
-def _stored(targets: Path | None, unit: str) -> dict[str, Rows | Same]:
+def _stored(targets: Path | None, unit: str) -> dict[str, RowReader | Same]:
     return _read(targets, unit) if targets is not None else {}
 
 
-def _read(folder: Path, name: str) -> dict[str, Rows | Same]:
+def _read(folder: Path, name: str) -> dict[str, RowReader | Same]:
     found = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
     return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in found}
 

@@ -23,7 +23,7 @@ from dmq_cli.recon.passes import ACTIVATIONS, Pass
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, quantizing
 
-Report = Callable[[str, int, int, float], None]
+LossReport = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Setting:
     data: Batches
     num: int
     work: Path
-    report: Report
+    report: LossReport
     batch_size: int
     seed: int = 0
     targets: Path | None = None

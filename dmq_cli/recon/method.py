@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict
 
 from dmq_cli.recon.calls import Batches
-from dmq_cli.recon.learning import Report
+from dmq_cli.recon.learning import LossReport
 from dmq_cli.wrap import Attached
 
 
@@ -39,7 +39,7 @@ class ReconMethod(Protocol):
         ...
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None
     ) -> None:
         """Learn, in place.
 

@@ -26,7 +26,7 @@ from dmq_cli.recon.calls import Batches, joined, rows_of
 from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
-from dmq_cli.recon.learning import Report, descend, draws
+from dmq_cli.recon.learning import LossReport, descend, draws
 from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import ACTIVATIONS
 from dmq_cli.recon.reconstruction import Reconstruction
@@ -87,7 +87,7 @@ class Quest:
         return self.base.cost(samples) + 2 * 4.0 * self.iterations * self.batch_size
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None = None
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
     ) -> None:
         """The base's reconstruction, then both stages, in place; see Reconstruction.run."""
         self.base.run(attached, data, num, work, report, targets)
@@ -137,7 +137,7 @@ class _Stage:
         return [layer.name for layer in layers if fits(layer.role, patterns)]
 
 
-def _stage(stage: _Stage, call: Call, work: Path, report: Report) -> None:
+def _stage(stage: _Stage, call: Call, work: Path, report: LossReport) -> None:
     """From the file of an earlier attempt, or learned now."""
     attached, layers = stage.attached, stage.layers()
     done = work / f"tmp-quest-{stage.number}.safetensors"
@@ -180,7 +180,7 @@ def _restore(attached: Attached, layers: Mapping[str, QuantMixin], tensors: dict
 
 
 def _tune(
-    stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], call: Call, report: Report
+    stage: _Stage, layers: Mapping[str, QuantMixin], learners: list[Learner], call: Call, report: LossReport
 ) -> Curve:
     config, device = stage.config, device_of(stage.attached.adapter)
     curve = Curve(config.iterations)

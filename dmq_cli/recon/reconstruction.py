@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
-from dmq_cli.recon.learning import Report, Setting, learn, start
+from dmq_cli.recon.learning import LossReport, Setting, learn, start
 from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
@@ -89,7 +89,7 @@ class Reconstruction:
         return any(one.rounding is not None and one.iterations for one in self.passes.values())
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None = None
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
     ) -> None:
         """Learn, unit by unit, in place.
 
@@ -114,7 +114,7 @@ class NoReconstruction:
     targets: ClassVar[None] = None
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: Report, targets: Path | None = None
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
     ) -> None:
         """Nothing to learn."""
 

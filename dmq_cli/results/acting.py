@@ -29,7 +29,7 @@ _UNREAD = re.compile(
 
 
 @dataclass(frozen=True)
-class Source:
+class ChoiceSource:
     """Where Hydra finds choices. places: of its search path, by which two of them are the same."""
 
     name: str
@@ -46,7 +46,7 @@ class _Plain:
     resolved: Mapping[str, Any]
 
 
-def acting(config: Any, choices: Mapping[str, str], source: Source) -> list[str]:
+def acting(config: Any, choices: Mapping[str, str], source: ChoiceSource) -> list[str]:
     """The words, such as correct.ner=false and scheme=quest. config: of a job, composed by Hydra; choices: by group.
 
     Raises Hydra's errors for choices that do not compose.
@@ -95,7 +95,7 @@ def _words(choices: Mapping[str, str], groups: Sequence[str]) -> tuple[str, ...]
 
 
 @lru_cache(maxsize=256)
-def _composed(source: Source, words: tuple[str, ...]) -> _Plain:
+def _composed(source: ChoiceSource, words: tuple[str, ...]) -> _Plain:
     """What Hydra makes of some choices alone; what only a user can fill in stays "???"."""
     from hydra.types import RunMode
 

@@ -25,7 +25,7 @@ _TARGETS_LIMIT = 8 << 30  # bytes; beyond that, every reconstruction computes th
 
 
 @dataclass(frozen=True)
-class Rows:
+class CalibrationRows:
     """A calibration set, or num rows of it, in batches."""
 
     folder: Path
@@ -40,8 +40,8 @@ class Rows:
         return build.calibration(self.folder, self.batch_size, len(self))
 
 
-def _rows(task: Task, num: int | None = None) -> Rows:
-    return Rows(task.inputs["calibset"], task.runtime["batch_size"], num)
+def _rows(task: Task, num: int | None = None) -> CalibrationRows:
+    return CalibrationRows(task.inputs["calibset"], task.runtime["batch_size"], num)
 
 
 def calibset(task: Task) -> None:
@@ -122,11 +122,11 @@ def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) ->
     if not (folder / "timestep.safetensors").exists():  # written last
         folder.mkdir(exist_ok=True)
         _collect(task, QuantDenoiser(attached), attached.adapter, folder)
-    rows = Rows(folder, task.runtime["batch_size"], method.num_samples)
+    rows = CalibrationRows(folder, task.runtime["batch_size"], method.num_samples)
     method.run(attached, rows, len(rows), work, _reporter(task, f"round {number + 1} "), None)
 
 
-def _samples(task: Task, rows: Rows) -> Callable[[int], None]:
+def _samples(task: Task, rows: CalibrationRows) -> Callable[[int], None]:
     total = len(rows)
     return lambda done: task.progress.update("samples", done, total)
 

@@ -38,7 +38,7 @@ from dmq_cli.zoo import (
     train_latent,
     train_unet,
 )
-from dmq_cli.zoo.training import Report
+from dmq_cli.zoo.training import StepReport
 
 _RETRAINED = 0.5  # another seed, thread count or library moves the distance of a trained model by up to this fraction
 
@@ -58,7 +58,7 @@ def _training(section: str, train: Callable[..., dict[str, Any]]) -> Callable[[T
     return run
 
 
-def _reporter(task: Task) -> Report:
+def _reporter(task: Task) -> StepReport:
     return lambda step, steps, loss: task.progress.update("step", step, steps, loss)
 
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.sweep.jobs import Job, Rows
+from dmq_cli.sweep.jobs import Job, TableRows
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Command:
     verb: str
     flags: set[str]
     run: Callable[[Any], dict[str, Any]]
-    rows: Rows
+    rows: TableRows
     recorded: bool
     jobs: list[Job] | None = None
 

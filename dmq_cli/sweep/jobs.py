@@ -16,7 +16,7 @@ OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
 
 _UNSAID = (("layer_bits", None),)  # without it a job is what it was before there was such a key
 
-Rows = Callable[[dict[str, Any], str], list[list[str]]]
+TableRows = Callable[[dict[str, Any], str], list[list[str]]]
 """The overrides of every runnable row of a paper's table, from config.table and config.scale."""
 
 
@@ -63,7 +63,7 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     return [as_hydra(words) for words in found]
 
 
-def rows_of(table: Mapping[str, Any], scale: str, read: Rows) -> list[list[str]]:
+def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[str]]:
     """What each job of a table overrides before everything else: of a paper's table its runnable rows, else nothing, once.
 
     table: config.table; scale: paper or digits; read: who knows the rows. Raises ConfigError for rows that cannot be read.

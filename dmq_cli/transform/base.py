@@ -20,14 +20,14 @@ Data = Callable[[], Iterable[Call]]
 """One pass over calibration inputs: batches of (sample (B, C, H, W), timestep (B,)) and condition, where there is one; called once
 for each pass."""
 
-Report = Callable[[int], None]
+BatchReport = Callable[[int], None]
 """Told how many samples have been seen."""
 
 
 class Transform(Protocol):
     """Finds a rewrite of a network."""
 
-    def estimate(self, adapter: Adapter, data: Data, report: Report = ...) -> dict[str, Tensor]:
+    def estimate(self, adapter: Adapter, data: Data, report: BatchReport = ...) -> dict[str, Tensor]:
         """Tensors named `<layer path>.channel_scale` (in,), `.branch_down` (rank, in, ...) or `.branch_up` (out, rank).
 
         adapter: the full-precision network, which stays as it is; its own dtype and device are those of the result.
@@ -47,7 +47,7 @@ class Transform(Protocol):
 class NoTransform:
     """The network as it is."""
 
-    def estimate(self, adapter: Adapter, data: Data, report: Report = lambda done: None) -> dict[str, Tensor]:
+    def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
         """Nothing to put in; the data are not looked at."""
         return {}
 

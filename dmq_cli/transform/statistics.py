@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dmq_cli.errors import NumericsError
 from dmq_cli.models import Adapter, ModelDenoiser
 from dmq_cli.ops import PerInputChannel
-from dmq_cli.transform.base import Data, Report
+from dmq_cli.transform.base import BatchReport, Data
 
 ChannelMaxima = tuple[Tensor, Tensor]
 """The timesteps of the set, sorted, (T,) int64; max |input| at each of them, (T, C), in the dtype of the input."""
@@ -48,7 +48,7 @@ class Extremes:
 
 @torch.no_grad()
 def channel_maxima(
-    adapter: Adapter, data: Data, names: Collection[str] | None = None, report: Report = lambda done: None
+    adapter: Adapter, data: Data, names: Collection[str] | None = None, report: BatchReport = lambda done: None
 ) -> dict[str, ChannelMaxima]:
     """Max |input| of layers, by their path, in model order. names: of the layers; None: all.
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Adapter
 from dmq_cli.ops import PerChannel
-from dmq_cli.transform.base import Data, Report, check_match, matching
+from dmq_cli.transform.base import BatchReport, Data, check_match, matching
 from dmq_cli.transform.statistics import channel_maxima
 
 _LEAST = 1e-5  # of the largest channel
@@ -50,7 +50,7 @@ class LowRank:
         check_match(self.match)
 
     @torch.no_grad()
-    def estimate(self, adapter: Adapter, data: Data, report: Report = lambda done: None) -> dict[str, Tensor]:
+    def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
         """`<layer>.channel_scale` (in,), `.branch_down` (rank, in, ...) and `.branch_up` (out, rank) where a layer fits.
 
         A weight with a dimension of 1 gets no branch. Raises ConfigError if no layer fits, NumericsError for inputs that

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Adapter
-from dmq_cli.transform.base import Data, Report, check_match, matching
+from dmq_cli.transform.base import BatchReport, Data, check_match, matching
 from dmq_cli.transform.statistics import channel_maxima
 
 
@@ -56,7 +56,7 @@ class Tcr:
             raise ConfigError(f"transform.clamp={self.clamp} is not possible; use a finite number, at least 1.")
         check_match(self.match)
 
-    def estimate(self, adapter: Adapter, data: Data, report: Report = lambda done: None) -> dict[str, Tensor]:
+    def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
         """`<layer>.channel_scale` (in,), r >= 1 without unit, for every layer that fits.
 
         Raises ConfigError if none fits, NumericsError for inputs that are not finite.

@@ -19,7 +19,7 @@ from dmq_cli.models.importers.convert import write_network
 from dmq_cli.models.importers.networks import create
 from dmq_cli.models.importers.recipes import Network
 from dmq_cli.zoo.digits import digit_images, split, to_float
-from dmq_cli.zoo.training import Report, Run, Training
+from dmq_cli.zoo.training import StepReport, Training, TrainingRun
 
 SIZE = 32  # pixels
 _SHAPE: dict[str, Any] = {
@@ -45,7 +45,7 @@ class AutoencoderTraining(Training):
     kind: Literal["vq", "kl"] = "vq"
 
 
-def train_autoencoder(config: AutoencoderTraining, work: Path, report: Report) -> dict[str, Any]:
+def train_autoencoder(config: AutoencoderTraining, work: Path, report: StepReport) -> dict[str, Any]:
     """Train, going on from the checkpoint in `work` if there is one; write `work`/model/vqvae or `work`/model/vae.
 
     Its scaling_factor makes the standard deviation of the training images' latents 1. Returns the mean squared errors per
@@ -59,7 +59,7 @@ def train_autoencoder(config: AutoencoderTraining, work: Path, report: Report) -
     def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         return _loss(model, images[train[rows]], generator)
 
-    average = Run(config, model, work, len(train), loss).finish(report)
+    average = TrainingRun(config, model, work, len(train), loss).finish(report)
     scale = 1 / float(encode(average, images[train]).std())
     shutil.rmtree(work / "model", ignore_errors=True)
     (work / "model").mkdir(parents=True)

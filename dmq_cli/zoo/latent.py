@@ -22,7 +22,15 @@ from dmq_cli.models.importers.recipes import Network, Recipe, schedule
 from dmq_cli.zoo import text
 from dmq_cli.zoo.autoencoder import KL, SIZE, VQ, encode, write_half
 from dmq_cli.zoo.digits import digit_images, split, to_float
-from dmq_cli.zoo.training import Report, Run, Training, alphas_cumprod, diffusion_loss, evaluate_loss, stratified
+from dmq_cli.zoo.training import (
+    StepReport,
+    Training,
+    TrainingRun,
+    alphas_cumprod,
+    diffusion_loss,
+    evaluate_loss,
+    stratified,
+)
 
 _CLASSES, _WIDTH = 10, 64  # class 10 is none; _WIDTH: of a condition's token
 _UNET: dict[str, Any] = {
@@ -99,7 +107,7 @@ class LatentTraining(Training):
     dropped: float = 0.1
 
 
-def train_latent(config: LatentTraining, work: Path, report: Report, first_stage: Path) -> dict[str, Any]:
+def train_latent(config: LatentTraining, work: Path, report: StepReport, first_stage: Path) -> dict[str, Any]:
     """Train, going on from the checkpoint in `work` if there is one; write the pipeline's folder to `work`/model.
 
     first_stage: a folder with the vqvae or the vae that the model's kind wants. Returns the losses of the averaged weights
@@ -121,7 +129,7 @@ def train_latent(config: LatentTraining, work: Path, report: Report, first_stage
         condition = data.conditions(rows, torch.Generator().manual_seed(0))
         return evaluate_loss(lambda x, t: predict(average, x, t, condition), alphas, data.latents[rows])
 
-    average = Run(config, model, work, len(train), loss).finish(report)
+    average = TrainingRun(config, model, work, len(train), loss).finish(report)
     _write(work / "model", recipe, average)
     return {
         "training": asdict(config),

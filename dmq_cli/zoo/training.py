@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dmq_cli.store.tensors import save_tensors
 
-Report = Callable[[int, int, float], None]
+StepReport = Callable[[int, int, float], None]
 Loss = Callable[[Any, Tensor, torch.Generator], Tensor]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +39,7 @@ class Training:
     save_every: int = 250
 
 
-class Run:
+class TrainingRun:
     """A training run that can stop and go on: model, average, optimizer and step, saved together.
 
     loss(model, rows, generator) is the loss of `rows` (batch_size,), indices below `num_rows`; all its chance comes from
@@ -54,7 +54,7 @@ class Run:
         if self.file.exists():
             self._restore()
 
-    def finish(self, report: Report) -> Any:
+    def finish(self, report: StepReport) -> Any:
         """Take the steps that are left, report(step, steps, loss) after each; the averaged model, in evaluation mode."""
         while self.step < self.config.steps:
             loss = self._advance()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dmq_cli.zoo.digits import digit_images, split, to_float
 from dmq_cli.zoo.training import (
     Predict,
-    Report,
-    Run,
+    StepReport,
     Training,
+    TrainingRun,
     alphas_cumprod,
     diffusion_loss,
     evaluate_loss,
@@ -44,7 +44,7 @@ SCHEDULER: dict[str, Any] = {
 }
 
 
-def train_unet(config: Training, work: Path, report: Report) -> dict[str, Any]:
+def train_unet(config: Training, work: Path, report: StepReport) -> dict[str, Any]:
     """Train, going on from the checkpoint in `work` if there is one; write `work`/model as a diffusers folder.
 
     report(step, steps, loss) is called often. Returns the losses of the averaged weights on both parts of the data.
@@ -61,7 +61,7 @@ def train_unet(config: Training, work: Path, report: Report) -> dict[str, Any]:
         noise = torch.randn(len(rows), *images.shape[1:], generator=generator)
         return diffusion_loss(_predict(network), alphas, images[train[rows]], timesteps, noise)
 
-    average = Run(config, model, work, len(train), loss).finish(report)
+    average = TrainingRun(config, model, work, len(train), loss).finish(report)
     average.save_pretrained(work / "model" / "unet")
     DDPMScheduler(**SCHEDULER).save_pretrained(work / "model" / "scheduler")
     return {

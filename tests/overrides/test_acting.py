@@ -11,15 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from dmq_cli.paths import conf_folder
-from dmq_cli.results.acting import Source, acting, from_command
+from dmq_cli.results.acting import ChoiceSource, acting, from_command
 from dmq_cli.results.naming import bits_name, bits_overrides
 from dmq_cli.stages.nodes import NODES
 
 
 @pytest.fixture(scope="module")
-def source() -> Iterator[Source]:
+def source() -> Iterator[ChoiceSource]:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        yield Source("config", ("conf",), GlobalHydra.instance().config_loader())
+        yield ChoiceSource("config", ("conf",), GlobalHydra.instance().config_loader())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def source() -> Iterator[Source]:
         (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
     ],
 )  # fmt: skip
-def test_overrides_that_act(words: list[str], wanted: list[str], source: Source) -> None:
+def test_overrides_that_act(words: list[str], wanted: list[str], source: ChoiceSource) -> None:
     config = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
     found = acting(config, dict(config.hydra.runtime.choices), source)
     assert sorted(found) == sorted(wanted)

@@ -21,7 +21,7 @@ from dmq_cli.papers.claims import Verdict
 from dmq_cli.papers.counting import cost
 from dmq_cli.papers.runnable import job
 from dmq_cli.papers.transcript import paper_table
-from dmq_cli.papers.views import Part, View, view
+from dmq_cli.papers.views import TablePart, View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, tex
 from dmq_cli.results.pairs import Pairs
 from dmq_cli.results.sweeps import Records
@@ -155,7 +155,7 @@ NASTY = r"50% of a_b & c #1 {x} $y ~z ^q \w <1> ↓"
 
 
 def nasty() -> View:
-    part = Part(NASTY, ["method", "bits", "FID ↓", "state"], [["a|b", "3/8", "1.00 ± 0.10", "measured"]])
+    part = TablePart(NASTY, ["method", "bits", "FID ↓", "state"], [["a|b", "3/8", "1.00 ± 0.10", "measured"]])
     return View("x", NASTY, "digits", "source", [part], Counter(measured=1), [Verdict("100%", "holds")])
 
 

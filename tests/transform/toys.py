@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.calib import fit_activations, fit_weights
-from dmq_cli.models import Adapter, Layer, UNetAdapter
+from dmq_cli.models import NOISE, Adapter, Layer, UNetAdapter
 from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, attach, load_extra_state, quantizing
 from tests.tiny import TIMESTEPS, adapter, batches, data, scheme
 
@@ -35,6 +35,8 @@ class ToyNet(nn.Module):
 
 class ToyAdapter:
     """What a transform asks of an adapter."""
+
+    prediction = NOISE
 
     def __init__(self) -> None:
         self.model: nn.Module = ToyNet().requires_grad_(False)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dmq_cli.zoo import digit_images
-from dmq_cli.zoo.training import Report
+from dmq_cli.zoo.training import StepReport
 
-Train = Callable[[Path, Report], dict[str, Any]]
+Train = Callable[[Path, StepReport], dict[str, Any]]
 
 
 class Stopped(Exception):

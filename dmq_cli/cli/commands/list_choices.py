@@ -10,15 +10,13 @@ import click
 
 from dmq_cli import choices
 from dmq_cli.cli.commands.output import HELP, aligned, bytes_of, outputs_of, run, show
-from dmq_cli.cli.commands.wanted import Wanted
+from dmq_cli.cli.commands.wanted import ListedRows, Wanted
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.results import inventory
 from dmq_cli.sentences import with_flags
 
 if TYPE_CHECKING:
     from dmq_cli.metrics import Metric
-
-Rows = list[dict[str, Any]]
 
 
 @click.command("list", context_settings=HELP)
@@ -51,15 +49,14 @@ def _list(what: str, words: Sequence[str], wanted: Wanted, all_tables: bool, fla
     outputs = outputs_of("list", places)
     every = read(outputs)
     rows = wanted.of(every, filters)
-    hidden = 0
-    if what == "tables" and not filters and not all_tables:
-        hidden, rows = sum(not row["finished"] for row in rows), [row for row in rows if row["finished"]]
+    printed = [row for row in rows if row["finished"]] if what == "tables" and not (filters or all_tables) else rows
+    hidden = len(rows) - len(printed)
     more = f"\n{hidden} more tables have no finished cell; dmq list tables --all shows them." if hidden else ""
     none = f"There are no {what}{' like this' if every else ''} in {outputs}."
-    show({what: rows}, (aligned(lines(rows)) if rows else none) + more, flags)
+    show({what: rows}, (aligned(lines(printed)) if printed else none) + more, flags)
 
 
-def _method_lines(rows: Rows) -> list[list[str]]:
+def _method_lines(rows: ListedRows) -> list[list[str]]:
     """Name, a column for each group, citation."""
     groups = list(dict.fromkeys(group for row in rows for group in row["groups"]))
 
@@ -73,11 +70,11 @@ def _present(row: dict[str, Any]) -> str:
     return "present" if row["present"] else "missing"
 
 
-def _model_lines(rows: Rows) -> list[list[str]]:
+def _model_lines(rows: ListedRows) -> list[list[str]]:
     return [[row["name"], _present(row), row["about"]] for row in rows]
 
 
-def _metrics(outputs: Path) -> Rows:
+def _metrics(outputs: Path) -> ListedRows:
     """name, arrow (where better is), needs and about of every file in conf/metric."""
     from dmq_cli.metrics.shown import classes
 
@@ -103,25 +100,25 @@ def _needs(metric: type[Metric]) -> list[str]:
     return [what for what, needed in needs.items() if needed]
 
 
-def _metric_lines(rows: Rows) -> list[list[str]]:
+def _metric_lines(rows: ListedRows) -> list[list[str]]:
     return [[row["name"], row["arrow"], ", ".join(row["needs"]), row["about"]] for row in rows]
 
 
-def _protocol_lines(rows: Rows) -> list[list[str]]:
+def _protocol_lines(rows: ListedRows) -> list[list[str]]:
     return [
         [row["name"], _present(row), row["extractor"], f"{row['images']} images", ", ".join(row["columns"])]
         for row in rows
     ]
 
 
-def _table_lines(rows: Rows) -> list[list[str]]:
+def _table_lines(rows: ListedRows) -> list[list[str]]:
     def count(row: dict[str, Any]) -> str:
         return f"{row['finished']}" if row["total"] is None else f"{row['finished']}/{row['total']}"
 
     return [[row["name"], row["kind"], f"{count(row)} cells"] for row in rows]
 
 
-def _run_lines(rows: Rows) -> list[list[str]]:
+def _run_lines(rows: ListedRows) -> list[list[str]]:
     """What is short first, sentences last, where their width moves nothing."""
 
     def columns(row: dict[str, Any]) -> list[str]:
@@ -140,14 +137,14 @@ def _minute(time: str) -> str:
     return str(time)[:16].replace("T", " ")
 
 
-def _artifact_lines(rows: Rows) -> list[list[str]]:
+def _artifact_lines(rows: ListedRows) -> list[list[str]]:
     return [
         [row["stage"], row["key"], bytes_of(row["bytes"]), f"{row['age'] / 86400:.1f} days", f"used by {row['used']}"]
         for row in rows
     ]
 
 
-def _tables(outputs: Path) -> Rows:
+def _tables(outputs: Path) -> ListedRows:
     from dmq_cli.papers.tables import tables
 
     return tables(inventory.cells(outputs))
@@ -167,7 +164,7 @@ _RUNS = (
     "numbers",
     "run",
 )
-_LISTS: dict[str, tuple[Callable[[Path], Rows], Callable[[Rows], list[list[str]]], tuple[str, ...]]] = {
+_LISTS: dict[str, tuple[Callable[[Path], ListedRows], Callable[[ListedRows], list[list[str]]], tuple[str, ...]]] = {
     "methods": (lambda outputs: choices.methods(), _method_lines, ("name", "cite")),
     "models": (lambda outputs: choices.models(), _model_lines, ("name", "about", "present")),
     "metrics": (_metrics, _metric_lines, ("name", "arrow", "needs", "about")),

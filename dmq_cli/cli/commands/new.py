@@ -23,6 +23,7 @@ _USED = {
     "method": "method=NAME",
     "metric": "+metric@protocol.metrics.NAME=NAME",
 }
+_SHARED = "dmq_plugin.py"  # of all families in a folder
 _TEXT = ".txt"  # after the names of templates that are Python, which no tool takes for modules of the package
 
 
@@ -51,7 +52,7 @@ def _new(kind: str, name: str, folder: Path, flags: set[str]) -> None:
     _check_name(kind, name)
     files = _files(kind, name, folder)
     for file in files:
-        if file.exists() and file.read_text(encoding="utf-8") != files[file]:
+        if file.exists() and (file.name != _SHARED or file.read_text(encoding="utf-8") != files[file]):
             raise ConfigError(f"{file} exists already, and dmq new replaces nothing; choose another name than {name}.")
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)

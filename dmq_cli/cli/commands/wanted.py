@@ -10,7 +10,7 @@ from typing import Any
 from dmq_cli import choices
 from dmq_cli.errors import ConfigError, nearest
 
-Rows = list[dict[str, Any]]
+ListedRows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Wanted:
             if given and column not in columns:
                 raise ConfigError(f"The list of {what} has no {column}, so {flag} means nothing there; leave it out.")
 
-    def of(self, rows: Rows, filters: Sequence[str]) -> Rows:
+    def of(self, rows: ListedRows, filters: Sequence[str]) -> ListedRows:
         """The rows that fit, in order; those without what they are sorted by come last."""
         kept = [row for row in rows if all(_fits(row, word) for word in filters)]
         if self.failed:

@@ -38,7 +38,7 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenEntry:
     """Entries of a checkpoint, by their paths. plain: the weights; average: their averages, by the weights' names; beside: others."""
 
     plain: Node
@@ -47,7 +47,7 @@ class Choice:
     beside: tuple[str, ...]
 
 
-def choose(nodes: Nodes, tree: Node, path: Path) -> Choice:
+def choose(nodes: Nodes, tree: Node, path: Path) -> ChosenEntry:
     """The weights in a checkpoint that is no bare state dict, and their averages if there are any.
 
     Raises ModelError for several averages and for averages without names, between which only a person can choose.
@@ -57,16 +57,16 @@ def choose(nodes: Nodes, tree: Node, path: Path) -> Choice:
     taken = next((name for name in _PLAIN if name in found and name not in averages), "")
     if not taken:
         taken = _only(averages, path)
-        return Choice(_tensors(nodes, averages[taken]), taken, {}, tuple(name for name in found if name != taken))
+        return ChosenEntry(_tensors(nodes, averages[taken]), taken, {}, tuple(name for name in found if name != taken))
     plain = {str(name) for name in _tensors(nodes, found[taken])}
     _refuse_unnamed(nodes, tree, len(plain), path)
     fitting = {name: own for name, node in averages.items() if (own := _fitted(_tensors(nodes, node), plain))}
     same = {name for name in found if _own(_names(nodes, found[name])) == _own(plain)}
     beside = tuple(name for name in found if name != taken and name not in fitting and name in (same | averages.keys()))
     if not fitting:
-        return Choice(found[taken], taken, {}, beside)
+        return ChosenEntry(found[taken], taken, {}, beside)
     chosen = _only(fitting, path)
-    return Choice(found[taken], chosen, fitting[chosen], (taken, *beside))
+    return ChosenEntry(found[taken], chosen, fitting[chosen], (taken, *beside))
 
 
 def is_average(name: str) -> bool:
