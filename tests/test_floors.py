@@ -191,3 +191,14 @@ def test_help_is_quick_to_import(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "heavy []"
     assert done.stdout.splitlines()[-2] == ("exit 2" if words == ["nonsense"] else "exit 0")
+
+
+def test_a_class_means_one_thing() -> None:
+    names = [
+        node.name
+        for file in FILES
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == set() and len(names) >= 150
