@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmq_cli.choices import compose_words
 from dmq_cli.errors import ConfigError
 from dmq_cli.overrides import as_hydra
 from dmq_cli.overrides.bits import register_bits
 from dmq_cli.overrides.check import check_config, check_words
-from dmq_cli.paths import conf_folder
 from dmq_cli.results.acting import from_words
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ def quantize(
 
 def composed(verb: str, words: Sequence[str]) -> dict[str, Any]:
     """The configuration that `dmq VERB WORDS` makes, resolved, plain values. Raises ConfigError and Hydra's errors."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     check_words(words)
     register_bits(words)
     overrides = as_hydra(words)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [f"stage={verb}", *overrides])
+    config = compose_words(verb, overrides)
     check_config(config, overrides)
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return dict(plain)

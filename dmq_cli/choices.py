@@ -132,20 +132,26 @@ def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]
 
     outputs: the value of runtime.outputs, where the words do not give it. Raises Hydra's errors for words that do not compose.
     """
+    from omegaconf import OmegaConf
+
+    found = compose_words("evaluate", words)
+    if outputs is not None:
+        found.runtime.outputs = outputs
+    plain: Any = OmegaConf.to_container(found, resolve=True)
+    return dict(plain)
+
+
+def compose_words(verb: str, words: Sequence[str]) -> Any:
+    """What Hydra composes of the words of a verb, with the choices of own folders and plugins; nothing is resolved yet."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     first, *others = conf_folders()
     with initialize_config_dir(str(first), version_base="1.3"):
         search_path = GlobalHydra.instance().config_loader().get_search_path()
         for folder in others:
             search_path.append("dmq", str(folder))
-        found = compose("config", ["stage=evaluate", *words])
-    if outputs is not None:
-        found.runtime.outputs = outputs
-    plain: Any = OmegaConf.to_container(found, resolve=True)
-    return dict(plain)
+        return compose("config", [f"stage={verb}", *words])
 
 
 def read_choice(file: Path) -> dict[str, Any]:

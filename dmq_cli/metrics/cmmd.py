@@ -43,6 +43,7 @@ class Cmmd(SetMetric):
     scale: float = 1000.0
 
     def check(self, protocol: Protocol) -> None:
+        """Raise ConfigError also for a kernel width or a scale that is not above 0."""
         super().check(protocol)
         for key, value in (("sigma", self.sigma), ("scale", self.scale)):
             if not value > 0:

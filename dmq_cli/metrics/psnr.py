@@ -22,7 +22,7 @@ class Psnr(PairMetric):
     """psnr in dB, 10 log10(255^2 / MSE) of every pair, then averaged; float64, up to PSNR_CAP."""
 
     name = "psnr"
-    results = (Shown("psnr", "PSNR to FP", UP, " dB"),)
+    results = (Shown("psnr", "PSNR to FP", UP, "dB"),)
 
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise:
         """Of images of any size."""

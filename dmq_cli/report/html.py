@@ -17,6 +17,7 @@ from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
 from dmq_cli.results.naming import few
 from dmq_cli.results.runs import Result, flatten, labels
+from dmq_cli.results.verdict import lower_is_better
 from dmq_cli.store import digest
 from dmq_cli.store.files import write_text
 
@@ -123,7 +124,9 @@ def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
 
 
 def _distance(result: Result) -> float:
-    return result.evaluation.quantized["fd"].value
+    evaluation = result.evaluation
+    key = "fd" if "fd" in evaluation.quantized else next(iter(evaluation.quantized))
+    return evaluation.quantized[key].value if lower_is_better(key) else -evaluation.quantized[key].value
 
 
 def _left_out(drawn: int, total: int) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmq_cli.metrics.shown import of_twins
 from dmq_cli.report.tables import _STAGES as STAGES
 from dmq_cli.report.tables import headings, order
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, Number
 from dmq_cli.results.runs import Result, flatten
-from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, difference, spread, verdict, with_unit
+from dmq_cli.results.verdict import difference, lower_is_better, spread, verdict, with_unit
 from dmq_cli.store import digest
 
 _CONFIGURED = ("sampler", "numerics", "cond", "to_uint8")
@@ -80,8 +81,9 @@ def columns_of(cells: Sequence[Evaluation]) -> list[Column]:
         for key, name in headings(cells[0]).items()
         if any(key in cell.quantized for cell in cells)
     ]
-    paired = [key for key in dict.fromkeys(key for cell in cells for key in cell.paired) if key in NAMES]
-    return [*kept, *(Column(key, _arrow(NAMES[key], key), "paired") for key in paired)]
+    names = of_twins()
+    paired = [key for key in dict.fromkeys(key for cell in cells for key in cell.paired) if key in names]
+    return [*kept, *(Column(key, _arrow(names[key], key), "paired") for key in paired)]
 
 
 def caption(evaluation: Evaluation) -> str:
@@ -169,8 +171,8 @@ def _best(column: Sequence[Number | None], key: str) -> float | None:
     values = {number.value for number in column if number is not None}
     if len(values) < 2:
         return None
-    return min(values) if key in LOWER_IS_BETTER else max(values)
+    return min(values) if lower_is_better(key) else max(values)
 
 
 def _arrow(name: str, key: str) -> str:
-    return f"{name} {'↓' if key in LOWER_IS_BETTER else '↑'}"
+    return f"{name} {'↓' if lower_is_better(key) else '↑'}"

@@ -15,7 +15,7 @@ from dmq_cli.report.figures.style import Look
 from dmq_cli.report.widths import input_bits
 from dmq_cli.results.runs import Result
 from dmq_cli.results.trace import Trace
-from dmq_cli.results.verdict import LOWER_IS_BETTER
+from dmq_cli.results.verdict import lower_is_better
 from dmq_cli.store import digest
 
 Runs = Mapping[str, Result]
@@ -266,7 +266,7 @@ def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
             for label in group
             if label not in counted
         ]
-        if not counted or full is None or key not in LOWER_IS_BETTER:
+        if not counted or full is None or not lower_is_better(key):
             continue
         points = {
             label: tradeoff.Point(cost.bops / 1e9, number)

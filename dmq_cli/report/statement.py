@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.runs import Result
-from dmq_cli.results.verdict import LOWER_IS_BETTER, difference, shown, spread, verdict
+from dmq_cli.results.verdict import difference, lower_is_better, shown, spread, verdict
 
 _JUDGED = {
     "inside the noise": ", a difference{} inside the noise of the measurement",
@@ -20,7 +20,7 @@ def statement(runs: Mapping[str, Result]) -> str:
     first = next(iter(runs.values())).evaluation
     key, name = next(iter(first.protocol["columns"].items()))
     ranked = sorted(
-        runs, key=lambda label: runs[label].evaluation.quantized[key].value, reverse=key not in LOWER_IS_BETTER
+        runs, key=lambda label: runs[label].evaluation.quantized[key].value, reverse=not lower_is_better(key)
     )
     best, worst = runs[ranked[0]], runs[ranked[-1]]
     model = f"{first.model} "

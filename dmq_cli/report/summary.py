@@ -46,7 +46,8 @@ def _evaluation(evaluation: Evaluation, run: str) -> str:
     for key, title in columns(evaluation).items():
         full, quantized = with_noise(evaluation.fp[key]), with_noise(evaluation.quantized[key])
         lines.append(f"  {title:12s} fp {full}   quantized {quantized}")
-    lines.append(f"  {'PSNR to fp':12s} {with_noise(evaluation.paired['psnr'])} dB")
+    if "psnr" in evaluation.paired:
+        lines.append(f"  {'PSNR to fp':12s} {with_noise(evaluation.paired['psnr'])} dB")
     lines += [f"  {line}" for line in _differences(evaluation)]
     lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
     if spent := latency(evaluation):

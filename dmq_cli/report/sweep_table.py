@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, nearest
+from dmq_cli.metrics.shown import of_twins
 from dmq_cli.results.record import Evaluation, Number, read_evaluation
 from dmq_cli.results.sweeps import Records
-from dmq_cli.results.verdict import LOWER_IS_BETTER, NAMES, with_noise
+from dmq_cli.results.verdict import lower_is_better, with_noise
 
 _ALWAYS = ("psnr", "ssim", "lpips")
 
@@ -76,7 +77,7 @@ def as_csv(sweep: Ranked) -> str:
 
 def _heading(sweep: Ranked, side: str, key: str) -> str:
     """What the protocol, or everybody, calls a number."""
-    names = {**NAMES, **(sweep.jobs[0][1].protocol["columns"] if side == "quantized" else {})}
+    names = {**of_twins(), **(sweep.jobs[0][1].protocol["columns"] if side == "quantized" else {})}
     return str(names.get(key, key))
 
 
@@ -102,7 +103,7 @@ def _rank(evaluation: Evaluation, columns: Sequence[tuple[str, str]]) -> tuple[b
     number = evaluation.number(*columns[0]) if columns else None
     if number is None:
         return True, 0.0
-    return False, number.value if columns[0][1] in LOWER_IS_BETTER else -number.value
+    return False, number.value if lower_is_better(columns[0][1]) else -number.value
 
 
 def _label(words: Sequence[str], every: Sequence[Sequence[str]]) -> str:

@@ -148,8 +148,12 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
         title = f"{name} {shown_as(key).arrow}".strip()
         return _Column(title, with_noise(first.fp[key]), lambda cell: _beside_full(cell, key))
 
-    paired = _Column("PSNR to FP ↑", "", lambda cell: with_noise(cell.paired["psnr"]) + " dB")
-    return [*(distance(key, name) for key, name in columns(first).items()), paired]
+    paired = [_Column("PSNR to FP ↑", "", _psnr)] if any("psnr" in cell.paired for cell in cells) else []
+    return [*(distance(key, name) for key, name in columns(first).items()), *paired]
+
+
+def _psnr(cell: Evaluation) -> str:
+    return with_noise(cell.paired["psnr"]) + " dB" if "psnr" in cell.paired else ""
 
 
 def _beside_full(cell: Evaluation, key: str) -> str:

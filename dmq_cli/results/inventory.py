@@ -16,7 +16,7 @@ from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.results.acting import from_command
-from dmq_cli.results.naming import bits_name
+from dmq_cli.results.naming import bits_name, stage_of
 from dmq_cli.results.record import Evaluation, as_evaluation, metrics_files
 from dmq_cli.store import ArtifactStore, is_alive, read_json
 from dmq_cli.store.recorded import METRICS, read_object
@@ -148,7 +148,7 @@ def _named(folder: Path) -> set[Artifact]:
         names = read_json(folder / "manifest.json")["artifacts"].items()
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
         return set()
-    return {(str(name).partition("-")[0], str(key)) for name, key in names}
+    return {(stage_of(str(name)), str(key)) for name, key in names}
 
 
 def _linked(folder: Path) -> Iterator[Artifact]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,11 @@ def bits_of(found: Mapping[str, Any]) -> str:
     """bits_name of a run's metrics.json: older ones were called after a label."""
     bits = found.get("config", {}).get("bits", {})
     return bits_name(bits) if "weight" in bits and "act" in bits else str(found["bits"])
+
+
+def stage_of(name: str) -> str:
+    """The stage of a run's artifact, called after it and the seeds: sample for sample-0-1999."""
+    return re.sub(r"-\d.*", "", name)
 
 
 def few(overrides: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.results.acting import differing
-from dmq_cli.results.naming import few, with_overrides
+from dmq_cli.results.naming import few, stage_of, with_overrides
 from dmq_cli.results.record import Evaluation, as_evaluation, metrics_files, read_evaluation
 from dmq_cli.store import check_artifact
 from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, STATUS, read_object
@@ -63,7 +63,7 @@ class Result:
         """The folder of an artifact after a look at its hashes; None where it is not here. Raises ArtifactCorruptError."""
         folder = self.artifacts.get(name)
         if folder is not None:
-            check_artifact(folder, _stage(name), self.evaluation.artifacts[name])
+            check_artifact(folder, stage_of(name), self.evaluation.artifacts[name])
         return folder
 
 
@@ -242,10 +242,5 @@ def _find(artifacts: dict[str, Path | None], stage: str) -> str | None:
 
 
 def _artifact(store: Path, run: Path, name: str, key: str) -> Path | None:
-    places = (store / _stage(name) / str(key), run / "artifacts" / name)
+    places = (store / stage_of(name) / str(key), run / "artifacts" / name)
     return next((place for place in places if place.is_dir()), None)
-
-
-def _stage(name: str) -> str:
-    """sample for sample-0-1999."""
-    return re.sub(r"-\d.*", "", name)

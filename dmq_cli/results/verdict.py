@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from dmq_cli.metrics.metric import DOWN, TwinMetric
-from dmq_cli.metrics.shown import classes, results
+from dmq_cli.metrics.metric import DOWN
+from dmq_cli.metrics.shown import shown as shown_as
 from dmq_cli.results.record import Number
 
-LOWER_IS_BETTER = {key for key, how in results().items() if how.arrow == DOWN}
-_OF_TWINS = [metric for metric in classes().values() if issubclass(metric, TwinMetric)]
-NAMES = {how.key: how.heading for metric in _OF_TWINS for how in metric.results}
+
+def lower_is_better(key: str) -> bool:
+    """Whether the smaller one of two such numbers is the better one, by the arrow of its metric."""
+    return shown_as(key).arrow == DOWN
 
 
 def verdict(inside: bool | None) -> str:

@@ -7,8 +7,9 @@ it makes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,20 +152,20 @@ class Graph:
 
     def why_missing(self, name: str, config: Config) -> str:
         """Why an artifact has to be computed: what differs from the nearest one of the same stage."""
-        kept = [sections for key in self.store.keys(name) if (sections := self._kept(name, key)) is not None]
+        kept = [manifest["config"] for manifest in self.manifests(name)]
         if not kept:
             return "never computed here"
         wanted = self.nodes[name].identity(config)
         differing = min(([s for s in {**wanted, **have} if have.get(s) != wanted.get(s)] for have in kept), key=len)
         return f"differs in {', '.join(_named(differing, wanted))}" if differing else "something upstream is new"
 
-    def _kept(self, name: str, key: str) -> dict[str, Any] | None:
-        """The sections that an artifact was made from; None for a folder whose manifest does not say."""
-        try:
-            sections = read_json(self.store.root / name / key / "manifest.json").get("config", {})
-        except (ArtifactCorruptError, AttributeError):
-            return None
-        return sections if isinstance(sections, dict) else None
+    def manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
+        """Those of a stage's artifacts that say from which sections they were made."""
+        for key in self.store.keys(name):
+            with contextlib.suppress(ArtifactCorruptError):
+                manifest = read_json(self.store.root / name / key / "manifest.json")
+                if isinstance(manifest, Mapping) and isinstance(manifest.get("config", {}), Mapping):
+                    yield {"config": {}, **manifest}
 
 
 def chain(nodes: Mapping[str, Node], name: str, config: Config) -> list[str]:

@@ -92,8 +92,8 @@ def _time(adapter: Adapter, count: int, device: str) -> float:
 
 def _disk(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
     """Bytes of the images that are to be sampled, and what is free where they go."""
-    height, width, channels = image_shape(config["model"])
     images = sum(
         len(parse_range(row["seeds"])) for row in rows if row["stage"].startswith("sample") and not row["cached"]
     )
+    height, width, channels = image_shape(config["model"]) if images else (0, 0, 0)
     return {"images": images * height * width * channels, "free": free_bytes(Path(config["runtime"]["outputs"]))}

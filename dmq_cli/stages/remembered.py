@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages.graph import Graph
-from dmq_cli.store import read_json
 
 _SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
 """Sections that decide little about how long a stage takes: it may differ in these from what is planned."""
@@ -22,24 +20,14 @@ def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> f
     """
     wanted, runtime = graph.nodes[stage].identity(config), config["runtime"]
     times = []
-    for manifest in _manifests(graph, stage):
-        sections = manifest.get("config")
-        if not isinstance(sections, Mapping) or manifest.get("device") != runtime["device"]:
+    for manifest in graph.manifests(stage):
+        sections = manifest["config"]
+        if manifest.get("device") != runtime["device"]:
             continue
         differing = {name for name in {**wanted, **sections} if wanted.get(name) != sections.get(name)}
         if differing <= {*_SAME_WORK, "seeds"}:
             times.append(float(manifest["seconds"]) * _share(wanted, sections))
     return statistics.median(times) if times else None
-
-
-def _manifests(graph: Graph, stage: str) -> Iterator[Mapping[str, Any]]:
-    for key in graph.store.keys(stage):
-        try:
-            manifest = read_json(graph.store.root / stage / key / "manifest.json")
-        except ArtifactCorruptError:
-            continue
-        if isinstance(manifest, Mapping):
-            yield manifest
 
 
 def _share(wanted: Mapping[str, Any], sections: Mapping[str, Any]) -> float:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.metrics.shown import results
+from dmq_cli.report import describe
 from dmq_cli.results.record import (
     SCHEMA,
     SIDES,
+    UNITS,
     Number,
     as_evaluation,
     as_metrics,
@@ -63,3 +66,20 @@ def test_a_number_over_ranges_has_mean_deviation_and_each() -> None:
     assert number == Number(3.0, None, (1.0, 2.0, 6.0)) and number.deviation == pytest.approx(7.0**0.5)
     (single,) = over_ranges([{"psnr": 1.0}], {"psnr": [0.5, 2.5]}).values()
     assert single == Number(1.0, (0.5, 2.5), (), "dB") and single.half == 1.0 and single.deviation is None
+
+
+def test_units_are_those_that_the_metrics_say() -> None:
+    assert {key: how.unit for key, how in results().items() if how.unit} == UNITS
+
+
+def test_a_run_without_psnr_or_fd_is_described_and_ranked() -> None:
+    metrics = {
+        **runs.metrics("tac"),
+        "fp": {"is": 8.0},
+        "quantized": {"is": 7.0},
+        "paired": {},
+        "over_fp": {},
+        "intervals": {},
+    }
+    text = describe({**metrics, "policy": {"a.weight": 3, "a.input": 8}, "run": "r"})
+    assert "IS-digits" in text and "PSNR" not in text and "FD" not in text

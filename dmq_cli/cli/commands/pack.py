@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from dmq_cli.cli.commands.output import HELP, bytes_of, run, show
 from dmq_cli.errors import ArtifactError, ConfigError
 from dmq_cli.paths import resolve
+from dmq_cli.results.naming import stage_of
 from dmq_cli.sentences import with_flags
 from dmq_cli.store import check_artifact, read_json
 from dmq_cli.store.files import aside
@@ -66,7 +66,7 @@ def _members(folder: Path, stages: tuple[str, ...]) -> Iterator[tuple[str, Path]
     """Name in the archive and path of everything that is packed; artifacts are checked first."""
     yield from ((name, folder / name) for name in _FILES if (folder / name).is_file())
     for name, key in read_json(folder / "manifest.json")["artifacts"].items():
-        stage = re.sub(r"-\d.*", "", name)
+        stage = stage_of(name)
         if stage not in stages:
             continue
         place = folder / "artifacts" / name

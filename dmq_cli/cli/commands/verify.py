@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from dmq_cli.cli.commands.output import HELP, aligned, outputs_of, run, show
 from dmq_cli.errors import ArtifactError, ConfigError
 from dmq_cli.results import inventory
+from dmq_cli.results.naming import stage_of
 from dmq_cli.sentences import with_flags
 from dmq_cli.store import ArtifactStore, check_artifact, hold_json
 from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, check_recorded, read_object
@@ -93,7 +93,7 @@ def _used(folder: Path) -> Checks:
         yield _result(folder)
     store, is_run = ArtifactStore(folder.absolute().parents[2] / "artifacts"), (folder / CONFIG).is_file()
     for name, key in read_object(folder / MANIFEST)["artifacts"].items():
-        stage, link = re.sub(r"-\d.*", "", str(name)), folder / "artifacts" / str(name)
+        stage, link = stage_of(str(name)), folder / "artifacts" / str(name)
         if link.is_dir():
             yield f"{stage}/{key}", partial(check_artifact, link, stage, str(key))
         elif is_run or (store.root / stage / str(key)).is_dir():  # of a cell, the artifacts may be on another machine
