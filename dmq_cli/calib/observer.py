@@ -69,7 +69,7 @@ class Observer:
         found = [self._range(group) for group in seen.tolist()]
         nearest = (torch.arange(self.source.groups)[:, None] - seen[None]).abs().argmin(1)
         minimum, maximum = (torch.stack([pair[end] for pair in found])[nearest] for end in (0, 1))
-        self.source.fill(*self.quantizer.grid.parameters(minimum, maximum))
+        self.source.fill(*self.quantizer.grid.parameters(minimum, maximum), minimum)
 
     def _range(self, group: int) -> tuple[Tensor, Tensor]:
         """Minimum and maximum of a group, (channels,) each."""

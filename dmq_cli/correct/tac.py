@@ -7,6 +7,13 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
 * eq. 16 has the relative term summed, eq. 12 averaged: `relative_term` sum (as printed, default) or mean;
 * the mask of eq. 18 is one-sided: `mask` two_sided (|eps| > tau, default) or one_sided;
 * the sums of eq. 19 are pooled over the samples: `pooling` samples (default) or mean (of per-sample K);
+* `inputs`: which sample the quantized estimate of eq. 19 is taken at. corrected: where the corrected trajectory stands, as Algorithm 1 is
+  printed; the full-precision estimate it is compared with belongs to another sample then, and where the corrected one carries more noise,
+  its estimate is larger for that reason alone, K falls below 1, less noise is removed, and so on. reference: the
+  full-precision trajectory's sample for both, so that K measures the error of the network alone;
+* lambda2 of eq. 19 pulls by lambda2 N against a sum over the masked pixels, whose size depends on N: `pull` printed, or data:
+  lambda2 times what that sum would be if the estimates were equal, so that K - 1 shrinks by about 1 / (1 + lambda2) at any size;
+* K stays 1 below `least_timestep` (0: nowhere, as printed): at timestep 0 hardly any noise is left to be estimated.
 * |eps| is floored by 1e-3 of its mean in quotients, so that they stay finite; it is the mask (k_threshold > 0) that keeps
   pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
@@ -34,12 +41,20 @@ from dmq_cli.models import Denoiser
 from dmq_cli.ops import by_channel, places, with_places
 from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
-_TERMS, _MASKS, _POOLINGS = ("sum", "mean"), ("two_sided", "one_sided"), ("samples", "mean")
+_OPTIONS = {
+    "inputs": ("corrected", "reference"),
+    "relative_term": ("sum", "mean"),
+    "mask": ("two_sided", "one_sided"),
+    "pooling": ("samples", "mean"),
+    "pull": ("printed", "data"),
+    "target": (None, *TARGETS),
+}
 
 
 @dataclass(frozen=True)
 class Tac:
-    """Options. seeds: the noise it is estimated on; lambda1, lambda2, k_threshold: eq. 11 and 17; noise_bias: Appendix B.
+    """Options, see the top of the file. seeds: the noise it is estimated on; lambda1, lambda2, k_threshold: eq. 11 and 17;
+    noise_bias: Appendix B.
 
     target: what is corrected under guidance; None where there is none. Raises ConfigError for values that cannot be.
     """
@@ -55,6 +70,9 @@ class Tac:
     relative_term: Literal["sum", "mean"] = "sum"
     mask: Literal["two_sided", "one_sided"] = "two_sided"
     pooling: Literal["samples", "mean"] = "samples"
+    inputs: Literal["corrected", "reference"] = "corrected"
+    pull: Literal["printed", "data"] = "printed"
+    least_timestep: int = 0
     clamp: tuple[float, float] = (0.2, 5.0)
     target: Target | None = None
 
@@ -64,8 +82,7 @@ class Tac:
                 f"The correction was given lambda1={self.lambda1}, lambda2={self.lambda2}, k_threshold={self.k_threshold};"
                 " lambda1 lies in 0..1, the others are not negative."
             )
-        known = {"relative_term": _TERMS, "mask": _MASKS, "pooling": _POOLINGS, "target": (None, *TARGETS)}
-        for name, values in known.items():
+        for name, values in _OPTIONS.items():
             if (value := getattr(self, name)) not in values:
                 raise ConfigError(f"correct.{name}={value} is not known; use {' or '.join(map(str, values))}.")
 
@@ -80,12 +97,12 @@ class Tac:
         """Algorithm 1, pre-calculation: {"gain": (S, C), "bias": (S, C, H, W)} and, if asked for, "noise_bias" like "bias".
 
         With guide.halves the gain is (S, 2 C) and the noise bias (S, 2 C, H, W), the unconditional half first.
-        Both networks start from the same noise. At each call K and B are solved from where the corrected trajectory
-        stands, applied, and only then is the next step taken.
+        Both networks start from the same noise. At each call B is solved from where the corrected trajectory stands, K from
+        there or from the reference (see `inputs`), both are applied, and only then is the next step taken.
         """
         seeds = parse_range(self.seeds)
         reference = list(walk(full, scheduler, seeds, shape, eta=eta, dtype=dtype, guide=guide))
-        learner = _Learner(self, reference)
+        learner = _Learner(self, reference, _Same(quantized, guide, seeds) if self.inputs == "reference" else None)
         for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
         found = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
@@ -99,8 +116,8 @@ class Tac:
         return {**found, "noise_bias": (calls, told, *place)} if self.noise_bias else found
 
     def cost(self, calls: int) -> float:
-        """See CorrectionMethod: both networks walk."""
-        return both_trajectories(self.seeds, calls)
+        """See CorrectionMethod: both networks walk; the quantized one is asked again where the reference stands."""
+        return both_trajectories(self.seeds, calls) * (1.5 if self.inputs == "reference" else 1.0)
 
     def load(self, tensors: Mapping[str, Tensor]) -> TacCorrection:
         """The correction that uses what `estimate` found."""
@@ -133,11 +150,21 @@ class TacCorrection:
         return sigma
 
 
-class _Learner(TacCorrection):
-    """A correction that solves its own rows just before it uses them."""
+class _Same:
+    """The quantized network's estimate where the full-precision trajectory stands."""
 
-    def __init__(self, config: Tac, reference: list[Step]) -> None:
-        self.config, self.reference = config, reference
+    def __init__(self, quantized: Denoiser, guide: Guide, seeds: range) -> None:
+        self.estimate, self.cond = guide.around(quantized), guide.cond(seeds)
+
+    def __call__(self, step: Step) -> Tensor:
+        return self.estimate(step.input, torch.tensor([step.timestep]), self.cond)
+
+
+class _Learner(TacCorrection):
+    """A correction that solves its own rows just before it uses them. same: see `_Same`; None: estimates where it stands itself."""
+
+    def __init__(self, config: Tac, reference: list[Step], same: _Same | None) -> None:
+        self.config, self.reference, self.same = config, reference, same
         calls, sample, eps = len(reference), reference[0].sample[0], reference[0].eps[0]
         noise_bias = eps.new_zeros(calls, *eps.shape) if config.noise_bias else None
         super().__init__(eps.new_ones(calls, len(eps)), sample.new_zeros(calls, *sample.shape), noise_bias)
@@ -153,15 +180,16 @@ class _Learner(TacCorrection):
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         if self.config.timestep_aware or call == 0:
+            estimate = eps if self.same is None else self.same(self.reference[call])
             for half in self.solved:
-                self._solve(eps, self.reference[call].eps[:, half], call, half)
+                self._solve(estimate, self.reference[call].eps[:, half], call, half)
         return super().post(eps, call)
 
     def _solve(self, eps: Tensor, full: Tensor, call: int, half: slice) -> None:
         """full: the full-precision estimate of the channels that are solved together."""
         if self.noise_bias is not None:
             self.noise_bias[call, half] = (eps[:, half] - full).mean(0)
-        if self.config.ner:
+        if self.config.ner and self.reference[call].timestep >= self.config.least_timestep:
             self.gain[call, half] = solve_gain(self.config, self.centre(eps, call)[:, half], full, call)
 
 
@@ -178,8 +206,12 @@ def solve_gain(config: Tac, quantized: Tensor, full: Tensor, call: int = 0) -> T
     weight = config.lambda1 * (pixels if config.relative_term == "sum" else 1)
     above = (1 - config.lambda1) * quantized * full * kept + weight * ratio * kept
     below = (1 - config.lambda1) * quantized**2 * kept + weight * ratio**2 * kept
-    pulled = config.lambda2 * pixels
-    above, below = above.sum(places(above)) + pulled, below.sum(places(below)) + pulled
+    above, below = above.sum(places(above)), below.sum(places(below))
+    equal = ((1 - config.lambda1) * full**2 * kept + weight * kept).sum(
+        places(full)
+    )  # below, if the estimates were equal
+    pulled = config.lambda2 * (equal.clamp_min(1e-30) if config.pull == "data" else pixels)  # no pixel kept: K is 1
+    above, below = above + pulled, below + pulled
     gain = above.sum(0) / below.sum(0) if config.pooling == "samples" else (above / below).mean(0)
     if not bool(gain.isfinite().all()):
         raise NumericsError(f"The noise gain K at call {call} is not finite: {_reason(config, quantized, full)}.")

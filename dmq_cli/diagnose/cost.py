@@ -107,10 +107,12 @@ def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
 
     Float32 for each element, whatever it is stored as; 16 bits for low-rank branches; nothing for rounding decisions and
     fine-tuned weights, which the weights' codes hold, nor for the timesteps, which are the sampler's. A network of scales
-    (TDQ) counts as the table it is replaced by, a scale for each of these timesteps.
+    (TDQ) counts as the table it is replaced by, a scale for each of these timesteps, and a zero point where the lower end
+    of the range is kept.
     """
     steps = len(tensors.get("time_grid.timesteps", ()))
-    networks = sum(_in_table(name) == StepMLP.tabulated[0] for name in tensors)
+    sources = [name.removesuffix(StepMLP.tabulated[0]) for name in tensors if _in_table(name) == StepMLP.tabulated[0]]
+    networks = len(sources) + sum(f"{source}low" in tensors for source in sources)
     return networks * steps * _FLOAT + sum(tensor.numel() * _width(name) for name, tensor in tensors.items())
 
 

@@ -3,6 +3,7 @@
 from dmq_cli.quant.choice import ByLikelihood, BySnr, Choice, ChoiceKind
 from dmq_cli.quant.context import StepContext, TimeGrid
 from dmq_cli.quant.grids import Grid, Log2, Uniform
+from dmq_cli.quant.low_end import Ends, LowEnd, check_ends
 from dmq_cli.quant.quantizer import TensorQuantizer
 from dmq_cli.quant.rounding import FixedRound, LearnedRound, Nearest, SignRound, SoftRound
 from dmq_cli.quant.scales import Dynamic, Intervals, PerStep, ScaleSource, Static, source_of
@@ -18,6 +19,7 @@ __all__ = [
     "ChoiceKind",
     "Dynamic",
     "DynamicScale",
+    "Ends",
     "FixedRound",
     "FullPrecision",
     "Grid",
@@ -25,6 +27,7 @@ __all__ = [
     "Intervals",
     "LearnedRound",
     "Log2",
+    "LowEnd",
     "MlpScale",
     "Nearest",
     "PerStep",
@@ -43,6 +46,7 @@ __all__ = [
     "TensorQuantizer",
     "TimeGrid",
     "Uniform",
+    "check_ends",
     "site_quantizer",
     "source_of",
 ]

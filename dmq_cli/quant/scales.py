@@ -15,6 +15,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.ops import scale_gradient, smallest_scale
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid
+from dmq_cli.quant.low_end import Ended, LowEnd, put
 
 LEAST = 1e-8  # of a scale that is learned
 
@@ -34,8 +35,9 @@ class ScaleSource(Protocol):
         """The group of each of `samples` samples of the current call, int64 (samples,)."""
         ...
 
-    def fill(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Take fitted values, one row for each group."""
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
+        """Take fitted values, one row for each group. low: the lower end of the range before the zero point was rounded;
+        None: as scale and zero point have it."""
         ...
 
     def learnable(self) -> list[nn.Parameter]:
@@ -49,8 +51,12 @@ class ScaleSource(Protocol):
         """
         ...
 
+    def ends(self) -> list[nn.Parameter]:
+        """Those of `learnable` that are lower ends of ranges."""
+        ...
+
     def frozen(self) -> nn.Module:
-        """A source of the same scales that computes nothing it need not when sampling; may be itself."""
+        """A source of the same scales and zero points that computes nothing it need not when sampling; may be itself."""
         ...
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,12 +64,11 @@ class ScaleSource(Protocol):
         ...
 
 
-class Static(nn.Module):
-    """One scale and zero point for all steps and inputs; the scale can be learned."""
+class Static(Ended):
+    """One scale and zero point for all steps and inputs; the scale can be learned, and the lower end of the range."""
 
     groups = 1
     varies = False
-    zero_point: Tensor
 
     def __init__(
         self,
@@ -72,8 +77,9 @@ class Static(nn.Module):
         learn: bool = False,
         lsq: bool = False,
         levels: int | None = None,
+        low_end: LowEnd | None = None,
     ) -> None:
-        """scale (> 0) and zero_point (integer-valued): broadcastable to the inputs.
+        """scale (> 0) and zero_point (integer-valued): broadcastable to the inputs. low_end: see `Ends`; None: `scale`.
 
         lsq multiplies the gradient of a learned scale by 1/sqrt(numel * levels), numel that of the input and
         levels the highest code of the grid (Esser et al. 2020, LSQ, sec. 2.2). ConfigError for lsq without
@@ -87,7 +93,7 @@ class Static(nn.Module):
             )
         value = torch.as_tensor(scale).detach().clone()
         self.scale = nn.Parameter(value, requires_grad=learn)
-        self.register_buffer("zero_point", torch.as_tensor(zero_point).detach().clone().to(value))
+        self._store_low(low_end, value, torch.as_tensor(zero_point))
         self.learn = learn
         self.levels = levels if lsq else None
 
@@ -96,38 +102,44 @@ class Static(nn.Module):
         scale = _learned(self.scale) if self.learn else self.scale
         if self.levels is not None:
             scale = scale_gradient(scale, (x.numel() * self.levels) ** -0.5)
-        return scale, self.zero_point
+        return scale, self._zero_point(scale)
 
     def rows(self, samples: int) -> Tensor:
         """All in the one group."""
         return torch.zeros(samples, dtype=torch.int64)
 
-    def fill(self, scale: Tensor, zero_point: Tensor) -> None:
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
         """Any shape with as many elements as the stored pair."""
-        _put(self.scale, scale)
-        _put(self.zero_point, zero_point)
+        put(self.scale, scale)
+        self._fill_low(scale, zero_point, low)
 
     def learnable(self) -> list[nn.Parameter]:
-        """The scale."""
-        return [self.scale]
+        """The scale, and a lower end that learns."""
+        return [self.scale, *self.ends()]
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
         """The scale, at least 1e-8."""
         return [(self.scale, LEAST)]
 
     def frozen(self) -> Static:
-        """Itself."""
-        return self
+        """Itself, or the zero point that follows from its lower end."""
+        return self if self.low_end is None else Static(self.scale, self._zero_point(self.scale))
 
 
-class PerStep(nn.Module):
+class PerStep(Ended):
     """A table with a row of scale and zero point per step; the StepContext picks the row of each sample."""
 
     varies = True
-    zero_point: Tensor
 
-    def __init__(self, context: StepContext, scale: Tensor, zero_point: Tensor, learn: bool = False) -> None:
-        """scale (> 0) and zero_point (integer-valued): (S,) or (S, ...), a row for each step.
+    def __init__(
+        self,
+        context: StepContext,
+        scale: Tensor,
+        zero_point: Tensor,
+        learn: bool = False,
+        low_end: LowEnd | None = None,
+    ) -> None:
+        """scale (> 0) and zero_point (integer-valued): (S,) or (S, ...), a row for each step. low_end: see `Ends`.
 
         A row broadcasts to one sample: (S, C, 1, 1) has a scale per channel of (B, C, H, W). ConfigError where the two
         shapes differ.
@@ -140,7 +152,7 @@ class PerStep(nn.Module):
             )
         self.context = context
         self.scale = nn.Parameter(scale.detach().clone(), requires_grad=learn)
-        self.register_buffer("zero_point", zero_point.detach().clone().to(scale))
+        self._store_low(low_end, scale, zero_point)
         self.learn = learn
 
     @property
@@ -160,28 +172,28 @@ class PerStep(nn.Module):
         row = self.index()
         check_batch(self, row, x)
         scale = _learned(self.scale) if self.learn else self.scale
-        return pick(scale, row, x.ndim), pick(self.zero_point, row, x.ndim)
+        return pick(scale, row, x.ndim), pick(self._zero_point(scale), row, x.ndim)
 
     def rows(self, samples: int) -> Tensor:
         """The row of each sample."""
         return self.index().cpu().expand(samples)
 
-    def fill(self, scale: Tensor, zero_point: Tensor) -> None:
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
         """One row for each step."""
-        _put(self.scale, scale)
-        _put(self.zero_point, zero_point)
+        put(self.scale, scale)
+        self._fill_low(scale, zero_point, low)
 
     def learnable(self) -> list[nn.Parameter]:
-        """The table of scales."""
-        return [self.scale]
+        """The table of scales, and that of lower ends that learn."""
+        return [self.scale, *self.ends()]
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
         """The table, at least 1e-8."""
         return [(self.scale, LEAST)]
 
     def frozen(self) -> PerStep:
-        """Itself."""
-        return self
+        """Itself, or the zero points that follow from its lower ends."""
+        return self if self.low_end is None else PerStep(self.context, self.scale, self._zero_point(self.scale))
 
 
 class Intervals(PerStep):
@@ -192,15 +204,22 @@ class Intervals(PerStep):
     """
 
     def __init__(
-        self, context: StepContext, scale: Tensor, zero_point: Tensor, total: int = 1000, learn: bool = False
-    ) -> None:
-        """scale and zero_point: (N,) or (N, ...); total: timesteps of training."""
-        super().__init__(context, scale, zero_point, learn)
+        self, context: StepContext, scale: Tensor, zero_point: Tensor, total: int = 1000, learn: bool = False,
+        low_end: LowEnd | None = None,
+    ) -> None:  # fmt: skip
+        """scale and zero_point: (N,) or (N, ...); total: timesteps of training; low_end: see `Ends`."""
+        super().__init__(context, scale, zero_point, learn, low_end)
         self.total = total
 
     def index(self) -> Tensor:
         """The row of the current timestep; timesteps outside of training go to the first or last row."""
         return (self.context.timestep * self.groups // self.total).long().clamp(0, self.groups - 1)
+
+    def frozen(self) -> Intervals:
+        """See PerStep."""
+        if self.low_end is None:
+            return self
+        return Intervals(self.context, self.scale, self._zero_point(self.scale), self.total)
 
 
 class Dynamic(nn.Module):
@@ -225,7 +244,7 @@ class Dynamic(nn.Module):
         """There are no groups: RuntimeError."""
         raise RuntimeError("Dynamic scales have no groups to fit")
 
-    def fill(self, scale: Tensor, zero_point: Tensor) -> None:
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
         """There is nothing to fit: RuntimeError."""
         raise RuntimeError("Dynamic scales cannot be filled")
 
@@ -234,6 +253,10 @@ class Dynamic(nn.Module):
         return []
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
+        """Nothing."""
+        return []
+
+    def ends(self) -> list[nn.Parameter]:
         """Nothing."""
         return []
 
@@ -265,8 +288,3 @@ def pick(table: Tensor, row: Tensor, ndim: int) -> Tensor:
 def _learned(scale: Tensor) -> Tensor:
     # An optimiser knows no bounds.
     return scale.clamp_min(smallest_scale(scale.dtype))
-
-
-@torch.no_grad()
-def _put(place: Tensor, value: Tensor) -> None:
-    place.copy_(value.reshape(place.shape))

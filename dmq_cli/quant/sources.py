@@ -10,19 +10,30 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant.context import StepContext
-from dmq_cli.quant.grids import Grid
+from dmq_cli.quant.grids import Grid, Uniform
+from dmq_cli.quant.low_end import Ends, LowEnd
 from dmq_cli.quant.scales import Dynamic, Intervals, PerStep, Static
 from dmq_cli.quant.step_mlp import StepMLP
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What a scale source is built for. timesteps: (S,) of the sampler; shape: of one row of scales, () per tensor."""
+    """What a scale source is built for. timesteps: (S,) of the sampler; shape: of one row of scales, () per tensor; ends:
+    which ends of the range learning moves."""
 
     grid: Grid
     context: StepContext
     timesteps: Tensor
     shape: tuple[int, ...] = ()
+    ends: Ends = "scale"
+
+    @property
+    def low_end(self) -> LowEnd | None:
+        """How the zero point follows from the lower end; None where it is stored, as on grids whose zero point is 0."""
+        grid = self.grid
+        if self.ends == "scale" or not isinstance(grid, Uniform) or grid.symmetric or grid.from_zero:
+            return None
+        return LowEnd(grid.lo, grid.hi, learned=self.ends == "low_learned")
 
 
 class ScaleKind(Protocol):
@@ -52,7 +63,7 @@ class StaticScale:
 
     def build(self, slot: Slot) -> nn.Module:
         """See `Static`."""
-        return Static(torch.ones(slot.shape), torch.zeros(slot.shape))
+        return Static(torch.ones(slot.shape), torch.zeros(slot.shape), low_end=slot.low_end)
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class PerStepScale:
     def build(self, slot: Slot) -> nn.Module:
         """See `PerStep`."""
         shape = (len(slot.timesteps), *slot.shape)
-        return PerStep(slot.context, torch.ones(shape), torch.zeros(shape))
+        return PerStep(slot.context, torch.ones(shape), torch.zeros(shape), low_end=slot.low_end)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class IntervalScale:
     def build(self, slot: Slot) -> nn.Module:
         """See `Intervals`."""
         shape = (self.num, *slot.shape)
-        return Intervals(slot.context, torch.ones(shape), torch.zeros(shape), self.total)
+        return Intervals(slot.context, torch.ones(shape), torch.zeros(shape), self.total, low_end=slot.low_end)
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class MlpScale:
                 f"MlpScale was asked for scales of shape {slot.shape}, but its network gives one for a tensor;"
                 " leave granularity at PerTensor."
             )
-        return StepMLP(slot.context, self.dim, self.width, self.layers, self.period)
+        return StepMLP(slot.context, self.dim, self.width, self.layers, self.period, low_end=slot.low_end)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ softplus at the end), the start at the static optimum, and the table that remain
 Compared with the fork sally20921/LDM-Q @ 32171f2 (the authors' repository is not to be had).
 Deliberate deviations: no dropout, so that a trained network and its table are the same function; the last layer's weights
 start at zero, so that the start is the static scale exactly and not only nearly; the output is multiplied by the static
-scale (softplus gives s(t)/s_0, not s(t)), so that one learning rate suits quantizers of any range. Zero points are static. Eq. 8
-as printed ends with the pair of exponent d/d, which would be dimension d + 2: here the last one is (d-2)/d.
+scale (softplus gives s(t)/s_0, not s(t)), so that one learning rate suits quantizers of any range. The paper does not say
+what becomes of the zero point: by default the lower end of the range stays where calibration put it, see `low_end`; it may learn as well
+(a second output of the network), or move with the scale. Eq. 8 as printed ends with the pair of exponent d/d, which would be dimension d + 2: here the last one is (d-2)/d.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 
 from dmq_cli.ops import smallest_scale
 from dmq_cli.quant.context import StepContext
+from dmq_cli.quant.low_end import Ended, LowEnd, put
 from dmq_cli.quant.scales import Intervals, check_batch
 
 _ONE = math.log(math.e - 1)  # softplus of it is 1
 
 
-class StepMLP(nn.Module):
-    """scale(timestep) = scale_0 * softplus(ln(e - 1) + network(encoding(timestep))); one zero point for all timesteps."""
+class StepMLP(Ended):
+    """scale(timestep) = scale_0 * softplus(ln(e - 1) + network(encoding(timestep))); one zero point for all timesteps, or one
+    lower end, or low(timestep) = low_0 * softplus(...) of the network's second output."""
 
     groups = 1
     varies = True
@@ -35,7 +38,6 @@ class StepMLP(nn.Module):
     """Its tensors that `frozen` turns into a table, by the first part of their names; one "start" for each network."""
 
     start: Tensor
-    zero_point: Tensor
 
     def __init__(
         self,
@@ -45,17 +47,34 @@ class StepMLP(nn.Module):
         layers: int = 4,
         period: float = 10_000.0,
         total: int = 1000,
+        low_end: LowEnd | None = None,
     ) -> None:
-        """dim: of the encoding, even; width: of the hidden layers; layers: linear layers in all; total: timesteps."""
+        """dim: of the encoding, even; width: of the hidden layers; layers: linear layers in all; total: timesteps; low_end:
+        see `Ends`."""
         super().__init__()
         self.context, self.dim, self.period, self.total = context, dim, period, total
         # Not nn.Linear: that would be a layer of the network that is quantized, and draw from torch's global generator.
-        self.net = nn.ParameterList(_he([dim, *[width] * (layers - 1), 1]))
+        outputs = 2 if low_end is not None and low_end.learned else 1
+        self.net = nn.ParameterList(_he([dim, *[width] * (layers - 1), outputs]))
         self.register_buffer("start", torch.ones(()))
-        self.register_buffer("zero_point", torch.zeros(()))
+        self._store_low(low_end, self.start, torch.zeros(()))
 
     def scales(self, timestep: Tensor) -> Tensor:
-        """The scale at each of the timesteps (B,): (B,), at least 1e-8.
+        """The scale at each of the timesteps (B,): (B,), at least 1e-8."""
+        return self._scales(self._factors(timestep))
+
+    def _scales(self, factors: Tensor) -> Tensor:
+        scale = (self.start * factors[:, 0]).to(self.start)
+        return scale.clamp_min(smallest_scale(scale.dtype))
+
+    def _zero_points(self, factors: Tensor, scale: Tensor) -> Tensor:
+        """(B,), or () where it is stored."""
+        if self.low_end is None or not self.low_end.learned:
+            return self._zero_point(scale)
+        return self.low_end.zero_point((self.low * factors[:, 1]).to(self.low), scale)
+
+    def _factors(self, timestep: Tensor) -> Tensor:
+        """softplus of the network, (B, outputs), 1 at the start.
 
         Computed in float64, so that in float32 a timestep's scale does not depend on the others in the batch.
         """
@@ -63,32 +82,37 @@ class StepMLP(nn.Module):
         pairs = [parameter.double() for parameter in self.net]
         for number, (weight, bias) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
             value = nn.functional.linear(value.relu() if number else value, weight, bias)
-        scale = (self.start * nn.functional.softplus(value + _ONE).squeeze(1)).to(self.start)
-        return scale.clamp_min(smallest_scale(scale.dtype))
+        return nn.functional.softplus(value + _ONE)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, ...). The scale is (B, 1, ...), or (1, 1, ...) for a shared timestep; the zero point a scalar.
+        """x: (B, ...). The scale is (B, 1, ...), or (1, 1, ...) for a shared timestep; so is the zero point, or it is a scalar.
 
         ValueError if the context holds another number of timesteps; RuntimeError outside of its scope.
         """
         timestep = self.context.timestep
         check_batch(self, timestep, x)
-        scale = self.scales(timestep)
-        return scale.view(-1, *(1,) * (x.ndim - 1)), self.zero_point
+        factors = self._factors(timestep)
+        scale = self._scales(factors)
+        zero_point, ones = self._zero_points(factors, scale), (1,) * (x.ndim - 1)
+        return scale.view(-1, *ones), zero_point.view(-1, *ones) if zero_point.ndim else zero_point
 
     def rows(self, samples: int) -> Tensor:
         """All in one group: it is fitted to the static optimum over all timesteps."""
         return torch.zeros(samples, dtype=torch.int64)
 
     @torch.no_grad()
-    def fill(self, scale: Tensor, zero_point: Tensor) -> None:
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
         """Start at these, one element each, at every timestep."""
-        self.start.copy_(scale.reshape(()))
-        self.zero_point.copy_(zero_point.reshape(()))
+        put(self.start, scale)
+        self._fill_low(scale, zero_point, low)
 
     def learnable(self) -> list[nn.Parameter]:
         """Weights and biases of the network, layer by layer."""
         return list(self.net)
+
+    def ends(self) -> list[nn.Parameter]:
+        """Nothing: the network gives the lower end as well."""
+        return []
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
         """Nothing: its scales are relative to the static one already, and softplus keeps them positive."""
@@ -97,8 +121,9 @@ class StepMLP(nn.Module):
     @torch.no_grad()
     def frozen(self) -> Intervals:
         """The same scales as a table with a row for every timestep: nothing is computed when sampling."""
-        scale = self.scales(torch.arange(self.total, device=self.start.device))
-        return Intervals(self.context, scale, self.zero_point.expand(self.total), self.total)
+        factors = self._factors(torch.arange(self.total, device=self.start.device))
+        scale = self._scales(factors)
+        return Intervals(self.context, scale, self._zero_points(factors, scale).expand(self.total), self.total)
 
 
 def encode(timestep: Tensor, dim: int, period: float) -> Tensor:
@@ -114,7 +139,7 @@ def encode(timestep: Tensor, dim: int, period: float) -> Tensor:
 def _he(sizes: list[int]) -> list[nn.Parameter]:
     """Weight and bias of each layer: He initialisation from a fixed seed, zero biases.
 
-    The last weight is zero, so that the scale is the static one. No gradients, as for other sources, until it learns.
+    The last weight is zero, so that the scale is the static one, and the lower end where it was. No gradients, as for other sources, until it learns.
     """
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(b, a, generator=generator) * (2 / a) ** 0.5 for a, b in itertools.pairwise(sizes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from dmq_cli.recon.learners import Learner, cosine
 
 @dataclass(frozen=True)
 class Scales:
-    """Learned activation scales; zero points stay. decay: cosine of the learning rate to 0.
+    """Learned activation scales, and lower ends where the scheme says range=low_learned. decay: cosine of the learning rate to 0.
 
     relative: the learning rate of a scale is lr times the scale it starts from (of a table: their mean). The released codes
     use lr as it is, which moves the small scales of many bits by many times their size. Networks of scales (TDQ) are
@@ -32,25 +33,19 @@ class Scales:
 
     def start(self, quantizers: Iterable[TensorQuantizer], iterations: int) -> Learner | None:
         """The learner, or None if no scale here has a parameter."""
-        sources = [source for source in map(source_of, quantizers) if source.learnable()]
-        return _Steps(self, sources, iterations) if sources else None
+        learning = [quantizer for quantizer in quantizers if source_of(quantizer).learnable()]
+        return _Steps(self, learning, iterations) if learning else None
 
 
 class _Steps:
-    def __init__(self, record: Scales, sources: list[ScaleSource], iterations: int) -> None:
-        self.bounds = [bound for source in sources for bound in source.bounds()]
-        groups = [{"params": source.learnable(), "lr": record.lr * self._unit(record, source)} for source in sources]
-        self.parameters = [parameter for source in sources for parameter in source.learnable()]
+    def __init__(self, record: Scales, quantizers: list[TensorQuantizer], iterations: int) -> None:
+        self.bounds = [bound for quantizer in quantizers for bound in source_of(quantizer).bounds()]
+        groups = [group for quantizer in quantizers for group in _groups(record, quantizer)]
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
         self.scheduler = cosine(self.optimizer, iterations) if record.decay else None
-
-    @staticmethod
-    def _unit(record: Scales, source: ScaleSource) -> float:
-        """What the learning rate of a source is relative to."""
-        scales = [parameter.detach().mean() for parameter, _ in source.bounds()] if record.relative else []
-        return float(torch.stack(scales).mean()) if scales else 1.0
 
     def penalty(self, iteration: int) -> Tensor | None:
         return None
@@ -66,3 +61,19 @@ class _Steps:
     def finish(self) -> None:
         for parameter in self.parameters:
             parameter.requires_grad_(False)
+
+
+def _groups(record: Scales, quantizer: TensorQuantizer) -> list[dict[str, Any]]:
+    """What an optimiser takes of a source: its scales; a lower end by itself, which then moves as far as the upper one does."""
+    source = source_of(quantizer)
+    lows = {id(parameter) for parameter in source.ends()}
+    rate = record.lr * (_unit(source) if record.relative else 1.0)
+    codes = quantizer.grid.hi - quantizer.grid.lo if record.relative else 1
+    apart = [[p for p in source.learnable() if (id(p) in lows) == low] for low in (False, True)]
+    return [{"params": group, "lr": lr} for group, lr in zip(apart, (rate, rate * codes), strict=True) if group]
+
+
+def _unit(source: ScaleSource) -> float:
+    """What the learning rate of a source is relative to."""
+    scales = [parameter.detach().mean() for parameter, _ in source.bounds()]
+    return float(torch.stack(scales).mean()) if scales else 1.0

@@ -64,7 +64,7 @@ INTERFACES: dict[str, tuple[str, ...]] = {
         "measure(images, reference, protocol) or compare(images, twin, protocol)",
     ),
     "logger": ("package", "log(run, found)"),
-    "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "fits(site)", "changes()"),
+    "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "range", "fits(site)", "changes()"),
     "scale": members(ScaleKind),
     "choice": members(ChoiceKind),
     "granularity": ("grouped(x) or channels(x)", "shape(ndim, groups)"),

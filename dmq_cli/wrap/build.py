@@ -44,7 +44,8 @@ class Maker:
         return Choice(self.context, spec.choice, parts, len(self.timesteps))
 
     def _quantizer(self, site: Site, spec: Spec, grid: Grid, size: int | None) -> TensorQuantizer:
-        slot = Slot(grid, self.context, self.timesteps, self._shape(site, spec, size))
+        ends = "scale" if site.slot == "weight" else spec.range
+        slot = Slot(grid, self.context, self.timesteps, self._shape(site, spec, size), ends)
         return TensorQuantizer(grid, spec.scale.build(slot), Nearest())
 
     def _shape(self, site: Site, spec: Spec, size: int | None) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site, fits
 from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor
-from dmq_cli.quant import ChoiceKind, ScaleKind, StaticScale, Uniform
+from dmq_cli.quant import ChoiceKind, Ends, ScaleKind, StaticScale, Uniform, check_ends
 
 Granularity = PerTensor | PerChannel | PerInputChannel
 Ranges = MinMax | Percentile | LpSearch | Ema
@@ -24,7 +24,8 @@ FULL_PRECISION = 32
 
 @dataclass(frozen=True)
 class Spec:
-    """How one site is quantized. bits 32 leaves it in full precision; choice: several quantizers, one for each step."""
+    """How one site is quantized. bits 32 leaves it in full precision; choice: several quantizers, one for each step; range: which
+    ends of an activation's range learning moves."""
 
     bits: int | None = None
     grid: Callable[..., Any] = Uniform
@@ -33,6 +34,7 @@ class Spec:
     scale: ScaleKind = field(default_factory=StaticScale)
     choice: ChoiceKind | None = None
     split: bool = False
+    range: Ends = "scale"
 
     @property
     def quantized(self) -> bool:
@@ -56,6 +58,7 @@ class Rule:
     scale: ScaleKind | None = None
     choice: ChoiceKind | None = None
     split: bool | None = None
+    range: Ends | None = None
     scope: str | None = None
     optional: bool = False
 
@@ -68,21 +71,24 @@ class Rule:
 
 
 class Scheme:
-    """An ordered list of rules. scope: which of the rules that are marked with a scope hold."""
+    """An ordered list of rules. scope: which of the rules that are marked with a scope hold; range: of the sites for which no
+    rule says another, see `Ends`."""
 
-    def __init__(self, rules: Sequence[Rule], scope: str | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule], scope: str | None = None, range: Ends = "scale") -> None:
         scopes = {rule.scope for rule in rules} - {None}
         if scope is not None and scope not in scopes:
             raise SchemeError(
                 f"The scheme has no scope {scope}; use {' or '.join(sorted(map(str, scopes))) or 'none at all'}."
             )
-        self.rules = [rule for rule in rules if rule.scope in (None, scope)]
+        self.rules, self.range = [rule for rule in rules if rule.scope in (None, scope)], range
+        for ends in (range, *(rule.range for rule in self.rules if rule.range is not None)):
+            check_ends(ends)
         for number, rule in enumerate(self.rules, 1):
             _check_bits(number, rule)
 
     def __add__(self, other: Scheme) -> Scheme:
         """These rules, then the other's."""
-        both = Scheme([])
+        both = Scheme([], range=self.range)
         both.rules = self.rules + other.rules
         return both
 
@@ -101,7 +107,7 @@ class Scheme:
 
     def fold(self, sites: Sequence[Site]) -> dict[Site, Spec]:
         """What the rules make of these sites, without any demand."""
-        specs = dict.fromkeys(sites, Spec())
+        specs = dict.fromkeys(sites, Spec(range=self.range))
         for rule in self.rules:
             for site in filter(rule.fits, sites):
                 specs[site] = replace(specs[site], **rule.changes())

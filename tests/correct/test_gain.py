@@ -71,7 +71,7 @@ def test_every_option_changes_the_gain() -> None:
     base = solve_gain(tac(), *pair)
     changes: list[dict[str, Any]] = [
         {"relative_term": "mean"}, {"mask": "one_sided"}, {"pooling": "mean"}, {"lambda1": 0.2},
-        {"lambda2": 3.0}, {"k_threshold": 0.3},
+        {"lambda2": 3.0}, {"k_threshold": 0.3}, {"pull": "data"},
     ]  # fmt: skip
     assert all(not torch.allclose(solve_gain(tac(**change), *pair), base, rtol=1e-4) for change in changes)
 
@@ -86,6 +86,28 @@ def test_a_planted_gain_is_recovered(mask: str, pooling: str) -> None:
         assert torch.allclose(solve_gain(config, quantized, full), planted, rtol=0, atol=1e-6)
     pulled = solve_gain(tac(lambda2=1e9), quantized, full)
     assert torch.allclose(pulled, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lambda1", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("term", ["sum", "mean"])
+def test_a_pull_in_units_of_the_data_is_the_same_at_any_size(lambda1: float, term: str) -> None:
+    """The estimates are tiled to 2 and 4 times the side: the printed pull loses weight, as the sums grow faster than N."""
+    quantized, full = estimates()
+    planted = torch.tensor([0.6, 1.7], dtype=torch.float64)
+    gains: dict[str, list[Tensor]] = {}
+    for pull, times in itertools.product(("data", "printed"), (1, 2, 4)):
+        config = tac(pull=pull, lambda1=lambda1, relative_term=term, lambda2=0.3)
+        tiled = full.tile(1, 1, times, times)
+        gains.setdefault(pull, []).append(solve_gain(config, quantized.tile(1, 1, times, times), tiled))
+        # with quantized = full / g every sum over the mask has the same factor: K = (1/g + lambda2) / (1/g^2 + lambda2)
+        exact = (1 / planted + 0.3) / (1 / planted**2 + 0.3)
+        again = solve_gain(config, tiled / planted[:, None, None], tiled)
+        assert torch.allclose(again, exact, rtol=1e-9) == (pull == "data")
+    if (
+        lambda1 != 0.5 or term == "mean"
+    ):  # as printed, the sum of the relative term gains weight beside the absolute one
+        assert all(torch.allclose(gain, gains["data"][0], rtol=1e-9) for gain in gains["data"])
+    assert lambda1 == 0 or term == "mean" or not torch.allclose(gains["printed"][0], gains["printed"][2], rtol=1e-3)
 
 
 def test_the_gain_is_clamped() -> None:
@@ -124,12 +146,13 @@ def test_a_gain_that_is_not_finite_is_an_error() -> None:
     one_sentence(caught.value)
 
 
+@pytest.mark.parametrize("pull", ["printed", "data"])
 @pytest.mark.parametrize("pooling", ["samples", "mean"])
 @pytest.mark.parametrize("relative_term", ["sum", "mean"])
-def test_an_estimate_of_zeros_has_the_gain_that_the_pull_says(pooling: str, relative_term: str) -> None:
+def test_an_estimate_of_zeros_has_the_gain_that_the_pull_says(pooling: str, relative_term: str, pull: str) -> None:
     """A network whose last layer is zero: no pixel is above the mask of eq. 18, so eq. 19 is lambda2 / lambda2."""
     zeros = torch.zeros(3, 2, 4, 4, dtype=torch.float64)
-    config = tac(pooling=pooling, relative_term=relative_term)
+    config = tac(pooling=pooling, relative_term=relative_term, pull=pull)
     assert solve_gain(config, zeros, zeros).tolist() == [1.0, 1.0]
     assert solve_gain(config, zeros + 0.1, zeros).tolist() == [1.0, 1.0]
     with pytest.raises(NumericsError, match=r"give correct\.lambda2 a positive value") as caught:

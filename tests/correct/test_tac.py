@@ -55,10 +55,12 @@ def gain(q: np.ndarray[Any, Any], e: np.ndarray[Any, Any], config: Tac) -> np.nd
     return result
 
 
+@pytest.mark.parametrize("inputs", ["corrected", "reference"])
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize(("ner", "ibc", "aware"), [(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 1)])
-def test_algorithm_1_on_the_corrected_trajectory(ner: int, ibc: int, aware: int, eta: float) -> None:
-    config = tac(ner=bool(ner), ibc=bool(ibc), timestep_aware=bool(aware))
+def test_algorithm_1(ner: int, ibc: int, aware: int, eta: float, inputs: str) -> None:
+    """inputs: where the quantized estimate of eq. 19 is taken: on the corrected trajectory, or on the full-precision one."""
+    config = tac(ner=bool(ner), ibc=bool(ibc), timestep_aware=bool(aware), inputs=inputs)
     found = estimate(config, eta=eta)
     plan = scheduler(STEPS)
     times = plan.timesteps.tolist()
@@ -81,7 +83,8 @@ def test_algorithm_1_on_the_corrected_trajectory(ner: int, ibc: int, aware: int,
         estimated = rounded(y, torch.tensor([timestep]))
         k = np.ones(2)
         if ner and (aware or call == 0):
-            k = gain(estimated.numpy(), reference[call][1].numpy(), config)
+            compared = rounded(reference[call][0], torch.tensor([timestep])) if inputs == "reference" else estimated
+            k = gain(compared.numpy(), reference[call][1].numpy(), config)
         assert torch.allclose(found["bias"][call], bias, rtol=1e-12, atol=1e-14)
         assert np.allclose(found["gain"][call].numpy(), k, rtol=1e-12)
         assert ((k > 0.2) & (k < 5)).all()
@@ -112,6 +115,36 @@ def test_a_planted_gain_gives_the_full_precision_images() -> None:
     assert float(tables["bias"].abs().max()) < 1e-6
     assert float((run(shrunk) - run(full)).abs().max()) > 0.05
     assert torch.allclose(run(shrunk, config.load(tables)), run(full), rtol=0, atol=1e-6)
+
+
+def test_noise_of_the_input_moves_the_printed_gain_and_not_that_of_the_same_input() -> None:
+    """The quantized network is right but for a jump of the first estimate, which puts surplus noise into every later sample:
+    nothing is to be corrected there, and Algorithm 1 as printed corrects, the more the larger the estimate grew for it."""
+
+    def linear(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        return 0.8 * sample
+
+    plan = scheduler(STEPS)
+    first = plan.timesteps.tolist()[0]
+
+    def jumps(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        return linear(sample, timestep) * (0.3 if int(timestep) == first else 1.0)
+
+    changes: dict[str, Any] = {"lambda2": 0.0, "k_threshold": 0.0, "lambda1": 0.0, "ibc": False, "clamp": (0.99, 1.01)}
+    gains = {
+        inputs: tac(inputs=inputs, **changes).estimate(linear, jumps, plan, SHAPE, dtype=DOUBLE)["gain"]
+        for inputs in ("corrected", "reference")
+    }
+    assert torch.allclose(gains["reference"][1:], torch.ones(STEPS - 1, 2, dtype=DOUBLE), atol=1e-12, rtol=0)
+    assert bool((gains["corrected"][1:] == 0.99).all())  # surplus noise: below 1, less noise is removed, and so on
+
+
+def test_the_gain_stays_1_below_a_timestep() -> None:
+    plan = scheduler(STEPS)
+    times = plan.timesteps.tolist()
+    found = estimate(tac(least_timestep=times[2]))["gain"]
+    assert bool((found[:3] != 1).all()) and bool((found[3:] == 1).all())
+    assert bool((estimate(tac())["gain"] != 1).all())
 
 
 def test_a_planted_bias_of_the_input_is_removed() -> None:
