@@ -182,6 +182,6 @@ def test_a_scheme_says_it_for_all_activations_and_a_rule_for_some() -> None:
     scheme = Scheme([Rule("*", bits=4), Rule("*.input", range="low_learned")], range="low_fixed")
     assert (scheme + Scheme([])).range == "low_fixed"
     for wrong in (lambda: Scheme([], range="high"), lambda: Scheme([Rule("*", range="high")])):  # type: ignore[arg-type]
-        with pytest.raises(SchemeError, match="high.*low_fixed") as caught:
+        with pytest.raises(SchemeError, match=r"high.*low_fixed") as caught:
             wrong()
         one_sentence(caught.value)
