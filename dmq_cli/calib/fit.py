@@ -26,10 +26,12 @@ def fit_weights(attached: Attached) -> None:
 
 
 @torch.no_grad()
-def fit_activations(attached: Attached, calibration: Data, report: FitReport = lambda done: None) -> None:
+def fit_activations(
+    attached: Attached, calibration: Data, report: FitReport = lambda done: None, *, quantized: bool = False
+) -> None:
     """Set scale and zero point of every activation quantizer from what the full-precision network shows it.
 
-    calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
+    quantized: from what the network with quantized weights shows. calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
     """
     quantizers, draws = attached.quantizers("input", "q", "k", "v", "prob"), Draws()
     observers = [
@@ -39,7 +41,7 @@ def fit_activations(attached: Attached, calibration: Data, report: FitReport = l
     ]
     hooks = [observer.quantizer.register_forward_pre_hook(observer.hook) for observer in observers]
     try:
-        with observing(attached):
+        with observing(attached, weights=quantized):
             watch(attached, calibration if hooks else (), report, draws.start)
     finally:
         for hook in hooks:

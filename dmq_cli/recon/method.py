@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
 
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.learning import LossReport
 from dmq_cli.wrap import Attached
+
+Refit = Callable[[], None]
+"""Takes the ranges of all activations from the network whose weights are quantized."""
 
 
 class Targets(TypedDict):
@@ -39,12 +42,14 @@ class ReconMethod(Protocol):
         ...
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None
-    ) -> None:
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None,
+        refit: Refit | None = None,
+    ) -> None:  # fmt: skip
         """Learn, in place.
 
         data: one pass over num calibration samples in batches; report(unit, iteration, iterations, loss): called at every
-        iteration; targets: where those asked for lie. What is kept in `work` as `tmp-*` is there again in the next attempt after
+        iteration; targets: where those asked for lie; refit: to be called
+        once where learned weights stand and activations come next. What is kept in `work` as `tmp-*` is there again in the next attempt after
         a kill, which ends in the same bytes. Raises NumericsError if a loss diverges.
         """
         ...

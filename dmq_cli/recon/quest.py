@@ -27,7 +27,7 @@ from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
 from dmq_cli.recon.learning import LossReport, descend, draws
-from dmq_cli.recon.method import Targets
+from dmq_cli.recon.method import Refit, Targets
 from dmq_cli.recon.passes import ACTIVATIONS
 from dmq_cli.recon.reconstruction import Reconstruction
 from dmq_cli.recon.scales import Scales
@@ -87,10 +87,13 @@ class Quest:
         return self.base.cost(samples) + 2 * 4.0 * self.iterations * self.batch_size
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
-    ) -> None:
-        """The base's reconstruction, then both stages, in place; see Reconstruction.run."""
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
+        refit: Refit | None = None,
+    ) -> None:  # fmt: skip
+        """The base's reconstruction, then both stages, in place; see Reconstruction.run. refit: between them."""
         self.base.run(attached, data, num, work, report, targets)
+        if refit is not None:
+            refit()
         call = joined(data)
         for number, (name, pattern) in enumerate((("temporal", self.temporal), ("attention", self.attention))):
             _stage(_Stage(self, attached, name, pattern, number), call, work, report)

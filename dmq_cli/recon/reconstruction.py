@@ -19,7 +19,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
 from dmq_cli.recon.learning import LossReport, Setting, learn, start
-from dmq_cli.recon.method import Targets
+from dmq_cli.recon.method import Refit, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -84,23 +84,34 @@ class Reconstruction:
         return float(learning + _TYPICAL_UNITS * 0.5 * used * len(passes))
 
     @property
+    def _refitted(self) -> str | None:
+        """The first pass that learns scales alone, where rounding is learned before it."""
+        passes = [(name, one) for name, one in self.passes.items() if one.iterations]
+        alone = next((number for number, (_, one) in enumerate(passes) if one.rounding is None), 0)
+        return passes[alone][0] if alone else None
+
+    @property
     def learns_rounding(self) -> bool:
         """Whether some pass learns how weights are rounded."""
         return any(one.rounding is not None and one.iterations for one in self.passes.values())
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
-    ) -> None:
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
+        refit: Refit | None = None,
+    ) -> None:  # fmt: skip
         """Learn, unit by unit, in place.
 
         data gives batches of (sample, timestep), num rows in all. report(unit, iteration, iterations, loss) is called at
         every iteration. A finished unit is saved in `work`: a second call after a kill goes on with the next one and
-        ends in the same bytes. targets: see `capture`. Raises NumericsError if a loss diverges.
+        ends in the same bytes. targets: see `capture`; refit: called before the first pass that learns scales alone, once
+        rounding is learned. Raises NumericsError if a loss diverges.
         """
         setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
         units = units_of(attached, self.units, self.temporal)
         bake(attached)
         for number, (name, one) in enumerate(self.passes.items()):
+            if refit is not None and name == self._refitted:
+                refit()
             for index, unit in enumerate(units if one.iterations else ()):
                 _reconstruct(setting, name, one, unit, number * 10_000 + index)
 
@@ -114,8 +125,9 @@ class NoReconstruction:
     targets: ClassVar[None] = None
 
     def run(
-        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
-    ) -> None:
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
+        refit: Refit | None = None,
+    ) -> None:  # fmt: skip
         """Nothing to learn."""
 
     def refinements(self) -> tuple[()]:

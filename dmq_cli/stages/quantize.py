@@ -19,7 +19,7 @@ from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
 from dmq_cli.store.tensors import check_finite, load_tensors, save_tensors
-from dmq_cli.wrap import Attached, QuantDenoiser, deployable, load_extra_state, policy, state
+from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, state
 
 _TARGETS_LIMIT = 8 << 30  # bytes; beyond that, every reconstruction computes the full-precision side unit by unit
 
@@ -69,15 +69,21 @@ def transform(task: Task) -> None:
 def calibrate(task: Task) -> None:
     """Ranges of all quantizers, choices between them, and the layer policy and cost that the scheme comes to."""
     attached, rows = build.attached(task.config, task.runtime), _rows(task)
-    report = _samples(task, rows)
+    report, (shown, quantized) = _samples(task, rows), _shown(task)
     load_extra_state(attached, load_tensors(task.inputs["transform"] / "transform.safetensors"))
     fit_weights(attached)
-    fit_activations(attached, rows(), report)
+    fit_activations(attached, shown(), report, quantized=quantized)
     choose_by_likelihood(attached, rows, report)
     choose_by_snr(attached, rows, build.sampler(task.config, "calib_sampler")[1].alphas_cumprod, report)
     _save(task, attached, "The calibrated ranges")
     write_json(task.work / "policy.json", policy(attached.specs))
     write_json(task.work / "cost.json", {**network_cost(attached).record(), "deployable": deployable(attached.specs)})
+
+
+def _shown(task: Task) -> tuple[CalibrationRows, bool]:
+    """What ranges of activations are taken from: calibration samples, and whether weights are quantized."""
+    scheme: Scheme = build.make(task.config["scheme"])
+    return _rows(task, scheme.samples), scheme.network == "quantized"
 
 
 def targets(task: Task) -> None:
@@ -99,7 +105,9 @@ def reconstruct(task: Task) -> None:
     attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
     method: ReconMethod = build.make(task.config["recon"])
     rows, again = _rows(task, method.num_samples), method.refinements()
-    method.run(attached, rows, len(rows), task.work, _reporter(task), task.inputs["targets"])
+    shown, quantized = _shown(task)
+    refit = {"refit": lambda: fit_activations(attached, shown(), quantized=True)} if quantized else {}
+    method.run(attached, rows, len(rows), task.work, _reporter(task), task.inputs["targets"], **refit)
     for number, refinement in enumerate(again):
         _refine(task, attached, refinement, number)
     write_json(task.work / "losses.json", {"passes": _losses(task, len(again))})

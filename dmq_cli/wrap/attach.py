@@ -136,13 +136,14 @@ def quantizing(attached: Attached, *, weights: bool, activations: bool) -> Itera
 
 
 @contextlib.contextmanager
-def observing(attached: Attached) -> Iterator[None]:
-    """Inside, the network computes in full precision and every quantizer is called with what it would quantize."""
+def observing(attached: Attached, *, weights: bool = False) -> Iterator[None]:
+    """Inside, the network computes in full precision, or with quantized weights, and every quantizer is called with what it
+    would quantize."""
     processors = [attached.model.get_submodule(a.name).processor for a in attached.adapter.attentions()]
     try:
         for processor in processors:
             processor.observed = True  # type: ignore[union-attr]
-        with quantizing(attached, weights=False, activations=False):
+        with quantizing(attached, weights=weights, activations=False):
             yield
     finally:
         for processor in processors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site, fits
@@ -72,14 +72,27 @@ class Rule:
 
 class Scheme:
     """An ordered list of rules. scope: which of the rules that are marked with a scope hold; range: of the sites for which no
-    rule says another, see `Ends`."""
+    rule says another, see `Ends`.
 
-    def __init__(self, rules: Sequence[Rule], scope: str | None = None, range: Ends = "scale") -> None:
+    network: which network shows the ranges of activations: the full-precision one, or the one whose weights are quantized already, as
+    calibration left them and, before scales alone are learned, as reconstruction did. samples: so many of the calibration set,
+    spread evenly over it; None: all. SchemeError for values that are not known.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rule], scope: str | None = None, range: Ends = "scale",
+        network: Literal["full", "quantized"] = "full", samples: int | None = None,
+    ) -> None:  # fmt: skip
         scopes = {rule.scope for rule in rules} - {None}
         if scope is not None and scope not in scopes:
             raise SchemeError(
                 f"The scheme has no scope {scope}; use {' or '.join(sorted(map(str, scopes))) or 'none at all'}."
             )
+        if network not in ("full", "quantized") or (samples is not None and samples < 1):
+            raise SchemeError(
+                f"A scheme was asked for network={network}, samples={samples}; use full or quantized, and at least 1 sample, or null."
+            )
+        self.network, self.samples = network, samples
         self.rules, self.range = [rule for rule in rules if rule.scope in (None, scope)], range
         for ends in (range, *(rule.range for rule in self.rules if rule.range is not None)):
             check_ends(ends)
@@ -88,7 +101,7 @@ class Scheme:
 
     def __add__(self, other: Scheme) -> Scheme:
         """These rules, then the other's."""
-        both = Scheme([], range=self.range)
+        both = Scheme([], range=self.range, network=self.network, samples=self.samples)
         both.rules = self.rules + other.rules
         return both
 
