@@ -18,7 +18,7 @@ from dmq_cli.recon.capture import Captured
 from dmq_cli.recon.curves import Curve
 from dmq_cli.recon.fine import LayerErrors, mixed
 from dmq_cli.recon.learners import Learner
-from dmq_cli.recon.losses import lp_loss
+from dmq_cli.recon.losses import lp_loss, mean_error
 from dmq_cli.recon.passes import ACTIVATIONS, Pass
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, quantizing
@@ -102,7 +102,10 @@ def _error(
     with attached.at(timesteps):
         if errors is not None:
             errors.see_full(full)
-        loss = lp_loss(unit.run(attached, mixed(inputs, full, one.mix)), target, one.p)
+        output = unit.run(attached, mixed(inputs, full, one.mix))
+        loss = lp_loss(output, target, one.p)
+        if one.bias:
+            loss = loss + one.bias * mean_error(output, target, timesteps)
         return loss if errors is None else loss + one.fine * errors.total(one.p)
 
 

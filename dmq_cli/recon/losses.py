@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -11,6 +12,23 @@ def lp_loss(output: Tensor, target: Tensor, p: float) -> Tensor:
     The reduction of the released BRECQ code: the weight of the rounding regulariser is tuned to it.
     """
     return (output - target).abs().pow(p).sum(1).mean()
+
+
+def mean_error(output: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+    """Sum over channels of the squared mean error: the mean over the samples of a timestep and over places, then over the samples.
+
+    output, target: (B, C), (B, places, C) or (B, C, ...); timesteps: (B,) or (1,). A scalar.
+
+    An error that all samples of a timestep share adds up while sampling, where the squared error of each sample says nothing about
+    whether they share it. Of this project; in a batch of N samples a mean error of zero still gives the N-th part of a variance.
+    """
+    error = output - target
+    error = error.transpose(1, 2) if error.ndim == 3 else error[..., None].flatten(2)
+    timesteps, group = timesteps.expand(len(error)).unique(return_inverse=True)
+    counts = torch.bincount(group, minlength=len(timesteps)).to(error)
+    sums = error.new_zeros(len(timesteps), error.shape[1]).index_add(0, group, error.mean(2))
+    means = sums / counts[:, None]
+    return (means.square().sum(1) * counts).sum() / len(error)
 
 
 def beta_schedule(iteration: int, iterations: int, warmup: float, start: float, end: float) -> float | None:

@@ -18,7 +18,8 @@ class Pass:
     iterations: for each unit; 0 leaves the pass out. p: exponent of the loss.
     mix: the part of the elements of a unit's main input that come from the full-precision network, drawn anew at each
     iteration; drop: the part of the elements that an activation quantizer lets through (both Wei et al., QDrop, ICLR 2022,
-    arXiv 2203.05740, 0.5 there). fine: weight of the layers' own errors beside the unit's (EDA-DM's gamma).
+    arXiv 2203.05740, 0.5 there). fine: weight of the layers' own errors beside the unit's (EDA-DM's gamma). bias: weight of
+    the mean error of each timestep, see `mean_error`.
     ConfigError for nothing to learn or numbers that cannot be.
     """
 
@@ -29,14 +30,20 @@ class Pass:
     mix: float = 0.0
     drop: float = 0.0
     fine: float = 0.0
+    bias: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rounding is None and self.scales is None:
             raise ConfigError("A pass was asked for with neither rounding nor scales to learn; give it one of them.")
-        if self.iterations < 0 or self.p <= 0 or self.fine < 0 or not (0 <= self.mix <= 1 and 0 <= self.drop <= 1):
+        if (
+            self.iterations < 0
+            or self.p <= 0
+            or min(self.fine, self.bias) < 0
+            or not (0 <= self.mix <= 1 and 0 <= self.drop <= 1)
+        ):
             raise ConfigError(
                 f"A pass was asked for with iterations={self.iterations}, p={self.p}, mix={self.mix}, drop={self.drop},"
-                f" fine={self.fine}; p is positive, mix and drop lie in 0..1, the others are not negative."
+                f" fine={self.fine}, bias={self.bias}; p is positive, mix and drop lie in 0..1, the others are not negative."
             )
 
     @property

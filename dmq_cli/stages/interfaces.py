@@ -70,7 +70,7 @@ INTERFACES: dict[str, tuple[str, ...]] = {
     "granularity": ("grouped(x) or channels(x)", "shape(ndim, groups)"),
     "ranges": members(RangeEstimator),
     "pass": (
-        "iterations", "rounding", "scales", "p", "mix", "drop", "fine", "slots", "activations", "reads_full",
+        "iterations", "rounding", "scales", "p", "mix", "drop", "fine", "bias", "slots", "activations", "reads_full",
     ),
     "learner": ("start(weights, iterations)",),
     "correction in use": members(Correction),
