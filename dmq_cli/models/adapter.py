@@ -1,4 +1,4 @@
-"""What the rest of the code may ask of a network, whatever its family."""
+"""The interface to a network, whatever its family: all that the rest of the code uses of it."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ class Adapter(Protocol):
 
 def sites(adapter: Adapter) -> list[Site]:
     """Every place that can be quantized: input and weight of each layer, then q, k, v and prob of each attention."""
-    found = [Site(x.name, x.role, slot, x.part) for x in adapter.layers() for slot in LAYER_SLOTS]
-    return found + [Site(x.name, x.role, slot, x.part) for x in adapter.attentions() for slot in ATTENTION_SLOTS]
+    layer_sites = [Site(x.name, x.role, slot, x.part) for x in adapter.layers() for slot in LAYER_SLOTS]
+    return layer_sites + [Site(x.name, x.role, slot, x.part) for x in adapter.attentions() for slot in ATTENTION_SLOTS]

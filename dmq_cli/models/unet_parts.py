@@ -74,9 +74,9 @@ def _embedding(model: Any, timestep: Tensor, labels: Tensor | None) -> Tensor:
     dtype = next(model.parameters()).dtype
     embedding: Tensor = model.time_embedding(model.time_proj(timestep).to(dtype))
     if labels is not None:
-        own = model.class_embedding(labels).to(dtype)
+        class_embedding = model.class_embedding(labels).to(dtype)
         joined = getattr(model.config, "class_embeddings_concat", False)
-        embedding = torch.cat([embedding, own], dim=-1) if joined else embedding + own
+        embedding = torch.cat([embedding, class_embedding], dim=-1) if joined else embedding + class_embedding
     activation = getattr(model, "time_embed_act", None)
     return embedding if activation is None else activation(embedding)
 

@@ -91,16 +91,16 @@ class _Machine:
     def marked(self) -> list[Any]:
         """Everything above the last mark, taken from the stack."""
         start = self.marks.pop()
-        found = self.stack[start:]
+        values = self.stack[start:]
         del self.stack[start:]
-        return found
+        return values
 
     def take(self, count: int) -> list[Any]:
         if count > len(self.stack):
             raise IndexError("it takes more from the stack than there is")
-        found = self.stack[len(self.stack) - count :]
+        values = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
-        return found
+        return values
 
     def call(self, function: object, args: object) -> None:
         self.stack.append(Call(function, args))
