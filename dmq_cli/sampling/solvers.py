@@ -142,5 +142,5 @@ class EulerScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
 
     def step(self, model_output: Tensor, timestep: int, sample: Tensor, **_: Any) -> tuple[Tensor]:
         """x + (sigma' - sigma) eps."""
-        here = self.index_for_timestep(timestep)
-        return (sample + (self.sigmas[here + 1] - self.sigmas[here]) * model_output,)
+        index = self.index_for_timestep(timestep)
+        return (sample + (self.sigmas[index + 1] - self.sigmas[index]) * model_output,)

@@ -20,7 +20,7 @@ from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.models import Numerics
 from dmq_cli.models.conditions import Classes, Prompts
 from dmq_cli.sampling import Guide
-from dmq_cli.sampling.pipeline import told
+from dmq_cli.sampling.pipeline import guide_for
 from dmq_cli.stages.load import Loaded
 from dmq_cli.wrap import attach
 from tests import families, pipelines
@@ -208,11 +208,11 @@ def test_a_guided_text_model_of_latents(tmp_path: Path) -> None:
 
 def test_what_is_asked_for_is_told_to_the_model_image_by_image() -> None:
     prompts = Prompts(["a", "bb"], lambda text: torch.full((2, 3), float(len(text))))
-    guide = told(Guide(prompts, 4.0), ["ccc", "a", "bb"], None, 3)
+    guide = guide_for(Guide(prompts, 4.0), ["ccc", "a", "bb"], None, 3)
     rows: Any = guide.cond([70, 80, 90])
     assert rows["encoder_hidden_states"][:, 0, 0].tolist() == [3, 1, 2] and guide.scale == 4.0
-    classes = told(Guide(Classes(range(10), 10)), None, 7, 2)
+    classes = guide_for(Guide(Classes(range(10), 10)), None, 7, 2)
     labels: Any = classes.cond([0, 1])
     assert labels["class_labels"].tolist() == [7, 7] and prompts.prompts == ["a", "bb"]
     with pytest.raises(ConfigError, match="class_labels has 12"):
-        told(Guide(Classes(range(10), 10)), None, [12], 1)
+        guide_for(Guide(Classes(range(10), 10)), None, [12], 1)
