@@ -35,8 +35,8 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict
             save_file(owned, scratch, metadata=metadata)
             scratch.chmod(mode)
         except SafetensorError as error:
-            if found := re.search(r"os error (\d+)", str(error)):
-                code = int(found.group(1))
+            if match := re.search(r"os error (\d+)", str(error)):
+                code = int(match.group(1))
                 raise OSError(code, os.strerror(code), str(path)) from error
             raise
 
