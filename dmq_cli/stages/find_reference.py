@@ -120,7 +120,7 @@ def build(
         )
     source, progress = image_source(what, framing), Progress(quiet)
     check_readable(source.shape[1:], protocol, source.name)
-    _log.info("%s: %s", source.name, source.told())
+    _log.info("%s: %s", source.name, source.describe())
     with progress.stage("reference", name):
         return build_reference(
             source, protocol, name, file, lambda done, of: progress.update("images", done, of), device

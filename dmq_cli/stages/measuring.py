@@ -54,7 +54,7 @@ def judge(
     """
     check_images(len(images), protocol)
     reference = with_features(find_reference(protocol, outputs), protocol, device)
-    sample = Sample(extract(images, protocol, asked=subjects, device=device), subjects, images)
+    sample = Sample(extract(images, protocol, subjects=subjects, device=device), subjects, images)
     measured = measure(sample, reference, protocol)
     record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
     numbers = {"numbers": dict(measured.numbers), "intervals": dict(measured.intervals), "protocol": record}
@@ -79,7 +79,7 @@ def measure_images(
     check_images(source.shape[0], protocol)
     check_readable(source.shape[1:], protocol, source.name)
     subjects = None if prompts is None else _subjects(source, prompts)
-    _log.info("%s: %s", source.name, source.told())
+    _log.info("%s: %s", source.name, source.describe())
     numbers, _ = judge(source.pixels(), protocol, OUTPUTS, subjects, device)
     return {**numbers, "images": source.record()}
 
