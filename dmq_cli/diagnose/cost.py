@@ -62,7 +62,7 @@ def network_cost(attached: Attached, macs: Mapping[tuple[Site, Site], int] | Non
     parameters, total = _parameters(attached), sum(macs.values())
     return Cost(
         macs=total,
-        bops=sum(_OPERATIONS * number * bits[left] * bits[right] for (left, right), number in macs.items())
+        bops=sum(_OPERATIONS * number * bits[first] * bits[second] for (first, second), number in macs.items())
         + _OPERATIONS * _branch_macs(attached, macs) * 16**2,
         bops_fp=_OPERATIONS * total * FULL_PRECISION**2,
         weight_bytes=-(-sum(number * bits[site] for site, number in weights.items()) // 8),
@@ -80,8 +80,8 @@ def product_macs(attached: Attached) -> dict[tuple[Site, Site], int]:
     at = {(site.module, site.slot): site for site in attached.specs}
     macs_by_sites: Counter[tuple[Site, Site]] = Counter()
 
-    def count(module: str, left_slot: str, right_slot: str, macs: int) -> None:
-        macs_by_sites[at[module, left_slot], at[module, right_slot]] += macs
+    def count(module: str, first_slot: str, second_slot: str, macs: int) -> None:
+        macs_by_sites[at[module, first_slot], at[module, second_slot]] += macs
 
     first = next(attached.model.parameters())
     sample = torch.zeros(1, *attached.adapter.sample_shape(), dtype=first.dtype, device=first.device)

@@ -49,7 +49,7 @@ class Conditions(Protocol):
         """Build the unconditional input, one row. Raises ModelError for a model that was not trained with one."""
         ...
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """Name each image's condition, a class number or a prompt, for people and for measuring agreement."""
         ...
 
@@ -77,7 +77,7 @@ class Classes:
             )
         return self._tensors([self._none])
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
         return [str(self._class(seed)) for seed in seeds]
 
@@ -99,13 +99,13 @@ class Prompts:
 
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """See Conditions."""
-        return {_TOKENS: torch.stack([self._encoded(prompt) for prompt in self.asked(seeds)])}
+        return {_TOKENS: torch.stack([self._encoded(prompt) for prompt in self.subjects(seeds)])}
 
     def none(self) -> dict[str, Tensor]:
         """The empty text."""
         return {_TOKENS: self._encoded("")[None]}
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
         return [self.prompts[seed % len(self.prompts)] for seed in seeds]
 

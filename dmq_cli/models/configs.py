@@ -117,8 +117,8 @@ def _numbers(file: Path, name: str, value: object) -> Iterator[tuple[str, int]]:
             yield from _numbers(file, name, entry)
 
 
-def _too_large(file: Path, asked: str, most: int) -> None:
-    raise ModelError(f"The file {file} asks for {asked}, and at most {most} are possible; copy the folder again.")
+def _too_large(file: Path, size: str, most: int) -> None:
+    raise ModelError(f"The file {file} asks for {size}, and at most {most} are possible; copy the folder again.")
 
 
 def _short(value: object) -> str:

@@ -55,7 +55,7 @@ def _flat(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in named.items():
         inner = {str(i): entry for i, entry in enumerate(value)} if isinstance(value, tuple | list) else value
         if isinstance(inner, Mapping) and inner:
-            yield from _flat({f"{name}.{key}": one for key, one in inner.items()})
+            yield from _flat({f"{name}.{key}": entry for key, entry in inner.items()})
         else:
             yield name, value
 

@@ -27,7 +27,9 @@ def check_words(words: Sequence[str]) -> None:
         key, _, value = word.lstrip("+~").partition("=")
         group = key.partition("@")[0]
         if group in groups() and (word.startswith("~") or value in _NOTHING):
-            raise ConfigError(f"{word} would leave no {group}; choose one, as in {_example(group)}.{_known(group)}")
+            raise ConfigError(
+                f"{word} would leave no {group}; choose one, as in {_example(group)}.{_list_choices(group)}"
+            )
         if key.startswith("hydra.") and word.startswith("+") and not _is_hydras(key.split(".")[1:]):
             raise ConfigError(f"{word} is read by nobody: Hydra has no {key}; leave it out.")
         _check_metrics(word, key, value)
@@ -75,7 +77,7 @@ def _example(group: str) -> str:
     return f"{group}={'none' if 'none' in names else names[0]}"
 
 
-def _known(group: str) -> str:
+def _list_choices(group: str) -> str:
     return f" There is: {', '.join(choices(group))}."
 
 
@@ -100,7 +102,7 @@ def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
             _check_optional(section, words)
         elif not isinstance(section, Mapping) or (group not in _NEEDED and "_target_" not in section):
             raise ConfigError(
-                f"There is no {group} in the configuration; choose one, as in {_example(group)}.{_known(group)}"
+                f"There is no {group} in the configuration; choose one, as in {_example(group)}.{_list_choices(group)}"
             )
     for name, keys in _NEEDED.items():
         section = config.get(name)

@@ -89,7 +89,7 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
     table_view.claims = [_verdict(table, claim, row_states, traced, pairs) for claim in table.claims]
     notes = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
     judged = any("better" in claim for claim in table.claims) and table_view.states[MEASURED] > 1
-    counts = counting.wanted(table) and counted
+    counts = counting.has_costs(table) and counted
     notes += _alike(table, row_states)
     table_view.notes = [*notes, *table.notes, *([counting.NOTE] if counts else []), *([LEARNED_ONCE] if judged else [])]
     return table_view
@@ -141,7 +141,7 @@ def _part(inputs: _ViewInputs, name: str) -> TablePart:
     titles = _titles(columns, printed, _columns_of(inputs, name))
     shown = [_cells(inputs, row, row_state, columns, printed) for row, row_state in rows]
     title = str(table.parts[name]["title"])
-    return TablePart(title + _here(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    return TablePart(title + _describe_run(backed), ["method", "bits", *titles, "state"], shown, protocol)
 
 
 def _cells(
@@ -206,7 +206,7 @@ def _one_protocol(table: str, part: str, backed: Sequence[Evaluation]) -> str:
     return next(iter(cells_by_protocol), "")
 
 
-def _here(backed: Sequence[Evaluation]) -> str:
+def _describe_run(backed: Sequence[Evaluation]) -> str:
     if not backed:
         return ""
     sampler = backed[0].config["sampler"]

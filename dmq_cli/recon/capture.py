@@ -159,8 +159,8 @@ def _stored(targets: Path | None, unit: str) -> dict[str, RowReader | Same]:
 
 
 def _read(folder: Path, name: str) -> dict[str, RowReader | Same]:
-    found = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
-    return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in found}
+    files = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
+    return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in files}
 
 
 class _Writers:

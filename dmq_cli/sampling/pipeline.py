@@ -188,6 +188,6 @@ class _InOrder:
         """See Conditions."""
         return self.rows[0].none()
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
-        return [row.asked([0])[0] for row in self.rows]
+        return [row.subjects([0])[0] for row in self.rows]

@@ -120,12 +120,12 @@ def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
             _refuse(key, place, part, [member for member in methods if not _offers(value, member, True)], value)
 
 
-def check_made(name: str, section: Mapping[str, Any], made: Any) -> None:
+def check_made(name: str, section: Mapping[str, Any], part_object: Any) -> None:
     """Check likewise the object that a section was made into, and those that it makes in turn, where its class is foreign."""
     axis = _ALSO.get(name, name)
     for key, place, part in _parts(name, axis, section) if axis in INTERFACES else ():
         if is_foreign(part["_target_"]):
-            part_made = made if part is section else build.make(part)
+            part_made = part_object if part is section else build.make(part)
             part_made = part_made(bits=8) if place == "grid" and not hasattr(part_made, "bits") else part_made
             _check(key, place, part, part_made)
             for made_in, further in _makes(place, part_made):
@@ -137,10 +137,10 @@ def check_made(name: str, section: Mapping[str, Any], made: Any) -> None:
                 )
 
 
-def check_scheduler(name: str, section: Mapping[str, Any], made: Any) -> None:
+def check_scheduler(name: str, section: Mapping[str, Any], scheduler: Any) -> None:
     """Check likewise the scheduler that a foreign sampler or strategy gives."""
     if is_foreign(section["_target_"]):
-        _check(name, "scheduler", section, made)
+        _check(name, "scheduler", section, scheduler)
 
 
 def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -163,8 +163,14 @@ def _below(key: str, name: str, value: Any) -> list[tuple[str, Any]]:
     return [(key, value)]
 
 
-def _check(key: str, place: str, part: Mapping[str, Any], made: Any) -> None:
-    _refuse(key, place, part, [member for member in INTERFACES[place] if not _offers(made, member, False)], type(made))
+def _check(key: str, place: str, part: Mapping[str, Any], part_object: Any) -> None:
+    _refuse(
+        key,
+        place,
+        part,
+        [member for member in INTERFACES[place] if not _offers(part_object, member, False)],
+        type(part_object),
+    )
 
 
 def _offers(owner: Any, member: str, unbound: bool) -> bool:
@@ -224,13 +230,13 @@ def _instead(kind: type) -> str:
     return f"it is one for {' or '.join(fitting)}." if fitting else ""
 
 
-def _makes(place: str, made: Any) -> Iterator[tuple[str, Any]]:
+def _makes(place: str, part_object: Any) -> Iterator[tuple[str, Any]]:
     """Yield (place, object) of what a part makes later, made now on a small example; nothing where that fails."""
     with contextlib.suppress(Exception):
         if place == "correct":
-            shapes = made.shapes(2, (1, 8, 8), False)
-            used = made.load({name: torch.ones(shape) for name, shape in shapes.items()})
+            shapes = part_object.shapes(2, (1, 8, 8), False)
+            used = part_object.load({name: torch.ones(shape) for name, shape in shapes.items()})
             if used is not None:
                 yield "correction in use", used
         elif place == "scale":
-            yield "source of scales", made.build(Slot(Uniform(8), StepContext(), torch.tensor([0])))
+            yield "source of scales", part_object.build(Slot(Uniform(8), StepContext(), torch.tensor([0])))

@@ -47,14 +47,14 @@ class Loaded(CorrectedDenoiser):
         super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
         self.decode = build.decoder(config, config["runtime"])
         self.attached, self.adapter, self.network = pair.attached, pair.attached.adapter, pair.attached.model
-        self._told = False
+        self._warned = False
         self._guard = _Bare(self.attached.context)
         if correction is not None:
             self.network.register_forward_pre_hook(self._guard)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        if self.correction is not None and not self._told:
-            self._told = True
+        if self.correction is not None and not self._warned:
+            self._warned = True
             _log.warning(
                 "a loop of your own gets corrected estimates, but takes its steps from the sample as it is and adds its own noise;"
                 " sample(seeds) and as_pipeline() apply the whole correction"

@@ -46,7 +46,7 @@ def sample(task: Task) -> None:
         num_done += len(chunk)
         task.progress.update("images", num_done, len(seeds))
     if guide.conditions is not None:
-        write_json(task.work / ASKED, {"asked": guide.conditions.asked(seeds)})
+        write_json(task.work / ASKED, {"asked": guide.conditions.subjects(seeds)})
     save_images(task.work, files)
 
 

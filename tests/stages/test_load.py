@@ -157,7 +157,7 @@ def test_a_loop_of_ones_own_is_told_once_what_it_leaves_out(
     corrected: tuple[Loaded, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = copy.deepcopy(corrected[0])
-    loaded._told = False
+    loaded._warned = False
     with caplog.at_level(logging.WARNING, logger="dmq"):
         for _ in range(2):
             loaded(torch.zeros(1, 1, 8, 8), loaded.scheduler.timesteps[:1])
@@ -200,9 +200,9 @@ def test_a_guided_text_model_of_latents(tmp_path: Path) -> None:
     pipeline = loaded.as_pipeline()
     assert np.array_equal(np.stack([np.asarray(one)[..., None] for one in pipeline(seeds="0-3").images]), pixels)
     asked: Any = loaded.guide.conditions
-    again = pipeline(asked.asked(range(4)), seeds="0-3", output_type="pt").images
+    again = pipeline(asked.subjects(range(4)), seeds="0-3", output_type="pt").images
     torch.testing.assert_close(again * 2 - 1, loaded.sample("0-3"), rtol=0, atol=1e-5)
-    one = pipeline(asked.asked([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
+    one = pipeline(asked.subjects([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
     torch.testing.assert_close(one[1:], loaded.sample("1-1"), rtol=0, atol=1e-5)
 
 
