@@ -1,7 +1,7 @@
 """Every error a user can cause, as one tree. The message is one sentence: what was asked, what was found, what to do.
 
 DmqError (exit 1)
-  ConfigError (2)            a group, key, type or value that cannot be
+  ConfigError (2)            an impossible group, key, type or value
     SchemeError (2)          quantizer rules that do not fit the model
     SeedError (2)            seeds that are empty, malformed or not disjoint
   ModelError (1)             a model folder or checkpoint that is not what it should be

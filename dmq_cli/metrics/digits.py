@@ -16,7 +16,7 @@ from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.store.tensors import check_finite
 
 SIDES = (16, 16)
-"""Of the images that digits_cnn reads."""
+"""Height and width of the images that digits_cnn reads, pixels."""
 
 
 class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]

@@ -74,7 +74,7 @@ def _followed(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 
 class _Watching(TorchFunctionMode):
-    """Notes who is running at every attention of torch: scaled_dot_product_attention, multi_head_attention_forward, ..."""
+    """Records the running modules at every attention of torch: scaled_dot_product_attention, multi_head_attention_forward, ..."""
 
     def __init__(self, running: list[str]) -> None:
         super().__init__()
@@ -87,6 +87,6 @@ class _Watching(TorchFunctionMode):
 
 
 def _structure(model: nn.Module) -> Iterator[tuple[str, type, type]]:
-    """Of every module its path, its class and that of its processor."""
+    """Yield path, class and processor's class of every module."""
     for name, module in model.named_modules():
         yield name, type(module), type(getattr(module, "processor", None))

@@ -24,7 +24,7 @@ class CondUNetAdapter(unet_parts.UNetParts):
         self._needed = [*([_TOKENS] if cross else []), *unet_parts.needed_labels(model)]
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts.
+        """Call the network and return its prediction, see Adapter.
 
         cond: {"encoder_hidden_states": (B, N, D)}, optionally "encoder_attention_mask" (B, N), true where a token counts;
         "class_labels" (B,) int64 for a network with classes, None for one without any condition. Raises ModelError for

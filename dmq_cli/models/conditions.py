@@ -26,7 +26,7 @@ from dmq_cli.store.digest import digest
 from dmq_cli.store.tensors import check_finite
 
 Cond = Mapping[str, Tensor] | None
-"""What a network reads besides sample and timestep: tensors by name, a row for each sample; None: nothing."""
+"""The condition of a network besides sample and timestep: tensors by name, a row for each sample; None: no condition."""
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TABLE = "embedding.weight"  # of a class embedding

@@ -58,5 +58,5 @@ class InBatches:
 
 
 def device_of(adapter: Adapter) -> torch.device:
-    """Where the network's parameters are."""
+    """The device of the network's parameters."""
     return next(adapter.model.parameters()).device

@@ -33,7 +33,7 @@ class DiTAdapter(NamedParts):
     blocks = (BasicTransformerBlock,)
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts, without the variances that it may have learned to estimate beside it.
+        """Call the network and return its prediction, without the variances that it may have learned to estimate beside it.
 
         cond: {"class_labels": (B,) int64}; the number after the last class means "no class". Raises ModelError for another.
         """

@@ -55,7 +55,7 @@ def _check_network(network: Path, model: Mapping[str, Any], start: str) -> None:
 
 
 def _parameters(folder: Path) -> int:
-    """How many numbers the weights have, from the heads of their files. Raises ModelError."""
+    """Count the parameters from the headers of the weights' files. Raises ModelError."""
     return sum(math.prod(shape) for shape in weight_shapes(folder).values())
 
 

@@ -145,7 +145,7 @@ def register(family: Family) -> None:
 
 
 def unregister(name: str) -> None:
-    """Take a registered family away again; nothing happens for a name that is none."""
+    """Remove a registered family; does nothing for an unknown name."""
     _registered.pop(name, None)
 
 

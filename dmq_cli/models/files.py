@@ -1,4 +1,4 @@
-"""Where things lie in a diffusers folder, and its JSON files."""
+"""Find and read the files of a diffusers folder."""
 
 from __future__ import annotations
 

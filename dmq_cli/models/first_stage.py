@@ -125,7 +125,7 @@ def _finite(folder: Path, name: str, values: object, count: int) -> tuple[float,
 
 
 def scaling_factor(folder: Path) -> float:
-    """What latents are multiplied by for the network. Raises ModelError unless it is a positive number.
+    """Read the factor of latents for the network. Raises ModelError unless it is a positive number.
 
     Folders from before diffusers had the setting leave it out (CompVis/ldm-celebahq-256): then it is that of the published
     models, 1 for LDM's VQ. diffusers' own default for both kinds, 0.18215, gives grey images there (its issue 6725).

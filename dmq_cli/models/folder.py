@@ -102,7 +102,7 @@ def _check_prediction(schedule: Mapping[str, Any], family: Family | None, file: 
 
 
 def _tokens(path: Path) -> int:
-    """How many tokens a pipeline's text encoder gives; 1, the token of a class, where there is none. Raises ModelError."""
+    """The number of tokens of a pipeline's text encoder; 1, the token of a class, where there is none. Raises ModelError."""
     file = path / "text_encoder" / "config.json"
     length = read_json(file).get("max_position_embeddings", 1) if file.is_file() else 1
     if type(length) is not int or not 0 < length <= 1 << 16:

@@ -53,7 +53,7 @@ def check_shapes(what: str, expected: dict[str, tuple[int, ...]], stored: dict[s
 
 
 def _current_names(model: nn.Module, stored_names: Iterable[str]) -> dict[str, str]:
-    """What the model calls its tensors, by their names in the files, where attention blocks may have their former ones."""
+    """Map the names of tensors in files, where attention blocks may have former names, to those of the model."""
     old = tuple(name for name, module in model.named_modules() if getattr(module, "_from_deprecated_attn_block", False))
     names = {}
     for name in stored_names:

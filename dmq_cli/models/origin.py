@@ -1,4 +1,4 @@
-"""Where a model's network and noise schedule come from: its folder, or a built-in architecture with random weights."""
+"""Load a model's network and noise schedule from its folder, or from a built-in architecture with random weights."""
 
 from __future__ import annotations
 

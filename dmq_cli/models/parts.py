@@ -25,7 +25,7 @@ _UNNAMED = "of the latents"  # stands for a first stage whose class is not recor
 
 
 def network_folder(path: Path) -> Path:
-    """Where config.json of the network lies: `path`/unet or `path`/transformer in a pipeline, `path` itself in a bare folder.
+    """Find the folder with the network's config.json: `path`/unet or `path`/transformer in a pipeline, else `path` itself.
 
     Raises MissingWeightsError where there is no folder, ModelError where there is no network in it, or two.
     """
@@ -56,7 +56,7 @@ def network_config(path: Path) -> dict[str, Any]:
 
 
 def first_stage_folder(path: Path) -> Path | None:
-    """Where the autoencoder of a pipeline folder lies; None for a model of pixels.
+    """Find the folder of a pipeline's autoencoder; None for a model of pixels.
 
     Raises ModelError for one without config.json, and for two.
     """
@@ -118,7 +118,7 @@ def _declared(path: Path) -> dict[str, str]:
 
 
 def _noted(file: Path) -> dict[str, Any]:
-    """What dmq wrote beside a model; nothing where there is no such file or somebody else's."""
+    """Read what dmq wrote beside a model; {} where there is no such file, or one that dmq did not write."""
     try:
         return read_json(file)
     except ModelError:

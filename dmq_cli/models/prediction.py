@@ -22,12 +22,12 @@ from dmq_cli.errors import ModelError
 from dmq_cli.models.schedule import PREDICTIONS, noise_schedule
 
 LEAST = 2.0**-24
-"""What stands for an abar of 0."""
+"""The value that replaces an abar of 0."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts. kind: one of PREDICTIONS; alphas_cumprod: abar of the training timesteps, (T,), None for epsilon."""
+    """The kind of a network's prediction, one of PREDICTIONS. alphas_cumprod: abar of the training timesteps, (T,), None for epsilon."""
 
     kind: str = "epsilon"
     alphas_cumprod: Tensor | None = None
@@ -56,11 +56,11 @@ class Prediction:
 
 
 NOISE = Prediction()
-"""Of a network that predicts the noise itself."""
+"""The Prediction of a network that predicts the noise itself."""
 
 
 def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
-    """What the network of a noise schedule (a diffusers scheduler configuration) predicts. Raises ModelError for another kind."""
+    """Read the kind of prediction from a noise schedule (a diffusers scheduler configuration). Raises ModelError for another kind."""
     kind = schedule.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS:
         raise ModelError(

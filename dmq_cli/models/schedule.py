@@ -26,10 +26,10 @@ KNOWN = (
 """diffusers' classes whose training process is DDPM's: a list of betas, abar as their product, whole timesteps."""
 
 PROCESSES = {"ddpm": KNOWN}
-"""What networks are trained by, with the scheduler classes that say so; all of it is sampled by the same samplers."""
+"""Training processes of networks, with the scheduler classes that stand for them; the same samplers sample all of them."""
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What networks predict, in diffusers' words for prediction_type; see prediction.py."""
+"""Kinds of prediction, as diffusers' prediction_type; see prediction.py."""
 
 _TRAINING = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 _SHARED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # lists of betas that every class makes alike

@@ -1,4 +1,4 @@
-"""What the adapters of all families do alike: name layers by patterns, find attentions, trace the order of execution."""
+"""Shared by the adapters of all families: name layers by patterns, find attentions, trace the order of execution."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS: Mapping[str, str] = {
 
 
 class NamedParts(ABC):
-    """What the adapters of all families answer alike.
+    """Base of the adapters of all families.
 
     patterns: roles by path; parts: by the first name of a path; blocks: what is reconstructed as one piece. prediction: what
     `predict` returns, as the model's scheduler configuration says.
@@ -68,7 +68,7 @@ class NamedParts(ABC):
         """See Adapter."""
 
     def layers(self) -> list[Layer]:
-        """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
+        """List every convolution and linear layer. Raises ModelError for a layer without a role."""
         return find_layers(self.model, self.patterns, self.attentions(), self.parts)
 
     def attentions(self) -> list[Layer]:

@@ -20,7 +20,7 @@ from dmq_cli.results.record import Number
 Look = Callable[[Row, str], "Entry | None"]
 """The measured number of a row in a column, by its heading."""
 Apart = Callable[[Row, Row, str], "Number | None"]
-"""How far the first of two rows is above the second in a column, image by image; None where that is not known."""
+"""Difference first - second of two rows in a column, image by image; None where it is not known."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
 AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals

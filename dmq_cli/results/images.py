@@ -37,7 +37,7 @@ def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
 
 
 def load_images(folder: Path) -> Pixels:
-    """Load all images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError for a file that is none."""
+    """Load all images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError for another file."""
     file = folder / FILE
     try:
         with np.load(file, allow_pickle=False) as archive:

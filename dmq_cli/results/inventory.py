@@ -26,7 +26,7 @@ Artifact = tuple[str, str]  # stage and key
 STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "targets", "reconstruct", "correct")
 STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate")
 TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
-"""What the stages of an experiment, and those of `dmq train`, are called; known here without torch."""
+"""Names of the stages of an experiment, and of those of `dmq train`, without importing torch."""
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ class EulerScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
     place = place_on_levels
 
     def scale_model_input(self, sample: Tensor, timestep: int) -> Tensor:
-        """What the network reads; in any order of timesteps."""
+        """The network's input; timesteps in any order."""
         scaled: Tensor = sample / (self.sigmas[self.index_for_timestep(timestep)] ** 2 + 1) ** 0.5
         return scaled
 

@@ -135,7 +135,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Estimator:
-    """What the sampling loop draws with: a Denoiser and what corrects it (None: nothing). shape: (C, H, W) of a sample."""
+    """A Denoiser for the sampling loop, and its correction (None: none). shape: (C, H, W) of a sample."""
 
     denoiser: Denoiser
     shape: tuple[int, ...]

@@ -73,7 +73,7 @@ def _trained(name: str, card: Mapping[str, Any]) -> str:
 
 
 def _counts(card: Mapping[str, Any]) -> str:
-    """How many parameters there are, by part where there are parts."""
+    """Write the number of parameters, by part where there are several."""
     counts = card["parameters"]
     if isinstance(counts, int):
         return f"of {counts:,} parameters"

@@ -30,7 +30,7 @@ _log = logging.getLogger("dmq")
 
 @dataclass(frozen=True)
 class Task:
-    """What a node's function gets. config: only the sections it reads; inputs: folders of what it needs."""
+    """The argument of a node's function. config: only the sections it reads; inputs: folders of the artifacts it needs, by stage."""
 
     config: Config
     inputs: Mapping[str, Path]
@@ -96,9 +96,9 @@ class Graph:
         """
         node, key = self.nodes[name], self.key(name, config)
         self._force(name, config)
-        if folder_found := self.store.find(name, key):
+        if artifact := self.store.find(name, key):
             _log.debug("%s %s from the cache", name, key[:8])
-            return folder_found
+            return artifact
         inputs = {need: self._upstream(need, name, config) for need in node.needs_for(config)}
         with self.store.claim(name, key) as claim:
             if claim.done is not None:
@@ -155,11 +155,11 @@ class Graph:
         configs = [manifest["config"] for manifest in self.manifests(name)]
         if not configs:
             return "never computed here"
-        identity_now = self.nodes[name].identity(config)
+        planned = self.nodes[name].identity(config)
         differing = min(
-            ([s for s in {**identity_now, **have} if have.get(s) != identity_now.get(s)] for have in configs), key=len
+            ([s for s in {**planned, **have} if have.get(s) != planned.get(s)] for have in configs), key=len
         )
-        return f"differs in {', '.join(_named(differing, identity_now))}" if differing else "something upstream is new"
+        return f"differs in {', '.join(_named(differing, planned))}" if differing else "something upstream is new"
 
     def manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
         """Read the manifests of a stage's artifacts, of those that record the sections they were made from."""

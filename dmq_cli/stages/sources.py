@@ -84,7 +84,7 @@ def _with_parents(name: str) -> Iterator[str]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """How a module would be, or was, imported, without importing it. None: there is no such module."""
+    """Find the import specification of a module without importing it; None where there is no such module."""
     if name in sys.modules:
         spec = getattr(sys.modules[name], "__spec__", None)
         if name == "__main__" or not isinstance(spec, ModuleSpec):

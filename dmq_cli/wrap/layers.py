@@ -87,7 +87,7 @@ class QuantMixin:
             self.baked = self.quantized_weight().detach().contiguous()
 
     def extras(self) -> dict[str, Tensor]:
-        """Those of EXTRAS that the layer has."""
+        """The tensors of EXTRAS that the layer has, by name."""
         return {name: value for name in EXTRAS if (value := getattr(self, name)) is not None}
 
 

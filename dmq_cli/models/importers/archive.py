@@ -37,7 +37,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Span:
-    """Where the bytes of a storage lie in the file."""
+    """The place of a storage's bytes in the file."""
 
     start: int
     nbytes: int
@@ -96,7 +96,7 @@ def _zip(file: BinaryIO, path: Path, memory: mmap.mmap) -> tuple[object, dict[st
 
 
 def _span(entry: zipfile.ZipInfo, path: Path, memory: mmap.mmap) -> Span:
-    """Where an entry's bytes lie; names are only looked up, never used as paths, but bad ones show a forged file."""
+    """Find the place of an entry's bytes; names are only looked up, never used as paths, but bad ones show a forged file."""
     name = PurePosixPath(entry.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
         raise ModelError(f"The zip archive {path} has an entry named {entry.filename!r}, which no checkpoint has.")

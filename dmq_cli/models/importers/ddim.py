@@ -23,7 +23,7 @@ _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_o
 
 
 def ddim_unet(config: Mapping[str, Any]) -> Modules:
-    """Where the modules of a UNet2DModel with this diffusers configuration are in the original layout."""
+    """Map the modules of a UNet2DModel with this diffusers configuration to the original layout."""
     levels, layers = len(config["block_out_channels"]), int(config["layers_per_block"])
     time = {"time_embedding.linear_1": Source("temb.dense.0"), "time_embedding.linear_2": Source("temb.dense.1")}
     return time | edges("") | down_path("", levels, layers) | middle("") | up_path("", levels, layers + 1)
@@ -46,7 +46,7 @@ def down_path(prefix: str, levels: int, layers: int) -> Modules:
 
 
 def up_path(prefix: str, levels: int, layers: int) -> Modules:
-    """The same upwards; layers: blocks of a level, one more than in the down path."""
+    """Blocks, attentions and upsampling convolutions of every level; layers: blocks of a level, one more than in the down path."""
     modules: Modules = {}
     for level in range(levels):
         target, source = f"{prefix}up_blocks.{levels - 1 - level}", f"{prefix}up.{level}"

@@ -1,7 +1,7 @@
-"""Which of the state dicts in a training checkpoint are a network's weights, which are their averages, and what else lies there.
+"""Find the state dicts in a training checkpoint: a network's weights, their averages, and other entries.
 
 A training script keeps more than it samples with: optimizers, moving averages under names of its own, another network's weights.
-Averages of the same tensors are what the published projects sample with, so they are taken; nothing is dropped unsaid.
+Averages of the same tensors are what the published projects sample with, so they are taken; entries that are not used are reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Node = object
 
 @dataclass(frozen=True)
 class Nodes:
-    """How a file's notes are read. mapping: a node's entries, None for another node; is_tensor: whether it is a tensor's note."""
+    """Functions that read a file's nodes. mapping: a node's entries, None for another node; is_tensor: whether it is a tensor."""
 
     mapping: Callable[[Node], dict[object, object] | None]
     is_tensor: Callable[[Node], bool]

@@ -39,7 +39,7 @@ def collect(
 
     wanted: the network's state dict (on the meta device will do). modules: may name more than the network has. given: the
     checkpoint. what: the sentence's start, such as "The network in file.ckpt". Raises ModelError where names are missing,
-    left over, given to nobody, of other shapes or no floating-point numbers of 16 bits or more.
+    left over, not used by any module, of other shapes or no floating-point numbers of 16 bits or more.
     """
     sources = {name: _source(name, modules) for name in targets}
     needed = {name for _, name in sources.values()}
@@ -53,7 +53,7 @@ def collect(
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """How many names there are, and the first few."""
+    """Write the number of names, and the first few."""
     listed = list(names)
     more = ", ..." if len(listed) > most else ""
     return f"{len(listed)} tensor{'s' * (len(listed) != 1)} ({', '.join(listed[:most])}{more})"

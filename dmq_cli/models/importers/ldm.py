@@ -34,7 +34,7 @@ _EDGES = {
 
 
 def ldm_unet(config: Mapping[str, Any]) -> Modules:
-    """Where the modules of a UNet with this diffusers configuration are in the original layout.
+    """Map the modules of a UNet with this diffusers configuration to the original layout.
 
     config: of a UNet2DModel, a HeadsUNet2DModel or a UNet2DConditionModel with one transformer block in each attention.
     """

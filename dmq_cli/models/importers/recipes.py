@@ -69,7 +69,7 @@ def _pixels(size: int, factors: tuple[int, ...], attended: set[int], dropout: fl
 
 
 def ddpm_schedule() -> Config:
-    """Of Ho et al. 2020."""
+    """The noise schedule of Ho et al. 2020."""
     return schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
 
 

@@ -22,14 +22,14 @@ _FAULTS = (ValueError, IndexError, KeyError, TypeError, OverflowError, Attribute
 
 @dataclass(frozen=True, eq=False)
 class Global:
-    """What a file names and an unpickler would import, e.g. "torch.FloatStorage"."""
+    """A name that an unpickler would import, e.g. "torch.FloatStorage"."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What an unpickler would call. items: key and value pairs, states: states that are set on the result."""
+    """A call that an unpickler would make. items: key and value pairs, states: states that are set on the result."""
 
     function: object
     args: object

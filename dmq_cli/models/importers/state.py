@@ -99,7 +99,7 @@ def _tensors(archive: Archive, node: object) -> dict[str, Tensor]:
 
 
 def entries_of(node: object) -> dict[object, object] | None:
-    """What a dictionary, or the note of an ordered one, holds; None for another node."""
+    """The entries of a dictionary, or of the note of an ordered one; None for another node."""
     if isinstance(node, dict):
         return node
     if not isinstance(node, Call) or name_of(node.function) != _MAPPING:
@@ -160,12 +160,12 @@ def _sizes(numbers: object) -> bool:
 
 
 def name_of(function: object) -> str:
-    """What the function of a call is named; "" for one that is no name."""
+    """The name of a call's function; "" where it is not a Global."""
     return function.name if isinstance(function, Global) else ""
 
 
 def _word(node: object) -> str:
-    """What a note is, without its contents."""
+    """Describe the kind of a node, without its contents."""
     if isinstance(node, Call):
         return f"a call of {name_of(node.function)[:80]!r}"
     return f"the name {node.name[:80]!r}" if isinstance(node, Global) else f"a {type(node).__name__}"
