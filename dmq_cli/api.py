@@ -42,7 +42,7 @@ def quantize(
 
 
 def composed(verb: str, words: Sequence[str]) -> dict[str, Any]:
-    """The configuration that `dmq VERB WORDS` makes, resolved, plain values. Raises ConfigError and Hydra's errors."""
+    """Compose the configuration that `dmq VERB WORDS` makes, resolved, plain values. Raises ConfigError and Hydra's errors."""
     from omegaconf import OmegaConf
 
     check_words(words)
@@ -55,7 +55,7 @@ def composed(verb: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _saved(network: Any, scheduler: Any, outputs: Path) -> Path:
-    """The folder outputs/models/python-<hash> with this network and its scheduler, in diffusers' layout."""
+    """Save this network and its scheduler to outputs/models/python-<hash>, in diffusers' layout, and return the folder."""
     from dmq_cli.store.files import aside_folder
 
     if scheduler is None:
@@ -71,10 +71,10 @@ def _saved(network: Any, scheduler: Any, outputs: Path) -> Path:
 
 
 def _hash(network: Any, scheduler: Any) -> str:
-    """16 digits that change with any weight, and with the configuration of either."""
+    """Hash a network and its scheduler, weights and configurations, to 16 digits."""
     import torch
 
-    content = hashlib.sha256(repr([sorted(one.config.items(), key=str) for one in (network, scheduler)]).encode())
+    content = hashlib.sha256(repr([sorted(part.config.items(), key=str) for part in (network, scheduler)]).encode())
     for name, tensor in sorted(network.state_dict().items()):
         content.update(name.encode())
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What conf/ and folders of one's own have to choose from: methods, models, protocols. Hydra is imported where something is composed."""
+"""The choices in conf/, the user's own folder and plugins: methods, models, protocols. Hydra is imported only to compose."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
 
 
 def methods() -> list[dict[str, Any]]:
-    """name, groups and cite of every file in conf/method. groups: what it chooses, e.g. {"calib": "uniform", ...}."""
+    """List name, groups and cite of every file in conf/method. groups: its choices, e.g. {"calib": "uniform", ...}."""
     rows: list[dict[str, Any]] = []
     for file in choice_files("method").values():
-        found = read_choice(file)
-        chosen = [one for one in found.get("defaults", []) if isinstance(one, dict)]  # not _self_
-        groups = {str(key).rpartition("/")[2]: value for one in chosen for key, value in one.items()}
-        rows.append({"name": file.stem, "groups": groups, "cite": " ".join(found["method"]["cite"].split())})
+        content = read_choice(file)
+        chosen = [default for default in content.get("defaults", []) if isinstance(default, dict)]  # not _self_
+        groups = {str(key).rpartition("/")[2]: value for default in chosen for key, value in default.items()}
+        rows.append({"name": file.stem, "groups": groups, "cite": " ".join(content["method"]["cite"].split())})
     return rows
 
 
 def models() -> list[dict[str, Any]]:
-    """name, about and present of every model: what it is, and whether its network is where it is looked for."""
+    """List name, about and present of every model: its description, and whether its network exists."""
     rows = []
     for name, section in _sections("model", names("model")).items():
         present = find_network(resolve(section["path"])) is not None
@@ -36,13 +36,13 @@ def models() -> list[dict[str, Any]]:
 
 
 def about(group: str, name: str) -> str:
-    """The first line of a choice's file, which says what it is."""
+    """Read the description of a choice, the first line of its file."""
     text = choice_files(group)[name].read_text(encoding="utf-8")
     return text.partition("\n")[0].lstrip("# ")
 
 
 def names(group: str) -> list[str]:
-    """The choices of a group, sorted; of model only those that are models."""
+    """List the choices of a group, sorted; of model only those that are models."""
     return [name for name in choice_files(group) if name != _OF_A_PATH]
 
 
@@ -54,65 +54,65 @@ def model(name: str, outputs: str = "outputs") -> dict[str, Any]:
 
 
 def protocol(name: str) -> dict[str, Any]:
-    """A protocol's configuration; what a user has to fill in is "???". Raises ConfigError for an unknown name."""
+    """Compose a protocol's configuration; values left to the user are "???". Raises ConfigError for an unknown name."""
     if name not in names("protocol"):
         raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
     return _sections("protocol", (name,))[name]
 
 
 def protocol_with(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """`protocol` with what overrides such as protocol.num_images=500 change. Raises ConfigError for an unknown name or word,
-    Hydra's errors for a key that does not exist.
+    """Compose a protocol with overrides such as protocol.num_images=500. Raises ConfigError for an unknown name or word, Hydra's
+    errors for a key that does not exist.
     """
     if name not in names("protocol"):
         raise ConfigError(f"There is no protocol {name}.{nearest(name, names('protocol'))}")
     for word in words:
         if not word.lstrip("+~").startswith(("protocol.", "metric@protocol.metrics.")):
             raise ConfigError(f"The word {word} is not understood here; write protocol.KEY=VALUE.")
-    found: dict[str, Any] = composed((f"protocol={name}", *words))["protocol"]
-    return found
+    section: dict[str, Any] = composed((f"protocol={name}", *words))["protocol"]
+    return section
 
 
 def check_given(section: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a value of a protocol that a user has to fill in and did not."""
+    """Raise ConfigError for a value of a protocol that is left to the user and is still "???"."""
     for key, value in section.items():
         if value == "???":
             raise ConfigError(must_be_given(f"protocol.{key}"))
 
 
 def table_parts(name: str) -> list[str]:
-    """The files of conf/table that fill a table: NAME, then NAME__PART in order. Raises ConfigError for an unknown name."""
-    known = names("table")
-    if name not in known:
-        raise ConfigError(f"There is no table {name}.{nearest(name, known)}")
-    return [name, *(other for other in known if other.startswith(f"{name}__"))]
+    """List the files of conf/table that fill a table: NAME, then NAME__PART in order. Raises ConfigError for an unknown name."""
+    table_names = names("table")
+    if name not in table_names:
+        raise ConfigError(f"There is no table {name}.{nearest(name, table_names)}")
+    return [name, *(part for part in table_names if part.startswith(f"{name}__"))]
 
 
 def protocols() -> list[dict[str, Any]]:
-    """The configuration of every protocol; what a user has to fill in is "???"."""
+    """Compose the configuration of every protocol; values left to the user are "???"."""
     return list(_sections("protocol", names("protocol")).values())
 
 
 def table(name: str) -> dict[str, Any]:
-    """The section `table` of a file in conf/table, nothing resolved."""
-    found: dict[str, Any] = read_choice(choice_files("table")[name])["table"]
-    return found
+    """Read the section `table` of a file in conf/table, nothing resolved."""
+    section: dict[str, Any] = read_choice(choice_files("table")[name])["table"]
+    return section
 
 
 def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
-    """name, extractor, images, columns and present (whether weights and references lie where it says) of every protocol."""
+    """List name, extractor, images, columns and present (whether its weights and reference exist) of every protocol."""
     rows = []
-    for one in protocols():
-        files = [resolve(str(value)) for key, value in one.items() if key.endswith("_path") and value is not None]
-        reference = reference_file(one["reference"], one["reference_path"], outputs)
+    for settings in protocols():
+        files = [resolve(str(value)) for key, value in settings.items() if key.endswith("_path") and value is not None]
+        reference = reference_file(settings["reference"], settings["reference_path"], outputs)
         present = all(file.exists() for file in [*files, *([] if reference is None else [reference])])
-        row = {"name": one["name"], "extractor": one["extractor"], "images": one["num_images"]}
-        rows.append({**row, "columns": list(one.get("columns", {}).values()), "present": present})
+        row = {"name": settings["name"], "extractor": settings["extractor"], "images": settings["num_images"]}
+        rows.append({**row, "columns": list(settings.get("columns", {}).values()), "present": present})
     return rows
 
 
 def _sections(group: str, chosen: Iterable[str], outputs: str = "outputs") -> dict[str, dict[str, Any]]:
-    """Choices of a group by name, composed at once: each in a place of its own."""
+    """Compose choices of a group in one call, each under a key of its own; returns them by name."""
     files = choice_files(group)
     changed = tuple(file.stat().st_mtime_ns for file in files.values())  # of a folder of one's own
     return copy.deepcopy(_composed_sections(group, tuple(chosen), outputs, tuple(conf_folders()), changed))
@@ -128,35 +128,35 @@ def _composed_sections(
 
 
 def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]:
-    """The configuration that `dmq evaluate` makes of these words, resolved; what a user has to fill in stays "???".
+    """Compose the configuration that `dmq evaluate` makes of these words, resolved; values left to the user stay "???".
 
     outputs: the value of runtime.outputs, where the words do not give it. Raises Hydra's errors for words that do not compose.
     """
     from omegaconf import OmegaConf
 
-    found = compose_words("evaluate", words)
+    config = compose_words("evaluate", words)
     if outputs is not None:
-        found.runtime.outputs = outputs
-    plain: Any = OmegaConf.to_container(found, resolve=True)
+        config.runtime.outputs = outputs
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     return dict(plain)
 
 
 def compose_words(verb: str, words: Sequence[str]) -> Any:
-    """What Hydra composes of the words of a verb, with the choices of own folders and plugins; nothing is resolved yet."""
+    """Compose the words of a verb with Hydra, with the choices of own folders and plugins; nothing is resolved yet."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    first, *others = conf_folders()
+    first, *more_folders = conf_folders()
     with initialize_config_dir(str(first), version_base="1.3"):
         search_path = GlobalHydra.instance().config_loader().get_search_path()
-        for folder in others:
+        for folder in more_folders:
             search_path.append("dmq", str(folder))
         return compose("config", [f"stage={verb}", *words])
 
 
 def read_choice(file: Path) -> dict[str, Any]:
-    """A YAML file as it stands, nothing composed or resolved."""
+    """Read a YAML file, nothing composed or resolved."""
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    return dict(found)
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    return dict(content)

@@ -1,7 +1,7 @@
 """Every error a user can cause, as one tree. The message is one sentence: what was asked, what was found, what to do.
 
 DmqError (exit 1)
-  ConfigError (2)            a group, key, type or value that cannot be
+  ConfigError (2)            an impossible group, key, type or value
     SchemeError (2)          quantizer rules that do not fit the model
     SeedError (2)            seeds that are empty, malformed or not disjoint
   ModelError (1)             a model folder or checkpoint that is not what it should be
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 class DmqError(Exception):
     """Base of all errors that end in one sentence instead of a traceback.
 
-    found: what was found all the same, printed beside the sentence with --json.
+    found: results in spite of the error, printed beside the sentence with --json.
     """
 
     exit_code = 1
@@ -73,23 +73,23 @@ class EvaluationError(DmqError):
 
 
 class SweepError(DmqError):
-    """found: {"jobs": [...]}, what came of every job."""
+    """Some jobs of a sweep failed. found: {"jobs": [...]}, the record of every job."""
 
     def __init__(self, sentence: str, found: Mapping[str, object]) -> None:
         super().__init__(sentence)
         self.found = found
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names what exists: ' Did you mean x? There is: a, b, x.'"""
-    names = sorted(known)
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Write the end of a sentence that names what exists: ' Did you mean x? There is: a, b, x.'"""
+    names = sorted(candidates)
     close = difflib.get_close_matches(word, names, n=1)
     guess = f" Did you mean {close[0]}?" if close else ""
     return f"{guess} There is: {', '.join(names)}."
 
 
 def must_be_given(key: str) -> str:
-    """The sentence about a value that a configuration leaves to the user, such as protocol.reference."""
+    """Write the sentence about a missing value that the configuration leaves to the user, such as protocol.reference."""
     last = key.rpartition(".")[2]
     example, what = _GIVEN.get(last, ("VALUE", "its YAML file in conf/ says what it is"))
     return f"There is no value for {key}, which has to be given on the command line; write {key}={example} ({what})."

@@ -1,6 +1,4 @@
-"""Where the weights of a model should be, whether they are there, and in one sentence how to get them; where references are.
-Imports no torch.
-"""
+"""Find the weights of models and the files of references, or say in one sentence how to get them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,19 +18,19 @@ REFERENCES = {"digits": 16, "digits32": 32}
 
 
 def reference_file(name: str, path: str | None, outputs: str | Path) -> Path | None:
-    """The file of a reference, there or not: `path`, or where it was built; None for one that comes with scikit-learn."""
+    """The file of a reference, whether it exists or not: `path`, or where it is built; None for one that comes with scikit-learn."""
     if path is not None:
         return resolve(path)
     return None if name in REFERENCES else built_reference(name, outputs)
 
 
 def built_reference(name: str, outputs: str | Path) -> Path:
-    """Where `dmq reference build --as NAME` writes."""
+    """The file that `dmq reference build --as NAME` writes."""
     return Path(outputs).expanduser().absolute() / "references" / f"{name}.safetensors"
 
 
 def find_network(path: Path) -> Path | None:
-    """Where config.json of the network lies: `path`/unet or `path`/transformer in a pipeline, `path` itself in a bare folder."""
+    """Find the folder with the network's config.json: `path`/unet or `path`/transformer in a pipeline, or `path` itself."""
     return next((f for f in (path / "unet", path / "transformer", path) if (f / "config.json").is_file()), None)
 
 
@@ -42,20 +40,20 @@ def has_weights(folder: Path) -> bool:
 
 
 def missing(model: Mapping[str, Any]) -> str | None:
-    """One sentence on how to get the weights of a model of conf/model; None if they are there, or if nobody knows how.
+    """Write how to get the weights of a model of conf/model, in one sentence; None if they exist, or if that is not known.
 
-    Only a folder that is not there counts, and one without any safetensors weights: what is in them is for others to check.
+    Weights are missing where the folder does not exist or has no safetensors weights; their content is checked elsewhere.
     """
     path = resolve(model["path"])
     folder = find_network(path)
     if "source" not in model or (folder is None and path.is_dir()) or (folder and has_weights(folder)):
         return None
-    found = f"{folder} has no {WEIGHTS}" if folder else f"{path} does not exist"
-    return f"The weights of {model['name']} were asked for, but {found}; {remedy(model)}."
+    problem = f"{folder} has no {WEIGHTS}" if folder else f"{path} does not exist"
+    return f"The weights of {model['name']} were asked for, but {problem}; {remedy(model)}."
 
 
 def remedy(model: Mapping[str, Any]) -> str:
-    """The half of a sentence that says how to get a model with a `source`."""
+    """Write the half of a sentence that says how to get a model with a `source`."""
     name, source = model["name"], model["source"]
     ways = ["give the place of a diffusers folder as model.path=FOLDER"]
     if source["import"]:
@@ -69,7 +67,7 @@ def remedy(model: Mapping[str, Any]) -> str:
 
 
 def _original(source: Mapping[str, Any]) -> str:
-    """How to come by the files that `dmq import` takes. note: what else there is to know; texts: it needs a vocabulary."""
+    """Write how to get the files for `dmq import`. note: a hint; texts: it needs a vocabulary."""
     if source["url"]:
         more = f" and to FOLDER {VOCABULARY}" if source.get("texts") else ""
         return f"download {source['url']}" + (", unpack it" if source["url"].endswith(".zip") else more)
@@ -77,6 +75,6 @@ def _original(source: Mapping[str, Any]) -> str:
 
 
 def _to(model: Mapping[str, Any], name: str) -> str:
-    """The option that makes a command write where this model is looked for, if it would not do so by itself."""
+    """The --to option with which a command writes to this model's path, "" where that is the default."""
     path = resolve(model["path"])
     return "" if path == Path("outputs", "models", name).absolute() else f" --to {shlex.quote(str(path))}"

@@ -1,4 +1,4 @@
-"""Where files lie: the package's own, in a checkout and in a wheel, and those that a user or another package adds.
+"""Find the package's files, in a checkout and in a wheel, and those that a user or another package adds.
 
 Choices are YAML files in conf/, in the folder that --config-dir names and in conf/ of every installed package with an entry point in
 the group `dmq.plugins`. Code of a user's own is in that folder, too, or in the working folder.
@@ -19,7 +19,7 @@ from dmq_cli.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 PLUGINS = "dmq.plugins"
-_own: ContextVar[Path | None] = ContextVar("own", default=None)
+_user_folder: ContextVar[Path | None] = ContextVar("own", default=None)
 
 
 def conf_folder() -> Path:
@@ -34,31 +34,32 @@ def conf_folder() -> Path:
 
 @contextmanager
 def with_own(folder: Path | None) -> Iterator[None]:
-    """Inside the block, choices and modules may also lie in this folder of a user's own; None: in no such folder."""
+    """Inside, choices and modules may also lie in this folder of the user's; None: in no such folder."""
     if folder is not None and not folder.is_dir():
         raise ConfigError(
             f"--config-dir {folder} was given, but there is no such folder; make it with dmq new, or correct the name."
         )
-    token = _own.set(None if folder is None else folder.absolute())
+    token = _user_folder.set(None if folder is None else folder.absolute())
     try:
         yield
     finally:
-        _own.reset(token)
+        _user_folder.reset(token)
 
 
 def own_folder() -> Path | None:
     """The folder of --config-dir."""
-    return _own.get()
+    return _user_folder.get()
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside the block, modules in the own and in the working folder can be imported, where nothing else has their name.
+    """Inside, modules in the user's own folder and in the working folder can be imported, unless installed ones have their names.
 
-    Only where a configuration asks for a class: a library that tries whether another one is there must not find a file.
+    Use it only to find the classes of a configuration: a library that tests whether another one is installed must not find a
+    user's file instead.
     """
-    own = _own.get()
-    added = [str(folder) for folder in (own, Path.cwd()) if folder is not None and str(folder) not in sys.path]
+    user_folder = _user_folder.get()
+    added = [str(folder) for folder in (user_folder, Path.cwd()) if folder is not None and str(folder) not in sys.path]
     sys.path += added
     try:
         yield
@@ -69,9 +70,9 @@ def importing() -> Iterator[None]:
 
 @cache
 def plugins() -> dict[str, Path | None]:
-    """The modules that installed packages name as entry points of `dmq.plugins`, each with its conf/, if it has one.
+    """Find the modules that installed packages name as entry points of `dmq.plugins`, each with its conf/, if it has one.
 
-    Nothing is imported but the packages that a module lies in. Raises ConfigError for one that is not there.
+    Only the packages that contain a module are imported. Raises ConfigError for a module that does not exist.
     """
     return {entry.value: _conf_of(entry.name, entry.value) for entry in sorted(entry_points(group=PLUGINS))}
 
@@ -82,13 +83,13 @@ def plugin_folders() -> list[Path]:
 
 
 def conf_folders() -> list[Path]:
-    """Every folder of choices; a choice is taken from the first one that has it."""
-    own = _own.get()
-    return [conf_folder(), *([] if own is None else [own]), *plugin_folders()]
+    """List the folders of choices; a choice is read from the first one that has it."""
+    user_folder = _user_folder.get()
+    return [conf_folder(), *([] if user_folder is None else [user_folder]), *plugin_folders()]
 
 
 def choice_files(group: str) -> dict[str, Path]:
-    """The YAML file of every choice of a group, by its name, sorted."""
+    """Find the YAML file of every choice of a group, by its name, sorted."""
     files = [file for folder in reversed(conf_folders()) for file in (folder / group).glob("*.yaml")]
     return dict(sorted({file.stem: file for file in files}.items()))
 
@@ -107,7 +108,7 @@ def _conf_of(name: str, module: str) -> Path | None:
 
 
 def resolve(path: str) -> Path:
-    """A path as given, absolute, or `package:` and a path inside the package."""
+    """Make a path absolute; `package:` stands for a path inside the package."""
     if path.startswith("package:"):
         return PACKAGE / path.removeprefix("package:")
     return Path(path).expanduser().absolute()

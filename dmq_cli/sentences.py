@@ -1,4 +1,4 @@
-"""The only place that catches errors: one sentence on stderr and an exit code. And the flags that every command has."""
+"""Turn errors into one sentence on stderr and an exit code, for every command; and the flags that every command has."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _HYDRA = ("hydra", "omegaconf", "yaml", "antlr4")
 _NO_CHOICE = re.compile(
     r"Could not find '(?P<group>[\w/]+)/(?P<name>[^']*)' Available options in '[\w/]+': (?P<known>.*)"
 )
-# Others than the disk raise these, too: only with a path.
+# Errors of the disk only where they name a path: other code raises them, too.
 _NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds -v, -q and --json."""
+    """Add -v, -q and --json to a command."""
     command = click.option("--json", is_flag=True, help="Print the result as one line of JSON.")(command)
     command = click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")(command)
     return click.option("-v", "--verbose", is_flag=True, help="Say more.")(command)
 
 
 def guarded(action: Callable[[], None], as_json: bool = False) -> int:
-    """Run the action; 0, or the exit code of the error after one sentence about it on stderr."""
+    """Run the action and return 0, or print one sentence about its error to stderr and return its exit code."""
     try:
         action()
     except KeyboardInterrupt:
         return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json, {})
     except Exception as error:
-        if (sentence := told(error)) is None:
+        if (sentence := describe_error(error)) is None:
             raise
         return _say(*sentence, as_json, error.found if isinstance(error, DmqError) else {})
     return 0
 
 
-def told(error: Exception) -> tuple[str, int] | None:
-    """The sentence about an error and its exit code; None for one that is neither the user's nor the disk's."""
+def describe_error(error: Exception) -> tuple[str, int] | None:
+    """Write the sentence about an error, with its exit code; None for one that neither the user nor the disk caused."""
     if isinstance(error, DmqError):
         return str(error), error.exit_code
     if _of_hydra(error):  # some of Hydra's are OSErrors, too
@@ -60,20 +60,20 @@ def told(error: Exception) -> tuple[str, int] | None:
 
 
 def _of_hydra(error: Exception) -> bool:
-    """Whether it is Hydra's own kind, or a plain ValueError and the like that Hydra raised about what it was given."""
+    """Whether Hydra raised it: a class of its own, or a ValueError and the like about the user's words."""
     raised = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
     return any(str(name).partition(".")[0] in _HYDRA for name in (type(error).__module__, *raised))
 
 
 def _of_the_disk(error: OSError) -> bool:
-    """Whether a path that was given, or the disk, is to blame. A file that lacks in a folder that is there may be a bug."""
+    """Whether the disk or a given path caused it. A missing file in an existing folder may be a bug and does not count."""
     if error.errno == errno.ENOENT and (not error.filename or os.path.isdir(os.path.dirname(error.filename) or ".")):
         return False
     return error.errno in _DISK and (bool(error.filename) or error.errno not in _NAMED)
 
 
 def _disk_sentence(error: OSError) -> str:
-    """filename2 is where a finished file was to be moved to: the name that people gave."""
+    """Write the sentence about an error of the disk, naming the user's path: filename2, the target of a rename, if there is one."""
     name = error.filename2 or error.filename
     return (
         f"{error.strerror}{f' at {name}' if name else ''}; {_DISK[error.errno or 0]}, then run the same command again."
@@ -81,13 +81,13 @@ def _disk_sentence(error: OSError) -> str:
 
 
 def _hydra_sentence(error: Exception) -> str:
-    """What Hydra says, in one line; for a key that does not exist, the keys that do."""
+    """Write Hydra's message in one line; for a key that does not exist, the keys that do."""
     if type(error).__name__ == "MissingMandatoryValue":
         return must_be_given(str(getattr(error, "full_key", "")))
     text = " ".join(str(error).split()).split(" Config search path:")[0]
     if (match := _NO_CHOICE.search(text)) is not None:
-        group, name, known = match["group"], match["name"], match["known"].split()
-        return f"There is no {group} {name}.{nearest(name, known)}"
+        group, name, choices = match["group"], match["name"], match["known"].split()
+        return f"There is no {group} {name}.{nearest(name, choices)}"
     if (override := getattr(error, "override", None)) is not None:
         key, _, value = str(override).partition("=")
         return f"{override} could not be read ({text}); put the value into quotes inside of the shell's, as \"{key}='{value}'\"."
@@ -102,7 +102,7 @@ def _hydra_sentence(error: Exception) -> str:
 
 
 def _keys(node: Any, path: str = "") -> Iterator[str]:
-    """All keys below a node of OmegaConf, in full, but for Hydra's own and what only dmq train reads."""
+    """Yield all keys below a node of OmegaConf, in full, except Hydra's own and those that only dmq train reads."""
     for name in node.keys() if hasattr(node, "keys") and not node._is_none() and not node._is_interpolation() else ():
         if not path and name in ("hydra", "train"):
             continue
@@ -110,8 +110,8 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
         yield from _keys(node._get_node(name), f"{path}{name}.")
 
 
-def _say(sentence: str, code: int, as_json: bool, found: Mapping[str, object]) -> int:
+def _say(sentence: str, code: int, as_json: bool, results: Mapping[str, object]) -> int:
     if as_json:
-        click.echo(json.dumps({**found, "error": sentence, "exit_code": code}))
+        click.echo(json.dumps({**results, "error": sentence, "exit_code": code}))
     click.echo(printable(f"Error: {sentence}"), err=True)
     return code

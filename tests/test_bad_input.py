@@ -194,23 +194,25 @@ def test_outputs_that_is_no_folder(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_page_that_cannot_be_written(target: str, part: str, tmp_path: Path) -> None:
-    from dmq_cli.sentences import told
+    from dmq_cli.sentences import describe_error
     from dmq_cli.store.files import write_text
 
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:
         write_text(tmp_path / target, "text")
-    assert (found := told(caught.value)) is not None
+    assert (found := describe_error(caught.value)) is not None
     assert found[1] == 1 and part.format(tmp_path) in found[0]
 
 
 def test_a_file_that_lacks_is_a_bug_but_a_folder_that_lacks_is_not(tmp_path: Path) -> None:
-    from dmq_cli.sentences import told
+    from dmq_cli.sentences import describe_error
 
     for bug in (FileNotFoundError(errno.ENOENT, "No", str(tmp_path / "gone")), FileExistsError("no file named")):
-        assert told(bug) is None
-    lacking = told(FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "none" / "page.html")))
+        assert describe_error(bug) is None
+    lacking = describe_error(
+        FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "none" / "page.html"))
+    )
     assert lacking is not None and f"{tmp_path}/none/page.html" in lacking[0]
 
 

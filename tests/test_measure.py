@@ -83,7 +83,7 @@ def test_prompts_of_other_seeds_than_those_beside_the_images_are_refused(made: P
     (made / "asked.json").write_text(json.dumps({"asked": lines}), encoding="utf-8")
     assert measured(made, "d.npz", *prompts)["numbers"]["agreement"] > 0.9
     for asked, part in (
-        ([*lines[1:], lines[0]], "image 0 was to show 'a photo of a"),
+        ([*lines[1:], lines[0]], "Image 0 was sampled from 'a photo of a"),
         (lines[:-1], "should say of 40 images"),
         ("[" * 9, "should say of 40 images"),
     ):

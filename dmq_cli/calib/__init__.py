@@ -1,4 +1,4 @@
-"""Calibration: which inputs the network is watched on, and the ranges that follow."""
+"""Calibration: choose the inputs on which the network is observed, and fit the ranges of quantizers to them."""
 
 from dmq_cli.calib.collect import collect
 from dmq_cli.calib.daq import choose_by_likelihood

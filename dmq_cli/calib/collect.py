@@ -34,9 +34,9 @@ def collect(
 ) -> None:
     """Write sample.safetensors (N, C, ...) and timestep.safetensors (N,) int64 into `folder`.
 
-    For a conditional model also condition.safetensors, a row for each trajectory, and index.safetensors (N,) int64, the row of
-    each sample. With guidance every sample is there twice, as the network reads it twice: with its trajectory's condition, then
-    with the one that says nothing, the last row.
+    For a conditional model also condition.safetensors, a row for each trajectory, and index.safetensors (N,) int64, the
+    condition's row of each sample. With guidance every sample is there twice, as the network reads it twice: with its
+    trajectory's condition, then with the unconditional one, the last row.
 
     One trajectory after the other, its steps in sampling order, so that the order of rows does not depend on the batch
     size. scheduler: the sampler's; it is not changed. adapter: the network that `denoiser` runs, for strategies that look into
@@ -53,33 +53,33 @@ def collect(
         for batch in batches(seeds, batch_size):
             done = batch.stop - seeds.start
             steps = walk(denoiser, plan, batch, shape, eta=eta, guide=guide)
-            samples, found = _kept(steps, calls[done - len(batch) : done])
+            samples, batch_timesteps = _select_inputs(steps, calls[done - len(batch) : done])
             writer.append(samples.repeat_interleave(times, 0))
-            timesteps += found
+            timesteps += batch_timesteps
             report(done, len(seeds))
     _save_conditions(folder, guide, seeds, [len(chosen) for chosen in calls])
     save_tensors(folder / "timestep.safetensors", {"data": torch.tensor(timesteps).repeat_interleave(times)})
 
 
 def _save_conditions(folder: Path, guide: Guide, seeds: range, counts: Sequence[int]) -> None:
-    """counts: how many inputs of each trajectory are kept."""
-    told, none = guide.cond(seeds), guide.none
-    if told is None:
+    """Write condition and index. counts: the number of inputs kept of each trajectory."""
+    conditions, none = guide.cond(seeds), guide.none
+    if conditions is None:
         return
     index = torch.arange(len(seeds)).repeat_interleave(torch.tensor(counts))
     if none is not None:
-        told = {name: torch.cat([value, none[name]]) for name, value in told.items()}
+        conditions = {name: torch.cat([value, none[name]]) for name, value in conditions.items()}
         index = torch.stack([index, torch.full_like(index, len(seeds))], 1).flatten()
-    save_tensors(folder / "condition.safetensors", told)
+    save_tensors(folder / "condition.safetensors", conditions)
     save_tensors(folder / "index.safetensors", {"data": index})
 
 
-def _kept(steps: Iterable[Step], calls: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """Inputs and timesteps of one batch, trajectory after trajectory. calls: those to keep of each trajectory."""
-    found: list[list[tuple[Tensor, int]]] = [[] for _ in calls]
+def _select_inputs(steps: Iterable[Step], calls: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """Select inputs and timesteps of one batch, trajectory after trajectory. calls: those to keep of each trajectory."""
+    inputs: list[list[tuple[Tensor, int]]] = [[] for _ in calls]
     for step in steps:
         who = [i for i, chosen in enumerate(calls) if step.call in chosen]
         for i, sample in zip(who, step.input[who], strict=True):  # the indexing copies: no view keeps the batch alive
-            found[i].append((sample, step.timestep))
-    flat = [pair for trajectory in found for pair in trajectory]
+            inputs[i].append((sample, step.timestep))
+    flat = [pair for trajectory in inputs for pair in trajectory]
     return torch.stack([sample for sample, _ in flat]), [timestep for _, timestep in flat]

@@ -1,4 +1,4 @@
-"""Uniform or log2 for attention probabilities, step by step, by the law that they follow.
+"""Choose a uniform or a log2 grid for attention probabilities at each step, by the law that they follow.
 
 The dynamically adaptive quantizer (DAQ) of Huang et al., TCAQ-DM, AAAI 2025, arXiv:2412.16700; the main text was at hand in
 summaries only. For each attention and each step two laws on [x_min, inf) are fitted to the n positive probabilities x_i:
@@ -47,15 +47,15 @@ def exponential_likelihood(x: Tensor, x_min: float) -> tuple[float, float]:
 
 
 def likelihood_ratio(x: Tensor) -> float:
-    """Log likelihood of the power law above that of the exponential, nats; over the positive values of x, 0 if there are none."""
-    found = Seen("x", 1)
+    """Log likelihood of the power law minus that of the exponential, nats, over the positive values of x; 0 if there are none."""
+    statistics = StepStatistics("x", 1)
     if x.numel():
-        found.update(x.reshape(1, -1), torch.zeros(1, dtype=torch.int64))
-    return float(found.ratios()[0])
+        statistics.update(x.reshape(1, -1), torch.zeros(1, dtype=torch.int64))
+    return float(statistics.ratios()[0])
 
 
-class Seen:
-    """What one quantizer sees at each of S steps: count, sum, sum of logarithms and minimum of the positive values, (S,) float64."""
+class StepStatistics:
+    """Statistics of a quantizer's positive inputs at each of S steps: count, sum, sum of logarithms and minimum, (S,) float64."""
 
     def __init__(self, name: str, steps: int) -> None:
         self.name = name
@@ -75,7 +75,7 @@ class Seen:
         self.least.scatter_reduce_(0, step, rows.where(positive, torch.inf).amin(1).cpu(), "amin")
 
     def ratios(self) -> Tensor:
-        """`likelihood_ratio` at every step, (S,) float64; 0 where nothing was seen or all values are equal."""
+        """`likelihood_ratio` at every step, (S,) float64; 0 at steps without values and where all are equal."""
         rows = torch.stack([self.count, self.total, self.logs, self.least], 1).tolist()
         return torch.tensor([_ratio(*row) for row in rows], dtype=torch.float64)
 
@@ -84,12 +84,12 @@ class Seen:
 def choose_by_likelihood(attached: Attached, data: Batches, report: FitReport = lambda done: None) -> None:
     """Set every choice of kind ByLikelihood: at each step log2 (1) where the power law is the likelier one, else uniform (0).
 
-    data() gives batches as for fit_activations, run once in full precision. Steps that it skips take the choice of
-    the nearest one seen. Raises NumericsError for values that are not finite and for an empty set.
+    data() gives batches as for fit_activations, run once in full precision. Steps without data take the choice of the nearest
+    one with data. Raises NumericsError for values that are not finite and for an empty set.
     """
     choices = {name: choice for name, choice in attached.choices().items() if isinstance(choice.kind, ByLikelihood)}
-    seen = {name: Seen(name, len(choice.choice)) for name, choice in choices.items()}
-    hooks = [choice.register_forward_pre_hook(_hook(attached, seen[name])) for name, choice in choices.items()]
+    statistics = {name: StepStatistics(name, len(choice.choice)) for name, choice in choices.items()}
+    hooks = [choice.register_forward_pre_hook(_hook(attached, statistics[name])) for name, choice in choices.items()]
     try:
         with observing(attached):
             watch(attached, data() if hooks else (), report)
@@ -97,26 +97,26 @@ def choose_by_likelihood(attached: Attached, data: Batches, report: FitReport = 
         for hook in hooks:
             hook.remove()
     for name, choice in choices.items():
-        put_choice(name, choice, (seen[name].ratios() > 0).long(), seen[name].count > 0)
+        put_choice(name, choice, (statistics[name].ratios() > 0).long(), statistics[name].count > 0)
 
 
-def put_choice(name: str, choice: Choice, found: Tensor, seen: Tensor) -> None:
-    """Write a choice. found: (S,) int64, valid where seen (S,) is true; elsewhere that of the nearest such step counts.
+def put_choice(name: str, choice: Choice, parts: Tensor, has_data: Tensor) -> None:
+    """Write a choice. parts: (S,) int64, valid where has_data (S,) is true; other steps take that of the nearest such step.
 
-    Raises NumericsError if no step was seen.
+    Raises NumericsError if no step has data.
     """
-    known = seen.nonzero().flatten()
-    if not len(known):
+    steps_with_data = has_data.nonzero().flatten()
+    if not len(steps_with_data):
         raise NumericsError(
-            f"The calibration set showed nothing to the choice {name}; use a set with at least one sample."
+            f"The choice {name} got no values from the calibration set; use a set with at least one sample."
         )
-    nearest = known[(torch.arange(len(seen))[:, None] - known[None]).abs().argmin(1)]
-    choice.choice.copy_(found[nearest])
+    nearest = steps_with_data[(torch.arange(len(has_data))[:, None] - steps_with_data[None]).abs().argmin(1)]
+    choice.choice.copy_(parts[nearest])
 
 
-def _hook(attached: Attached, seen: Seen) -> Any:
+def _hook(attached: Attached, statistics: StepStatistics) -> Any:
     def see(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.update(inputs[0].detach(), attached.context.step.cpu().expand(len(inputs[0])))
+        statistics.update(inputs[0].detach(), attached.context.step.cpu().expand(len(inputs[0])))
 
     return see
 

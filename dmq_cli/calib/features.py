@@ -1,4 +1,4 @@
-"""What the mid-block's attention reads while trajectories are walked."""
+"""Record the inputs of the mid-block's attention along trajectories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mid_features(
     adapter: names the network that `denoiser` runs. Raises ConfigError if it has no attention in its mid-block.
     """
     attention = mid_attention(adapter)
-    seen: list[Tensor] = []
+    inputs_by_call: list[Tensor] = []
     last: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -38,11 +38,11 @@ def mid_features(
         hook = attention.register_forward_pre_hook(keep)
         try:
             for _ in walk(denoiser, scheduler, batch, shape, eta=eta, guide=guide):
-                seen.append(last.pop()[-len(batch) :].to("cpu", copy=True))
+                inputs_by_call.append(last.pop()[-len(batch) :].to("cpu", copy=True))
         finally:
             hook.remove()
-        yield torch.stack(seen)
-        seen.clear()
+        yield torch.stack(inputs_by_call)
+        inputs_by_call.clear()
 
 
 def mid_attention(adapter: Adapter | None) -> nn.Module:
@@ -52,8 +52,8 @@ def mid_attention(adapter: Adapter | None) -> nn.Module:
     for attention in adapter.attentions():
         if attention.part == "mid":
             return adapter.model.get_submodule(attention.name)
-    found = ", ".join(sorted({attention.part for attention in adapter.attentions()})) or "no attention at all"
+    parts = ", ".join(sorted({attention.part for attention in adapter.attentions()})) or "no attention at all"
     raise ConfigError(
-        f"This calibration strategy reads the attention of the mid-block, but the network has none there (found: {found});"
+        f"This calibration strategy reads the attention of the mid-block, but the network has none there (found: {parts});"
         " use calib=uniform."
     )

@@ -17,7 +17,7 @@ Data = Iterable[Call]
 
 
 def fit_weights(attached: Attached) -> None:
-    """Set scale and zero point of every weight quantizer from the weight itself. Baked weights are dropped."""
+    """Fit scale and zero point of every weight quantizer to the weight itself. Baked weights are dropped."""
     for _, quantizer, weight, spec in attached.weight_pieces():
         minimum, maximum = spec.ranges.fit(spec.granularity.grouped(weight), quantizer.grid)  # type: ignore[union-attr]
         source_of(quantizer).fill(*quantizer.grid.parameters(minimum, maximum))
@@ -29,9 +29,11 @@ def fit_weights(attached: Attached) -> None:
 def fit_activations(
     attached: Attached, calibration: Data, report: FitReport = lambda done: None, *, quantized: bool = False
 ) -> None:
-    """Set scale and zero point of every activation quantizer from what the full-precision network shows it.
+    """Fit scale and zero point of every activation quantizer to its inputs in the full-precision network.
 
-    quantized: from what the network with quantized weights shows. calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN or infinity.
+    quantized: to its inputs in the network with quantized weights.
+    calibration: batches of (sample (B, C, H, W), timestep (B,)), and condition where there is one. Raises NumericsError for NaN
+    or infinity.
     """
     quantizers, draws = attached.quantizers("input", "q", "k", "v", "prob"), Draws()
     observers = [
@@ -54,13 +56,13 @@ def fit_activations(
 def watch(
     attached: Attached,
     calibration: Data,
-    report: FitReport = lambda done: None,
+    report: FitReport = lambda num_done: None,
     start: Callable[[int, int], None] = lambda first, num: None,
 ) -> None:
-    """Run the network, as it is, over the calibration set. start(first, num): before the batch of these samples."""
-    denoiser, done = QuantDenoiser(attached), 0
+    """Run the network, as it is, over the calibration set. start(first, num) is called before the batch of these samples."""
+    denoiser, num_done = QuantDenoiser(attached), 0
     for batch in calibration:
-        start(done, len(batch[0]))
+        start(num_done, len(batch[0]))
         denoiser(*batch)
-        done += len(batch[0])
-        report(done)
+        num_done += len(batch[0])
+        report(num_done)

@@ -44,19 +44,19 @@ class NormalT(OnePerTrajectory):
         normal = torch.randn(num, generator=generator(self.draw_seed), dtype=torch.float64)
         return (self.mean * training + self.std * training * normal).trunc().clamp(0, training - 1).long()
 
-    def check(self, own: Scheduler) -> None:
-        """Raise ConfigError for a mean or a spread that is no fraction, and for a seed that cannot be."""
+    def check(self, sampler_scheduler: Scheduler) -> None:
+        """Raise ConfigError for a mean or a spread that is no fraction, and for an impossible seed."""
         for name, value in (("mean", self.mean), ("std", self.std)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"calib.{name}={value} is no fraction of the training timesteps; use 0 to 1.")
         generator(self.draw_seed)
 
     def evaluations(self, total: int) -> int:
-        """Every call of every trajectory."""
+        """Network calls: every call of every trajectory."""
         return len(parse_range(self.seeds)) * total
 
     def choose(self, scheduler: Scheduler, features: Features) -> list[list[int]]:
-        """One call for each trajectory: the one whose timestep is nearest to what was drawn."""
+        """Choose one call of each trajectory: the one whose timestep is nearest to the drawn one."""
         drawn = self.draw(len(parse_range(self.seeds)), int(scheduler.config.num_train_timesteps))
         nearest = (drawn[:, None] - scheduler.timesteps).abs().argmin(dim=1)  # the first, so the noisier, on a tie
         return [[call] for call in nearest.tolist()]

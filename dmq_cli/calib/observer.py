@@ -1,4 +1,4 @@
-"""What one activation quantizer sees during calibration, kept in bounded memory, and the range that follows."""
+"""Observe the inputs of one activation quantizer during calibration, in bounded memory, and fit its range."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dmq_cli.wrap import Spec
 
 
 class Observer:
-    """Running extremes for each group of the scale source and each channel, and some values for a search.
+    """Running minimum and maximum of each group of the scale source and each channel, and some values for a search.
 
-    draws: which values of the batch that runs now, shared by all observers.
+    draws: chooses the values that are kept of the current batch, shared by all observers.
     """
 
     def __init__(self, name: str, quantizer: TensorQuantizer, spec: Spec, draws: Draws) -> None:
@@ -60,23 +60,27 @@ class Observer:
                 self.values.add(number, rows[group == number], places[group == number])
 
     def finish(self) -> None:
-        """Set the quantizer's scales. A group that the calibration set skipped takes the nearest one's range."""
-        seen = (self.minimum <= self.maximum).all(1).nonzero().flatten() if len(self.minimum) else torch.empty(0)
-        if not len(seen):
+        """Set the quantizer's scales. A group without data takes the range of the nearest one with data."""
+        groups_with_data = (
+            (self.minimum <= self.maximum).all(1).nonzero().flatten() if len(self.minimum) else torch.empty(0)
+        )
+        if not len(groups_with_data):
             raise NumericsError(
-                f"The calibration set showed nothing to the quantizer {self.name}; use a set with at least one sample."
+                f"The quantizer {self.name} got no values from the calibration set; use a set with at least one sample."
             )
-        found = [self._range(group) for group in seen.tolist()]
-        nearest = (torch.arange(self.source.groups)[:, None] - seen[None]).abs().argmin(1)
-        minimum, maximum = (torch.stack([pair[end] for pair in found])[nearest] for end in (0, 1))
+        ranges = [self._range(group) for group in groups_with_data.tolist()]
+        nearest = (torch.arange(self.source.groups)[:, None] - groups_with_data[None]).abs().argmin(1)
+        minimum, maximum = (torch.stack([pair[end] for pair in ranges])[nearest] for end in (0, 1))
         self.source.fill(*self.quantizer.grid.parameters(minimum, maximum), minimum)
 
     def _range(self, group: int) -> tuple[Tensor, Tensor]:
         """Minimum and maximum of a group, (channels,) each."""
         ranges, grid = self.spec.ranges, self.quantizer.grid
         if isinstance(ranges, Ema):
-            own = [(low[of == group], high[of == group]) for of, low, high in self.each]
-            return ranges.running(torch.cat([low for low, _ in own]), torch.cat([high for _, high in own]))
+            batch_extremes = [(low[of == group], high[of == group]) for of, low, high in self.each]
+            return ranges.running(
+                torch.cat([low for low, _ in batch_extremes]), torch.cat([high for _, high in batch_extremes])
+            )
         ends = torch.stack([self.minimum[group], self.maximum[group]], 1)
         if not ranges.needs_values:
             return ranges.fit(ends, grid)

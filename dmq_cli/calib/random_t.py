@@ -21,7 +21,7 @@ from dmq_cli.sampling import Scheduler, parse_range
 
 @dataclass(frozen=True)
 class RandomT:
-    """num_steps random inputs of every trajectory, all of them if it has fewer.
+    """Keeps num_steps random inputs of every trajectory, all of them if it has fewer.
 
     seeds: a range like "1000000-1000255". trajectory_steps: steps of a trajectory; None: the sampler's own timesteps.
     """
@@ -31,32 +31,32 @@ class RandomT:
     trajectory_steps: int | None = 100
     draw_seed: int = 0
 
-    def check(self, own: Scheduler) -> None:
-        """Raise ConfigError for numbers of steps that cannot be, and for a seed that cannot be."""
-        training, asked = int(own.config.num_train_timesteps), self.trajectory_steps
+    def check(self, sampler_scheduler: Scheduler) -> None:
+        """Raise ConfigError for impossible numbers of steps, and for an impossible seed."""
+        training, steps = int(sampler_scheduler.config.num_train_timesteps), self.trajectory_steps
         if self.num_steps < 1:
             raise ConfigError(f"calib.num_steps={self.num_steps} keeps nothing of a trajectory; use at least 1.")
-        if asked is not None and not 1 <= asked <= training:
+        if steps is not None and not 1 <= steps <= training:
             raise ConfigError(
-                f"calib.trajectory_steps={asked} does not fit a model of {training} timesteps; use 1 to {training}, or null"
+                f"calib.trajectory_steps={steps} does not fit a model of {training} timesteps; use 1 to {training}, or null"
                 " for the sampler's own."
             )
         generator(self.draw_seed)
 
-    def scheduler(self, own: Scheduler) -> Scheduler:
+    def scheduler(self, sampler_scheduler: Scheduler) -> Scheduler:
         """DDIM with trajectory_steps evenly spaced timesteps and the sampler's noise schedule, or the sampler's own."""
-        return own if self.trajectory_steps is None else own.dense(self.trajectory_steps)
+        return sampler_scheduler if self.trajectory_steps is None else sampler_scheduler.dense(self.trajectory_steps)
 
     def size(self, total: int) -> int:
         """Rows: trajectories times kept timesteps."""
         return len(parse_range(self.seeds)) * min(self.num_steps, self.trajectory_steps or total)
 
     def evaluations(self, total: int) -> int:
-        """Every call of every trajectory."""
+        """Network calls: every call of every trajectory."""
         return len(parse_range(self.seeds)) * (self.trajectory_steps or total)
 
     def choose(self, scheduler: Scheduler, features: Features) -> list[list[int]]:
-        """Random calls of each trajectory, drawn one trajectory after the other."""
+        """Choose random calls of each trajectory, drawn one trajectory after the other."""
         random, total = generator(self.draw_seed), len(scheduler.timesteps)
         return [
             torch.randperm(total, generator=random)[: self.num_steps].sort().values.tolist()

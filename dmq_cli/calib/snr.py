@@ -1,4 +1,4 @@
-"""How many bits at which step: the fewest whose quantization noise stays below the noise of the diffusion process.
+"""Choose the bits of each step: the fewest whose quantization noise stays below the noise of the diffusion process.
 
 The step-aware mixed precision of He et al., PTQD, NeurIPS 2023, arXiv:2305.10657, which the released code has not; the equations
 are written out, as the paper's text was not at hand. For step k at timestep t and a width of b bits:
@@ -32,8 +32,8 @@ def choose_by_snr(
     """Set every choice of kind BySnr, all of them alike; part 0 is the widest.
 
     data() gives batches as for fit_activations; each is run in full precision and once for each width, with the
-    fitted quantizers. alphas_cumprod: abar of the training timesteps, (1000,). Steps that the data skip take the choice of
-    the nearest one seen. Raises ConfigError for choices among different widths, NumericsError for an empty set.
+    fitted quantizers. alphas_cumprod: abar of the training timesteps, (1000,). Steps without data take the choice of the
+    nearest one with data. Raises ConfigError for choices among different widths, NumericsError for an empty set.
     """
     choices, grid = by_snr(attached), attached.grid.timesteps
     if not choices:
@@ -44,9 +44,9 @@ def choose_by_snr(
         energies.update(attached.grid(batch[1].to(grid.device)).cpu(), full.double(), estimates)
         done += len(full)
         report(done)
-    found = fewest(energies.snr(), forward_snr(alphas_cumprod, grid))
+    parts = fewest(energies.snr(), forward_snr(alphas_cumprod, grid))
     for name, choice in choices.items():
-        put_choice(name, choice, found, energies.signal > 0)
+        put_choice(name, choice, parts, energies.signal > 0)
 
 
 class Energies:
@@ -63,7 +63,7 @@ class Energies:
             self.noise[width].index_add_(0, step, power(estimated - full))
 
     def snr(self) -> Tensor:
-        """SNR_Q (widths, S) float64, without meaning at steps that were not seen."""
+        """SNR_Q (widths, S) float64, without meaning at steps without data."""
         return self.signal / self.noise
 
 
@@ -73,22 +73,22 @@ def by_snr(attached: Attached) -> dict[str, Choice]:
     widths = {tuple(kind.bits) for kind in kinds.values() if isinstance(kind, BySnr)}
     if len(widths) > 1:
         raise ConfigError(
-            f"The scheme has BySnr with bits {' and '.join(str(list(one)) for one in sorted(widths))}, but all layers of a step decide together; give every rule the same bits."
+            f"The scheme has BySnr with bits {' and '.join(str(list(bits)) for bits in sorted(widths))}, but all layers of a step decide together; give every rule the same bits."
         )
     return {name: choice for name, choice in attached.choices().items() if isinstance(kinds[name], BySnr)}
 
 
 def estimate(attached: Attached, choices: list[Choice], batch: Call) -> tuple[Tensor, list[Tensor]]:
-    """Noise estimates (B, C, H, W): of full precision, and with every choice at each of its parts in turn, where it stays."""
-    denoiser, found = QuantDenoiser(attached), []
+    """Estimate the noise (B, C, H, W) in full precision, and with all choices set to each part in turn; they stay at the last."""
+    denoiser, estimates = QuantDenoiser(attached), []
     with quantizing(attached, weights=False, activations=False):
         full = denoiser(*batch)
     with quantizing(attached, weights=True, activations=True):
         for part in range(len(choices[0].parts)):
             for choice in choices:
                 choice.choice.fill_(part)
-            found.append(denoiser(*batch))
-    return full, found
+            estimates.append(denoiser(*batch))
+    return full, estimates
 
 
 def power(x: Tensor) -> Tensor:
@@ -98,12 +98,12 @@ def power(x: Tensor) -> Tensor:
 
 def forward_snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     """SNR_F (S,) float64 >= 0, infinite where abar = 1. timesteps: (S,) in 0..999."""
-    kept = alphas_cumprod.double().cpu()[timesteps.long().cpu()]
-    return kept / (1 - kept)
+    abar = alphas_cumprod.double().cpu()[timesteps.long().cpu()]
+    return abar / (1 - abar)
 
 
 def fewest(snr: Tensor, needed: Tensor) -> Tensor:
-    """The last part that is good enough at each step, else the first, (S,) int64. snr: (parts, S); needed: (S,)."""
+    """Choose at each step the last part (fewest bits) with enough SNR, else the first, (S,) int64. snr: (parts, S); needed: (S,)."""
     enough = snr > needed
     position = torch.arange(len(snr))[:, None] * enough
     return position.amax(0)

@@ -1,4 +1,4 @@
-"""What a calibration strategy decides: which trajectories are walked and which network inputs of each are kept."""
+"""The interface of a calibration strategy: it chooses trajectories, and which network inputs of each are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.sampling import Scheduler, parse_range
 
 Features = Callable[[int], Iterator[Tensor]]
-"""features(num): what the mid-block's attention read on the first `num` trajectories (all of them if there are fewer), in
+"""features(num): inputs of the mid-block's attention on the first `num` trajectories (all of them if there are fewer), in
 pieces (S, B, C, ...) of a few trajectories, S the calls in order. Each use walks those trajectories once more."""
 
 
@@ -28,12 +28,12 @@ class Strategy(Protocol):
         """The trajectories, a range like "1000000-1000127"."""
         ...
 
-    def check(self, own: Scheduler) -> None:
-        """Raise ConfigError for fields that cannot be with the sampler's scheduler; called before anything is computed."""
+    def check(self, sampler_scheduler: Scheduler) -> None:
+        """Raise ConfigError for fields that are impossible with the sampler's scheduler; called before anything is computed."""
         ...
 
-    def scheduler(self, own: Scheduler) -> Scheduler:
-        """The scheduler that the trajectories are walked with: `own`, which is not changed, or another one."""
+    def scheduler(self, sampler_scheduler: Scheduler) -> Scheduler:
+        """The scheduler that the trajectories are walked with: sampler_scheduler, which is not changed, or another one."""
         ...
 
     def size(self, total: int) -> int:
@@ -41,7 +41,7 @@ class Strategy(Protocol):
         ...
 
     def evaluations(self, total: int) -> int:
-        """How often the network runs on one sample to make the set."""
+        """Network calls on one sample that making the set takes."""
         ...
 
     def choose(self, scheduler: Scheduler, features: Features) -> list[list[int]]:
@@ -54,13 +54,13 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class OnePerTrajectory:
-    """What strategies that keep one input of each trajectory have in common. seeds: a range like "1000000-1001023"."""
+    """Base of strategies that keep one input of each trajectory. seeds: a range like "1000000-1001023"."""
 
     seeds: str
 
-    def scheduler(self, own: Scheduler) -> Scheduler:
+    def scheduler(self, sampler_scheduler: Scheduler) -> Scheduler:
         """The sampler's own."""
-        return own
+        return sampler_scheduler
 
     def size(self, total: int) -> int:
         """One row for each trajectory."""
@@ -68,7 +68,7 @@ class OnePerTrajectory:
 
 
 def generator(draw_seed: int) -> torch.Generator:
-    """A CPU generator for a strategy's own draws. Raises ConfigError for a seed that it cannot take."""
+    """Make a CPU generator for a strategy's own draws. Raises ConfigError for an impossible seed."""
     if not 0 <= draw_seed < 2**63:
         raise ConfigError(f"calib.draw_seed={draw_seed} is no seed; use a whole number from 0 to 2^63 - 1.")
     return torch.Generator().manual_seed(draw_seed)

@@ -35,7 +35,7 @@ from dmq_cli.sampling import Scheduler, parse_range
 
 @dataclass(frozen=True)
 class Tdac(OnePerTrajectory):
-    """One input of each trajectory, more of them at steps that are like many others or unlike the rest.
+    """Keeps one input of each trajectory, more often at steps whose features are like many others' or unlike all others'.
 
     seeds: a range like "1000000-1001023". radius: mean square distance of steps that count as alike. variety_weight: lambda.
     feature_samples: how many trajectories, the first ones, the features are taken from; all if there are fewer.
@@ -46,8 +46,8 @@ class Tdac(OnePerTrajectory):
     feature_samples: int = 64
     draw_seed: int = 0
 
-    def check(self, own: Scheduler) -> None:
-        """Raise ConfigError for a radius, weight, number of samples or seed that cannot be."""
+    def check(self, sampler_scheduler: Scheduler) -> None:
+        """Raise ConfigError for an impossible radius, weight, number of samples or seed."""
         for name, value in (("radius", self.radius), ("variety_weight", self.variety_weight)):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"calib.{name}={value} is not possible; use a finite number, at least 0.")
@@ -63,8 +63,8 @@ class Tdac(OnePerTrajectory):
     def choose(self, scheduler: Scheduler, features: Features) -> list[list[int]]:
         """One call for each trajectory."""
         num = len(parse_range(self.seeds))
-        each = counts(self.weights(features(self.feature_samples)), num)
-        calls = torch.arange(len(each)).repeat_interleave(each)
+        num_by_step = counts(self.weights(features(self.feature_samples)), num)
+        calls = torch.arange(len(num_by_step)).repeat_interleave(num_by_step)
         return calls[torch.randperm(num, generator=generator(self.draw_seed))].reshape(-1, 1).tolist()
 
     def weights(self, features: Iterable[Tensor]) -> Tensor:
@@ -83,12 +83,12 @@ def distances(features: Tensor) -> Tensor:
 
 
 def density(apart: Tensor, radius: float) -> Tensor:
-    """How many other steps are at most `radius` away, (S,) float64. apart: distances, (S, S)."""
+    """Count the other steps that are at most `radius` away, (S,) float64. apart: distances, (S, S)."""
     return ((apart <= radius).sum(dim=1) - 1).double()
 
 
 def variety(features: Tensor) -> Tensor:
-    """Cosine distance to the other steps, summed over them, mean over the rest, (S,) float64. features (S, B, C, ...)."""
+    """Cosine distance to the other steps, summed over steps, mean over samples and positions, (S,) float64. features (S, B, C, ...)."""
     unit = normalize(features.double(), dim=2)
     flat = unit.flatten(1)
     cosine = flat @ flat.T / (unit.numel() / unit.shape[0] / unit.shape[2])
@@ -96,22 +96,22 @@ def variety(features: Tensor) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Moved and scaled to 0..1; zeros where all are equal but for rounding."""
+    """Normalise to 0..1; zeros where all are equal but for rounding."""
     low, high = values.aminmax()
     return (values - low) / (high - low) if high - low > 1e-9 else torch.zeros_like(values)
 
 
 def counts(weights: Tensor, num: int) -> Tensor:
-    """How many of `num` each step gets, (S,) int64 >= 0 that add up to num. weights: (S,), finite, >= 0.
+    """Share `num` among the steps, (S,) int64 >= 0 that add up to num. weights: (S,), finite, >= 0.
 
     Each share is rounded to nearest, half to even; then what is missing goes one by one to the largest, or what is too much is
     taken one by one from the last that have any.
     """
     relative = weights.double() / weights.max() if weights.max() > 0 else torch.ones_like(weights, dtype=torch.float64)
-    found = (num * relative / relative.sum()).round().long()
-    missing = num - int(found.sum())
+    shares = (num * relative / relative.sum()).round().long()
+    missing = num - int(shares.sum())
     if missing >= 0:
-        found[found.argsort(descending=True, stable=True)[:missing]] += 1
+        shares[shares.argsort(descending=True, stable=True)[:missing]] += 1
     else:
-        found[found.nonzero().flatten()[missing:]] -= 1
-    return found
+        shares[shares.nonzero().flatten()[missing:]] -= 1
+    return shares

@@ -19,7 +19,7 @@ from dmq_cli.sampling import Scheduler, parse_range
 
 @dataclass(frozen=True)
 class UniformSteps:
-    """Evenly spaced steps of the sampler, at most num_steps; the trajectory of every seed at each.
+    """Keeps evenly spaced steps of the sampler, at most num_steps, of every seed's trajectory.
 
     seeds: a range like "10-73".
     """
@@ -33,22 +33,22 @@ class UniformSteps:
             raise ConfigError(f"calib.num_steps={self.num_steps} keeps nothing of a trajectory; use at least 1.")
         return list(range(0, total, max(1, total // self.num_steps)))[: self.num_steps]
 
-    def check(self, own: Scheduler) -> None:
+    def check(self, sampler_scheduler: Scheduler) -> None:
         """Raise ConfigError if no step would be kept."""
-        self.steps(len(own.timesteps))
+        self.steps(len(sampler_scheduler.timesteps))
 
-    def scheduler(self, own: Scheduler) -> Scheduler:
+    def scheduler(self, sampler_scheduler: Scheduler) -> Scheduler:
         """The sampler's own."""
-        return own
+        return sampler_scheduler
 
     def size(self, total: int) -> int:
         """Rows: trajectories times steps."""
         return len(parse_range(self.seeds)) * len(self.steps(total))
 
     def evaluations(self, total: int) -> int:
-        """Every call of every trajectory."""
+        """Network calls: every call of every trajectory."""
         return len(parse_range(self.seeds)) * total
 
     def choose(self, scheduler: Scheduler, features: Features) -> list[list[int]]:
-        """The same calls of every trajectory."""
+        """Choose the same calls of every trajectory."""
         return [self.steps(len(scheduler.timesteps))] * len(parse_range(self.seeds))

@@ -1,4 +1,4 @@
-"""A bounded random part of what quantizers see: a function of the calibration set, however it is cut into batches."""
+"""Keep a bounded random part of quantizers' inputs: a function of the calibration set, however it is cut into batches."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ KEPT_VALUES = 1 << 17
 
 
 class Draws:
-    """Which values of a sample come first, second, ...: drawn by the sample's number in the calibration set."""
+    """Draws the order in which a sample's values are kept, seeded with the sample's number in the calibration set."""
 
     def __init__(self) -> None:
         self._samples = range(0)
         self._places: dict[int, Tensor] = {}
 
     def start(self, first: int, num: int) -> None:
-        """The next batch holds samples number first .. first + num - 1."""
+        """Begin a batch of the samples number first .. first + num - 1."""
         self._samples, self._places = range(first, first + num), {}
 
     def places(self, total: int) -> Tensor:
-        """Places in 0..total - 1 for each sample of the batch, (B, min(total, MOST_DRAWN)): a part of them is random, too.
+        """Draw places in 0..total - 1 for each sample of the batch, (B, min(total, MOST_DRAWN)), in random order.
 
         Each place once where they are few; drawn independently where there are more than MOST_DRAWN.
         """
@@ -64,5 +64,5 @@ class Values:
             self._pieces[group] = [piece[:, :, :share].clone() for piece in self._pieces[group]]
 
     def of(self, group: int, channel: int) -> Tensor:
-        """What is kept of a channel of a group, (N,)."""
+        """The values kept of a channel of a group, (N,)."""
         return torch.cat([piece[:, channel].flatten() for piece in self._pieces[group]])

@@ -51,12 +51,12 @@ class _WithOwnFolder(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
-        folder, rest = own_folder(arguments)
+        folder, remaining = own_folder(arguments)
         with contextlib.ExitStack() as stack:
-            own = paths.with_own(None if folder is None else Path(folder).expanduser())
-            if code := guarded(lambda: stack.enter_context(own), "--json" in arguments):
+            folder_scope = paths.with_own(None if folder is None else Path(folder).expanduser())
+            if code := guarded(lambda: stack.enter_context(folder_scope), "--json" in arguments):
                 sys.exit(code)
-            return super().main(rest, *more, **extra)
+            return super().main(remaining, *more, **extra)
 
 
 @click.group(
@@ -127,8 +127,8 @@ def table(context: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _scale_and_outputs(overrides: Sequence[str]) -> tuple[str, Path]:
-    given = dict(word.split("=", 1) for word in overrides if "=" in word)
-    return given.get("scale", "paper"), Path(given.get("runtime.outputs", "outputs"))
+    values = dict(word.split("=", 1) for word in overrides if "=" in word)
+    return values.get("scale", "paper"), Path(values.get("runtime.outputs", "outputs"))
 
 
 for _name, _about in _VERBS.items():
@@ -149,20 +149,20 @@ def _code(context: click.Context, verb: str | None, words: Sequence[str], job: C
     verb: None where it is the first of the words that is no flag.
     """
     flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
-    rest = [word for word in words if word not in _FLAGS]
-    if "--version" in rest:
+    remaining = [word for word in words if word not in _FLAGS]
+    if "--version" in remaining:
         click.echo(f"dmq, version {__version__}")
         return 0
 
     def start() -> None:
-        own, overrides = split(rest)
-        if "--help" in own:
+        hydra_flags, overrides = split(remaining)
+        if "--help" in hydra_flags:
             click.echo(page(verb or "plan", str(context.command.help or "").partition("\n")[0]))
             return
         first = overrides.pop(0) if verb is None and overrides else verb
         if verb is None and first not in _VERBS:
             raise ConfigError(f"The command plan was given {first or 'no verb'}.{nearest(first or '', _VERBS)}")
-        _hydra(str(first), own, overrides, flags, job)
+        _hydra(str(first), hydra_flags, overrides, flags, job)
 
     return guarded(start, "json" in flags)
 
@@ -185,17 +185,20 @@ def _hydra(
     def task(config: Any) -> None:
         """The only job; those of a sweep are run by dmq_cli.sweep."""
         try:
-            found = run(config)
+            result = run(config)
         except Exception as error:
             failed.append(error)  # Hydra would print all overrides before the sentence
             return
-        _show(found, flags)
+        _show(result, flags)
 
     # Where Hydra makes a folder of its own, even if nothing is written to it.
     quiet = [] if job in (_run, _train) else ["hydra.run.dir=."]
     # Hydra takes flags before all overrides or after them, but not in between.
     words = [f"stage={verb}", *quiet, *_plugin_words(), *as_hydra(overrides, sweeps(hydra_flags, overrides))]
-    hydra_flags = [*hydra_flags, *([] if (own := paths.own_folder()) is None else ["--config-dir", str(own)])]
+    hydra_flags = [
+        *hydra_flags,
+        *([] if (user_folder := paths.own_folder()) is None else ["--config-dir", str(user_folder)]),
+    ]
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
@@ -246,7 +249,7 @@ def _rows(table: dict[str, Any], scale: str) -> list[list[str]]:
 
 def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """The job as a function of Hydra's configuration that launchers can take to another process, where it says less."""
-    here = os.getpid()
+    pid = os.getpid()
 
     def run(config: Any) -> dict[str, Any]:
         from hydra.core.hydra_config import HydraConfig
@@ -256,19 +259,23 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
         from dmq_cli.overrides.check import check_config
         from dmq_cli.stages.plugins import import_plugins
 
-        own = flags if os.getpid() == here else flags | {"quiet"}
+        job_flags = flags if os.getpid() == pid else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
-        _set_up_logging(own)
+        _set_up_logging(job_flags)
         words, folder = current.words(), current.folder()
         command = shlex.join(["dmq", verb, *([] if folder is None else ["--config-dir", str(folder)]), *words])
         with paths.with_own(folder):
             import_plugins()
             check_config(config, words)
             plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            found = job({**plain, "overrides": current.overrides(config)}, command, own | {"quiet"} if swept else own)
-        if swept and job is not _run and "json" not in own:
-            _show(found, own)
-        return found
+            result = job(
+                {**plain, "overrides": current.overrides(config)},
+                command,
+                job_flags | {"quiet"} if swept else job_flags,
+            )
+        if swept and job is not _run and "json" not in job_flags:
+            _show(result, job_flags)
+        return result
 
     return run
 
@@ -307,13 +314,13 @@ def _cost(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, An
     return cost_of(config)
 
 
-def _show(found: dict[str, Any], flags: set[str]) -> None:
+def _show(result: dict[str, Any], flags: set[str]) -> None:
     if "json" in flags:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(result))
     elif "quiet" not in flags:
         from dmq_cli.report import describe
 
-        click.echo(printable(describe(found)))
+        click.echo(printable(describe(result)))
 
 
 def _set_up_logging(flags: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""dmq completion SHELL, and what completes the words after a verb: groups, their choices, and keys."""
+"""dmq completion SHELL, and the completion of words after a verb: groups, their choices, and keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def complete_words(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a word after a verb can become. bash splits words at "=": then the group is the word before the last."""
+    """Complete a word after a verb. bash splits words at "=": then the group is the word before the last."""
     from dmq_cli.overrides.shape import groups
 
     before = [*context.params.get(parameter.name or "", ()), *context.args]
@@ -31,25 +31,25 @@ def complete_words(context: click.Context, parameter: click.Parameter, incomplet
     group, sign, begun = (before[-2], "=", incomplete) if split else incomplete.partition("=")
     if not incomplete and before and "=" not in before[-1] and before[-1] in groups():  # bash, right behind the "="
         group, sign, split = before[-1], "=", True
-    found = _choices(group, begun) if sign else _keys(incomplete)
+    words = _choices(group, begun) if sign else _keys(incomplete)
     prefix = f"{group}=" if sign and not split else ""
-    return [CompletionItem(prefix + word) for word in found]
+    return [CompletionItem(prefix + word) for word in words]
 
 
 def _choices(group: str, begun: str) -> Iterator[str]:
-    """The choices of a group; after a comma, of the next one."""
+    """Yield the choices of a group; after a comma, those for the next one."""
     from dmq_cli.overrides.shape import choices, groups
 
-    kept, comma, last = begun.rpartition(",")
+    before, comma, last = begun.rpartition(",")
     if group in groups():
-        yield from (f"{kept}{comma}{name}" for name in choices(group) if name.startswith(last))
+        yield from (f"{before}{comma}{name}" for name in choices(group) if name.startswith(last))
 
 
 def _keys(begun: str) -> Iterator[str]:
-    """Groups and keys with an equals sign behind them; keys inside of sections once there is a dot."""
+    """Yield groups and keys with an equals sign; keys inside sections once there is a dot."""
     from dmq_cli.overrides.shape import choices, groups, section_of, top_keys
 
-    known = {*groups(), *top_keys()}
+    keys = {*groups(), *top_keys()}
     if "." in begun:
         group = begun.partition(".")[0]
         inner = {
@@ -57,7 +57,7 @@ def _keys(begun: str) -> Iterator[str]:
             for name in (choices(group) if group in groups() else ())
             for key in section_of(group, name)
         }
-        known |= {key for key in inner if not key.rpartition(".")[2].startswith("_")}
-    yield from sorted(f"{key}=" for key in known if key.startswith(begun))
+        keys |= {key for key in inner if not key.rpartition(".")[2].startswith("_")}
+    yield from sorted(f"{key}=" for key in keys if key.startswith(begun))
     if "." not in begun:
         yield from (f"{name}." for name in _KEYED if name.startswith(begun) and begun)

@@ -1,4 +1,4 @@
-"""`dmq VERB --help`: what the verb does, its commonest words, the choices of every group, and conf/config.yaml as it is commented."""
+"""`dmq VERB --help`: what the verb does, its commonest words, the choices of every group, and the commented conf/config.yaml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WIDTH = 110
 
 
 def page(verb: str, about: str) -> str:
-    """The help of one verb."""
+    """Write the help of one verb."""
     width = max(len(word) for word, _ in _COMMON)
     common = [f"  {word:{width}}  {meaning}" for word, meaning in _COMMON]
     parts = [

@@ -1,4 +1,4 @@
-"""Numbers for networks: what a call costs, what the weights weigh, how errors grow along a trajectory."""
+"""Measure networks: cost of a call, size of weights, and quantization errors along a trajectory."""
 
 from dmq_cli.diagnose.cost import Cost, network_cost, product_macs, stored_bytes
 from dmq_cli.diagnose.flat_cost import flat_bops, flat_bytes

@@ -1,4 +1,4 @@
-"""What one call of the network costs and what the quantized network weighs, counted from shapes and bits.
+"""Count the cost of one network call and the size of the quantized network, from shapes and bits.
 
 Counted are products: every convolution and linear layer, and both products of attention, q k^T and prob v. Biases, norms,
 activation functions and the softmax are not, as in torch.utils.flop_counter, whose count is twice this one. Quantization is
@@ -31,7 +31,7 @@ _Count = Callable[[str, str, str, int], None]
 
 @dataclass(frozen=True)
 class Cost:
-    """One network call on one sample, and the network's size without what the stages store.
+    """The cost of one network call on one sample, and the network's size without scales and tables.
 
     macs: multiply-accumulates. bops: bit operations, 2 x sum of macs x bits x bits of the two factors; bops_fp: the same
     with 32 bits everywhere. weight_bytes: weights of the layers, packed at their bits. other_bytes: all other parameters
@@ -52,9 +52,9 @@ class Cost:
 
 
 def network_cost(attached: Attached, macs: Mapping[tuple[Site, Site], int] | None = None) -> Cost:
-    """The cost of the network at the bits of its scheme; a site in full precision counts 32, one with a choice its widest.
+    """Count the cost of the network at the bits of its scheme; a site in full precision counts 32, one with a choice its widest.
 
-    macs: what product_macs found; None: runs one sample of zeros for it.
+    macs: of product_macs; None: it is called.
     """
     macs = product_macs(attached) if macs is None else macs
     bits = {site: int(spec.bits or FULL_PRECISION) for site, spec in attached.specs.items()}
@@ -62,7 +62,7 @@ def network_cost(attached: Attached, macs: Mapping[tuple[Site, Site], int] | Non
     parameters, total = _parameters(attached), sum(macs.values())
     return Cost(
         macs=total,
-        bops=sum(_OPERATIONS * number * bits[one] * bits[other] for (one, other), number in macs.items())
+        bops=sum(_OPERATIONS * number * bits[first] * bits[second] for (first, second), number in macs.items())
         + _OPERATIONS * _branch_macs(attached, macs) * 16**2,
         bops_fp=_OPERATIONS * total * FULL_PRECISION**2,
         weight_bytes=-(-sum(number * bits[site] for site, number in weights.items()) // 8),
@@ -72,30 +72,30 @@ def network_cost(attached: Attached, macs: Mapping[tuple[Site, Site], int] | Non
 
 
 def product_macs(attached: Attached) -> dict[tuple[Site, Site], int]:
-    """MACs of every product in one network call on one sample, by its two factors.
+    """Count the MACs of every product in one network call on one sample, by the sites of its two factors.
 
     A layer multiplies its sites input and weight; attention q and k, then prob and v. A layer that is called twice counts
     twice, one that is not called is absent.
     """
     at = {(site.module, site.slot): site for site in attached.specs}
-    found: Counter[tuple[Site, Site]] = Counter()
+    macs_by_sites: Counter[tuple[Site, Site]] = Counter()
 
-    def count(module: str, one: str, other: str, macs: int) -> None:
-        found[at[module, one], at[module, other]] += macs
+    def count(module: str, first_slot: str, second_slot: str, macs: int) -> None:
+        macs_by_sites[at[module, first_slot], at[module, second_slot]] += macs
 
     first = next(attached.model.parameters())
     sample = torch.zeros(1, *attached.adapter.sample_shape(), dtype=first.dtype, device=first.device)
     timestep = torch.zeros(1, dtype=torch.int64, device=first.device)
     with quantizing(attached, weights=False, activations=False), _watched(attached, count), torch.no_grad():
         attached.adapter.predict(sample, timestep, attached.adapter.blank_cond(1))
-    return dict(found)
+    return dict(macs_by_sites)
 
 
 def _branch_macs(attached: Attached, macs: Mapping[tuple[Site, Site], int]) -> int:
-    """MACs of the low-rank branches that a transform has put beside layers."""
+    """Count the MACs of a transform's low-rank branches."""
     layers, total = attached.layers(), 0
-    for (one, _), number in macs.items():
-        layer = layers.get(one.module) if one.slot == "input" else None
+    for (site, _), number in macs.items():
+        layer = layers.get(site.module) if site.slot == "input" else None
         if layer is not None and layer.branch_down is not None:
             rank, out = layer.branch_down.shape[0], layer.weight.shape[0]
             total += number // out * rank + number // layer.weight[0].numel() * rank
@@ -103,7 +103,7 @@ def _branch_macs(attached: Attached, macs: Mapping[tuple[Site, Site], int]) -> i
 
 
 def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes that the tensors of quantizers.safetensors or of a correction's tables.safetensors add to the network.
+    """Count the bytes that the tensors of quantizers.safetensors or of a correction's tables.safetensors add to the network.
 
     Float32 for each element, whatever it is stored as; 16 bits for low-rank branches; nothing for rounding decisions and
     fine-tuned weights, which the weights' codes hold, nor for the timesteps, which are the sampler's. A network of scales
@@ -123,13 +123,13 @@ def _width(name: str) -> int:
 
 
 def _in_table(name: str) -> str | None:
-    """Which tensor of a network of scales it is; None for one that stays when the network becomes a table."""
+    """The tensor's name in a network of scales; None for one that stays when the network becomes a table."""
     first = name.rpartition(".scale.")[2].partition(".")[0]
     return first if ".scale." in name and first in StepMLP.tabulated else None
 
 
 def _parameters(attached: Attached) -> int:
-    """Elements of all parameters that the network had before quantization."""
+    """Count the elements of all parameters that the network had before quantization."""
     added = tuple(f"{site.name}." for site in attached.specs)
     named = attached.model.named_parameters()
     return sum(parameter.numel() for name, parameter in named if not name.startswith(added))
@@ -137,7 +137,7 @@ def _parameters(attached: Attached) -> int:
 
 @contextlib.contextmanager
 def _watched(attached: Attached, count: _Count) -> Iterator[None]:
-    """Inside, every product of the network is handed to `count` with its module and the slots of its factors."""
+    """Inside, `count` is called for every product of the network, with its module and the slots of its factors."""
     products, hooks = _AttentionProducts(count), []
     for site in attached.specs:
         module = attached.model.get_submodule(site.module)
@@ -169,7 +169,7 @@ class _AttentionProducts(TorchFunctionMode):
         self.count, self.module = count, ""
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """A hook that says whose products come next."""
+        """Make a hook that names the module of the next products."""
 
         def entered(_module: nn.Module, _inputs: Any) -> None:
             self.module = name

@@ -1,4 +1,4 @@
-"""What happens inside a network while it runs in full precision and then quantized, as means and quantiles of one call.
+"""Observe a network while it runs in full precision and then quantized: means and quantiles of every call.
 
 Implemented: the cosine similarity of every block's output to full precision (Huang et al., TFMQ-DM, CVPR 2024, Fig. II), the spread
 of activations (So et al., TDQ, NeurIPS 2023, Fig. 2) with the intervals that cover them (its Fig. 9), and the greatest value of
@@ -20,7 +20,7 @@ from dmq_cli.quant import site_quantizer
 from dmq_cli.wrap import Attached, QuantMixin
 
 VALUES = 1 << 12
-"""Values of one site at one call that its quartiles are taken from, an equal share of every sample; the extremes see all."""
+"""Values of one site at one call that its quartiles are taken from, an equal share of every sample; extremes are of all values."""
 
 _QUARTILES = (0.25, 0.5, 0.75)
 
@@ -39,30 +39,30 @@ class Means:
         self._counts[key] += len(rows)
 
     def take(self, key: Hashable) -> Tensor:
-        """The mean, 0-dim on the CPU, which starts anew. KeyError for a key that nothing was added to."""
+        """Return the mean, 0-dim on the CPU, and reset it. Raises KeyError for a key that nothing was added to."""
         return (self._sums.pop(key) / self._counts.pop(key)).cpu()
 
 
 class SampleMeans:
-    """Means of every sample by key, over all that is added, in float64. samples: their number."""
+    """Running means of every sample by key, in float64. samples: their number."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
         self._sums: dict[Hashable, Tensor] = {}
 
     def add(self, key: Hashable, rows: Tensor, numbers: Tensor) -> None:
-        """rows: (B,), numbers: (B,) int64, whose they are."""
+        """rows: (B,); numbers: (B,) int64, the sample of each row."""
         sums = self._sums.setdefault(key, torch.zeros(2, self._samples, dtype=torch.float64, device=rows.device))
         sums.index_add_(1, numbers.to(rows.device), torch.stack([rows.double(), torch.ones_like(rows.double())]))
 
     def take(self, key: Hashable) -> Tensor:
-        """(samples,) on the CPU; NaN for a sample of which nothing was added. KeyError for a key unknown."""
+        """Return the means, (samples,) on the CPU; NaN for a sample without values. Raises KeyError for an unknown key."""
         sums = self._sums.pop(key).cpu()
         return sums[0] / sums[1]
 
 
 class Medians:
-    """Medians over samples by key: a few samples turn into other images, and their errors outweigh those of all others."""
+    """Medians over samples by key, as a few samples turn into other images, whose errors would dominate a mean."""
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, list[Tensor]] = defaultdict(list)
@@ -72,22 +72,22 @@ class Medians:
         self._rows[key].append(rows.double())
 
     def take(self, key: Hashable) -> Tensor:
-        """The median, 0-dim on the CPU, which starts anew. KeyError for a key that nothing was added to."""
+        """Return the median, 0-dim on the CPU, and reset it. Raises KeyError for a key that nothing was added to."""
         return torch.quantile(torch.cat(self._rows.pop(key)), 0.5).cpu()
 
 
-def relative_error(found: Tensor, full: Tensor) -> Tensor:
-    """|found - full|^2 / |full|^2 of every sample, (B,), float64; NaN where full is zero."""
-    return compared(found, full)[0]
+def relative_error(output: Tensor, full: Tensor) -> Tensor:
+    """|output - full|^2 / |full|^2 of every sample, (B,), float64; NaN where full is zero."""
+    return compared(output, full)[0]
 
 
-def compared(found: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
-    """The relative error and the cosine of the angle between both, of every sample, (B,), float64; NaN where full is zero."""
-    one, other = _rows(found), _rows(full)
-    length, reference = one.square().sum(1).double(), other.square().sum(1).double()
+def compared(output: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
+    """Relative error and cosine similarity to full precision of every sample, (B,), float64; NaN where full is zero."""
+    rows, full_rows = _rows(output), _rows(full)
+    length, reference = rows.square().sum(1).double(), full_rows.square().sum(1).double()
     reference = reference.where(reference > 0, torch.nan)
-    error = (one - other).square().sum(1).double() / reference
-    return error, (one * other).sum(1).double() / (length * reference).sqrt()
+    error = (rows - full_rows).square().sum(1).double() / reference
+    return error, (rows * full_rows).sum(1).double() / (length * reference).sqrt()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def picked(x: Tensor, samples: Tensor, share: int) -> Tensor:
-    """`share` values of every row (all where it has fewer), (B, share): which ones depends on the sample's number alone.
+    """Pick `share` values of every row (all where it has fewer), (B, share), by the sample's number alone.
 
     samples: (B,) int64, the number of each row's sample.
     """
@@ -109,10 +109,10 @@ def picked(x: Tensor, samples: Tensor, share: int) -> Tensor:
 
 
 class Watch:
-    """Listens to one network, within `listening`.
+    """Collects statistics of one network, inside `listening`.
 
-    side: who runs now; "full" comes first in every batch and is what the others are compared with. samples: their
-    number in all, which sets how many values of each are kept for the quartiles.
+    "full" runs first in every batch, and the other sides are compared with it. samples: the number of all samples, which sets
+    how many values of each are kept for the quartiles.
     """
 
     def __init__(self, attached: Attached, samples: int) -> None:
@@ -129,18 +129,18 @@ class Watch:
         self._greatest: dict[str, Tensor] = {}
 
     def next_batch(self, start: int, num: int) -> None:
-        """What follows is about the samples start .. start + num - 1."""
+        """Begin the batch of the samples start .. start + num - 1."""
         self._numbers = torch.arange(start, start + num)
         self._full.clear()
 
     def turn(self, side: str) -> None:
-        """From here on `side` runs."""
+        """Attribute the next calls of the network to `side`."""
         self._side = side
         self._unseen = {name: iter(outputs) for name, outputs in self._full.items()}
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, every run of the network is taken in."""
+        """Inside, every call of the network is observed."""
         with contextlib.ExitStack() as stack:
             for name in self.blocks:
                 hook = self._attached.model.get_submodule(name).register_forward_hook(self._block(name))
@@ -159,7 +159,7 @@ class Watch:
             yield layer.name, self._every[layer.name], layer.role.startswith("resnet.conv")
 
     def _block(self, name: str) -> Callable[..., None]:
-        def seen(_module: nn.Module, _given: Any, gave: Any) -> None:
+        def hook(_module: nn.Module, _given: Any, gave: Any) -> None:
             output = packed(gave)
             if self._side == "full":
                 self._full[name].append(output)
@@ -168,13 +168,13 @@ class Watch:
             error, cosine = compared(output, full)
             self._medians.add((self._side, name), error)
             self._means.add((self._side, name), cosine)
-            self._cosines.add((self._side, name), cosine, self._whose(output))
+            self._cosines.add((self._side, name), cosine, self._sample_numbers(output))
 
-        return seen
+        return hook
 
     def _site(self, name: str) -> Callable[..., None]:
-        def seen(quantizer: nn.Module, given: tuple[Any, ...]) -> None:
-            x: Tensor = given[0].to(torch.promote_types(given[0].dtype, torch.float32))
+        def hook(quantizer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x: Tensor = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
             if self._side == "quantized":
                 self._means.add(("scales", name), site_quantizer(quantizer).interval(x).expand(len(x)))
             if self._side != "full":
@@ -184,46 +184,46 @@ class Watch:
             low, high = x.aminmax()
             least, most = self._ends.get(name, (low, high))
             self._ends[name] = torch.minimum(least, low), torch.maximum(most, high)
-            self._values[name].append(picked(x, self._whose(x), self._share))
+            self._values[name].append(picked(x, self._sample_numbers(x), self._share))
 
-        return seen
+        return hook
 
-    def _whose(self, x: Tensor) -> Tensor:
+    def _sample_numbers(self, x: Tensor) -> Tensor:
         """The number of each row's sample; guidance may hold every sample twice."""
         return self._numbers[torch.arange(len(x)) % len(self._numbers)]
 
     def _channels(self, name: str) -> Callable[..., None]:
-        def seen(_layer: nn.Module, given: tuple[Any, ...]) -> None:
+        def hook(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             if self._side != "full":
                 return
             if name not in self.channels:
                 self.channels.append(name)
-            greatest = given[0].abs().amax([dim for dim in range(given[0].dim()) if dim != 1])
+            greatest = inputs[0].abs().amax([dim for dim in range(inputs[0].dim()) if dim != 1])
             self._greatest[name] = torch.maximum(greatest, self._greatest.get(name, greatest))
 
-        return seen
+        return hook
 
     def take(self, sides: list[str]) -> dict[str, Tensor]:
-        """Everything about the call that ends here, by the names of the trace's tensors; the next call starts anew."""
-        found = {}
+        """Return the statistics of the last call, by the names of the trace's tensors, and reset them."""
+        tensors = {}
         for kind, by_key in (("block_error", self._medians), ("block_cosine", self._means)):
             for side in sides:
-                found[f"{kind}.{side}"] = _stacked([by_key.take((side, name)) for name in self.blocks])
-        found["scales"] = _stacked([self._means.take(("scales", name)) for name in self.sites])
-        found["activations"] = _stacked([self._summary(name) for name in self.sites], 5)
+                tensors[f"{kind}.{side}"] = _stacked([by_key.take((side, name)) for name in self.blocks])
+        tensors["scales"] = _stacked([self._means.take(("scales", name)) for name in self.sites])
+        tensors["activations"] = _stacked([self._summary(name) for name in self.sites], 5)
         for name in self.channels:
-            found |= self._of_channels(name)
-        return found
+            tensors |= self._of_channels(name)
+        return tensors
 
     def take_samples(self, sides: list[str]) -> dict[str, Tensor]:
-        """Of every sample the mean cosine of every block over all calls so far, (samples, blocks)."""
+        """Return the mean cosine of every sample and block over all calls so far, (samples, blocks)."""
         return {
             f"block_cosine_each.{side}": torch.stack([self._cosines.take((side, name)) for name in self.blocks], 1)
             for side in sides
         }
 
     def _summary(self, name: str) -> Tensor:
-        """Least, quartiles, greatest."""
+        """Minimum, quartiles and maximum, (5,)."""
         values = torch.cat([rows.flatten() for rows in self._values.pop(name)])
         least, most = self._ends.pop(name)
         quartiles = torch.quantile(values, values.new_tensor(_QUARTILES))
@@ -231,12 +231,12 @@ class Watch:
 
     def _of_channels(self, name: str) -> dict[str, Tensor]:
         greatest, scale = self._greatest.pop(name), self._every[name].channel_scale
-        found = {f"channel_max.full.{name}": greatest.cpu()}
+        tensors = {f"channel_max.full.{name}": greatest.cpu()}
         if scale is not None:
-            found[f"channel_max.transformed.{name}"] = (greatest / scale.abs()).cpu()
-        return found
+            tensors[f"channel_max.transformed.{name}"] = (greatest / scale.abs()).cpu()
+        return tensors
 
 
 def _stacked(rows: list[Tensor], *shape: int) -> Tensor:
-    """(rows, *shape), also where there are none."""
+    """Stack rows to (rows, *shape), also where there are none."""
     return torch.stack(rows) if rows else torch.empty(0, *shape)

@@ -1,4 +1,4 @@
-"""Numbers for images. A metric is one file here and one in conf/metric, see metric.py; a protocol lists them."""
+"""Metrics of images. A metric is one file here and one in conf/metric, see metric.py; a protocol lists them."""
 
 from dmq_cli.metrics.extractors import Images, extract, extractor_sha256, further_sha256
 from dmq_cli.metrics.fidelity import (

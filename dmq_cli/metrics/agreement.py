@@ -1,4 +1,4 @@
-"""Whether images show what was asked for, as the digit classifier reads them."""
+"""Agreement: the fraction of images that the digit classifier reads as the digit of their class or prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIGITS = {name: digit for digit, word in enumerate(DIGITS) for name in (word, s
 
 @dataclass(frozen=True)
 class Agreement(SetMetric):
-    """agreement in [0, 1]: the fraction of images that digits_cnn reads as the digit asked for."""
+    """agreement in [0, 1]: the fraction of images that digits_cnn reads as the digit of their class or prompt."""
 
     name = "agreement"
     results = (Shown("agreement", "agreement", UP),)
@@ -30,32 +30,32 @@ class Agreement(SetMetric):
     asks = True
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
-        """Reads the images alone; nothing where nothing was asked for."""
+        """Reads the images alone; no number for images without classes or prompts."""
         if images.asked is None:
             return Measurement()
         fraction = agreement(images.features["logits"], images.asked)
         return Measurement({"agreement": fraction}, {"agreement": fraction_interval(fraction, len(images.asked))})
 
 
-def agreement(logits: Tensor, asked: Sequence[str]) -> float:
-    """Fraction of images (N, 10 logits) that are read as the digit asked for. asked: N class numbers or prompts.
+def agreement(logits: Tensor, subjects: Sequence[str]) -> float:
+    """Fraction of images, by logits (N, 10), that are read as the digit of their class or prompt. subjects: N of these.
 
     Raises EvaluationError for another number of them.
     """
-    if len(asked) != len(logits):
+    if len(subjects) != len(logits):
         raise EvaluationError(
-            f"Agreement compares each image with what was asked for, but found {len(logits)} images and {len(asked)} wishes;"
-            " sample them again."
+            f"Agreement compares each image with its class or prompt, but found {len(logits)} images and {len(subjects)} of"
+            " these; sample them again."
         )
-    wanted = torch.tensor([asked_digit(one) for one in asked])
-    return float((logits.argmax(1).cpu() == wanted).double().mean())
+    digits = torch.tensor([named_digit(subject) for subject in subjects])
+    return float((logits.argmax(1).cpu() == digits).double().mean())
 
 
-def asked_digit(asked: str) -> int:
-    """The one digit that a class number or a prompt names, as a word or a numeral. Raises EvaluationError for none or several."""
-    found = {_DIGITS[word] for word in re.findall(r"[a-z]+|[0-9]+", asked.lower()) if word in _DIGITS}
-    if len(found) != 1:
+def named_digit(subject: str) -> int:
+    """Find the digit that a class number or a prompt names, as a word or a numeral. Raises EvaluationError for none or several."""
+    digits = {_DIGITS[word] for word in re.findall(r"[a-z]+|[0-9]+", subject.lower()) if word in _DIGITS}
+    if len(digits) != 1:
         raise EvaluationError(
-            f"Agreement needs a prompt that names one digit, but found {asked!r}; leave the metric out of protocol.metrics."
+            f"Agreement needs a prompt that names one digit, but found {subject!r}; leave the metric out of protocol.metrics."
         )
-    return found.pop()
+    return digits.pop()

@@ -25,7 +25,7 @@ class ClipScore(SetMetric):
     asks = True
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
-        """Reads the images alone; nothing where nothing was asked for."""
+        """Reads the images alone; no number for images without prompts."""
         if images.asked is None:
             return Measurement()
         cosines = (images.features["clip"] * images.features["clip_text"]).sum(1)

@@ -1,7 +1,7 @@
 """CMMD (Jayasumana et al., CVPR 2024, 2401.09603): MMD^2 with a Gaussian kernel on CLIP's embeddings of images.
 
 The biased estimator of the authors' code (google-research, cmmd/distance.py), a V-statistic: all pairs count, an image with
-itself too; embeddings of length 1, sigma 10, times 1000. In float64: of the authors' float32 little is left after the
+itself too; embeddings of length 1, sigma 10, times 1000. In float64: the authors' float32 loses most digits in the
 subtraction. Published numbers are of openai/clip-vit-large-patch14-336; name that folder as protocol.clip_path to compare
 with them. Deviation: images that are not square are cropped, as CLIP's own preparation does, and not stretched.
 
@@ -29,7 +29,7 @@ _ROWS = 2048  # of a kernel matrix at a time
 class Cmmd(SetMetric):
     """cmmd >= 0, with the folder that protocol.clip_path names.
 
-    sigma: of the kernel exp(-|x - y|^2 / (2 sigma^2)); scale: what MMD^2 is multiplied by.
+    sigma: of the kernel exp(-|x - y|^2 / (2 sigma^2)); scale: factor of MMD^2.
     """
 
     name = "cmmd"
@@ -53,10 +53,10 @@ class Cmmd(SetMetric):
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
-        ours, theirs = images.features["clip"].double(), reference["clip"].double()
-        own, across = self._means(ours, ours), self._means(ours, theirs)
-        distance = self.scale * float(own.mean() + self._means(theirs, theirs).mean() - 2 * across.mean())
-        influence = 2 * self.scale * (own - across)
+        embeddings, real = images.features["clip"].double(), reference["clip"].double()
+        within, across = self._means(embeddings, embeddings), self._means(embeddings, real)
+        distance = self.scale * float(within.mean() + self._means(real, real).mean() - 2 * across.mean())
+        influence = 2 * self.scale * (within - across)
         influence -= influence.mean()
         return Measurement(
             {self.name: distance}, {self.name: influence_interval(distance, influence)}, {self.name: influence}

@@ -1,4 +1,4 @@
-"""Whether numbers that somebody stored are the mean and the covariance of features."""
+"""Check that stored numbers can be the mean and the covariance of features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.references.reference import Statistics
 
 LARGEST = 8192
-"""More features than any extractor gives; the eigenvalues of larger matrices would take for ever."""
+"""More features than any extractor gives; the eigenvalues of larger matrices would take too long."""
 
 _REAL = "fiu"
 _SYMMETRIC = 1e-5  # of the largest entry
@@ -20,7 +20,7 @@ _NEGATIVE = 1e-6  # of the largest eigenvalue
 
 
 def check_statistics_shapes(mu: tuple[int, ...], sigma: tuple[int, ...], file: Path, name: str) -> None:
-    """Raise EvaluationError unless they are (D,) and (D, D), and D a number of features that can be."""
+    """Raise EvaluationError unless the shapes are (D,) and (D, D), with a possible number of features D."""
     if len(mu) != 1 or sigma != mu * 2 or not 1 <= mu[0] <= LARGEST:
         raise EvaluationError(
             f"The reference {name} in {file} should have a mean (D,) and a covariance (D, D) of at most {LARGEST:,} features, but "
@@ -29,8 +29,9 @@ def check_statistics_shapes(mu: tuple[int, ...], sigma: tuple[int, ...], file: P
 
 
 def checked_statistics(mu: NDArray[Any], sigma: NDArray[Any], file: Path, name: str) -> Statistics:
-    """A mean (D,) and a covariance (D, D), as float64. name: of the reference in `file`, for errors. Raises EvaluationError
-    for other shapes, NaN, and a matrix that is no covariance.
+    """Check a mean (D,) and a covariance (D, D), and return them as float64. name: of the reference in `file`, for errors.
+
+    Raises EvaluationError for other shapes, NaN, and a matrix that is not a covariance.
     """
     check_statistics_shapes(mu.shape, sigma.shape, file, name)
     if not {mu.dtype.kind, sigma.dtype.kind} <= set(_REAL):
@@ -53,7 +54,7 @@ def checked_statistics(mu: NDArray[Any], sigma: NDArray[Any], file: Path, name: 
 
 
 def _is_covariance(matrix: NDArray[np.float64]) -> bool:
-    """Whether a matrix (D, D) is symmetric and has no eigenvalue below zero, but for the rounding of float32."""
+    """Whether a matrix (D, D) is symmetric and has no eigenvalue below zero, except for the rounding of float32."""
     scale = float(np.abs(matrix).max(initial=0.0))
     if np.abs(matrix - matrix.T).max(initial=0.0) > _SYMMETRIC * scale:
         return False

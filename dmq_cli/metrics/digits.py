@@ -16,7 +16,7 @@ from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.store.tensors import check_finite
 
 SIDES = (16, 16)
-"""Of the images that digits_cnn reads."""
+"""Height and width of the images that digits_cnn reads, pixels."""
 
 
 class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
@@ -38,8 +38,10 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
             state = safetensors.torch.load(data)
             check_finite(state, f"The weights in {feature_extractor_weights_path}")
             self.model.load_state_dict(state, assign=True)
-            if other := [name for name, one in self.model.named_parameters() if one.dtype != torch.float32]:
-                raise RuntimeError(f"{other[0]} is {state[other[0]].dtype}, not torch.float32")
+            if other_dtypes := [
+                name for name, parameter in self.model.named_parameters() if parameter.dtype != torch.float32
+            ]:
+                raise RuntimeError(f"{other_dtypes[0]} is {state[other_dtypes[0]].dtype}, not torch.float32")
         except (SafetensorError, RuntimeError) as error:
             raise EvaluationError(
                 f"Extractor digits_cnn was asked to read {feature_extractor_weights_path}, but that does not "
@@ -56,8 +58,8 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
                 f"{tuple(images.shape[1:])}, or channels that differ; choose the protocol of this model."
             )
         features, logits = self.model(grey.contiguous().float() / 127.5 - 1)
-        found = {"features": features, "logits": logits}
-        return tuple(found[name] for name in self.features_list)
+        by_name = {"features": features, "logits": logits}
+        return tuple(by_name[name] for name in self.features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

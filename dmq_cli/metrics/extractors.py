@@ -1,4 +1,4 @@
-"""From uint8 images to features, by the extractors a protocol names; torch-fidelity finds them by name.
+"""Extract features of uint8 images by the extractors a protocol names; torch-fidelity finds them by name.
 
 Each reads its weights from files the user names and never downloads: `dmq-digits-cnn` (digits.py), `dmq-inception`
 (inception.py), `dmq-dinov2` and `dmq-clip` (semantic.py).
@@ -28,34 +28,31 @@ from dmq_cli.paths import resolve
 Images = np.ndarray[Any, Any] | Tensor
 """uint8 (N, H, W, C) with 1 or 3 channels."""
 
-_OWN = ("features", "logits", SPATIAL)  # layers of the protocol's extractor
+_EXTRACTOR_LAYERS = ("features", "logits", SPATIAL)  # layers of the protocol's extractor
 _SEMANTIC_BATCH = 50  # of vision transformers, whose images are made 224x224
 
 
 def extractor_sha256(protocol: Protocol) -> str:
-    """The sha256 of the weights a protocol uses, checked against the one it asks for. Errors as in
-    `read_weights`.
-    """
+    """Hash the weights a protocol uses, and check them against the sha256 it asks for. Raises as `read_weights`."""
     return read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
 
 
 def further_sha256(protocol: Protocol) -> dict[str, str]:
-    """The sha256 of every other file that the protocol's numbers come from, checked; empty for most.
+    """Hash and check every other file that the protocol's numbers depend on; {} for most protocols.
 
     Keys: dinov2, clip, lpips, of weights; dinov2_files, clip_files, of what lies beside them. Errors as in `read_weights`.
     """
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for metric in protocol.metrics.values():
-        found |= metric.files(protocol)
-    return found
+        hashes |= metric.files(protocol)
+    return hashes
 
 
 def load_extractor(protocol: Protocol) -> Any:
-    """The torch-fidelity extractor of a protocol in evaluation mode, weights checked, built once per
-    process.
+    """Load the torch-fidelity extractor of a protocol, in evaluation mode, weights checked, once per process.
 
-    It gives what the Fréchet distance reads, what the inception score reads and, where asked for, what sFID reads.
-    Errors as in `read_weights`.
+    It gives the features of the Fréchet distance, those of the inception score and, if the protocol needs them, those of sFID.
+    Raises as `read_weights`.
     """
     registered, path = EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path))
     layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
@@ -68,36 +65,36 @@ def extract(
     images: Images,
     protocol: Protocol,
     batch_size: int = 250,
-    asked: Sequence[str] | None = None,
+    subjects: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     layers: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
-    """What the protocol's metrics read of images, computed on `device`, float32 on the CPU, first axis the images.
+    """Extract the features that the protocol's metrics read, computed on `device`, float32 on the CPU, first axis the images.
 
     images: uint8 (N, H, W, 1 or 3). "features" (N, D) and "logits" (N, classes); "spatial" (N, 2023); "dinov2" and "clip"
-    (N, D); "clip_text" (N, D) of the prompts, where `asked` says what each image was to show. layers: those of them that are
-    wanted; None: the first two, and all that the metrics read. The batch size changes nothing beyond the rounding of float32.
+    (N, D); "clip_text" (N, D) of the prompts, where `subjects` has the class or prompt of each image. layers: those to extract;
+    None: the first two, and all that the metrics read. The batch size changes nothing beyond the rounding of float32.
     Raises EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
     Numerics().set_tf32(device)
-    pixels, wanted = _channels_first(images), protocol.layers(asked is not None) if layers is None else set(layers)
-    found: dict[str, Tensor] = {}
-    if wanted & set(_OWN):
+    pixels, needed = _channels_first(images), protocol.layers(subjects is not None) if layers is None else set(layers)
+    features: dict[str, Tensor] = {}
+    if needed & set(_EXTRACTOR_LAYERS):
         extractor = load_extractor(protocol).to(device)
-        found |= zip(_OWN, _batched(extractor, pixels, batch_size, protocol.resize), strict=False)
-    for name in (name for name in FOLDERS if name in wanted):
+        features |= zip(_EXTRACTOR_LAYERS, _batched(extractor, pixels, batch_size, protocol.resize), strict=False)
+    for name in (name for name in FOLDERS if name in needed):
         network = _semantic(name, protocol).to(device)
-        (found[name],) = _batched(network, pixels, min(batch_size, _SEMANTIC_BATCH))
-    if "clip_text" in wanted and asked is not None:
-        found["clip_text"] = clip_texts(_semantic("clip", protocol).to(device), asked, len(pixels))
-    return found
+        (features[name],) = _batched(network, pixels, min(batch_size, _SEMANTIC_BATCH))
+    if "clip_text" in needed and subjects is not None:
+        features["clip_text"] = clip_texts(_semantic("clip", protocol).to(device), subjects, len(pixels))
+    return features
 
 
 def check_readable(shape: Sequence[int], protocol: Protocol, name: str, drawn: bool = False) -> None:
-    """Raise EvaluationError for images (H, W, C) that the protocol's extractor cannot read, before there are any.
+    """Raise EvaluationError for images of a shape (H, W, C) that the protocol's extractor cannot read.
 
-    digits_cnn reads 16x16, or any size where the protocol has `resize`, and three channels only where they are equal, which
-    those that a network draws are not (drawn). Inception, DINOv2 and CLIP scale to what they read. name: of the images.
+    digits_cnn reads 16x16, or any size where the protocol has `resize`, and three channels only where they are equal, which they
+    are not in a network's images (drawn). Inception, DINOv2 and CLIP scale images themselves. name: of the images.
     """
     height, width, channels = shape
     digits = protocol.extractor == "digits_cnn"
@@ -112,7 +109,7 @@ def check_readable(shape: Sequence[int], protocol: Protocol, name: str, drawn: b
 
 
 def as_tensor(images: Images) -> Tensor:
-    """The same images on the CPU in row-major order, copied only if read-only or in another order."""
+    """Move images to the CPU in row-major order, copied only if read-only or in another order."""
     if isinstance(images, np.ndarray):
         return torch.from_numpy(np.require(images, requirements=["C", "W"]))
     return images.cpu().contiguous()

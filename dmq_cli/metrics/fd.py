@@ -1,7 +1,7 @@
 """Fréchet distance of the extractor's features to the reference's (Heusel et al., NeurIPS 2017, 1706.08500).
 
-An FID is that of Inception's features. Its interval is by the influence function, and FD-inf is of infinitely many images: see
-frechet.py.
+With Inception's features it is FID. Its interval comes from the influence function, and FD-inf extrapolates to infinitely many
+images: see frechet.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FrechetOn(SetMetric):
         return Measurement(numbers, intervals, {self.name: influence})
 
     def limits(self, target: FrechetTo, features: Any, protocol: Protocol) -> Mapping[str, float]:
-        """What is read off besides, with the same standard error."""
+        """Further numbers with the same standard error."""
         return {}
 
 

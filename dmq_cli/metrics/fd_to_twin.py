@@ -1,8 +1,8 @@
-"""Fréchet distance between the quantized images and those that full precision makes of the same noise.
+"""Fréchet distance between the quantized and the full-precision images from the same noise.
 
-On the features of the protocol's extractor, without real images: what quantization changed in the distribution. Images that
-quantization moves as a pair move apart little, so that far smaller changes show than in the difference of two distances to a
-reference. Both sets scatter, together: the interval is by the influence of every pair, see frechet.py.
+On the features of the protocol's extractor, without real images: it measures what quantization changed in the distribution. The
+two images of a pair are similar, so that far smaller changes show than in the difference of two distances to a reference. Both sets
+are random and correlated, so the interval comes from the influence of every pair, see frechet.py.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class FrechetDistanceToTwin(TwinMetric):
     layers = ("features",)
 
     def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
-        """In float64."""
-        ours, theirs = (sample.features["features"].double().numpy() for sample in (images, twin))
-        distance = max(0.0, FrechetTo(*moments(theirs)).distance(ours))  # rounding may leave it below
-        influence = torch.from_numpy(paired_influence(ours, theirs))
+        """Compares the features in float64."""
+        features, twin_features = (sample.features["features"].double().numpy() for sample in (images, twin))
+        distance = max(0.0, FrechetTo(*moments(twin_features)).distance(features))  # rounding may leave it below
+        influence = torch.from_numpy(paired_influence(features, twin_features))
         return Measurement(
             {self.name: distance}, {self.name: influence_interval(distance, influence)}, {self.name: influence}
         )

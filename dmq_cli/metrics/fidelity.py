@@ -1,8 +1,7 @@
-"""Numbers of a set of images as a protocol has them: against a reference, and against their full-precision twins.
+"""Measure a set of images by a protocol, against a reference and against their full-precision twins.
 
-What `torch_fidelity.calculate_metrics` computes for its metrics, with three differences: the features of a reference are
-extracted once per process and not once per call, nothing is cached in files (its cache unpickles), and the statistics of FD
-and KID are computed in float64.
+As `torch_fidelity.calculate_metrics` for its metrics, with three differences: the features of a reference are extracted once per
+process, not once per call; nothing is cached in files (its cache unpickles); the statistics of FD and KID are computed in float64.
 """
 
 from __future__ import annotations
@@ -22,44 +21,44 @@ from dmq_cli.metrics.references.reference import Features, Reference, comparing
 
 
 def fidelity(
-    images: Images, reference: Images | Reference, protocol: Protocol, asked: Sequence[str] | None = None
+    images: Images, reference: Images | Reference, protocol: Protocol, subjects: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Measure images against a reference: images uint8 (N, H, W, 1 or 3), exactly `protocol.num_images`; the
     reference a Reference, or images like these.
 
-    Returns the numbers of the protocol's metrics, but for those that compare with full-precision twins. asked: what each
-    image was to show; without it there is no agreement and no clip_score. Raises EvaluationError for another number of
+    Returns the numbers of the protocol's metrics, except those that compare with full-precision twins. subjects: the class or
+    prompt of each image; without it there is no agreement and no clip_score. Raises EvaluationError for another number of
     images or a reference that is too small; errors of weights as in `read_weights`.
     """
-    known = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
+    real = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
     check_images(len(images), protocol)
-    sample = Sample(extract(images, protocol, asked=asked), asked)
-    return dict(measure(sample, with_features(known, protocol), protocol).numbers)
+    sample = Sample(extract(images, protocol, subjects=subjects), subjects)
+    return dict(measure(sample, with_features(real, protocol), protocol).numbers)
 
 
 def measure(images: Sample, reference: Features | Reference, protocol: Protocol) -> Measurement:
-    """What the protocol's metrics find in images, with what `extract` read of the reference, or `with_features` gave."""
-    known = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
+    """Measure images by the protocol's SetMetrics. reference: features of `extract`, or a Reference of `with_features`."""
+    real = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
     for features in images.features.values():
         check_images(len(features), protocol)
-    _check_reference(known, protocol)
-    found = Measurement()
+    _check_reference(real, protocol)
+    measurement = Measurement()
     for metric in protocol.metrics.values():
         if isinstance(metric, SetMetric):
-            found |= metric.measure(images, known, protocol)
-    return found
+            measurement |= metric.measure(images, real, protocol)
+    return measurement
 
 
 def compare(images: Sample, twins: Images, protocol: Protocol, device: torch.device | str = "cpu") -> Measurement:
-    """What the protocol's metrics find between images and their full-precision twins, uint8 (N, H, W, C), in the same order."""
+    """Measure images by the protocol's TwinMetrics. twins: full-precision images, uint8 (N, H, W, C), in the same order."""
     metrics = list(_of_twins(protocol))
     layers = {layer for metric in metrics for layer in metric.layers}
     features = extract(twins, protocol, device=device, layers=layers) if layers else {}
     twin = Sample(features, pixels=twins)
-    found = Measurement()
+    measurement = Measurement()
     for metric in metrics:
-        found |= metric.compare(images, twin, protocol)
-    return found
+        measurement |= metric.compare(images, twin, protocol)
+    return measurement
 
 
 def _of_twins(protocol: Protocol) -> Iterator[TwinMetric]:
@@ -67,15 +66,14 @@ def _of_twins(protocol: Protocol) -> Iterator[TwinMetric]:
 
 
 def reference_of(name: str, images: Images) -> Reference:
-    """Images, uint8 (N, H, W, C), as a reference; its sha256 is theirs."""
+    """Make a reference of images, uint8 (N, H, W, C), with their sha256."""
     record = {"layout": "images", "count": len(images), "size": list(images.shape[1:])}
     return Reference(name, images_sha256(images), images=lambda: images, record=record)
 
 
 def with_features(reference: Reference, protocol: Protocol, device: torch.device | str = "cpu") -> Reference:
-    """The reference with the features of its images, where the protocol's metrics need them, computed on `device`. Raises
-    what its `check` does.
-    """
+    """Add the features of its images to a reference, where the protocol's metrics need them, computed on `device`. Raises as
+    Reference.check."""
     reference.check(protocol)
     if reference.images is None or not reference.lacks(protocol):
         return reference
@@ -83,7 +81,7 @@ def with_features(reference: Reference, protocol: Protocol, device: torch.device
 
 
 def reference_features(reference: Images, protocol: Protocol, device: torch.device | str = "cpu") -> Features:
-    """What the protocol's metrics compare with, by `extract`; the last two references of a process are not extracted again."""
+    """Extract the features of a reference that the protocol's metrics need; the last two references of a process are cached."""
     weights = (extractor_sha256(protocol), *sorted(further_sha256(protocol).items()))
     layers = tuple(sorted({metric.reference for metric in comparing(protocol) if metric.reference}))
     key = (weights, images_sha256(reference), protocol.resize, layers)
@@ -95,7 +93,7 @@ def reference_features(reference: Images, protocol: Protocol, device: torch.devi
 
 
 def check_images(images: int, protocol: Protocol) -> None:
-    """Raises EvaluationError for another number of images than the protocol measures."""
+    """Raise EvaluationError for another number of images than the protocol measures."""
     if images != protocol.num_images:
         raise EvaluationError(
             f"Protocol {protocol.name} measures exactly {protocol.num_images} images, but {images} were "
@@ -104,7 +102,7 @@ def check_images(images: int, protocol: Protocol) -> None:
 
 
 def images_sha256(images: Images) -> str:
-    """The sha256 of a set of uint8 images: its shape and its bytes, in the order (N, H, W, C)."""
+    """Hash a set of uint8 images: its shape and its bytes, in the order (N, H, W, C)."""
     pixels = as_tensor(images)
     state = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)}\n".encode())
     state.update(pixels.numpy().data)
@@ -112,17 +110,17 @@ def images_sha256(images: Images) -> str:
 
 
 def _check_reference(reference: Reference, protocol: Protocol) -> None:
-    """Stored statistics are of as many images as they are of; features must be enough for every metric that reads them."""
+    """Check that the reference has features of enough images for every metric that reads them. Raises EvaluationError."""
     counts = [
         (metric.least, len(reference.features[metric.reference]))
         for metric in comparing(protocol)
         if metric.reference is not None and metric.reference in reference.features
     ]
-    needed, found = max((least for least, _ in counts), default=0), min((count for _, count in counts), default=0)
-    if found < needed:
+    needed, available = max((least for least, _ in counts), default=0), min((count for _, count in counts), default=0)
+    if available < needed:
         raise EvaluationError(
             f"Protocol {protocol.name} needs at least {needed} reference images, but {protocol.reference} "
-            f"has {found}; give a larger reference or a smaller protocol.metrics.kid.subset_size."
+            f"has {available}; give a larger reference or a smaller protocol.metrics.kid.subset_size."
         )
 
 

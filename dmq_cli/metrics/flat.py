@@ -1,7 +1,7 @@
-"""The form in which keys of artifacts and records of protocols have always had a protocol.
+"""Convert a protocol to the flat form that keys of artifacts and records of protocols use.
 
-A metric was a name in a list once, and its options stood beside the list. Keys and hashes are still those of that form, so that
-what was measured then is found and compared with what is measured now. A metric that came later has an entry of its own.
+Formerly a metric was a name in a list, with its options beside the list. Keys and hashes are still computed from that form, so that
+earlier results are found and can be compared with new ones. A newer metric has an entry of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LISTED = {
     "fd_dinov2": "dmq_cli.metrics.fd_dinov2.FrechetDistanceDinov2",
     "clip_score": "dmq_cli.metrics.clip_score.ClipScore",
 }
-# Measured by every protocol, and so named by none.
+# Measured by every protocol, and so not in the list of any.
 _ALWAYS = {
     "psnr": "dmq_cli.metrics.psnr.Psnr",
     "ssim": "dmq_cli.metrics.ssim.Ssim",
@@ -31,31 +31,35 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[str, Any]]] = {
     "kid": {"subset_size": ("kid_subset_size", 1000), "subsets": ("kid_subsets", 100)},
     "prc": {"neighbourhood": ("prc_neighbourhood", 3), "images": ("prc_images", None)},
 }
-"""Of a metric, each option: how it was called, and its value where nobody gave it."""
+"""Options of each metric: the former key, and the default."""
 
 MOVED = {old: f"metrics.{name}.{option}" for name, options in _OPTIONS.items() for option, (old, _) in options.items()}
-"""Keys below `protocol` as they were once, and as they are."""
+"""Former keys below `protocol`, and those that replaced them."""
 
 
 def flat(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's section in that form; one that is in it already stays.
+    """Convert a protocol's section to the flat form; one that has it already is copied.
 
-    metrics: names of those that could be in the list; further: {name: its section} of all others, and of those that were always
-    measured {name: None} where they are not.
+    metrics: names of those of the former list; further: {name: its section} of all others, and {name: None} for one that was
+    always measured and now is not.
     """
     if not isinstance(section.get("metrics"), Mapping):
         return dict(section)
-    given = {name: dict(metric) for name, metric in section["metrics"].items() if metric is not None}
+    sections = {name: dict(metric) for name, metric in section["metrics"].items() if metric is not None}
     targets = {**_LISTED, **_ALWAYS}
-    former = {name for name, metric in given.items() if metric.get("_target_") == targets.get(name)}
+    former = {name for name, metric in sections.items() if metric.get("_target_") == targets.get(name)}
     beside = {
-        old: given[name].pop(option, default) if name in former else default
+        old: sections[name].pop(option, default) if name in former else default
         for name, options in _OPTIONS.items()
         for option, (old, default) in options.items()
     }
     if beside["prc_images"] is None and "weights_sha256" not in section:
-        del beside["prc_images"]  # fid_torch_fidelity and what rests on it said null, the embedded protocols nothing
-    later: dict[str, Any] = {n: metric for n, metric in given.items() if n not in former or set(metric) > {"_target_"}}
-    later |= {name: None for name in _ALWAYS if name not in given}
+        del beside[
+            "prc_images"
+        ]  # formerly null in fid_torch_fidelity and protocols based on it, absent in the embedded ones
+    later: dict[str, Any] = {
+        n: metric for n, metric in sections.items() if n not in former or set(metric) > {"_target_"}
+    }
+    later |= {name: None for name in _ALWAYS if name not in sections}
     names = [name for name in _LISTED if name in former]
     return {**section, **beside, "metrics": names, **({"further": later} if later else {})}

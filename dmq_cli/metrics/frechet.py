@@ -1,25 +1,25 @@
-"""How far the Fréchet distance of N images scatters, and what it would be of infinitely many.
+"""The standard error of the Fréchet distance of N images, and its limit for infinitely many.
 
 FD of N images is greater than FD of the distribution they come from, by about c / N, and a bootstrap adds that bias once
-more: its percentiles lie above the distance itself. The spread here is of first order instead, by the influence function:
+more: its percentiles lie above the distance itself. The standard error here is of first order instead, by the influence function:
 with the optimal map T = S_r^1/2 (S_r^1/2 S S_r^1/2)^-1/2 S_r^1/2 from the images' Gaussian to the reference's,
 
     FD(images) - E[FD(N images)] ~ mean of a_i,   a_i = 2 (mu - mu_r)'(x_i - mu) + (x_i - mu)'(I - T)(x_i - mu) - const,
 
-so std(a_i) / sqrt(N) is its standard error, from one decomposition. Delete-d jackknives of 20 and 50 groups cover as often
-and cost as many decompositions. As the jackknife's, it is too wide where the two distributions are almost equal, by sqrt(2)
-where they are equal: there FD scatters in second order alone, and the interval covers more often than it says.
+so std(a_i) / sqrt(N) is its standard error, from one decomposition. Delete-d jackknives of 20 and 50 groups have the same coverage
+and need 20 and 50 decompositions. Like the jackknife's, it is too wide where the two distributions are almost equal, by sqrt(2)
+where they are equal: there FD varies in second order alone, and the interval covers more often than 95 %.
 
-Of two sets of images from the same noise, a_i - b_i gives the spread of the difference of their distances, which is much
-smaller than of two distances that have nothing in common.
+For two sets of images from the same noise, a_i - b_i gives the standard error of the difference of their distances, which is much
+smaller than for two independent sets.
 
-The distance between two such sets, as of quantized images and their twins, scatters with both. A pair adds what its image adds
-with the other set as it is, and what its twin adds with the images as they are; both sets move together, so that the sum of
-the two is what scatters: resampling pairs, and not images.
+The distance between two such sets, as of quantized images and their twins, varies with both. A pair's influence is that of its
+image with the other set fixed, plus that of its twin with the images fixed; the two sets are correlated, so that pairs are
+the independent units, not images.
 
 FD-inf: Chong and Forsyth, CVPR 2020 (1911.07023), fit FD over 1 / N for random subsets and read off the intercept.
-Deviation: the subsets of one size are disjoint and together all images, so that what these images have in common by chance
-is in the mean of every size alike and moves the intercept as it moves FD: FD-inf has the standard error of FD.
+Deviation: the subsets of one size are disjoint and together all images, so that the sampling error of these images is the same
+in the mean of every size and moves the intercept as it moves FD: FD-inf has the standard error of FD.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ZERO = 1e-12  # of the greatest eigenvalue
 
 
 class FrechetTo:
-    """Fréchet distance to one Gaussian, which stays what it is: the reference.
+    """Fréchet distance to one fixed Gaussian, the reference.
 
     mean: (D,); covariance: (D, D), divided by n - 1. All in float64.
     """
@@ -56,22 +56,22 @@ class FrechetTo:
         return float(np.square(mean - self.mean).sum() + np.trace(covariance) + self.trace - 2 * roots)
 
     def influence(self, features: Any) -> Array:
-        """a_i of every image, (N,), from features (N, D): FD scatters around its expectation as their mean around 0."""
+        """a_i of every image, (N,), from features (N, D): to first order FD minus its expectation is their mean."""
         mean, covariance = moments(features)
         values, vectors = np.linalg.eigh(self.root @ covariance @ self.root)
-        kept = values > values[-1] * _ZERO  # features that never vary have no part in it
-        half = self.root @ (vectors[:, kept] / values[kept] ** 0.25)
+        nonzero = values > values[-1] * _ZERO  # features that never vary have no part in it
+        half = self.root @ (vectors[:, nonzero] / values[nonzero] ** 0.25)
         bent = np.eye(len(mean)) - half @ half.T
         pieces = []
         for start in range(0, len(features), _ROWS):
             rows = np.asarray(features[start : start + _ROWS], np.float64) - mean
             pieces.append(2 * rows @ (mean - self.mean) + ((rows @ bent) * rows).sum(axis=1))
-        found: Array = np.concatenate(pieces)
-        found -= found.mean()
-        return found
+        per_image: Array = np.concatenate(pieces)
+        per_image -= per_image.mean()
+        return per_image
 
     def extrapolated(self, features: Any, seed: int) -> float | None:
-        """FD-inf of features (N, D), from FD of the whole, of its halves, thirds, fourths and fifths; `seed` draws them.
+        """FD-inf of features (N, D), from FD of the whole set, its halves, thirds, fourths and fifths; `seed` draws them.
 
         Only parts of at least 4 D images count; None where not even halves are (N < 8 D).
         """
@@ -80,14 +80,14 @@ class FrechetTo:
         parts = range(1, min(_MOST_PARTS, len(features) // (_LEAST_PER_FEATURE * features.shape[1])) + 1)
         if len(parts) < 2:
             return None
-        means = [np.mean([self.distance(features[own]) for own in np.array_split(order, k)]) for k in parts]
+        means = [np.mean([self.distance(features[rows]) for rows in np.array_split(order, k)]) for k in parts]
         return float(np.polynomial.polynomial.polyfit(parts, means, 1)[0])
 
 
 def paired_influence(features: Any, twins: Any) -> Array:
-    """a_i of every pair, (N,), from features (N, D) of two sets of the same noise: their distance scatters as the mean."""
-    found: Array = FrechetTo(*moments(twins)).influence(features) + FrechetTo(*moments(features)).influence(twins)
-    return found
+    """a_i of every pair, (N,), from features (N, D) of two sets from the same noise; see `FrechetTo.influence`."""
+    influence: Array = FrechetTo(*moments(twins)).influence(features) + FrechetTo(*moments(features)).influence(twins)
+    return influence
 
 
 def moments(features: Any) -> tuple[Array, Array]:

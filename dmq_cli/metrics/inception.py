@@ -33,8 +33,8 @@ class InceptionFeatures(FeatureExtractorBase):  # type: ignore[misc]
         self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
     ) -> None:
         super().__init__(name, features_list)
-        theirs = [one for one in features_list if one != SPATIAL]
-        self.network = _Network(name, theirs or ["2048"], feature_extractor_weights_path)
+        inception_layers = [layer for layer in features_list if layer != SPATIAL]
+        self.network = _Network(name, inception_layers or ["2048"], feature_extractor_weights_path)
         self._spatial: list[Tensor] = []
         if SPATIAL in features_list:
             self.network.Mixed_6d.branch1x1.conv.register_forward_hook(self._keep)
@@ -42,10 +42,10 @@ class InceptionFeatures(FeatureExtractorBase):  # type: ignore[misc]
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self._spatial.clear()
         features = self.network(images.expand(-1, 3, -1, -1))
-        found = dict(zip(self.network.features_list, features, strict=True))
+        by_layer = dict(zip(self.network.features_list, features, strict=True))
         if self._spatial:
-            found[SPATIAL] = self._spatial.pop()
-        return tuple(found[name] for name in self.features_list)
+            by_layer[SPATIAL] = self._spatial.pop()
+        return tuple(by_layer[name] for name in self.features_list)
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         self._spatial.append(output[:, :_SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1))

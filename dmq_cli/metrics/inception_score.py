@@ -17,7 +17,7 @@ from dmq_cli.metrics.references.reference import Reference
 class InceptionScore(SetMetric):
     """is in [1, classes], the mean over disjoint splits of the shuffled images, and is_std over the splits.
 
-    splits: how many. They are disjoint, so that their mean has a t interval with splits - 1 degrees of freedom.
+    splits: their number. They are disjoint, so that their mean has a t interval with splits - 1 degrees of freedom.
     """
 
     name = "is"

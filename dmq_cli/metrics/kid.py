@@ -1,8 +1,8 @@
 """KID (Bińkowski et al., ICLR 2018, 1801.01401): MMD^2 with a cubic kernel on the extractor's features, by torch-fidelity.
 
-The mean over random subsets, which overlap: their spread alone says nothing about other images. The variance of the interval
-is that of the unbiased MMD^2 of all images (first term of Hoeffding's decomposition of this U-statistic, Gretton et al., JMLR
-2012; a jackknife in closed form) plus the spread over subsets by their number, for the choice of subsets.
+The mean over random subsets, which overlap, so that their variance does not estimate that over images. The variance of the
+interval is that of the unbiased MMD^2 of all images (first term of Hoeffding's decomposition of this U-statistic, Gretton et al.,
+JMLR 2012; a jackknife in closed form) plus the variance over subsets divided by their number, for the choice of subsets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROWS = 2048  # of a kernel matrix at a time
 class Kid(SetMetric):
     """kid, around 0 for equal distributions, and kid_std over the subsets, in float64.
 
-    subset_size: images in a subset; subsets: how many of them.
+    subset_size: images in a subset; subsets: number of subsets.
     """
 
     name = "kid"
@@ -51,14 +51,14 @@ class Kid(SetMetric):
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
-        ours, theirs = images.features["features"], reference["features"]
+        features, real = images.features["features"], reference["features"]
         options = {"kid_subsets": self.subsets, "kid_subset_size": self.subset_size, "rng_seed": protocol.rng_seed}
-        scores = kid_features_to_metric(ours.double(), theirs.double(), verbose=False, **options)
+        scores = kid_features_to_metric(features.double(), real.double(), verbose=False, **options)
         numbers = {"kid": scores[KEY_METRIC_KID_MEAN], "kid_std": scores[KEY_METRIC_KID_STD]}
         if self.subsets == 1:
             return Measurement(numbers)
         choice = numbers["kid_std"] ** 2 / (self.subsets - 1)
-        return Measurement(numbers, {"kid": around(numbers["kid"], math.sqrt(kid_variance(ours, theirs) + choice))})
+        return Measurement(numbers, {"kid": around(numbers["kid"], math.sqrt(kid_variance(features, real) + choice))})
 
 
 def kid_variance(features: Tensor, reference: Tensor) -> float:
@@ -66,12 +66,12 @@ def kid_variance(features: Tensor, reference: Tensor) -> float:
 
     4 Var(h_i) / N with h_i = mean of k(x_i, x_j) over the other images - mean of k(x_i, y_j). float64; time N (N + M) D.
     """
-    ours, theirs = features.double(), reference.double()
+    images, real = features.double(), reference.double()
     rows = []
-    for x in torch.split(ours, _ROWS):
-        to_others = _kernel(x, ours).sum(1) - ((x * x).sum(1) / x.shape[1] + 1) ** 3
-        rows.append(to_others / (len(ours) - 1) - _kernel(x, theirs).mean(1))
-    return 4 * float(torch.cat(rows).var()) / len(ours)
+    for x in torch.split(images, _ROWS):
+        to_others = _kernel(x, images).sum(1) - ((x * x).sum(1) / x.shape[1] + 1) ** 3
+        rows.append(to_others / (len(images) - 1) - _kernel(x, real).mean(1))
+    return 4 * float(torch.cat(rows).var()) / len(images)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

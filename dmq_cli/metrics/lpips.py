@@ -34,15 +34,14 @@ class Lpips(PairMetric):
     weights = "lpips"
 
     def files(self, protocol: Protocol) -> dict[str, str]:
-        """AlexNet's, where the protocol names it."""
+        """Hash AlexNet's weights, where the protocol names them."""
         if protocol.lpips_path is None:
             return {}
         return {"lpips": read_weights("lpips", protocol.lpips_path, protocol.weights_sha256.get("lpips"))[1]}
 
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
-        """Raises ConfigError without the package, MissingWeightsError without the file, EvaluationError for another file
-        than torchvision's or for images that are too small.
-        """
+        """See PairMetric. Raises ConfigError without the package, MissingWeightsError without the file, EvaluationError for
+        another file than torchvision's or for images that are too small."""
         if protocol.lpips_path is None:
             return None
         network = _build(protocol.lpips_path, self.files(protocol)["lpips"])

@@ -1,8 +1,8 @@
-"""What a metric is: an object of a protocol that measures images and says how its numbers are shown.
+"""The interface of a metric: an object of a protocol that measures images and says how its numbers are shown.
 
-A metric is one file here and one in conf/metric: a subclass of SetMetric, of TwinMetric or of PairMetric (pairs.py). What it
-gives beside each number says how far that scatters: an interval, and the influence of every image, from which the interval of
-a difference between two sets of the same noise comes.
+A metric is one file here and one in conf/metric: a subclass of SetMetric, of TwinMetric or of PairMetric (pairs.py). Beside each
+number it may give an interval, and the influence of every image, from which the interval of a difference between two sets from the
+same noise is computed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DOWN, UP = "↓", "↑"
 
 @dataclass(frozen=True)
 class Shown:
-    """A number and how it is shown. key: in metrics.json; heading: of its column; arrow: where better is, DOWN, UP or "" for neither; unit: put after it;
-    digits: after the point, where the same number of them is shown everywhere.
+    """A number and how it is shown. key: in metrics.json; heading: of its column; arrow: direction of better, DOWN, UP or "" for
+    neither; unit: written after it; digits: decimals, where a fixed number of them is shown.
 
-    distance: tables say where it is no further from full precision's than noise is.
+    distance: tables mark it where its difference to full precision is inside the noise.
     """
 
     key: str
@@ -44,9 +44,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a metric found, by the names of its numbers; nothing where these images have no such number.
+    """The result of a metric, by the names of its numbers; empty for images that have no such number.
 
-    intervals: [low, high], 95 %. influences: (N,), what every image adds to the number to first order.
+    intervals: [low, high], 95 %. influences: (N,), first-order contribution of every image to the number.
     """
 
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Measurement:
 class Sample:
     """A set of images as metrics read it.
 
-    features: layer -> (N, ...) float32, see `extract`; asked: what each image was to show, None where nothing was asked;
+    features: layer -> (N, ...) float32, see `extract`; asked: the class or prompt of each image, None for unconditional ones;
     pixels: uint8 (N, H, W, 1 or 3), where images are compared with their twins.
     """
 
@@ -77,9 +77,9 @@ class Sample:
 class Metric(ABC):
     """One metric of a protocol; its parameters are what a protocol may set.
 
-    name: its key in protocol.metrics. results: its numbers, and how each is shown. layers: the features it
-    reads, of `extract`. extractors: the only ones that give them, empty for any. weights: a network of weights.py that it
-    reads besides the extractor. asks: it needs to know what each image was to show.
+    name: its key in protocol.metrics. results: its numbers, and how each is shown. layers: the features of `extract` that it reads.
+    extractors: the only ones that have these, empty for any. weights: a network of weights.py that it needs besides the
+    extractor. asks: whether it needs the class or prompt of each image.
     """
 
     name: ClassVar[str]
@@ -90,7 +90,7 @@ class Metric(ABC):
     asks: ClassVar[bool] = False
 
     def check(self, protocol: Protocol) -> None:
-        """Raise ConfigError where the protocol cannot give what it needs, or a parameter cannot be."""
+        """Raise ConfigError where the protocol lacks what it needs, or a parameter is impossible."""
         if self.extractors and protocol.extractor not in self.extractors:
             raise ConfigError(
                 f"Protocol {protocol.name} asks for {self.name}, which only {' and '.join(self.extractors)} has; take it away"
@@ -98,19 +98,19 @@ class Metric(ABC):
             )
 
     def files(self, protocol: Protocol) -> dict[str, str]:
-        """The sha256 of every file besides the extractor's that its numbers come from. Raises errors as in `read_weights`."""
+        """Hash every file besides the extractor's that its numbers depend on. Raises as `read_weights`."""
         if self.weights not in FOLDERS:
             return {}
-        wanted = protocol.weights_sha256.get(self.weights)
-        folder, sha256 = find_folder(self.weights, protocol.folders()[self.weights], wanted)
+        expected = protocol.weights_sha256.get(self.weights)
+        folder, sha256 = find_folder(self.weights, protocol.folders()[self.weights], expected)
         return {self.weights: sha256, f"{self.weights}_files": settings_sha256(folder)}
 
 
 class SetMetric(Metric):
     """A number of a set of images.
 
-    reference: the layer that it compares with real images, None where it reads the sampled images alone. whole: it compares
-    them one by one, so that mean and covariance of the real ones are not enough.
+    reference: the layer that it compares with real images, None where it reads the sampled images alone. whole: whether it needs
+    the features of every real image, not only their mean and covariance.
     """
 
     reference: ClassVar[str | None] = None
@@ -118,24 +118,24 @@ class SetMetric(Metric):
 
     @property
     def least(self) -> int:
-        """How many real images it needs."""
+        """The number of real images it needs."""
         return 1
 
     @abstractmethod
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
-        """Its numbers. Raises EvaluationError for a reference that does not serve it."""
+        """Measure images. Raises EvaluationError for a reference that lacks what it needs."""
 
 
 class TwinMetric(Metric):
-    """A number of a set of images and of those that full precision makes of the same noise, in the same order."""
+    """A number of a set of images and the full-precision images from the same noise, in the same order."""
 
     @abstractmethod
     def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
-        """Its numbers. Raises EvaluationError for sets that are no pairs."""
+        """Compare images with their twins. Raises EvaluationError for sets that are not pairs."""
 
 
 def check_least(protocol: Protocol, key: str, value: int | None, least: int) -> None:
-    """Raise ConfigError for a count of a protocol below `least`. key: below `protocol.`; None is no count."""
+    """Raise ConfigError for a count of a protocol below `least`. key: below `protocol.`; None is allowed."""
     if value is not None and value < least:
         raise ConfigError(f"Protocol {protocol.name} asks for {key}={value}; give at least {least}.")
 

@@ -1,4 +1,4 @@
-"""Numbers of each image and its twin from the same noise, pixel by pixel, and their mean."""
+"""Base of metrics that compare each image with its twin from the same noise, pixel by pixel, and average."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from dmq_cli.metrics.protocol import Protocol
 
 _VALUES = 2**19  # of a batch of images; SSIM holds ten times as many
 Pairwise = Callable[[Tensor, Tensor], Tensor]
-"""Two batches of images, uint8 (B, H, W, C), to the number of every pair, (B,) float64."""
+"""From two batches of images, uint8 (B, H, W, C), to the number of every pair, (B,) float64."""
 
 
 class PairMetric(TwinMetric):
-    """The mean of a number that every pair of images has; its influence on it is that number itself."""
+    """The mean of a number of every pair of images; a pair's influence is its own number."""
 
     @abstractmethod
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
-        """What gives pairs of images of this size their numbers; None where it has none for them."""
+        """Make the function that compares pairs of images of this size; None where these have no such number."""
 
     def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
         """The mean over pairs. Raises EvaluationError for other types than uint8, differing shapes or no images."""
-        ours, theirs = _checked(images.pixels, twin.pixels)
-        number = self.pairwise(int(ours.shape[1]), int(ours.shape[2]), protocol)
+        image_pixels, twin_pixels = _checked(images.pixels, twin.pixels)
+        number = self.pairwise(int(image_pixels.shape[1]), int(image_pixels.shape[2]), protocol)
         if number is None:
             return Measurement()
-        each = _over_batches(number, ours, theirs)
-        return Measurement({self.name: float(each.mean())}, {self.name: mean_interval(each)}, {self.name: each})
+        values = _over_batches(number, image_pixels, twin_pixels)
+        return Measurement({self.name: float(values.mean())}, {self.name: mean_interval(values)}, {self.name: values})
 
 
 def _checked(images: Images | None, twin: Images | None) -> tuple[Tensor, Tensor]:

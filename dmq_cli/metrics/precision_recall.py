@@ -1,7 +1,7 @@
 """Improved precision and recall (Kynkäänniemi et al., NeurIPS 2019, 1904.06991), by torch-fidelity.
 
-Precision is a fraction of images, which has Wilson's interval. Recall has none: it counts reference images, which all images
-together decide on.
+Precision is a fraction of images and has Wilson's interval. Recall has none: it is a fraction of reference images, each decided by
+all images together.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LARGE = 10_000  # images; all distances among 50,000 would be 10 GB
 class PrecisionRecall(SetMetric):
     """precision and recall in [0, 1].
 
-    neighbourhood: k of the balls around each image. images: compare with that many of the reference, the first ones; None:
-    with all.
+    neighbourhood: k of the balls around each image. images: number of reference images to compare with, the first ones; None:
+    all.
     """
 
     name = "prc"
@@ -37,7 +37,7 @@ class PrecisionRecall(SetMetric):
 
     @property
     def least(self) -> int:
-        """All that it compares with, and at least a ball."""
+        """The number of images to compare with, and at least enough for one ball."""
         return self.images or self.neighbourhood + 1
 
     def check(self, protocol: Protocol) -> None:
@@ -49,11 +49,11 @@ class PrecisionRecall(SetMetric):
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
         # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
-        ours, theirs = images.features["features"], reference["features"][: self.images]
-        large = max(len(ours), len(theirs)) > _LARGE
+        features, real = images.features["features"], reference["features"][: self.images]
+        large = max(len(features), len(real)) > _LARGE
         scores = prc_features_to_metric(
-            ours, theirs, verbose=False, prc_neighborhood=self.neighbourhood, save_cpu_ram=large
+            features, real, verbose=False, prc_neighborhood=self.neighbourhood, save_cpu_ram=large
         )
         precision, recall = scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
-        interval = fraction_interval(precision, len(ours))
+        interval = fraction_interval(precision, len(features))
         return Measurement({"precision": precision, "recall": recall}, {"precision": interval})

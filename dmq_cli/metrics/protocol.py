@@ -1,4 +1,4 @@
-"""What a number in a table means: extractor, reference, rounding, counts and the metrics with their constants."""
+"""Protocols define the numbers in a table: extractor, reference, rounding, counts and the metrics with their constants."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ _WEIGHTS = ("dinov2", "clip", "lpips")
 
 @dataclass(frozen=True)
 class Protocol:
-    """A recipe for numbers. Two rows of a table are comparable if and only if their protocols have the same
-    hash.
+    """A recipe for measuring. Two rows of a table are comparable if and only if their protocols have the same hash.
 
     name: of the configuration. extractor: a key of EXTRACTORS. extractor_path: its weights, a path or
     `package:` and a path inside dmq_cli. extractor_sha256: what these weights must hash to, or None.
@@ -41,8 +40,7 @@ class Protocol:
     weights; with them, evaluation adds LPIPS. weights_sha256: what the weights of `dinov2`, `clip` and `lpips` must hash
     to. tabulated: whether its numbers may enter a table.
 
-    Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
-    extractor.
+    Raises ConfigError for impossible values and for a column that claims Inception's name for another extractor.
     """
 
     name: str
@@ -68,12 +66,12 @@ class Protocol:
         object.__setattr__(self, "metrics", _by_name(self.name, self.metrics))
         object.__setattr__(self, "columns", dict(self.columns))
         object.__setattr__(self, "weights_sha256", dict(self.weights_sha256))
-        _known("extractor", self.extractor, EXTRACTORS)
-        _known("to_uint8", self.to_uint8, _ROUNDINGS)
+        _require_known("extractor", self.extractor, EXTRACTORS)
+        _require_known("to_uint8", self.to_uint8, _ROUNDINGS)
         if self.extractor != "digits_cnn" and self.resize is not None:
             raise ConfigError(f"Protocol {self.name} asks for resize, which only digits_cnn has; leave it out.")
         for name in self.weights_sha256:
-            _known("weights_sha256 of", name, _WEIGHTS)
+            _require_known("weights_sha256 of", name, _WEIGHTS)
         for key, least in (("num_images", 2), ("rng_seed", 0), ("resize", 1)):
             check_least(self, key, getattr(self, key), least)
         for metric in self.metrics.values():
@@ -82,27 +80,26 @@ class Protocol:
             self._check_column(key, column)
 
     def folders(self) -> dict[str, str | None]:
-        """Where the networks lie whose features its metrics need besides the extractor's, by `dinov2` and `clip`."""
+        """The folders of the networks that its metrics need besides the extractor, by `dinov2` and `clip`."""
         paths = {"dinov2": self.dinov2_path, "clip": self.clip_path}
         used = {metric.weights for metric in self.metrics.values()}
         return {name: path for name, path in paths.items() if name in used}
 
-    def layers(self, asked: bool = True) -> set[str]:
-        """What `extract` finds for it: what its metrics read, and the extractor's own two layers in any case.
+    def layers(self, with_subjects: bool = True) -> set[str]:
+        """The layers that `extract` computes for it: those its metrics read, and always the extractor's own two.
 
-        asked: whether it is known what images were to show; without that some metrics measure nothing.
+        with_subjects: whether the class or prompt of each image is known; without these some metrics are left out.
         """
-        read = (metric.layers for metric in self.metrics.values() if asked or not metric.asks)
+        read = (metric.layers for metric in self.metrics.values() if with_subjects or not metric.asks)
         return {"features", "logits"}.union(*read)
 
     def record(
         self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The protocol as it enters metrics.json: its labels, everything that defines its numbers, and
-        their `hash`.
+        """Record the protocol for metrics.json: its labels, everything that defines its numbers, and their `hash`.
 
-        Files are known by their sha256 and not by where they lie, so moving one changes nothing. further: sha256 of
-        other weights, as `further_sha256` finds them. `tabulated` is there where it is false.
+        Files are identified by their sha256 and not by their path, so moving one changes nothing. further: of `further_sha256`.
+        `tabulated` is there only where it is false.
         """
         labels = {"name": self.name, "reference": self.reference, "columns": self._headings()}
         numbers = self._numbers(reference_sha256, extractor_sha256, further)
@@ -110,16 +107,14 @@ class Protocol:
         return {**labels, **numbers, "hash": digest(numbers, length=16), **mark}
 
     def hash(self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None) -> str:
-        """16 hexadecimal digits that change with everything that can change a number, and with nothing
-        else.
-        """
+        """Hash everything that can change a number, and nothing else, to 16 hexadecimal digits."""
         return digest(self._numbers(reference_sha256, extractor_sha256, further), length=16)
 
     def _numbers(
         self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None
     ) -> dict[str, Any]:
         form = self._flat()
-        # What came later enters only where it is used: protocols from before keep their hash.
+        # Newer settings enter only where they are used, so that older protocols keep their hash.
         later = {"resize": self.resize, "weights_sha256": dict(further or {}) or None}
         later |= {key: form.get(key) for key in ("prc_images", "further")}
         return {
@@ -135,16 +130,20 @@ class Protocol:
         }
 
     def _headings(self) -> dict[str, str]:
-        """Those of `columns`, and of a metric that came later its own."""
+        """Headings of `columns`, and the own ones of newer metrics."""
         later = [self.metrics.get(name) for name in self._flat().get("further", {})]
-        own = {how.key: how.heading for metric in later if isinstance(metric, SetMetric) for how in metric.results}
-        return {**self.columns, **{key: heading for key, heading in own.items() if key not in self.columns}}
+        metric_headings = {
+            how.key: how.heading for metric in later if isinstance(metric, SetMetric) for how in metric.results
+        }
+        return {**self.columns, **{key: heading for key, heading in metric_headings.items() if key not in self.columns}}
 
     def _flat(self) -> dict[str, Any]:
         return flat({"metrics": {name: _section(metric) for name, metric in self.metrics.items()}})
 
     def _check_column(self, key: str, column: str) -> None:
-        _known("result", key, {*results(), *(how.key for metric in self.metrics.values() for how in metric.results)})
+        _require_known(
+            "result", key, {*results(), *(how.key for metric in self.metrics.values() for how in metric.results)}
+        )
         letters = re.sub(r"[^a-z]", "", column.lower())
         claims_fid = "fid" in letters or "frechetinception" in letters
         claims_inception = claims_fid or letters in _INCEPTION_ONLY
@@ -160,14 +159,14 @@ class Protocol:
 
 
 def _by_name(protocol: str, metrics: Any) -> dict[str, Metric]:
-    """The metrics that are there. Raises ConfigError for what is none, or has another's name or number."""
+    """Drop metrics that are None. Raises ConfigError for anything that is not a Metric, or has another's name or number."""
     if not isinstance(metrics, Mapping):
         raise ConfigError(
             f"Protocol {protocol} was given metrics={metrics}, but each has a section of its own; {_advice('NAME')}"
         )
-    there = {name: metric for name, metric in metrics.items() if metric is not None}
+    present = {name: metric for name, metric in metrics.items() if metric is not None}
     numbers: dict[str, str] = {}
-    for name, metric in there.items():
+    for name, metric in present.items():
         if not isinstance(metric, Metric):
             raise ConfigError(
                 f"protocol.metrics.{name}={metric} names no class that is a dmq_cli.metrics.Metric; {_advice(name)}"
@@ -177,11 +176,11 @@ def _by_name(protocol: str, metrics: Any) -> dict[str, Metric]:
                 f"Protocol {protocol} has the metric {metric.name} under the name {name}; write +metric@protocol.metrics.{metric.name}."
             )
         for how in metric.results:
-            if (other := numbers.setdefault(how.key, name)) != name:
+            if (other_metric := numbers.setdefault(how.key, name)) != name:
                 raise ConfigError(
-                    f"Protocol {protocol} has two metrics that give {how.key}: {other} and {name}; take one away."
+                    f"Protocol {protocol} has two metrics that give {how.key}: {other_metric} and {name}; take one away."
                 )
-    return there
+    return present
 
 
 def _advice(name: str) -> str:
@@ -189,19 +188,18 @@ def _advice(name: str) -> str:
 
 
 def _section(metric: Metric) -> dict[str, Any]:
-    """The section that a metric is made from."""
+    """The configuration section of a metric."""
     return {"_target_": f"{type(metric).__module__}.{type(metric).__qualname__}", **vars(metric)}
 
 
 def to_uint8(images: Tensor, how: str) -> Tensor:
-    """Images in [-1, 1], any floating type and shape, to uint8 of the same shape; values outside are
-    clamped.
+    """Convert images in [-1, 1], any floating type and shape, to uint8 of the same shape; values outside are clamped.
 
     `edm`: 127.5 x + 128, truncated (NVlabs/edm generate.py, DiT). `round`: 127.5 (x + 1) to the nearest,
     halves to the even one. `trunc`: 127.5 (x + 1), truncated (openai/guided-diffusion). Computed in
     float32, as there. Raises NumericsError for NaN and infinity, ConfigError for another `how`.
     """
-    _known("to_uint8", how, _ROUNDINGS)
+    _require_known("to_uint8", how, _ROUNDINGS)
     images = images.detach().float()
     if not bool(torch.isfinite(images).all()):
         raise NumericsError(
@@ -213,6 +211,6 @@ def to_uint8(images: Tensor, how: str) -> Tensor:
     return scaled.clamp(0, 255).to(torch.uint8)
 
 
-def _known(what: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ConfigError(f"A protocol asks for {what} '{value}', which does not exist.{nearest(value, known)}")
+def _require_known(what: str, value: str, names: Any) -> None:
+    if value not in names:
+        raise ConfigError(f"A protocol asks for {what} '{value}', which does not exist.{nearest(value, names)}")

@@ -12,8 +12,8 @@ from dmq_cli.metrics.pairs import PairMetric, Pairwise
 from dmq_cli.metrics.protocol import Protocol
 
 PSNR_CAP = 100.0
-"""dB given to two identical images, whose PSNR is infinite. The smallest possible difference is far below
-it up to images of 65,536 values: one step in one value of N is 48.13 + 10 log10(N) dB, 96.3 dB there.
+"""dB of two identical images, whose PSNR is infinite. It is above any other PSNR of images up to 65,536 values: for one step in one
+of N values PSNR is 48.13 + 10 log10(N) dB, 96.3 dB there.
 """
 
 
@@ -25,7 +25,7 @@ class Psnr(PairMetric):
     results = (Shown("psnr", "PSNR to FP", UP, "dB"),)
 
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise:
-        """Of images of any size."""
+        """See PairMetric; images of any size."""
         return _psnr
 
 

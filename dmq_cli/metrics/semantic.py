@@ -49,19 +49,19 @@ class Dinov2Features(FeatureExtractorBase):  # type: ignore[misc]
         self.model.embeddings.position_embeddings = nn.Parameter(self._positions(), requires_grad=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        pixels = _prepared(images, lambda one: one.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), *_IMAGENET)
+        pixels = _prepared(images, lambda image: image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), *_IMAGENET)
         return (self.model(pixels).pooler_output,)
 
     def _positions(self) -> Tensor:
         """Position embeddings (1, 1 + patches, D) for 224x224 pixels, as torch.hub's network interpolates them."""
-        found: Tensor = self.model.embeddings.position_embeddings.detach()
-        side, wanted = math.isqrt(found.shape[1] - 1), _SIDE // int(self.model.config.patch_size)
-        if side == wanted:
-            return found
-        factor = (wanted + _HUB_OFFSET) / side
-        patches = found[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        embeddings: Tensor = self.model.embeddings.position_embeddings.detach()
+        side, needed_side = math.isqrt(embeddings.shape[1] - 1), _SIDE // int(self.model.config.patch_size)
+        if side == needed_side:
+            return embeddings
+        factor = (needed_side + _HUB_OFFSET) / side
+        patches = embeddings[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
         patches = nn.functional.interpolate(patches, scale_factor=(factor, factor), mode="bicubic")
-        return torch.cat([found[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+        return torch.cat([embeddings[:, :1], patches.flatten(2).transpose(1, 2)], 1)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -92,17 +92,17 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         side = int(self.model.config.vision_config.image_size)
-        pixels = _prepared(images, lambda one: _centre(one, side), *_CLIP)
-        found = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
-        return (nn.functional.normalize(found),)
+        pixels = _prepared(images, lambda image: _centre(image, side), *_CLIP)
+        embeddings = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
+        return (nn.functional.normalize(embeddings),)
 
     def too_long(self, prompts: Sequence[str]) -> int:
-        """How many prompts are longer than the text encoder reads."""
+        """Count the prompts that are longer than the text encoder reads."""
         length = int(self.model.config.text_config.max_position_embeddings)
         return sum(len(tokens) > length for tokens in self.tokenizer(list(prompts), verbose=False).input_ids)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (N, D) of prompts, of length 1, on the CPU; what is longer than the text encoder reads is cut off."""
+        """Embed prompts, (N, D) of length 1, on the CPU; longer ones than the text encoder reads are cut off."""
         length = int(self.model.config.text_config.max_position_embeddings)
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -125,23 +125,23 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def clip_texts(extractor: ClipFeatures, asked: Sequence[str], images: int) -> Tensor:
-    """Embeddings (N, D) of length 1 of the prompt of each of N images. asked: N prompts.
+def clip_texts(extractor: ClipFeatures, prompts: Sequence[str], images: int) -> Tensor:
+    """Embed the prompt of each of N images, (N, D) of length 1. prompts: N.
 
-    Prompts that are longer than CLIP reads are cut off, which is said. Raises EvaluationError for another number of prompts, or
+    Prompts that are longer than CLIP reads are cut off, with a warning. Raises EvaluationError for another number of prompts, or
     for class numbers in their place.
     """
-    if len(asked) != images:
+    if len(prompts) != images:
         raise EvaluationError(
-            f"The CLIP score compares each image with its prompt, but found {images} images and {len(asked)} prompts;"
+            f"The CLIP score compares each image with its prompt, but found {images} images and {len(prompts)} prompts;"
             " sample them again."
         )
-    if any(prompt.isdigit() for prompt in asked):
+    if any(prompt.isdigit() for prompt in prompts):
         raise EvaluationError(
-            "The CLIP score compares images with prompts, but this model was told class numbers; take it away with"
+            "The CLIP score compares images with prompts, but this model was given class numbers; take it away with"
             " protocol.metrics.clip_score=null."
         )
-    different = sorted(set(asked))
+    different = sorted(set(prompts))
     if cut := extractor.too_long(different):
         _log.warning(
             "CLIP reads only the beginning of %d of %d prompts: they are too long for it.", cut, len(different)
@@ -149,27 +149,27 @@ def clip_texts(extractor: ClipFeatures, asked: Sequence[str], images: int) -> Te
     batches = [different[start : start + 100] for start in range(0, len(different), 100)]
     texts = torch.cat([extractor.texts(batch) for batch in batches])
     place = {text: number for number, text in enumerate(different)}
-    return texts[torch.tensor([place[prompt] for prompt in asked])]
+    return texts[torch.tensor([place[prompt] for prompt in prompts])]
 
 
 def _prepared(images: Tensor, resize: _Resize, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, 1 or 3, H, W) to what the network reads: resized as 8-bit pixels, then normalized."""
+    """Prepare uint8 (B, 1 or 3, H, W) for the network: resized as 8-bit pixels, then normalized."""
     pixels = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-    resized = np.stack([np.asarray(resize(Image.fromarray(one))) for one in pixels])
+    resized = np.stack([np.asarray(resize(Image.fromarray(array))) for array in pixels])
     scaled = torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255
     normal = (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     return normal.to(images.device)
 
 
 def _centre(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side resized to `side`, then the square in the middle, as torchvision does it."""
+    """Resize the shorter side to `side`, then crop the square in the middle, as torchvision does."""
     width, height = (int(side * length / min(image.size)) for length in image.size)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    x, y = round((width - side) / 2), round((height - side) / 2)
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop((x, y, x + side, y + side))
 
 
 def _model(kind: str, folder: Path) -> Any:
-    """The network of a folder, in float32, from safetensors, with every tensor in its place."""
+    """Load the network of a folder, in float32, from safetensors; every tensor must have its values."""
     package = _transformers()
     try:
         model, report = getattr(package, kind).from_pretrained(

@@ -1,4 +1,4 @@
-"""How the numbers in metrics.json are shown, as their metrics say it."""
+"""Look up how the numbers in metrics.json are shown, from their metrics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dmq_cli.paths import choice_files, conf_folders, importing
 
 
 def classes() -> dict[str, type[Metric]]:
-    """The metrics of conf/metric and of folders of one's own, by name."""
+    """The metrics of conf/metric, the user's own folder and plugins, by name."""
     return _classes(tuple(conf_folders()))
 
 
 def results() -> dict[str, Shown]:
-    """The numbers that these metrics give, by their keys in metrics.json."""
+    """The numbers of these metrics, by their keys in metrics.json."""
     return _results(tuple(conf_folders()))
 
 
 def shown(key: str) -> Shown:
-    """How a number is shown; one of somebody else's metric by its key, without an arrow."""
+    """How a number is shown; one of an unknown metric by its key, without an arrow."""
     return results().get(key, Shown(key, key))
 
 
@@ -34,13 +34,13 @@ def of_twins() -> dict[str, str]:
 
 @cache
 def _classes(folders: tuple[Path, ...]) -> dict[str, type[Metric]]:
-    """folders: of choices, in which the files of the group metric are looked for once."""
-    found: dict[str, type[Metric]] = {}
+    """Import the metrics of choices. folders: of choices, the key of the cache."""
+    kinds: dict[str, type[Metric]] = {}
     for name, file in choice_files("metric").items():
         module, _, kind = str(read_choice(file)["_target_"]).rpartition(".")
         with importing():
-            found[name] = getattr(importlib.import_module(module), kind)
-    return found
+            kinds[name] = getattr(importlib.import_module(module), kind)
+    return kinds
 
 
 @cache

@@ -11,7 +11,7 @@ from dmq_cli.metrics.pairs import PairMetric, Pairwise
 from dmq_cli.metrics.protocol import Protocol
 
 SSIM_WINDOW = 11
-"""Pixels a side of the Gaussian window; smaller images have no SSIM."""
+"""Side of the Gaussian window, pixels; smaller images have no SSIM."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Ssim(PairMetric):
     results = (Shown("ssim", "SSIM to FP", UP, digits=3),)
 
     def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
-        """Of images that the window fits into."""
+        """See PairMetric; None for images smaller than the window."""
         return _ssim if min(height, width) >= SSIM_WINDOW else None
 
 
@@ -34,9 +34,9 @@ def _ssim(a: Tensor, b: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure  # seconds to import
 
     # Channels apart: torch convolves groups slowly, and float64 ten times more so.
-    ours, theirs = (images.permute(0, 3, 1, 2).flatten(0, 1)[:, None].float() for images in (a, b))
+    first, second = (images.permute(0, 3, 1, 2).flatten(0, 1)[:, None].float() for images in (a, b))
     _, windows = structural_similarity_index_measure(
-        ours, theirs, sigma=1.5, kernel_size=SSIM_WINDOW, data_range=255.0, return_full_image=True
+        first, second, sigma=1.5, kernel_size=SSIM_WINDOW, data_range=255.0, return_full_image=True
     )
     edge = SSIM_WINDOW // 2  # torchmetrics pads; windows on padding are not in the paper
     inside: Tensor = windows[..., edge : windows.shape[-2] - edge, edge : windows.shape[-1] - edge]

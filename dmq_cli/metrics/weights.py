@@ -1,4 +1,4 @@
-"""Finds the weights of a feature extractor on this machine and checks that they are what was asked for."""
+"""Find the weights of a feature extractor on this machine and check their sha256."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ _REMEDY = {
 
 
 def read_weights(extractor: str, path: str | None, sha256: str | None = None) -> tuple[bytes, str]:
-    """The bytes of an extractor's weights file and their sha256, nothing interpreted.
+    """Read the bytes of an extractor's weights file and hash them, without interpreting them.
 
-    extractor: `digits_cnn`, `inception-v3-compat` or `lpips`; the last two must be the published files, because of
-    what their numbers are called. sha256: what the bytes must hash to besides, or None. Raises MissingWeightsError
-    (exit code 4) if there is no such file and EvaluationError if it hashes to something else.
+    extractor: `digits_cnn`, `inception-v3-compat` or `lpips`; the last two must be the published files, as numbers of other weights
+    could not be called FID or LPIPS. sha256: the expected one, or None. Raises MissingWeightsError (exit code 4) if there is no
+    such file and EvaluationError if its hash differs.
     """
     file = _present(extractor, path, resolve(path) if path else None)
     data = file.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    actual = hashlib.sha256(data).hexdigest()
     published = {"inception-v3-compat": INCEPTION_SHA256, "lpips": ALEXNET_SHA256}.get(extractor, "")
-    if not found.startswith(published):
-        _refuse(extractor, file, found, published if len(published) == len(found) else f"{published}...")
-    _check(extractor, file, found, sha256)
-    return data, found
+    if not actual.startswith(published):
+        _refuse(extractor, file, actual, published if len(published) == len(actual) else f"{published}...")
+    _check(extractor, file, actual, sha256)
+    return data, actual
 
 
 def find_folder(extractor: str, path: str | None, sha256: str | None = None) -> tuple[Path, str]:
-    """The folder of a transformers model and the sha256 of its model.safetensors, which the hub shows, too.
+    """Find the folder of a transformers model and hash its model.safetensors, as shown on the hub.
 
     extractor: `dinov2` or `clip`. Errors as in `read_weights`.
     """
     folder = resolve(path) if path else None
     file = _present(extractor, path, folder and folder / "model.safetensors")
     _present(extractor, path, file.with_name("config.json"))
-    found = sha256_of(file)
-    _check(extractor, file, found, sha256)
-    return file.parent, found
+    actual = sha256_of(file)
+    _check(extractor, file, actual, sha256)
+    return file.parent, actual
 
 
 def settings_sha256(folder: Path) -> str:
-    """The hash of what a folder of a transformers model has beside its weights: configurations and a tokenizer's files."""
+    """Hash the other files of a transformers model: configurations and a tokenizer's files."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (".json", ".txt"))
     return digest([[file.name, sha256_of(file)] for file in files], length=64)
 
@@ -77,12 +77,12 @@ def _present(extractor: str, path: str | None, file: Path | None) -> Path:
     return file
 
 
-def _check(extractor: str, file: Path, found: str, wanted: str | None) -> None:
-    if wanted is not None and found != wanted.lower():
-        _refuse(extractor, file, found, wanted)
+def _check(extractor: str, file: Path, actual: str, expected: str | None) -> None:
+    if expected is not None and actual != expected.lower():
+        _refuse(extractor, file, actual, expected)
 
 
-def _refuse(extractor: str, file: Path, found: str, wanted: str) -> NoReturn:
+def _refuse(extractor: str, file: Path, actual: str, expected: str) -> NoReturn:
     raise EvaluationError(
-        f"The weights of {extractor} must have the sha256 {wanted}, but {file} has {found}; {_REMEDY[extractor]}"
+        f"The weights of {extractor} must have the sha256 {expected}, but {file} has {actual}; {_REMEDY[extractor]}"
     )

@@ -1,4 +1,4 @@
-"""What the rest of the code may ask of a network, whatever its family."""
+"""The interface to a network, whatever its family: all that the rest of the code uses of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Site:
 
     @property
     def label(self) -> str:
-        """What rules match against, e.g. "resnet.conv1.weight" or "attn.prob"."""
+        """The label that rules match, e.g. "resnet.conv1.weight" or "attn.prob"."""
         return f"{self.role}.{self.slot}"
 
     @property
@@ -46,13 +46,13 @@ class Adapter(Protocol):
 
     model: nn.Module
     prediction: Prediction
-    """What `predict` gives: the noise, the velocity or the clean sample."""
+    """The kind of the prediction: the noise, the velocity or the clean sample."""
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts. sample (B, C, ...), timestep () or (B,), of training; returns (B, C, ...).
+        """Call the network and return its prediction, (B, C, ...). sample (B, C, ...), timestep () or (B,), of training.
 
-        cond: what else the family reads, a mapping of tensors with a row for each sample, or None. Raises ModelError for a
-        condition that does not fit.
+        cond: the family's condition, a mapping of tensors with a row for each sample, or None. Raises ModelError for a condition
+        that does not fit.
         """
         ...
 
@@ -69,7 +69,7 @@ class Adapter(Protocol):
         ...
 
     def units(self) -> list[str]:
-        """What is reconstructed as one piece, in execution order; every layer lies in exactly one unit."""
+        """Names of the units of reconstruction, in execution order; every layer lies in exactly one unit."""
         ...
 
     def temporal(self, timestep: Tensor, cond: object = None) -> dict[str, Tensor]:
@@ -86,11 +86,11 @@ class Adapter(Protocol):
         ...
 
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample, channels first: (C, H, W) of an image."""
+        """The shape of one sample, channels first: (C, H, W) of an image."""
         ...
 
 
 def sites(adapter: Adapter) -> list[Site]:
     """Every place that can be quantized: input and weight of each layer, then q, k, v and prob of each attention."""
-    found = [Site(x.name, x.role, slot, x.part) for x in adapter.layers() for slot in LAYER_SLOTS]
-    return found + [Site(x.name, x.role, slot, x.part) for x in adapter.attentions() for slot in ATTENTION_SLOTS]
+    layer_sites = [Site(x.name, x.role, slot, x.part) for x in adapter.layers() for slot in LAYER_SLOTS]
+    return layer_sites + [Site(x.name, x.role, slot, x.part) for x in adapter.attentions() for slot in ATTENTION_SLOTS]

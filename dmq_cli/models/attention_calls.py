@@ -1,4 +1,4 @@
-"""Which modules compute attention while a network runs. One that nothing could quantize is refused, not left as it is unsaid."""
+"""Find the modules that compute attention while a network runs, and refuse those that dmq could not quantize."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.overrides import TorchFunctionMode
 from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
 
-_known: set[tuple[Any, ...]] = set()
-"""Structures whose attentions all have quantizers: a call tells the same of every network of the same modules."""
+_checked: set[tuple[Any, ...]] = set()
+"""Structures that passed: networks built of the same modules compute attention in the same places."""
 
 
 def check_attentions(adapter: Adapter, run: Callable[[], object]) -> None:
-    """Raise ModelError where a module computes attention in `run` (one call of the network) that is none of its attentions.
+    """Check that only modules among the adapter's attentions compute attention during `run`, one call of the network.
 
-    Nothing runs where a network of the same structure has passed before.
+    A structure that has passed before is not run again. Raises ModelError.
     """
     sites = [attention.name for attention in adapter.attentions()]
     key = (type(adapter), tuple(sites), *_structure(adapter.model))
-    if key in _known:
+    if key in _checked:
         return
     family = type(adapter.model).__name__
     for name in sites:
@@ -41,7 +41,7 @@ def check_attentions(adapter: Adapter, run: Callable[[], object]) -> None:
                 " knows there, so it would stay in full precision; use a network of a known family, or name it in the attentions of"
                 " the family's adapter."
             )
-    _known.add(key)
+    _checked.add(key)
 
 
 @torch.no_grad()
@@ -58,14 +58,14 @@ def attention_callers(model: nn.Module, run: Callable[[], object]) -> list[tuple
 def _followed(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Inside, `running` holds the paths of the modules that are running."""
 
-    def entered(name: str) -> Callable[..., None]:
+    def enter(name: str) -> Callable[..., None]:
         return lambda *_: running.append(name)
 
-    def left(*_: Any) -> None:
+    def leave(*_: Any) -> None:
         running.pop()
 
-    hooks = [module.register_forward_pre_hook(entered(name), prepend=True) for name, module in model.named_modules()]
-    hooks += [module.register_forward_hook(left) for module in model.modules()]
+    hooks = [module.register_forward_pre_hook(enter(name), prepend=True) for name, module in model.named_modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
     try:
         yield
     finally:
@@ -74,7 +74,7 @@ def _followed(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 
 class _Watching(TorchFunctionMode):
-    """Notes who is running at every attention of torch: scaled_dot_product_attention, multi_head_attention_forward, ..."""
+    """Records the running modules at every attention of torch: scaled_dot_product_attention, multi_head_attention_forward, ..."""
 
     def __init__(self, running: list[str]) -> None:
         super().__init__()
@@ -87,6 +87,6 @@ class _Watching(TorchFunctionMode):
 
 
 def _structure(model: nn.Module) -> Iterator[tuple[str, type, type]]:
-    """Of every module its path, its class and that of its processor."""
+    """Yield path, class and processor's class of every module."""
     for name, module in model.named_modules():
         yield name, type(module), type(getattr(module, "processor", None))

@@ -24,15 +24,15 @@ class CondUNetAdapter(unet_parts.UNetParts):
         self._needed = [*([_TOKENS] if cross else []), *unet_parts.needed_labels(model)]
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts.
+        """Call the network and return its prediction, see Adapter.
 
-        cond: {"encoder_hidden_states": (B, N, D)}, and if wanted "encoder_attention_mask" (B, N), true where a token counts;
+        cond: {"encoder_hidden_states": (B, N, D)}, optionally "encoder_attention_mask" (B, N), true where a token counts;
         "class_labels" (B,) int64 for a network with classes, None for one without any condition. Raises ModelError for
         another condition.
         """
-        given = condition(self.model, cond, len(sample), self._needed, [_MASK])
-        tokens = given.pop(_TOKENS, None)
-        estimate: Tensor = self.model(sample, timestep, tokens, return_dict=False, **given)[0]
+        conditions = condition(self.model, cond, len(sample), self._needed, [_MASK])
+        tokens = conditions.pop(_TOKENS, None)
+        estimate: Tensor = self.model(sample, timestep, tokens, return_dict=False, **conditions)[0]
         return estimate
 
     def blank_cond(self, num: int) -> dict[str, Tensor] | None:

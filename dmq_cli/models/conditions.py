@@ -1,4 +1,4 @@
-"""What a conditional model is told about each image: a class or a text, a function of the image's seed.
+"""The condition of each image, a class or a text, as a function of the image's seed.
 
 Text encoders and class embeddings stay in full precision: they run before the network, once for each condition.
 """
@@ -26,7 +26,7 @@ from dmq_cli.store.digest import digest
 from dmq_cli.store.tensors import check_finite
 
 Cond = Mapping[str, Tensor] | None
-"""What a network reads besides sample and timestep: tensors by name, a row for each sample; None: nothing."""
+"""The condition of a network besides sample and timestep: tensors by name, a row for each sample; None: no condition."""
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TABLE = "embedding.weight"  # of a class embedding
@@ -34,7 +34,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def cond_rows(cond: Cond, rows: Tensor | slice) -> Cond:
-    """Some rows of a condition; None of none."""
+    """Select rows of a condition; None stays None."""
     return cond and {name: value[rows] for name, value in cond.items()}
 
 
@@ -42,23 +42,23 @@ class Conditions(Protocol):
     """The conditions of a model."""
 
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
-        """What the network is told about the images of these seeds, a row for each."""
+        """Build the condition of the images of these seeds: tensors by name, one row per seed."""
         ...
 
     def none(self) -> dict[str, Tensor]:
-        """What it is told where nothing is asked for, one row. Raises ModelError for a model that was not trained to."""
+        """Build the unconditional input, one row. Raises ModelError for a model that was not trained with one."""
         ...
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
-        """The class number or the prompt of each image, for people and for measuring agreement."""
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
+        """Name each image's condition, a class number or a prompt, for people and for measuring agreement."""
         ...
 
 
 class Classes:
     """Class numbers, as the network's own labels or as tokens of an embedding.
 
-    classes: the ones that are asked for; image i gets a fixed one of them, so that any len(classes) consecutive seeds have
-    each once and any shorter run is spread over them. none: the number that stands for no class, if there is one.
+    classes: those to draw. Each seed has a fixed class: len(classes) consecutive seeds have every class once, and shorter
+    runs are spread evenly over them. none: the class number that means "no class", if the model has one.
     """
 
     def __init__(self, classes: Sequence[int], none: int | None, embedding: nn.Module | None = None) -> None:
@@ -67,7 +67,7 @@ class Classes:
 
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """See Conditions."""
-        return self._told([self._class(seed) for seed in seeds])
+        return self._tensors([self._class(seed) for seed in seeds])
 
     def none(self) -> dict[str, Tensor]:
         """See Conditions."""
@@ -75,9 +75,9 @@ class Classes:
             raise ModelError(
                 "Guidance needs a class that stands for none, but this model was trained without one; use cond.guidance=null."
             )
-        return self._told([self._none])
+        return self._tensors([self._none])
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
         return [str(self._class(seed)) for seed in seeds]
 
@@ -85,7 +85,7 @@ class Classes:
         return self.classes[seed * self._stride % len(self.classes)]
 
     @torch.no_grad()
-    def _told(self, classes: list[int]) -> dict[str, Tensor]:
+    def _tensors(self, classes: list[int]) -> dict[str, Tensor]:
         labels = torch.tensor(classes)
         return {_LABELS: labels} if self.embedding is None else {_TOKENS: self.embedding(labels)}
 
@@ -99,13 +99,13 @@ class Prompts:
 
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """See Conditions."""
-        return {_TOKENS: torch.stack([self._encoded(prompt) for prompt in self.asked(seeds)])}
+        return {_TOKENS: torch.stack([self._encoded(prompt) for prompt in self.subjects(seeds)])}
 
     def none(self) -> dict[str, Tensor]:
         """The empty text."""
         return {_TOKENS: self._encoded("")[None]}
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
         return [self.prompts[seed % len(self.prompts)] for seed in seeds]
 
@@ -118,18 +118,18 @@ class ClassEmbedding(nn.Module):
         self.embedding = nn.Embedding(num_embeddings, embedding_dim)
 
     def forward(self, classes: Tensor) -> Tensor:
-        found: Tensor = self.embedding(classes)[:, None]
-        return found
+        tokens: Tensor = self.embedding(classes)[:, None]
+        return tokens
 
 
 def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
-    """The conditions of the model in a diffusers folder, None if it has none.
+    """Load the conditions of the model in a diffusers folder; None for an unconditional one.
 
-    classes: those that are asked for (None: all); prompts: a text file, one a line. Raises ConfigError for settings that do
+    classes: those to draw (None: all); prompts: a text file, one prompt per line. Raises ConfigError for settings that do
     not fit the model, ModelError for a folder without the text encoder or class embedding that its network needs.
     """
-    told = told_at(path)
-    kind = told.kind
+    inputs = told_at(path)
+    kind = inputs.kind
     if prompts is not None and kind != "prompts":
         raise ConfigError(
             f"cond.prompts={prompts} was given, but the model in {path} reads no texts; leave cond.prompts at null."
@@ -142,7 +142,7 @@ def load_conditions(path: Path, classes: Sequence[int] | None, prompts: str | No
         embedding = _class_embedding(path)
         return classes_of(classes, embedding.embedding.num_embeddings - 1, embedding)
     if kind == "labels":
-        return labels_of(classes, told)
+        return labels_of(classes, inputs)
     return _texts(path, prompts) if kind == "prompts" else None
 
 
@@ -151,54 +151,54 @@ def classes_of(classes: Sequence[int] | None, total: int, embedding: Any = None)
     return Classes(_chosen(classes, total), total, embedding)
 
 
-def labels_of(classes: Sequence[int] | None, told: Told) -> Classes:
+def labels_of(classes: Sequence[int] | None, inputs: Told) -> Classes:
     """The conditions of a network that has classes of its own. Raises ConfigError for other classes."""
-    return Classes(_chosen(classes, told.classes), told.classes if told.has_none else None)
+    return Classes(_chosen(classes, inputs.classes), inputs.classes if inputs.has_none else None)
 
 
 def told_at(path: Path) -> Told:
-    """What the network of the model at `path` is told, by its family. Raises ModelError where nothing in the folder can tell it."""
+    """Describe the condition that the network at `path` reads, by its family. Raises ModelError if no part of the folder makes it."""
     config = network_config(path)
     family = family_of(config)
-    told = family.told(config, [part.name for part in path.iterdir() if part.is_dir()]) if family else Told()
-    if told.kind == "missing":
+    inputs = family.told(config, [part.name for part in path.iterdir() if part.is_dir()]) if family else Told()
+    if inputs.kind == "missing":
         raise ModelError(
             f"The network in {path} reads a condition, but the folder has neither text_encoder/ nor class_embedding/; copy the whole"
             " pipeline, or import the original checkpoint."
         )
-    return told
+    return inputs
 
 
 def _chosen(classes: Sequence[int] | None, total: int) -> list[int]:
     chosen = list(range(total)) if classes is None else list(classes)
-    wrong = [one for one in chosen if not 0 <= one < total]
+    wrong = [number for number in chosen if not 0 <= number < total]
     if wrong or not chosen:
-        found = f"class {wrong[0]} is none of them" if wrong else "the list is empty"
+        problem = f"class {wrong[0]} is none of them" if wrong else "the list is empty"
         raise ConfigError(
-            f"cond.classes={chosen} asks for classes of a model that has {total}, but {found}; use 0 to {total - 1}."
+            f"cond.classes={chosen} asks for classes of a model that has {total}, but {problem}; use 0 to {total - 1}."
         )
     return chosen
 
 
 def _coprime(count: int) -> int:
-    """A stride that visits all of `count` places, and few of them far apart: the golden ratio of it or the next that does."""
+    """Find a stride near `count` / golden ratio that is coprime to it: it visits all places, and spreads short runs evenly."""
     start = max(1, round(_GOLDEN * count))
     return next(stride for stride in range(start, start + count + 1) if math.gcd(stride, count) == 1)
 
 
 def _class_embedding(path: Path) -> ClassEmbedding:
     folder = path / "class_embedding"
-    given, sizes = weight_shapes(folder), embedding_sizes(folder)
-    check_shapes(f"The class embedding in {folder}", {_TABLE: sizes}, given)
-    made = ClassEmbedding(*sizes)
+    shapes, sizes = weight_shapes(folder), embedding_sizes(folder)
+    check_shapes(f"The class embedding in {folder}", {_TABLE: sizes}, shapes)
+    embedding = ClassEmbedding(*sizes)
     for tensors in read_weights(folder):
-        made.load_state_dict(tensors)
-    check_finite(dict(made.state_dict()), f"The class embedding in {folder}")
-    return made.eval().requires_grad_(False)
+        embedding.load_state_dict(tensors)
+    check_finite(dict(embedding.state_dict()), f"The class embedding in {folder}")
+    return embedding.eval().requires_grad_(False)
 
 
 def embedding_sizes(folder: Path) -> tuple[int, int]:
-    """Classes, with that for none, and width of a class embedding. Raises ModelError."""
+    """Read the number of classes, including "no class", and the width of a class embedding. Raises ModelError."""
     config = component_config(folder)
     count, width = config.get("num_embeddings"), config.get("embedding_dim")
     if type(count) is not int or type(width) is not int or count < 2 or width < 1:
@@ -227,7 +227,7 @@ def _texts(path: Path, prompts: str | None) -> Prompts:
 
 
 def conditions_sha256(path: Path) -> str | None:
-    """Hash of what turns texts or classes into tensors; None where nothing does."""
+    """Hash the text encoder or class embedding; None for a model without one."""
     parts = [path / name for name in ("tokenizer", "text_encoder", "class_embedding")]
     files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
     return digest([[str(file.relative_to(path)), sha256_of(file)] for file in files]) if files else None

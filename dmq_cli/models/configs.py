@@ -1,4 +1,4 @@
-"""A config.json as a network: what it asks for is bounded before anything is built, and no entry is ignored unsaid."""
+"""Build a network from config.json: its sizes are bounded before anything is built, and an unknown entry is an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNSUPPORTED = {"time_cond_proj_dim": "is told the guidance scale in its time em
 
 
 def component_config(folder: Path) -> dict[str, Any]:
-    """config.json of one component. Raises ModelError for one of quantized weights and for sizes that no network has."""
+    """Read config.json of one component. Raises ModelError for quantized weights and for sizes that no network has."""
     file = folder / "config.json"
     config = read_json(file)
     if config.get("quantization_config") is not None:
@@ -37,15 +37,15 @@ def component_config(folder: Path) -> dict[str, Any]:
 
 
 def built(kind: Any, folder: Path, config: Mapping[str, Any], meta: bool = False) -> nn.Module:
-    """The network of the diffusers class `kind`, on the meta device or with numbers that have to be overwritten.
+    """Build a network of the diffusers class `kind`, on the meta device or with values that have to be overwritten.
 
-    Raises ModelError for entries that the class does not know and for a configuration of which it makes no network.
+    Raises ModelError for entries that the class does not know and for a configuration that it cannot build.
     """
     _check_entries(kind, folder / "config.json", config)
-    known = {name: value for name, value in config.items() if name in _parameters(kind) or name.startswith("_")}
+    entries = {name: value for name, value in config.items() if name in _parameters(kind) or name.startswith("_")}
     try:
         with no_init_weights(), torch.device("meta" if meta else "cpu"):
-            model: nn.Module = kind.from_config(known)
+            model: nn.Module = kind.from_config(entries)
     except DmqError:
         raise
     except Exception as error:  # a stranger's values end in any kind
@@ -56,17 +56,17 @@ def built(kind: Any, folder: Path, config: Mapping[str, Any], meta: bool = False
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another package says, in one line without its full stop."""
+    """Shorten the message of another package's error to one line without a full stop."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _check_entries(kind: Any, file: Path, config: Mapping[str, Any]) -> None:
     family = family_of_class(kind)
     old = family and family.former  # published folders have all entries of that class
-    known, former = _parameters(kind), _parameters(old.kind) if old else {}
+    parameters, former = _parameters(kind), _parameters(old.kind) if old else {}
     for name, value in config.items():
         off = value is None or (name in former and former[name].default == value)
-        if not name.startswith("_") and name not in known and not off:
+        if not name.startswith("_") and name not in parameters and not off:
             raise ModelError(
                 f"The file {file} has {name}={_short(value)}, which {kind.__name__} does not know and would ignore; use the class"
                 " that it was written for, or remove the entry if it changes nothing."
@@ -78,9 +78,9 @@ def _check_entries(kind: Any, file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
-    found = dict(inspect.signature(kind.__init__).parameters)
-    found.pop("self", None)
-    return found
+    parameters = dict(inspect.signature(kind.__init__).parameters)
+    parameters.pop("self", None)
+    return parameters
 
 
 def _check_sizes(file: Path, config: Mapping[str, Any]) -> None:
@@ -107,18 +107,18 @@ def _numbers(file: Path, name: str, value: object) -> Iterator[tuple[str, int]]:
     if isinstance(value, int) and not isinstance(value, bool):
         yield name, value
     elif isinstance(value, Mapping):
-        for key, one in value.items():
+        for key, entry in value.items():
             if not key.startswith("_"):
-                yield from _numbers(file, key, one)
+                yield from _numbers(file, key, entry)
     elif isinstance(value, list):
         if len(value) > _LONGEST_LIST:
             _too_large(file, f"{len(value)} entries in {name}", _LONGEST_LIST)
-        for one in value:
-            yield from _numbers(file, name, one)
+        for entry in value:
+            yield from _numbers(file, name, entry)
 
 
-def _too_large(file: Path, found: str, most: int) -> None:
-    raise ModelError(f"The file {file} asks for {found}, and at most {most} are possible; copy the folder again.")
+def _too_large(file: Path, size: str, most: int) -> None:
+    raise ModelError(f"The file {file} asks for {size}, and at most {most} are possible; copy the folder again.")
 
 
 def _short(value: object) -> str:

@@ -49,14 +49,14 @@ class InBatches:
         self.denoiser, self.size = denoiser, size
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        found = []
+        estimates = []
         for start in range(0, len(sample), self.size):
             rows = slice(start, start + self.size)
             times = timestep if timestep.numel() == 1 else timestep[rows]
-            found.append(self.denoiser(sample[rows], times, cond_rows(cast(Cond, cond), rows)))
-        return torch.cat(found)
+            estimates.append(self.denoiser(sample[rows], times, cond_rows(cast(Cond, cond), rows)))
+        return torch.cat(estimates)
 
 
 def device_of(adapter: Adapter) -> torch.device:
-    """Where the network's parameters are."""
+    """The device of the network's parameters."""
     return next(adapter.model.parameters()).device

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-"""What it reads, in the order of its logits, as prompts say it."""
+"""The digits in the order of its logits, in the words of prompts."""
 
 
 class DigitsCNN(nn.Module):

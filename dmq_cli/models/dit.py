@@ -33,9 +33,9 @@ class DiTAdapter(NamedParts):
     blocks = (BasicTransformerBlock,)
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts, without the variances that it may have learned to estimate beside it.
+        """Call the network and return its prediction, without the variances that it may have learned to estimate beside it.
 
-        cond: {"class_labels": (B,) int64}; the class after the last one stands for none. Raises ModelError for another.
+        cond: {"class_labels": (B,) int64}; the number after the last class means "no class". Raises ModelError for another.
         """
         labels = condition(self.model, cond, len(sample), [_LABELS])[_LABELS]
         timestep = timestep.reshape(-1).expand(len(sample))  # the embedders take no scalars
@@ -60,8 +60,8 @@ class DiTAdapter(NamedParts):
         dtype = next(self.model.parameters()).dtype
         norms = {f"transformer_blocks.{i}.norm1": b.norm1 for i, b in enumerate(self.model.transformer_blocks)}
         inner = {name: norm.silu(norm.emb(timestep, labels, hidden_dtype=dtype)) for name, norm in norms.items()}
-        found = {f"{name}.linear": norm.linear(inner[name]) for name, norm in norms.items()}
-        return found | {"proj_out_1": self.model.proj_out_1(inner["transformer_blocks.0.norm1"])}
+        modulations = {f"{name}.linear": norm.linear(inner[name]) for name, norm in norms.items()}
+        return modulations | {"proj_out_1": self.model.proj_out_1(inner["transformer_blocks.0.norm1"])}
 
     def skip_splits(self) -> dict[str, tuple[int, int]]:
         """There are no skip connections."""

@@ -1,4 +1,4 @@
-"""Is a folder the model it was given as? What conf/model says of a model against what lies in its folder."""
+"""Check that a folder holds the model it was given as: what conf/model says against what the folder has."""
 
 from __future__ import annotations
 
@@ -33,43 +33,43 @@ def check_expected(model: Mapping[str, Any]) -> None:
     network_family(network)
     check_parts(path)
     weight_files(network)
-    asked = f"The folder {path} was given as {model['name']}, but"
-    _check_network(network, model, asked)
+    start = f"The folder {path} was given as {model['name']}, but"
+    _check_network(network, model, start)
     if model.get("latent"):
-        _check_first_stage(path, model, asked)
+        _check_first_stage(path, model, start)
 
 
-def _check_network(network: Path, model: Mapping[str, Any], asked: str) -> None:
+def _check_network(network: Path, model: Mapping[str, Any], start: str) -> None:
     config = read_json(network / "config.json")
-    for key, wanted in model.get("expects", {}).items():
-        if config.get(key) != wanted:
+    for key, value in model.get("expects", {}).items():
+        if config.get(key) != value:
             raise ModelError(
-                f"{asked} {key} of its network is {json.dumps(config.get(key))} and not {json.dumps(wanted)}; give the folder of"
+                f"{start} {key} of its network is {json.dumps(config.get(key))} and not {json.dumps(value)}; give the folder of"
                 f" {model['name']}, or choose the model that it is."
             )
-    if (wanted := model.get("parameters")) is not None and (count := _parameters(network)) != wanted:
+    if (parameters := model.get("parameters")) is not None and (count := _parameters(network)) != parameters:
         raise ModelError(
-            f"{asked} its network has {count:,} parameters and not {wanted:,}; give the folder of {model['name']},"
+            f"{start} its network has {count:,} parameters and not {parameters:,}; give the folder of {model['name']},"
             " or choose the model that it is."
         )
 
 
 def _parameters(folder: Path) -> int:
-    """How many numbers the weights have, from the heads of their files. Raises ModelError."""
+    """Count the parameters from the headers of the weights' files. Raises ModelError."""
     return sum(math.prod(shape) for shape in weight_shapes(folder).values())
 
 
-def _check_first_stage(path: Path, model: Mapping[str, Any], asked: str) -> None:
+def _check_first_stage(path: Path, model: Mapping[str, Any], start: str) -> None:
     folder = first_stage_folder(path)
     if folder is None:
         raise ModelError(
-            f"{asked} its first stage is missing: there is neither vae/config.json nor vqvae/config.json; put that part of the"
+            f"{start} its first stage is missing: there is neither vae/config.json nor vqvae/config.json; put that part of the"
             " pipeline beside its network."
         )
     weight_files(folder)
-    wanted, found = model.get("scaling_factor"), scaling_factor(folder)
-    if wanted is not None and found != wanted:
+    expected, scale = model.get("scaling_factor"), scaling_factor(folder)
+    if expected is not None and scale != expected:
         raise ModelError(
-            f"{asked} its latents are scaled by {found} and not by {wanted}; write that scaling_factor into"
+            f"{start} its latents are scaled by {scale} and not by {expected}; write that scaling_factor into"
             f" {folder / 'config.json'}, or use the first stage that belongs to this model."
         )

@@ -24,11 +24,11 @@ _DIT_CLASSES = 1000  # of diffusers' class, where config.json does not say
 
 @dataclass(frozen=True)
 class Told:
-    """What a network reads besides samples and timesteps.
+    """The condition that a network reads besides samples and timesteps.
 
-    kind: none; labels, class numbers of its own; tokens, of an embedding of classes; prompts, texts; missing, a condition
-    of which its folder has no part. classes: how many labels there are; has_none: whether the number after the last stands
-    for no class.
+    kind: "none"; "labels", class numbers that the network embeds itself; "tokens", of a class embedding beside the network;
+    "prompts", texts; "missing": the network reads a condition, but no part of its folder makes one. classes: how many labels
+    there are; has_none: whether the number after the last means "no class".
     """
 
     kind: Literal["none", "labels", "tokens", "prompts", "missing"] = "none"
@@ -38,7 +38,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Former:
-    """Another class that published folders of a family name. entries: of config.json, by which it is told from others."""
+    """An older class that published folders of a family name. entries: those of config.json that identify it."""
 
     kind: Any
     entries: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Family:
     """All that dmq decides by the family of a network.
 
     kind: its class, of diffusers or with diffusers' from_config; config.json names it. adapter: names its parts and calls it.
-    told: config.json and the names of the folders beside the network, to what it is told. predictions: what its networks may
+    told: from config.json and the names of the folders beside the network, the condition it reads. predictions: what its networks may
     predict (prediction_type of their scheduler); process: what they are trained by, a key of schedule.PROCESSES.
     """
 
@@ -127,7 +127,7 @@ def register(family: Family) -> None:
 
     Raises ConfigError for the name of one of dmq's own families, and for a process or a prediction that dmq does not know.
     """
-    if family.name in {own.name for own in OWN}:
+    if family.name in {builtin.name for builtin in OWN}:
         raise ConfigError(
             f"A family of the class {family.name} was registered, but dmq has one itself; give the class another name."
         )
@@ -136,7 +136,7 @@ def register(family: Family) -> None:
             f"The family {family.name} was registered with the process {family.process}, which dmq does not sample; use"
             f" {' or '.join(PROCESSES)}."
         )
-    if unknown := [one for one in family.predictions if one not in PREDICTIONS]:
+    if unknown := [prediction for prediction in family.predictions if prediction not in PREDICTIONS]:
         raise ConfigError(
             f"The family {family.name} was registered with the prediction {unknown[0]}, which dmq does not know; use"
             f" {', '.join(PREDICTIONS)}."
@@ -145,7 +145,7 @@ def register(family: Family) -> None:
 
 
 def unregister(name: str) -> None:
-    """Take a registered family away again; nothing happens for a name that is none."""
+    """Remove a registered family; does nothing for an unknown name."""
     _registered.pop(name, None)
 
 
@@ -170,7 +170,7 @@ def family_of_class(kind: type) -> Family | None:
 
 
 def current_name(name: str) -> str:
-    """The name of a class today, of one that a published folder may call by its former name."""
+    """Replace a former class name, as published folders may have it, by today's."""
     former = {old.kind.__name__: family.name for family, old in _formers()}
     return former.get(name, name)
 

@@ -41,12 +41,12 @@ _SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors\.index\.json|-\d+-of-\d+\.safe
 
 
 def needed(files: Iterable[str]) -> list[str]:
-    """Of all names in a repository those of a model: configurations, safetensors in full precision, the tokenizer.
+    """Select a model's files from all names in a repository: configurations, safetensors in full precision, the tokenizer.
 
     Shards and their index only where there is no single file.
     """
-    wanted = [name for name in files if any(re.fullmatch(pattern, name) for pattern in _NEEDED)]
-    return [name for name in wanted if _SHARD.sub("", name) == name or _SHARD.sub(".safetensors", name) not in wanted]
+    names = [name for name in files if any(re.fullmatch(pattern, name) for pattern in _NEEDED)]
+    return [name for name in names if _SHARD.sub("", name) == name or _SHARD.sub(".safetensors", name) not in names]
 
 
 def fetch_model(model: Mapping[str, Any], folder: Path, quiet: bool = False) -> str:
@@ -66,8 +66,8 @@ def fetch_model(model: Mapping[str, Any], folder: Path, quiet: bool = False) -> 
         _say_scale(scratch, model)
         check_expected({**model, "path": str(scratch)})
         load_adapter(scratch)
-        found = folder_sha256(scratch)
-    return found
+        sha256 = folder_sha256(scratch)
+    return sha256
 
 
 def _require_repo(model: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def _download(model: Mapping[str, Any], folder: Path) -> None:
     repo, endpoint = model["source"]["repo"], os.environ.get("HF_ENDPOINT")
     try:
         info = HfApi(endpoint=endpoint).model_info(repo)
-        files = needed(one.rfilename for one in info.siblings or [])
+        files = needed(sibling.rfilename for sibling in info.siblings or [])
         _require_safetensors(repo, files)
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=files, endpoint=endpoint)
     except DmqError:

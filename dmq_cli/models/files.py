@@ -1,4 +1,4 @@
-"""Where things lie in a diffusers folder, and its JSON files."""
+"""Find and read the files of a diffusers folder."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def schedule_file(path: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ModelError for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, not an object")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"The file {path} could not be read as JSON ({error}); copy the model folder again."
         ) from error
-    return found
+    return content

@@ -32,7 +32,7 @@ _UNSAID = {"VQModel": 1.0, "AutoencoderKL": 0.18215}
 
 @dataclass(frozen=True)
 class Latents:
-    """How a network's latents z are those of its autoencoder: z * std / scale + shift.
+    """How a network's latents z become those of its autoencoder: z * std / scale + shift.
 
     std, shift: one number, or one for each channel.
     """
@@ -43,11 +43,11 @@ class Latents:
 
     def restored(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents (B, C, H, W). At the default std and shift nothing but a division happens."""
-        found = latents
+        scaled = latents
         if self.std != (1.0,):
-            found = found * _channels(self.std, latents)
-        found = found / self.scale
-        return found if self.shift == (0.0,) else found + _channels(self.shift, latents)
+            scaled = scaled * _channels(self.std, latents)
+        scaled = scaled / self.scale
+        return scaled if self.shift == (0.0,) else scaled + _channels(self.shift, latents)
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _kind(folder: Path) -> Any:
 
 
 def decoder_of(model: Any, latents: Latents) -> Decoder:
-    """The decoder of an autoencoder of diffusers'. latents: how the network's are its own."""
+    """Wrap a diffusers autoencoder as a decoder. latents: how to rescale the network's latents to the autoencoder's."""
     device = next(model.parameters()).device
 
     @torch.inference_mode()
@@ -94,7 +94,7 @@ def decoder_of(model: Any, latents: Latents) -> Decoder:
 
 
 def latents_of(folder: Path) -> Latents:
-    """What config.json says of scale, shift, mean and standard deviation of the latents. Raises ModelError.
+    """Read scale, shift, mean and standard deviation of the latents from config.json. Raises ModelError.
 
     As in diffusers' pipelines: a shift_factor is added after the division (Stable Diffusion 3); latents_mean and latents_std
     are of each channel (Stable Diffusion XL), and either comes without the other.
@@ -125,19 +125,19 @@ def _finite(folder: Path, name: str, values: object, count: int) -> tuple[float,
 
 
 def scaling_factor(folder: Path) -> float:
-    """What latents are multiplied by for the network. Raises ModelError unless it is a positive number.
+    """Read the factor of latents for the network. Raises ModelError unless it is a positive number.
 
     Folders from before diffusers had the setting leave it out (CompVis/ldm-celebahq-256): then it is that of the published
     models, 1 for LDM's VQ. diffusers' own default for both kinds, 0.18215, gives grey images there (its issue 6725).
     """
     config = component_config(folder)
-    found = config.get("scaling_factor", _UNSAID.get(str(config.get("_class_name"))))
-    if not isinstance(found, int | float) or isinstance(found, bool) or not (math.isfinite(found) and found > 0):
+    scale = config.get("scaling_factor", _UNSAID.get(str(config.get("_class_name"))))
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
         raise ModelError(
-            f"The first stage in {folder} has scaling_factor={found} in its config.json; put the positive number there that"
+            f"The first stage in {folder} has scaling_factor={scale} in its config.json; put the positive number there that"
             " latents were multiplied by in training."
         )
-    return float(found)
+    return float(scale)
 
 
 def first_stage_sha256(path: Path) -> str | None:

@@ -36,9 +36,9 @@ def load_schedule(path: Path) -> dict[str, Any]:
     """The noise schedule the model was trained with, as diffusers' scheduler configuration; see `checked`, `in_pipeline`."""
     file, index = schedule_file(path), path / "model_index.json"
     family = _family_at(path)
-    found = checked(read_json(file), file, *([family.process] if family else []))
-    _check_prediction(found, family, file)
-    return in_pipeline(found, read_json(index).get("_class_name")) if index.is_file() else found
+    schedule = checked(read_json(file), file, *([family.process] if family else []))
+    _check_prediction(schedule, family, file)
+    return in_pipeline(schedule, read_json(index).get("_class_name")) if index.is_file() else schedule
 
 
 def load_adapter(path: Path) -> Adapter:
@@ -102,11 +102,11 @@ def _check_prediction(schedule: Mapping[str, Any], family: Family | None, file: 
 
 
 def _tokens(path: Path) -> int:
-    """How many tokens a pipeline's text encoder gives; 1, the token of a class, where there is none. Raises ModelError."""
+    """The number of tokens of a pipeline's text encoder; 1, the token of a class, where there is none. Raises ModelError."""
     file = path / "text_encoder" / "config.json"
-    found = read_json(file).get("max_position_embeddings", 1) if file.is_file() else 1
-    if type(found) is not int or not 0 < found <= 1 << 16:
+    length = read_json(file).get("max_position_embeddings", 1) if file.is_file() else 1
+    if type(length) is not int or not 0 < length <= 1 << 16:
         raise ModelError(
-            f"The file {file} has max_position_embeddings={found!r}, which is no length of texts; copy it again."
+            f"The file {file} has max_position_embeddings={length!r}, which is no length of texts; copy it again."
         )
-    return found
+    return length

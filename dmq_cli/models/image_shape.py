@@ -1,4 +1,4 @@
-"""What shape the images of a model have, from configurations alone."""
+"""Compute the shape of a model's images from configurations alone."""
 
 from __future__ import annotations
 

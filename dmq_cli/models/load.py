@@ -23,13 +23,13 @@ def load_network(kind: Any, folder: Path) -> nn.Module:
     Raises MissingWeightsError, ModelError for weights that do not fit its config.json or are no floating-point numbers,
     NumericsError for NaN in them. Shapes are compared before anything is allocated.
     """
-    given, config = weight_shapes(folder), component_config(folder)
+    stored, config = weight_shapes(folder), component_config(folder)
     shapes = built(kind, folder, config, meta=True)
-    names = _own_names(shapes, given)
+    names = _current_names(shapes, stored)
     check_shapes(
         f"The checkpoint in {folder}",
         {name: tuple(tensor.shape) for name, tensor in shapes.state_dict().items()},
-        {names[name]: shape for name, shape in given.items()},
+        {names[name]: shape for name, shape in stored.items()},
     )
     model = built(kind, folder, config)
     for tensors in read_weights(folder):
@@ -40,27 +40,27 @@ def load_network(kind: Any, folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    wanted = model.state_dict()
+    parameters = model.state_dict()
     for name, tensor in tensors.items():
-        wanted[name].copy_(tensor)
+        parameters[name].copy_(tensor)
 
 
-def check_shapes(what: str, wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
+def check_shapes(what: str, expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> None:
     """Raise ModelError unless there are the same names with the same shapes. what: the sentence's start."""
-    _refuse(what, "the wrong shape for", [n for n, shape in given.items() if wanted.get(n, shape) != shape])
-    _refuse(what, "no values for", [name for name in wanted if name not in given])
-    _refuse(what, "values that do not belong to", [name for name in given if name not in wanted])
+    _refuse(what, "the wrong shape for", [n for n, shape in stored.items() if expected.get(n, shape) != shape])
+    _refuse(what, "no values for", [name for name in expected if name not in stored])
+    _refuse(what, "values that do not belong to", [name for name in stored if name not in expected])
 
 
-def _own_names(model: nn.Module, given: Iterable[str]) -> dict[str, str]:
-    """What the model calls its tensors, by their names in the files, where attention blocks may have their former ones."""
+def _current_names(model: nn.Module, stored_names: Iterable[str]) -> dict[str, str]:
+    """Map the names of tensors in files, where attention blocks may have former names, to those of the model."""
     old = tuple(name for name, module in model.named_modules() if getattr(module, "_from_deprecated_attn_block", False))
-    found = {}
-    for name in given:
+    names = {}
+    for name in stored_names:
         module, _, leaf = name.rpartition(".")
         block, _, layer = module.rpartition(".")
-        found[name] = f"{block}.{_FORMER[layer]}.{leaf}" if block in old and layer in _FORMER else name
-    return found
+        names[name] = f"{block}.{_FORMER[layer]}.{leaf}" if block in old and layer in _FORMER else name
+    return names
 
 
 def _refuse(what: str, how: str, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a module is called with and what it gives, in whatever form, as flat names and one tensor."""
+"""Flatten a module's arguments, whatever their form, to names, and its output to one tensor."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def is_by_sample(value: object, num: int) -> bool:
 
 
 def packed(output: Any) -> Tensor:
-    """What a module gives as one tensor (B, ...): itself, or of several, in tuples or mappings, all values of a sample.
+    """Pack a module's output into one tensor (B, ...): a tensor stays itself, several (tuples, mappings) are joined.
 
-    These lie side by side in the geometry of the first one, (B, C', places): a mean over places and batch of a sum over
-    dim 1 is then the sum of those of each, where all have as many places. Zeros fill the last row. Raises ModelError for an
-    output without any tensor of numbers.
+    Several are flattened per sample, concatenated, padded with zeros and reshaped to (B, C', places of the first one). Where
+    all have as many places, the mean over batch and places of a sum over dim 1 is then the sum of each tensor's own. Raises
+    ModelError for an output without any tensor of numbers.
     """
     if isinstance(output, Tensor):
         return output
-    found = [value for _, value in _flat({"": output}) if isinstance(value, Tensor) and value.is_floating_point()]
-    if not found:
+    tensors = [value for _, value in _flat({"": output}) if isinstance(value, Tensor) and value.is_floating_point()]
+    if not tensors:
         raise ModelError(
             f"A block of the network gave a {type(output).__name__} without a tensor, so it cannot be compared with another;"
             " leave its class out of the blocks of the family's adapter."
         )
-    if len(found) == 1:
-        return found[0]
-    places = found[0].shape[2:].numel()
-    values = torch.cat([value.reshape(len(value), -1) for value in found], 1)
+    if len(tensors) == 1:
+        return tensors[0]
+    places = tensors[0].shape[2:].numel()
+    values = torch.cat([value.reshape(len(value), -1) for value in tensors], 1)
     return torch.nn.functional.pad(values, (0, -values.shape[1] % places)).reshape(len(values), -1, places)
 
 
 def _flat(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in named.items():
-        inner = {str(i): one for i, one in enumerate(value)} if isinstance(value, tuple | list) else value
+        inner = {str(i): entry for i, entry in enumerate(value)} if isinstance(value, tuple | list) else value
         if isinstance(inner, Mapping) and inner:
-            yield from _flat({f"{name}.{key}": one for key, one in inner.items()})
+            yield from _flat({f"{name}.{key}": entry for key, entry in inner.items()})
         else:
             yield name, value
 
@@ -64,13 +64,13 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = defaultdict(dict)
     for path, value in flat.items():
-        name, _, rest = path.partition(".")
-        if rest:
-            inside[name][rest] = value
+        name, _, inner_path = path.partition(".")
+        if inner_path:
+            inside[name][inner_path] = value
         else:
             whole[name] = value
     for name, pieces in inside.items():
-        found = _nested(pieces)
-        listed = all(key.isdigit() for key in found)
-        whole[name] = tuple(found[key] for key in sorted(found, key=int)) if listed else found
+        inner = _nested(pieces)
+        listed = all(key.isdigit() for key in inner)
+        whole[name] = tuple(inner[key] for key in sorted(inner, key=int)) if listed else inner
     return whole

@@ -1,4 +1,4 @@
-"""In what precision, memory format and form a network computes."""
+"""Precision, memory format and compilation of a network while it samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Numerics:
-    """How the network computes while it samples; the default is what everything is fitted in.
+    """Precision, memory format and compilation while sampling; everything is fitted in the default.
 
     tf32: allowed on CUDA. channels_last: the memory format of convolutions. compile: each block by torch.compile. ConfigError
     for a dtype that is not known.

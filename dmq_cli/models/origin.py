@@ -1,4 +1,4 @@
-"""Where a model's network and noise schedule come from: its folder, or a built-in architecture with random weights."""
+"""Load a model's network and noise schedule from its folder, or from a built-in architecture with random weights."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from dmq_cli.obtain import find_network, has_weights
 from dmq_cli.paths import resolve
 from dmq_cli.store.digest import file_sha256
 
-# How a model is found and checked.
+# Entries that say how a model is found and checked; they are no part of its identity.
 _ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "weights", "seed")
 
 
 def identified(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model as stages know it: with its sha256 and that of its first stage, without what only says how it is found and checked.
+    """Reduce a model's configuration to its identity, as it enters keys: with its sha256 and that of its first stage.
 
-    Only random weights leave their `weights` and `seed`, which then are in every key. Checks the folder. Raises ConfigError for
-    weights or a seed that cannot be, and as check_expected, folder_sha256 and check_network.
+    `weights` and `seed` stay for random weights only. Checks the folder. Raises ConfigError for impossible weights or seeds,
+    and as check_expected, folder_sha256 and check_network.
     """
-    kept = {key: value for key, value in model.items() if key not in _ABOUT}
+    entries = {key: value for key, value in model.items() if key not in _ABOUT}
     _check_weights(model)
     if is_random(model):
-        own = {"weights": "random", "seed": model["seed"]}
-        return {**kept, **own, "sha256": random_sha256(model["name"], model["seed"])}
+        random_entries = {"weights": "random", "seed": model["seed"]}
+        return {**entries, **random_entries, "sha256": random_sha256(model["name"], model["seed"])}
     check_expected(model)
     path = resolve(model["path"])
-    found, autoencoder = folder_sha256(path), first_stage_sha256(path)
-    check_network(path, found, autoencoder, conditions_sha256(path))
-    return {**kept, "sha256": found, **({} if autoencoder is None else {"first_stage": autoencoder})}
+    sha256, autoencoder = folder_sha256(path), first_stage_sha256(path)
+    check_network(path, sha256, autoencoder, conditions_sha256(path))
+    return {**entries, "sha256": sha256, **({} if autoencoder is None else {"first_stage": autoencoder})}
 
 
 def is_random(model: Mapping[str, Any]) -> bool:
@@ -63,10 +63,10 @@ def model_adapter(model: Mapping[str, Any]) -> Adapter:
 
 
 def countable(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model as far as shapes and schedule go: its folder where the weights are, else the built-in architecture.
+    """Make a model's configuration usable without weights, for shapes and schedule: its folder, else the built-in architecture.
 
     Raises what check_expected and probe raise for a folder that is not this model or cannot be called. A model that is neither
-    here nor built in is left to model_shapes to refuse.
+    on this machine nor built in comes back as it is; model_shapes refuses it.
     """
     path = resolve(model["path"])
     folder = find_network(path)
@@ -76,10 +76,10 @@ def countable(model: Mapping[str, Any]) -> dict[str, Any]:
             if "sha256" not in model:  # else it was identified, which probes
                 probe(path)
         return dict(model)
-    known = model["name"] in ARCHITECTURES and (
+    builtin = model["name"] in ARCHITECTURES and (
         "source" in model or "sha256" in model
     )  # by name, not a folder called so
-    return {**model, "weights": "random", "seed": 0} if known else dict(model)
+    return {**model, "weights": "random", "seed": 0} if builtin else dict(model)
 
 
 def model_shapes(model: Mapping[str, Any]) -> Adapter:
@@ -103,18 +103,18 @@ def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:
 
 
 def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
-    """What the model can be told, see load_conditions. Raises ModelError where files are no longer those in its `cond`."""
-    known = model.get("cond") or {}
-    if (wanted := known.get("prompts")) and prompts and file_sha256(resolve(prompts)) != wanted:
+    """Load the model's conditions, see load_conditions. Raises ModelError where files are no longer those in its `cond`."""
+    cond = model.get("cond") or {}
+    if (prompts_sha256 := cond.get("prompts")) and prompts and file_sha256(resolve(prompts)) != prompts_sha256:
         raise ModelError(
-            f"The prompts in {prompts} are not those that this configuration was made for (sha256 {wanted[:16]}): the file was"
+            f"The prompts in {prompts} are not those that this configuration was made for (sha256 {prompts_sha256[:16]}): the file was"
             " changed; run the command again, or give the file as it was."
         )
     if is_random(model):
         return random_conditions(model["name"], model["seed"], classes, prompts)
-    if known.get("encoder") is not None:
+    if cond.get("encoder") is not None:
         _check_same(
-            {**model, **known, "path": model["path"]},
+            {**model, **cond, "path": model["path"]},
             "encoder",
             model_encoder_sha256(model),
             "text encoder or class embedding",
@@ -123,7 +123,7 @@ def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, pr
 
 
 def model_encoder_sha256(model: Mapping[str, Any]) -> str | None:
-    """Identity of what turns texts or classes into tensors; of random weights it is in the model's own."""
+    """Hash the text encoder or class embedding; None for random weights, whose identity includes it."""
     return None if is_random(model) else conditions_sha256(resolve(model["path"]))
 
 
@@ -132,11 +132,11 @@ def has_mid_attention(model: Mapping[str, Any]) -> bool:
     return any(attention.part == "mid" for attention in model_shapes(model).attentions())
 
 
-def _check_same(model: Mapping[str, Any], key: str, found: str | None, what: str) -> None:
-    """That files are what they were when the model was identified, after they were read. key: the entry with their hash."""
-    if (wanted := model.get(key)) is not None and found != wanted:
+def _check_same(model: Mapping[str, Any], key: str, sha256: str | None, what: str) -> None:
+    """Check, after reading files, that they are as when the model was identified. key: the model's entry with their hash."""
+    if (expected := model.get(key)) is not None and sha256 != expected:
         raise ModelError(
-            f"The {what} in {model['path']} has the sha256 {str(found)[:16]} and not {wanted[:16]}, which this configuration was made"
+            f"The {what} in {model['path']} has the sha256 {str(sha256)[:16]} and not {expected[:16]}, which this configuration was made"
             " for: its files were changed; run the command again, or give the folder as it was."
         )
 

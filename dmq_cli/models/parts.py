@@ -1,4 +1,4 @@
-"""The parts of a model folder: which it declares, which are there, and where the network is among them."""
+"""The parts of a model folder: which it declares, which exist, and which of them is the network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WITHOUT_EFFECT = (
     "safety_checker",
     "feature_extractor",
     "image_encoder",
-)  # the schedule is asked for elsewhere
-_UNNAMED = "of the latents"  # a first stage whose class nobody says
+)  # the schedule is checked by schedule.py
+_UNNAMED = "of the latents"  # stands for a first stage whose class is not recorded
 
 
 def network_folder(path: Path) -> Path:
-    """Where config.json of the network lies: `path`/unet or `path`/transformer in a pipeline, `path` itself in a bare folder.
+    """Find the folder with the network's config.json: `path`/unet or `path`/transformer in a pipeline, else `path` itself.
 
     Raises MissingWeightsError where there is no folder, ModelError where there is no network in it, or two.
     """
@@ -39,9 +39,9 @@ def network_folder(path: Path) -> Path:
         raise MissingWeightsError(
             f"The model folder {path} does not exist; give the path of a diffusers folder on this machine."
         )
-    if found := _foreign(path):
+    if foreign := _foreign(path):
         raise ModelError(
-            f"The folder {path} was given as a model, but is {found}, which dmq does not know; families known here:"
+            f"The folder {path} was given as a model, but is {foreign}, which dmq does not know; families known here:"
             f" {names()}."
         )
     raise ModelError(
@@ -56,7 +56,7 @@ def network_config(path: Path) -> dict[str, Any]:
 
 
 def first_stage_folder(path: Path) -> Path | None:
-    """Where the autoencoder of a pipeline folder lies; None for a model of pixels.
+    """Find the folder of a pipeline's autoencoder; None for a model of pixels.
 
     Raises ModelError for one without config.json, and for two.
     """
@@ -96,11 +96,11 @@ def check_parts(path: Path) -> None:
 
 
 def _check_kind(path: Path, part: str, kind: str) -> None:
-    """That config.json of a part names the class that model_index.json does."""
-    found = class_name(read_json(path / part / "config.json"))
-    if kind != _UNNAMED and found and current_name(found) != current_name(kind):
+    """Check that config.json of a part names the same class as model_index.json."""
+    written = class_name(read_json(path / part / "config.json"))
+    if kind != _UNNAMED and written and current_name(written) != current_name(kind):
         raise ModelError(
-            f"The file {path / 'model_index.json'} declares {part} to be a {kind}, but {part}/config.json says {found}; give the"
+            f"The file {path / 'model_index.json'} declares {part} to be a {kind}, but {part}/config.json says {written}; give the"
             " folder as it was saved."
         )
 
@@ -109,16 +109,16 @@ def _declared(path: Path) -> dict[str, str]:
     """Parts to their classes. [null, null] in model_index.json means that a part is left out by design."""
     from dmq_cli.models.importers.recipes import RECIPES  # the importers themselves look for parts
 
-    found = _indexed(path)
+    kinds = _indexed(path)
     if recipe := RECIPES.get(str(_noted(path / "imported.json").get("as"))):
-        found = {network.folder: network.kind for network in recipe.networks} | found
-    if "autoencoder" in _noted(path / "card.json") and not found.keys() & set(STAGES):
-        found |= {next((name for name in STAGES if (path / name).is_dir()), STAGES[0]): _UNNAMED}
-    return found
+        kinds = {network.folder: network.kind for network in recipe.networks} | kinds
+    if "autoencoder" in _noted(path / "card.json") and not kinds.keys() & set(STAGES):
+        kinds |= {next((name for name in STAGES if (path / name).is_dir()), STAGES[0]): _UNNAMED}
+    return kinds
 
 
 def _noted(file: Path) -> dict[str, Any]:
-    """What dmq wrote beside a model; nothing where there is no such file or somebody else's."""
+    """Read what dmq wrote beside a model; {} where there is no such file, or one that dmq did not write."""
     try:
         return read_json(file)
     except ModelError:
@@ -133,14 +133,14 @@ def _indexed(path: Path) -> dict[str, str]:
 
 
 def _foreign(path: Path) -> str:
-    """What a folder without a network where one is looked for says that it is: its pipeline and its parts; "" if nothing."""
+    """Describe a model of an unknown family by its pipeline and parts, for an error; "" if the folder names none."""
     index = path / "model_index.json"
     whole = class_name(read_json(index)) if index.is_file() else ""
-    own_words = {file.parent.name: class_name(read_json(file)) for file in sorted(path.glob("*/config.json"))}
-    kinds = _indexed(path) | {name: kind for name, kind in own_words.items() if kind}
+    part_kinds = {file.parent.name: class_name(read_json(file)) for file in sorted(path.glob("*/config.json"))}
+    kinds = _indexed(path) | {name: kind for name, kind in part_kinds.items() if kind}
     parts = {name: kind for name, kind in kinds.items() if name not in _WITHOUT_EFFECT}
-    own = {name: kind for name, kind in parts.items() if name not in (*_TEXTS, *STAGES, "class_embedding")}
-    known = {family.name for family in families()}
-    if not own or known & set(map(current_name, own.values())):
+    networks = {name: kind for name, kind in parts.items() if name not in (*_TEXTS, *STAGES, "class_embedding")}
+    family_names = {family.name for family in families()}
+    if not networks or family_names & set(map(current_name, networks.values())):
         return ""
     return f"{whole or 'a model'} ({', '.join(f'{name}: {kind}' for name, kind in parts.items())})"

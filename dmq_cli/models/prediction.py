@@ -22,12 +22,12 @@ from dmq_cli.errors import ModelError
 from dmq_cli.models.schedule import PREDICTIONS, noise_schedule
 
 LEAST = 2.0**-24
-"""What stands for an abar of 0."""
+"""The value that replaces an abar of 0."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts. kind: one of PREDICTIONS; alphas_cumprod: abar of the training timesteps, (T,), None for epsilon."""
+    """The kind of a network's prediction, one of PREDICTIONS. alphas_cumprod: abar of the training timesteps, (T,), None for epsilon."""
 
     kind: str = "epsilon"
     alphas_cumprod: Tensor | None = None
@@ -44,23 +44,23 @@ class Prediction:
             return abar.sqrt() * output + (1 - abar).sqrt() * sample
         return (sample - abar.sqrt() * output) / (1 - abar).sqrt()
 
-    def _at(self, timestep: Tensor, known: Tensor) -> Tensor:
-        """abar at timesteps. known: of those of training."""
-        whole = timestep.to(known.device, torch.int64)
+    def _at(self, timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
+        """abar at timesteps. alphas_cumprod: abar of the training timesteps, (T,)."""
+        whole = timestep.to(alphas_cumprod.device, torch.int64)
         if timestep.is_floating_point() and not bool((whole == timestep.to(whole.device)).all()):
             raise ModelError(
                 f"The model predicts {self.kind}, which is the noise at timesteps of training only, and was asked for {timestep.tolist()};"
                 " use whole timesteps."
             )
-        return known[whole]
+        return alphas_cumprod[whole]
 
 
 NOISE = Prediction()
-"""Of a network that predicts the noise itself."""
+"""The Prediction of a network that predicts the noise itself."""
 
 
 def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
-    """What the network of a noise schedule (a diffusers scheduler configuration) predicts. Raises ModelError for another kind."""
+    """Read the kind of prediction from a noise schedule (a diffusers scheduler configuration). Raises ModelError for another kind."""
     kind = schedule.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS:
         raise ModelError(
@@ -72,5 +72,5 @@ def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
 
 def levels(schedule: Mapping[str, Any]) -> Tensor:
     """abar of the training timesteps, (T,) float32; LEAST where nothing of the image is left."""
-    found: Tensor = DDIMScheduler(**noise_schedule(schedule)).alphas_cumprod
-    return found.where(found > 0, LEAST)
+    alphas_cumprod: Tensor = DDIMScheduler(**noise_schedule(schedule)).alphas_cumprod
+    return alphas_cumprod.where(alphas_cumprod > 0, LEAST)

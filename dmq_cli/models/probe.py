@@ -50,9 +50,9 @@ def probe(path: Path) -> None:
     with _NormsPass():
         images = sample if decode is None else _tried(path, "first stage", lambda: decode(sample))
     if images.dim() != 4 or images.shape[1] not in _IMAGES:
-        made = "its first stage makes" if decode else "it has no first stage (vae/ or vqvae/) and makes"
+        maker = "its first stage makes" if decode else "it has no first stage (vae/ or vqvae/) and makes"
         raise ModelError(
-            f"The model in {path} was to make images, but {made} {images.shape[1]} channels, and an image has 1 or 3; give a model of"
+            f"The model in {path} was to make images, but {maker} {images.shape[1]} channels, and an image has 1 or 3; give a model of"
             " images with all its parts."
         )
 
@@ -61,18 +61,18 @@ class _NormsPass(TorchFunctionMode):
     """Leaves out group norms, which keep every shape and are half of the time that a call takes on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        gains = given.get("weight")
+        arguments = kwargs or {}
+        gains = arguments.get("weight")
         if func is F.group_norm and gains is not None and len(gains) == args[0].shape[1]:
             return args[0]
-        return func(*args, **given)
+        return func(*args, **arguments)
 
 
 def _estimated(path: Path, adapter: Adapter) -> Tensor:
     """The estimate for one sample of zeros."""
     adapter.layers()
     adapter.skip_splits()
-    _check_told(path, adapter)
+    _check_inputs(path, adapter)
     sample, timestep = zeros(adapter.model, adapter.sample_shape())
     estimates: list[Tensor] = []
 
@@ -92,8 +92,8 @@ def _estimated(path: Path, adapter: Adapter) -> Tensor:
     return sample
 
 
-def _check_told(path: Path, adapter: Adapter) -> None:
-    """That the folder gives what the network reads besides samples, in its width."""
+def _check_inputs(path: Path, adapter: Adapter) -> None:
+    """Check that the folder's encoder gives the condition that the network reads, in its width."""
     kind, blank = told_at(path).kind, adapter.blank_cond(1) or {}
     if set(blank) != _TOLD[kind]:
         raise ModelError(

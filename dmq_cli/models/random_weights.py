@@ -34,7 +34,7 @@ def random_network(name: str, seed: int, folder: str | None = None) -> nn.Module
     folder: which one, e.g. "vae"; None: the denoiser. Raises ConfigError for an unknown name.
     """
     networks = _architecture(name).networks
-    network = next(one for one in networks if folder in (None, one.folder))
+    network = next(candidate for candidate in networks if folder in (None, candidate.folder))
     with torch.random.fork_rng(devices=[]):  # building draws numbers, too
         model: nn.Module = create(network)
     fill(model, seed)
@@ -71,7 +71,7 @@ def shapes_of_architecture(name: str) -> Adapter:
 
 
 def _tokens(name: str) -> int:
-    return _CLIP_TOKENS if _told(name).kind == "prompts" else 1
+    return _CLIP_TOKENS if _inputs(name).kind == "prompts" else 1
 
 
 def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
@@ -84,22 +84,22 @@ def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
 
 
 def random_conditions(name: str, seed: int, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:
-    """See load_conditions. A text is told as normal noise that depends on it, as there is no vocabulary without files."""
-    networks, told = {one.folder: one.config for one in _architecture(name).networks}, _told(name)
-    if told.kind == "prompts":
+    """See load_conditions. A text becomes normal noise seeded with it, as there is no vocabulary without files."""
+    networks, inputs = {network.folder: network.config for network in _architecture(name).networks}, _inputs(name)
+    if inputs.kind == "prompts":
         width = int(networks["unet"]["cross_attention_dim"])
         return Prompts(required_prompts(prompts, name), lambda text: _noise([seed, text], (_CLIP_TOKENS, width)))
-    if told.kind == "tokens":
+    if inputs.kind == "tokens":
         embedding = random_network(name, seed, "class_embedding")
         return classes_of(classes, int(networks["class_embedding"]["num_embeddings"]) - 1, embedding)
-    return labels_of(classes, told) if told.kind == "labels" else None
+    return labels_of(classes, inputs) if inputs.kind == "labels" else None
 
 
-def _told(name: str) -> Told:
-    """What the denoiser of a known model is told, by its family."""
-    denoiser, *others = _architecture(name).networks
+def _inputs(name: str) -> Told:
+    """Describe the condition that the denoiser of a known model reads, by its family."""
+    denoiser, *parts = _architecture(name).networks
     family = family_of({**denoiser.config, "_class_name": denoiser.kind})
-    return family.told(denoiser.config, [one.folder for one in others]) if family else Told()
+    return family.told(denoiser.config, [part.folder for part in parts]) if family else Told()
 
 
 def random_schedule(name: str) -> dict[str, Any]:
@@ -114,14 +114,14 @@ def random_first_stage_config(name: str) -> dict[str, Any] | None:
 
 
 def _first_stage(name: str) -> Network | None:
-    return next((one for one in _architecture(name).networks if one.folder in ("vae", "vqvae")), None)
+    return next((network for network in _architecture(name).networks if network.folder in ("vae", "vqvae")), None)
 
 
 def random_sha256(name: str, seed: int) -> str:
     """The identity of a model with random weights: its architecture and its seed. Raises ConfigError for an unknown name."""
-    found = _architecture(name)
-    networks = [[network.folder, network.kind, dict(network.config)] for network in found.networks]
-    return digest([_VERSION, seed, networks, dict(found.schedule)])
+    recipe = _architecture(name)
+    networks = [[network.folder, network.kind, dict(network.config)] for network in recipe.networks]
+    return digest([_VERSION, seed, networks, dict(recipe.schedule)])
 
 
 def _architecture(name: str) -> Recipe:

@@ -56,4 +56,4 @@ def fits(name: str, patterns: str) -> bool:
     A cross-attention is an attention: `attn.cross.prob` fits whatever `attn.prob` fits, and `attn.cross.*` names it alone.
     """
     names = {name, name.replace("attn.cross", "attn", 1)}
-    return any(fnmatchcase(one, pattern) for one in names for pattern in patterns.split("|"))
+    return any(fnmatchcase(candidate, pattern) for candidate in names for pattern in patterns.split("|"))

@@ -1,4 +1,4 @@
-"""Reads a model's scheduler configuration strictly: of which training process it is, and whether every value can be.
+"""Read a model's scheduler configuration strictly: which training process it belongs to, and whether each value is possible.
 
 diffusers builds a scheduler from any configuration and ignores what its class does not know, so a flow-matching model would be
 sampled as if it had been trained by DDPM.
@@ -26,14 +26,14 @@ KNOWN = (
 """diffusers' classes whose training process is DDPM's: a list of betas, abar as their product, whole timesteps."""
 
 PROCESSES = {"ddpm": KNOWN}
-"""What networks are trained by, with the scheduler classes that say so; all of it is sampled by the same samplers."""
+"""Training processes of networks, with the scheduler classes that stand for them; the same samplers sample all of them."""
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What networks predict, in diffusers' words for prediction_type; see prediction.py."""
+"""Kinds of prediction, as diffusers' prediction_type; see prediction.py."""
 
 _TRAINING = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 _SHARED = ("linear", "scaled_linear", "squaredcos_cap_v2")  # lists of betas that every class makes alike
-# Values that mean DDPM's process with x_0 left as it is; any other is another process, whatever samples it.
+# The values of these keys in DDPM's process; any other value means another process, whichever sampler is used.
 _PROCESS = {
     "use_flow_sigmas": False, "use_dynamic_shifting": False, "shift_terminal": None, "timestep_type": "discrete",
     "thresholding": False, "tau_func": None,
@@ -49,34 +49,34 @@ _WORDS = {
 
 
 def checked(config: Mapping[str, Any], file: Path, process: str = "ddpm") -> dict[str, Any]:
-    """The scheduler configuration with what it leaves out of its training process, which its own class fills in.
+    """Check a scheduler configuration, and fill in the defaults of its class for the training values that it leaves out.
 
-    A list of betas that only its class knows is there as `trained_betas`. file: where it was read, for the ModelError for
-    a class or key that dmq does not know, for one that means another process, and for a value that cannot be. process: of
-    the network's family, a key of PROCESSES.
+    Betas that only its class can compute are stored as `trained_betas`. file: where it was read, for errors. process: of the
+    network's family, a key of PROCESSES. Raises ModelError for a class or key that dmq does not know, for one that means
+    another process, and for a value that is not possible.
     """
-    name, known = config.get("_class_name"), PROCESSES[process]
-    if not isinstance(name, str) or name not in known:
-        said = "names no scheduler class" if name is None else f"is of {name}"
+    name, classes = config.get("_class_name"), PROCESSES[process]
+    if not isinstance(name, str) or name not in classes:
+        problem = "names no scheduler class" if name is None else f"is of {name}"
         raise ModelError(
-            f"The file {file} {said}, whose training process dmq does not know; it samples models of {', '.join(known)}."
+            f"The file {file} {problem}, whose training process dmq does not know; it samples models of {', '.join(classes)}."
         )
     for key, value in config.items():
         _check(key, value, file)
-    own = {key: value for key, value in defaults(name).items() if key in _TRAINING}
-    filled = {**own, **config}
+    class_defaults = {key: value for key, value in defaults(name).items() if key in _TRAINING}
+    filled = {**class_defaults, **config}
     _check_training(filled, file)
     return filled if filled["beta_schedule"] in _SHARED else {**filled, "trained_betas": _betas(name, filled, file)}
 
 
 def noise_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scheduler configuration says how noise was added in training: the list of betas."""
+    """Select the entries of a scheduler configuration that say how noise was added in training: the list of betas."""
     return {name: config[name] for name in (*_TRAINING, "rescale_betas_zero_snr") if name in config}
 
 
 def in_pipeline(config: Mapping[str, Any], pipeline: object) -> dict[str, Any]:
-    """A checked configuration as the folder's pipeline changes it: Stable Diffusion's moves leading timesteps by 1 and clips no
-    latents, whatever its scheduler says. Where that changes something, `_pipeline` names it.
+    """Apply what the folder's pipeline overrides in a checked configuration: Stable Diffusion's moves leading timesteps by 1
+    and clips no latents, whatever its scheduler says. Where that changes something, `_pipeline` names the pipeline.
     """
     moved = {"steps_offset": 1} if "steps_offset" in defaults(config["_class_name"]) else {}
     changed = {key: value for key, value in {**moved, "clip_sample": False}.items() if config.get(key) != value}
@@ -85,10 +85,10 @@ def in_pipeline(config: Mapping[str, Any], pipeline: object) -> dict[str, Any]:
 
 @functools.cache
 def defaults(name: str) -> dict[str, Any]:
-    """What a scheduler class of diffusers takes, and what it fills in where nothing is given."""
+    """Parameters of a diffusers scheduler class and their defaults."""
     return {
-        key: one.default
-        for key, one in inspect.signature(getattr(diffusers, name).__init__).parameters.items()
+        key: parameter.default
+        for key, parameter in inspect.signature(getattr(diffusers, name).__init__).parameters.items()
         if key != "self"
     }
 
@@ -103,10 +103,10 @@ def _check(key: str, value: Any, file: Path) -> None:
     if key.startswith("_") or key in _BEFORE:
         return
     if not (kinds := _kinds(key)):
-        every = {own for name in KNOWN for own in defaults(name)}
+        keys = {key_name for name in KNOWN for key_name in defaults(name)}
         raise ModelError(
             f"The file {file} has the key {key}={value!r:.60}, which no scheduler that dmq knows reads, so what it changes is"
-            f" unknown; take it out if it changes nothing.{nearest(key, every)}"
+            f" unknown; take it out if it changes nothing.{nearest(key, keys)}"
         )
     if key in _PROCESS and value != _PROCESS[key]:
         raise ModelError(
@@ -154,13 +154,13 @@ def _is_beta(value: Any) -> bool:
 def _betas(name: str, filled: Mapping[str, Any], file: Path) -> list[float]:
     """The betas (T,) as the class of the folder makes them."""
     try:
-        made = getattr(diffusers, name)(**{key: filled[key] for key in _TRAINING})
+        scheduler = getattr(diffusers, name)(**{key: filled[key] for key in _TRAINING})
     except (NotImplementedError, ValueError) as error:
         raise ModelError(
             f"The file {file} says beta_schedule={filled['beta_schedule']!r:.60}, which {name} does not know; use {', '.join(_SHARED)},"
             " or give trained_betas."
         ) from error
-    betas: list[float] = made.betas.tolist()
+    betas: list[float] = scheduler.betas.tolist()
     return betas
 
 

@@ -1,4 +1,4 @@
-"""What the adapters of all families do alike: name layers by patterns, find attentions, trace the order of execution."""
+"""Shared by the adapters of all families: name layers by patterns, find attentions, trace the order of execution."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PARTS: Mapping[str, str] = {
 
 
 class NamedParts(ABC):
-    """What the adapters of all families answer alike.
+    """Base of the adapters of all families.
 
     patterns: roles by path; parts: by the first name of a path; blocks: what is reconstructed as one piece. prediction: what
-    `predict` gives, which the scheduler of a network says.
+    `predict` returns, as the model's scheduler configuration says.
     """
 
     patterns: ClassVar[Patterns]
@@ -68,7 +68,7 @@ class NamedParts(ABC):
         """See Adapter."""
 
     def layers(self) -> list[Layer]:
-        """Every convolution and linear layer. A layer without a role is an error, not a layer left out in silence."""
+        """List every convolution and linear layer. Raises ModelError for a layer without a role."""
         return find_layers(self.model, self.patterns, self.attentions(), self.parts)
 
     def attentions(self) -> list[Layer]:
@@ -85,13 +85,13 @@ def find_layers(
 ) -> list[Layer]:
     """Every convolution and linear layer, in model order. Raises ModelError for one that fits no pattern."""
     cross = tuple(f"{layer.name}." for layer in attentions if layer.role == "attn.cross")
-    found = []
+    layers = []
     for name, module in model.named_modules():
         if isinstance(module, _LAYERS):
             role = _role(type(model).__name__, name, patterns)
             role = role.replace("attn.", "attn.cross.", 1) if name.startswith(cross) else role
-            found.append(Layer(name, role, part_of(name, parts)))
-    return found
+            layers.append(Layer(name, role, part_of(name, parts)))
+    return layers
 
 
 def find_attentions(model: nn.Module, parts: Mapping[str, str]) -> list[Layer]:
@@ -120,7 +120,7 @@ def executed(model: nn.Module, blocks: Blocks, run: Callable[[], object]) -> lis
 
 
 def run_once(adapter: Adapter) -> Tensor:
-    """What the network predicts for one sample of zeros at timestep 0, told nothing but zeros."""
+    """Call the network once, with a sample of zeros at timestep 0 and a condition of zeros."""
     inputs = zeros(adapter.model, adapter.sample_shape())
     return adapter.predict(*inputs, adapter.blank_cond(1))
 
@@ -153,22 +153,22 @@ def condition(
     missing, unknown or of another length.
     """
     named: Mapping[str, Any] = cond if isinstance(cond, Mapping) else {f"a {type(cond).__name__}": cond}
-    given: dict[str, Tensor] = {name: value for name, value in named.items() if value is not None}
-    unknown = [name for name in given if name not in (*needed, *optional)]
-    missing = [name for name in needed if name not in given]
+    tensors: dict[str, Tensor] = {name: value for name, value in named.items() if value is not None}
+    unknown = [name for name in tensors if name not in (*needed, *optional)]
+    missing = [name for name in needed if name not in tensors]
     if missing or unknown:
         _refuse(model, missing, unknown, needed)
     reference = next(model.parameters())
-    for name, value in given.items():
+    for name, value in tensors.items():
         if len(value) != num:
             raise ModelError(f"The condition {name} has {len(value)} rows for {num} samples; give one row for each.")
-    return {n: v.to(reference) if v.is_floating_point() else v.to(reference.device) for n, v in given.items()}
+    return {n: v.to(reference) if v.is_floating_point() else v.to(reference.device) for n, v in tensors.items()}
 
 
 def _refuse(model: nn.Module, missing: list[str], unknown: list[str], needed: Sequence[str]) -> None:
-    wanted = f"conditions by name: {', '.join(needed)}" if needed else "no condition"
-    found = f"{missing[0]} was not given" if missing else f"{unknown[0]} was given"
-    raise ModelError(f"This {type(model).__name__} takes {wanted}, but {found}; use the conditions of this model.")
+    takes = f"conditions by name: {', '.join(needed)}" if needed else "no condition"
+    problem = f"{missing[0]} was not given" if missing else f"{unknown[0]} was given"
+    raise ModelError(f"This {type(model).__name__} takes {takes}, but {problem}; use the conditions of this model.")
 
 
 def role_of(name: str, patterns: Patterns) -> str | None:

@@ -27,7 +27,7 @@ _PREFIX = "text_model."
 _NO_TEXT = {"\0": "a NUL", "\r": "a carriage return without a line feed", "\ufeff": "a byte order mark"}
 
 
-def read_prompts(path: str, asked: str = "cond.prompts") -> list[str]:
+def read_prompts(path: str, source: str = "cond.prompts") -> list[str]:
     """The lines of a text file, without white space around them; line i is that of image i.
 
     Only a line feed ends a line, with a carriage return before it or not; a byte order mark at the start is none of the text.
@@ -36,37 +36,37 @@ def read_prompts(path: str, asked: str = "cond.prompts") -> list[str]:
     """
     file = resolve(path)
     if not file.is_file():
-        raise ConfigError(f"{asked}={path} should be a file with one prompt a line, but {file} is no file.")
+        raise ConfigError(f"{source}={path} should be a file with one prompt a line, but {file} is no file.")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{asked}={path} is not UTF-8 (byte {error.start}); save the file with that encoding."
+            f"{source}={path} is not UTF-8 (byte {error.start}); save the file with that encoding."
         ) from error
     lines = text.replace("\r\n", "\n").split("\n")
-    _check_characters(lines, f"{asked}={path}")
+    _check_characters(lines, f"{source}={path}")
     prompts = [line.strip() for line in lines]
     while prompts and not prompts[-1]:
         prompts.pop()
     if not prompts:
-        raise ConfigError(f"{asked}={path} holds no prompt; write one a line.")
+        raise ConfigError(f"{source}={path} holds no prompt; write one a line.")
     if "" in prompts:
         raise ConfigError(
-            f"{asked}={path} should have a prompt on every line, but line {prompts.index('') + 1} is blank, and all below would"
+            f"{source}={path} should have a prompt on every line, but line {prompts.index('') + 1} is blank, and all below would"
             " belong to other images; write it, or take the line out."
         )
     return prompts
 
 
-def _check_characters(lines: Sequence[str], asked: str) -> None:
-    """NUL is what UTF-16 looks like as UTF-8, a carriage return alone was the end of a line once, and a byte order mark inside
-    is where files were joined.
+def _check_characters(lines: Sequence[str], source: str) -> None:
+    """Refuse characters that show a wrong encoding: NUL (UTF-16 read as UTF-8), a carriage return without a line feed (an old
+    end of a line) and a byte order mark inside (files that were joined).
     """
     for number, line in enumerate(lines, start=1):
         for character, name in _NO_TEXT.items():
             if character in line:
                 raise ConfigError(
-                    f"{asked} should be plain text, but line {number} has {name}; save the file as UTF-8 with line feeds."
+                    f"{source} should be plain text, but line {number} has {name}; save the file as UTF-8 with line feeds."
                 )
 
 
@@ -85,26 +85,26 @@ def text_encoder(path: Path) -> Callable[[str], Tensor]:
         tokens = tokenizer(
             text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
-        found: Tensor = encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)[0][0]
-        return found.float()
+        states: Tensor = encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)[0][0]
+        return states.float()
 
     return encode
 
 
-def say_cut(path: Path, prompts: Sequence[str], asked: str) -> None:
+def say_cut(path: Path, prompts: Sequence[str], source: str) -> None:
     """Warn, once in a process, of prompts that are longer than the text encoder's context. asked: where they come from."""
-    _say_cut(path, sha256_of(path / "text_encoder" / "config.json"), tuple(prompts), asked)
+    _say_cut(path, sha256_of(path / "text_encoder" / "config.json"), tuple(prompts), source)
 
 
 @functools.lru_cache(maxsize=32)
-def _say_cut(path: Path, _: str, prompts: tuple[str, ...], asked: str) -> None:
+def _say_cut(path: Path, _: str, prompts: tuple[str, ...], source: str) -> None:
     tokenizer = load_tokenizer(path)
     counts = [len(tokenizer(text, truncation=False, verbose=False).input_ids) for text in prompts]
     cut = [(count, text) for count, text in zip(counts, prompts, strict=True) if count > tokenizer.model_max_length]
     if cut:
         _log.warning(
             "%d of %d prompts of %s are longer than the %d tokens that the text encoder reads and are cut there; the first has %d:"
-            " %.60s", len(cut), len(prompts), asked, tokenizer.model_max_length, *cut[0],
+            " %.60s", len(cut), len(prompts), source, tokenizer.model_max_length, *cut[0],
         )  # fmt: skip
 
 
@@ -133,8 +133,8 @@ def require_encoder(path: Path) -> None:
         if not (path / part).is_dir():
             raise ModelError(f"The model in {path} reads texts, but has no {part}/; copy the whole pipeline folder.")
     folder = path / "text_encoder"
-    if (found := class_name(component_config(folder))) not in (_ENCODER, "clip_text_model"):
-        raise ModelError(f"The text encoder in {folder} is a {found}; dmq encodes texts with {_ENCODER}.")
+    if (kind := class_name(component_config(folder))) not in (_ENCODER, "clip_text_model"):
+        raise ModelError(f"The text encoder in {folder} is a {kind}; dmq encodes texts with {_ENCODER}.")
     check_tokenizer(path / "tokenizer")
     weight_files(folder, TEXT_WEIGHTS)
 
@@ -153,22 +153,22 @@ def require_transformers() -> Any:
 def _load(path: Path) -> Any:
     """The text encoder, strictly: exactly the tensors of its files, float32, in eval mode."""
     package, folder = require_transformers(), path / "text_encoder"
-    given, config = weight_shapes(folder, TEXT_WEIGHTS), component_config(folder)
-    shapes = _made(package, folder, config, "meta").state_dict()
-    own = {
+    stored, config = weight_shapes(folder, TEXT_WEIGHTS), component_config(folder)
+    shapes = _build_encoder(package, folder, config, "meta").state_dict()
+    current_names = {
         name.removeprefix(_PREFIX): name for name in shapes
     }  # transformers 5.6 left out the prefix of published files
-    names = {name: own.get(name.removeprefix(_PREFIX), name) for name in given}
-    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
-    check_shapes(f"The text encoder in {folder}", wanted, {names[name]: shape for name, shape in given.items()})
-    encoder = _made(package, folder, config, "cpu")
+    names = {name: current_names.get(name.removeprefix(_PREFIX), name) for name in stored}
+    expected = {name: tuple(tensor.shape) for name, tensor in shapes.items()}
+    check_shapes(f"The text encoder in {folder}", expected, {names[name]: shape for name, shape in stored.items()})
+    encoder = _build_encoder(package, folder, config, "cpu")
     for tensors in read_weights(folder, TEXT_WEIGHTS):
         encoder.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, strict=False)
     check_finite(dict(encoder.state_dict()), f"The text encoder in {folder}")
     return encoder.eval().requires_grad_(False)
 
 
-def _made(package: Any, folder: Path, config: Mapping[str, Any], device: str) -> Any:
+def _build_encoder(package: Any, folder: Path, config: Mapping[str, Any], device: str) -> Any:
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device):  # building draws numbers, too
             return package.CLIPTextModel(package.CLIPTextConfig.from_dict(dict(config)))

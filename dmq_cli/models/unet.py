@@ -13,7 +13,7 @@ class UNetAdapter(unet_parts.UNetParts):
     """Names the parts of a UNet2DModel."""
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
-        """What the network predicts. cond: {"class_labels": (B,) int64} for a network with classes, else None.
+        """Call the network and return its prediction. cond: {"class_labels": (B,) int64} for a network with classes, else None.
 
         Raises ModelError for another condition.
         """

@@ -1,4 +1,4 @@
-"""What diffusers' UNets have in common, with and without cross-attention: names, time embedding and skip connections."""
+"""Shared by diffusers' UNets, with and without cross-attention: names, time embedding and skip connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATTERNS = (
 
 
 class UNetParts(NamedParts):
-    """What the adapters of both kinds of UNet answer alike; they differ in the condition that a call takes."""
+    """Base of the adapters of both kinds of UNet, which differ in the condition that a call takes."""
 
     patterns = PATTERNS
     blocks = (ResnetBlock2D, BasicTransformerBlock, Attention)
@@ -54,7 +54,7 @@ def needed_labels(model: Any) -> list[str]:
 
 
 def time_projections(model: Any, timestep: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """What every residual block's projection gives in a forward pass, by layer name: {name: (B, width)}.
+    """Compute the time projection of every residual block, by layer name: {name: (B, width)}.
 
     timestep: (B,); labels: (B,), for a network with classes.
     """
@@ -70,13 +70,13 @@ def time_projections(model: Any, timestep: Tensor, labels: Tensor | None) -> dic
 
 
 def _embedding(model: Any, timestep: Tensor, labels: Tensor | None) -> Tensor:
-    """Of timestep and class, as the network's own forward pass computes it; (B, width)."""
+    """Embed timestep and class as the network's own forward pass does; (B, width)."""
     dtype = next(model.parameters()).dtype
     embedding: Tensor = model.time_embedding(model.time_proj(timestep).to(dtype))
     if labels is not None:
-        own = model.class_embedding(labels).to(dtype)
+        class_embedding = model.class_embedding(labels).to(dtype)
         joined = getattr(model.config, "class_embeddings_concat", False)
-        embedding = torch.cat([embedding, own], dim=-1) if joined else embedding + own
+        embedding = torch.cat([embedding, class_embedding], dim=-1) if joined else embedding + class_embedding
     activation = getattr(model, "time_embed_act", None)
     return embedding if activation is None else activation(embedding)
 

@@ -1,4 +1,4 @@
-"""Which files a component's weights are read from, and the tensors in them. What is hashed and what is loaded both ask here."""
+"""Find the files that a component's weights are read from, and read their tensors. Hashing and loading both start here."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def weight_files(folder: Path, name: str = WEIGHTS) -> list[Path]:
         return [single]
     if index.is_file():
         return [index, *(folder / shard for shard in sorted(set(_weight_map(index).values())))]
-    raise MissingWeightsError(_nothing(folder, name))
+    raise MissingWeightsError(_explain_missing(folder, name))
 
 
 def weight_shapes(folder: Path, name: str = WEIGHTS) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor, from the heads of the files. Raises ModelError also for tensors that are no weights."""
     files = weight_files(folder, name)
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for head in (_head(file) for file in files if file.suffix == ".safetensors"):
-        if twice := sorted(found.keys() & head.shapes.keys()):
+        if twice := sorted(shapes.keys() & head.shapes.keys()):
             raise ModelError(f"The tensor {twice[0]} is in two shards of {folder}; save the model again.")
         _check_kinds(head)
-        found |= head.shapes
-    if files[0].suffix == ".json" and (odd := sorted(found.keys() ^ _weight_map(files[0]).keys())):
+        shapes |= head.shapes
+    if files[0].suffix == ".json" and (odd := sorted(shapes.keys() ^ _weight_map(files[0]).keys())):
         raise ModelError(
             f"The index {files[0]} does not list the tensors of its shards (first: {odd[0]}); save it again."
         )
-    return {key: shape for key, shape in found.items() if not key.endswith(_UNREAD)}
+    return {key: shape for key, shape in shapes.items() if not key.endswith(_UNREAD)}
 
 
 def read_weights(folder: Path, name: str = WEIGHTS) -> Iterator[dict[str, Tensor]]:
@@ -82,8 +82,8 @@ def _head(file: Path) -> _Head:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
-            return _Head(file, shapes, {name: str(one.get_dtype()) for name, one in slices.items()})
+            shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
+            return _Head(file, shapes, {name: str(tensor.get_dtype()) for name, tensor in slices.items()})
     except (OSError, SafetensorError) as error:
         raise _unreadable(file, error) from error
 
@@ -114,10 +114,10 @@ def _refuse_kind(what: str, name: str, kind: str) -> None:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Names of tensors to names of files beside the index."""
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
         raise ModelError(f"The index {index} has no weight_map, which says what is where; save the model again.")
-    for shard in found.values():
+    for shard in shards.values():
         plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
         if not plain or not shard.endswith(".safetensors"):
             raise ModelError(
@@ -125,21 +125,21 @@ def _weight_map(index: Path) -> dict[str, str]:
             )
         if not (index.parent / shard).is_file():
             raise MissingWeightsError(f"The index {index} names {shard}, which is not there; copy the whole folder.")
-    return found
+    return shards
 
 
-def _nothing(folder: Path, name: str) -> str:
-    """What there is instead of weights, and what to do."""
-    asked, stem = f"The model folder {folder} has no {name}", name.removesuffix(".safetensors")
-    others = sorted(file.name for file in folder.glob(f"{stem}[.-]*safetensors*"))
-    if shard := next((other for other in others if other.startswith(f"{stem}-")), None):
-        return f"{asked}, and shards ({shard}) without {name}{_INDEX}, which says what is where; copy that file, too."
-    if variant := next((other for other in others if other.startswith(f"{stem}.")), None):
+def _explain_missing(folder: Path, name: str) -> str:
+    """Write the sentence of an error: which files the folder has instead of weights, and what to do."""
+    start, stem = f"The model folder {folder} has no {name}", name.removesuffix(".safetensors")
+    variants = sorted(file.name for file in folder.glob(f"{stem}[.-]*safetensors*"))
+    if shard := next((file for file in variants if file.startswith(f"{stem}-")), None):
+        return f"{start}, and shards ({shard}) without {name}{_INDEX}, which says what is where; copy that file, too."
+    if variant := next((file for file in variants if file.startswith(f"{stem}.")), None):
         return (
-            f"{asked}, only the variant {variant}, which dmq does not take for it; save the model in full precision, or give that file"
+            f"{start}, only the variant {variant}, which dmq does not take for it; save the model in full precision, or give that file"
             " the plain name if its values are what you mean."
         )
     pickles = (file.name for pattern in ("*.bin", "*.ckpt", "*.pt") for file in sorted(folder.glob(pattern)))
-    other = next(pickles, None)
-    hint = f" ({other} is a pickle, which dmq does not read)" if other else ""
-    return f"{asked}{hint}; save the model with safetensors and put that file there."
+    unreadable = next(pickles, None)
+    hint = f" ({unreadable} is a pickle, which dmq does not read)" if unreadable else ""
+    return f"{start}{hint}; save the model with safetensors and put that file there."

@@ -1,4 +1,4 @@
-"""What a command was asked: its words as Hydra reads them, which of them nobody reads, and which act.
+"""The words of a command: as Hydra reads them, which of them name unknown keys, and which have an effect.
 
 Imports no torch and no Hydra at the top.
 """

@@ -15,7 +15,7 @@ _EDGE = 8  # as in the files of conf/bits
 
 
 def register_bits(words: Sequence[str]) -> None:
-    """Make every width that the overrides of `bits` name a choice of Hydra's. Raises ConfigError for a width that cannot be."""
+    """Register every width that the overrides of `bits` name as a choice with Hydra. Raises ConfigError for an impossible width."""
     from hydra.core.config_store import ConfigStore
 
     for name, section in _named(words):
@@ -23,11 +23,11 @@ def register_bits(words: Sequence[str]) -> None:
 
 
 def _named(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    known = set(choices("bits"))
+    names = set(choices("bits"))
     for word in words:
         key, _, value = word.partition("=")
         for match in _NAME.finditer(value) if key == "bits" else ():
-            if match[0] not in known:
+            if match[0] not in names:
                 yield match[0], _section(match[0], *(None if width is None else int(width) for width in match.groups()))
 
 

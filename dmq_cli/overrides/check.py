@@ -1,4 +1,4 @@
-"""Refuses what a command asks for and nobody reads, and what it takes away although it is needed."""
+"""Refuse overrides of keys that nothing reads, and overrides that remove a key that is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def check_words(words: Sequence[str]) -> None:
         key, _, value = word.lstrip("+~").partition("=")
         group = key.partition("@")[0]
         if group in groups() and (word.startswith("~") or value in _NOTHING):
-            raise ConfigError(f"{word} would leave no {group}; choose one, as in {_example(group)}.{_known(group)}")
+            raise ConfigError(
+                f"{word} would leave no {group}; choose one, as in {_example(group)}.{_list_choices(group)}"
+            )
         if key.startswith("hydra.") and word.startswith("+") and not _is_hydras(key.split(".")[1:]):
             raise ConfigError(f"{word} is read by nobody: Hydra has no {key}; leave it out.")
         _check_metrics(word, key, value)
@@ -38,7 +40,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _check_metrics(word: str, key: str, value: str) -> None:
-    """Words of when metrics were a list, and one that would leave a metric's options behind."""
+    """Refuse words of the former list of metrics, and the removal of a metric that would leave its options behind."""
     if key == "protocol.metrics" and value.startswith("["):
         raise ConfigError(
             f"{word} is a list, but every metric has a section of its own; take one away with protocol.metrics.NAME=null, add one with"
@@ -56,7 +58,7 @@ def _check_metrics(word: str, key: str, value: str) -> None:
 
 
 def _is_hydras(path: Sequence[str]) -> bool:
-    """Whether Hydra's own configuration has a key, or takes any there."""
+    """Whether Hydra's own configuration has a key, or accepts any in its place."""
     from hydra.conf import HydraConf
 
     node: Any = HydraConf
@@ -71,26 +73,26 @@ def _is_hydras(path: Sequence[str]) -> bool:
 
 
 def _example(group: str) -> str:
-    known = choices(group)
-    return f"{group}={'none' if 'none' in known else known[0]}"
+    names = choices(group)
+    return f"{group}={'none' if 'none' in names else names[0]}"
 
 
-def _known(group: str) -> str:
+def _list_choices(group: str) -> str:
     return f" There is: {', '.join(choices(group))}."
 
 
 def check_config(config: Any, words: Sequence[str]) -> None:
-    """Raise ConfigError for a key that nobody reads, and for one that lacks. config: composed by Hydra; words: overrides."""
+    """Raise ConfigError for a key that nothing reads, and for one that is missing. config: composed by Hydra; words: overrides."""
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(config, resolve=False)
     plain.pop("hydra", None)
     _check_needed(plain, words)
     if not any(word.lstrip("+~").startswith(_OPTIONAL) for word in words) and plain["stage"] != _OPTIONAL:
-        plain.pop(_OPTIONAL, None)  # as conf/ has it; looking at its constructors would import what trains
+        plain.pop(_OPTIONAL, None)  # unchanged from conf/; reading its constructors would import the training code
     if wrong := list(unread(plain)):
         meant = suggestion(wrong[0], plain, wrong)
-        raise ConfigError(f"{_asked(wrong[0], words)} is read by nobody;{meant} leave it out.")
+        raise ConfigError(f"{_word_of(wrong[0], words)} is read by nobody;{meant} leave it out.")
 
 
 def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
@@ -100,7 +102,7 @@ def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
             _check_optional(section, words)
         elif not isinstance(section, Mapping) or (group not in _NEEDED and "_target_" not in section):
             raise ConfigError(
-                f"There is no {group} in the configuration; choose one, as in {_example(group)}.{_known(group)}"
+                f"There is no {group} in the configuration; choose one, as in {_example(group)}.{_list_choices(group)}"
             )
     for name, keys in _NEEDED.items():
         section = config.get(name)
@@ -113,58 +115,58 @@ def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
 
 
 def _check_optional(section: Any, words: Sequence[str]) -> None:
-    """Hydra takes any choice of an optional group for none."""
+    """Check the choice of an optional group: where it does not exist, Hydra silently chooses none."""
     for word in words:
         name = word.partition("=")[2]
         if section is None and word.startswith(f"{_OPTIONAL}="):
             raise ConfigError(f"There is no {_OPTIONAL} {name}.{nearest(name, choices(_OPTIONAL))}")
 
 
-def _asked(key: str, words: Sequence[str]) -> str:
-    """The word that gave a key, else the key itself."""
+def _word_of(key: str, words: Sequence[str]) -> str:
+    """Find the word that set a key; else name the key itself."""
     for word in words:
-        own = word.lstrip("+~").partition("=")[0]
-        if key == own or key.startswith(f"{own}."):
+        word_key = word.lstrip("+~").partition("=")[0]
+        if key == word_key or key.startswith(f"{word_key}."):
             return word
     return f"The key {key} of a file"
 
 
 def suggestion(key: str, config: Mapping[str, Any], wrong: Sequence[str] = ()) -> str:
-    """The part of a sentence that names the key that was probably meant: " did you mean sampler.eta? Write that, or".
+    """Write the part of a sentence that names the key probably meant: " did you mean sampler.eta? Write that, or".
 
-    wrong: other keys that nobody reads.
+    wrong: other keys that nothing reads.
     """
     section, _, last = key.rpartition(".")
-    known = [one for one in _keys(config, "") if one not in (key, *wrong) and not key.startswith(f"{one}.")]
-    inside = [one for one in known if section and one.rpartition(".")[0] == section]
+    keys = [name for name in _keys(config, "") if name not in (key, *wrong) and not key.startswith(f"{name}.")]
+    inside = [name for name in keys if section and name.rpartition(".")[0] == section]
     if close := _close(last, inside):
         return _meant(close)
-    same = [one for one in known if one.rpartition(".")[2] == last]
+    same = [name for name in keys if name.rpartition(".")[2] == last]
     if same:
-        return _meant(max(same, key=lambda one: (one.split(".")[0] == key.split(".")[0], _likeness(one, key))))
-    if close := _close(last, known):
+        return _meant(max(same, key=lambda name: (name.split(".")[0] == key.split(".")[0], _likeness(name, key))))
+    if close := _close(last, keys):
         return _meant(close)
-    return _meant(*found) if (found := _elsewhere(last)) else ""
+    return _meant(*elsewhere) if (elsewhere := _elsewhere(last)) else ""
 
 
-def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _likeness(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()
 
 
 def _meant(key: str, where: str = "") -> str:
     return f" did you mean {key}{where and f' (which {where} has)'}? Write that, or"
 
 
-def _close(last: str, known: Sequence[str]) -> str | None:
-    """The key whose last part is most like this one, or ends with it."""
-    names = {one.rpartition(".")[2]: one for one in reversed(known)}
+def _close(last: str, keys: Sequence[str]) -> str | None:
+    """Find the key whose last part is most like this one, or ends with it."""
+    names = {key.rpartition(".")[2]: key for key in reversed(keys)}
     ending = [name for name in names if name.endswith(f"_{last}")]
     close = difflib.get_close_matches(last, names, n=1, cutoff=0.7) or ending[-1:]
     return names[close[0]] if close else None
 
 
 def _keys(node: Any, path: str) -> Iterator[str]:
-    """All keys that can be overridden, also those that a constructor takes and its YAML leaves out."""
+    """Yield all keys that can be overridden, including parameters of a constructor that its YAML leaves out."""
     if not isinstance(node, Mapping):
         return
     added = (parameters(str(node["_target_"])) or ()) if "_target_" in node else ()
@@ -177,7 +179,7 @@ def _keys(node: Any, path: str) -> Iterator[str]:
 
 
 def _elsewhere(last: str) -> tuple[str, str] | None:
-    """A key of this name in a choice that was not made, and that choice."""
+    """Find a key of this name in another choice of its group, and that choice."""
     for group in _SUGGESTED:
         for choice in choices(group):
             for key in _keys(section_of(group, choice), group):

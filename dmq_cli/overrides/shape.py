@@ -1,4 +1,4 @@
-"""The keys that somebody reads: those of conf/, those that a constructor takes, and those that other values refer to."""
+"""The keys that are read: those of conf/, parameters of constructors, and keys that other values refer to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.paths import choice_files, conf_folder
 
 Shape = Mapping[str, Any]
-"""Keys of a section, each with the shape of what is below it; ANY: whatever is below it is read."""
+"""Keys of a section, each with the shape below it; ANY: all keys below are read."""
 
 ANY: Shape = {"*": None}
 _FREE = ("model.expects", "table.columns", "table.parts", "table.claims", "table.notes")  # keys are data there
@@ -23,10 +23,10 @@ _REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
 
 def unread(config: Mapping[str, Any]) -> Iterator[str]:
-    """Every key that nobody reads, with all it is in. config: composed, plain, its interpolations not resolved."""
+    """Yield every key that nothing reads, in full. config: composed, plain, its interpolations not resolved."""
     referred = set(_references(config))
     for key in _section(config, "", _base() | dict.fromkeys(groups(), ANY)):
-        if not any(key == one or key.startswith(f"{one}.") for one in referred):
+        if not any(key == reference or key.startswith(f"{reference}.") for reference in referred):
             yield key
 
 
@@ -52,7 +52,7 @@ def _section(node: Any, path: str, shape: Shape) -> Iterator[str]:
 
 
 def _leaves(node: Any, path: str) -> Iterator[str]:
-    """The keys of an unknown section, or itself."""
+    """Yield the keys of an unknown section, or its own if it is a value."""
     if isinstance(node, Mapping) and node:
         for name, child in node.items():
             yield from _leaves(child, f"{path}.{name}")
@@ -62,8 +62,8 @@ def _leaves(node: Any, path: str) -> Iterator[str]:
 
 def groups() -> list[str]:
     """The groups of conf/ whose choice fills the section of the same name."""
-    others = ("hydra", *_INSIDE)
-    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name not in others)
+    excluded = ("hydra", *_INSIDE)
+    return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name not in excluded)
 
 
 def choices(group: str) -> list[str]:
@@ -73,7 +73,7 @@ def choices(group: str) -> list[str]:
 
 @cache
 def parameters(target: str) -> tuple[str, ...] | None:
-    """What `_target_` takes by name; None if it takes anything, or cannot be asked: whoever makes it says what is wrong."""
+    """The parameters of `_target_` by name; None if it takes any, or has no signature: making it raises the better error."""
     from dmq_cli.stages.plugins import locate
 
     try:
@@ -86,7 +86,7 @@ def parameters(target: str) -> tuple[str, ...] | None:
 
 
 def section_of(group: str, name: str) -> dict[str, Any]:
-    """What a file of a group fills its section with, without what it takes from others; {} if there is no such file."""
+    """The section in a group's file, without its defaults list; {} if there is no such file."""
     file = choice_files(group).get(name)
     return {} if file is None else _section_in(file, group)
 
@@ -94,9 +94,9 @@ def section_of(group: str, name: str) -> dict[str, Any]:
 def _section_in(file: Path, group: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    found.pop("defaults", None)
-    inner: dict[str, Any] = found.get(group, found)  # of a file that fills the whole configuration
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    content.pop("defaults", None)
+    inner: dict[str, Any] = content.get(group, content)  # of a file that fills the whole configuration
     return inner
 
 
@@ -116,17 +116,17 @@ def _base() -> dict[str, Any]:
     """The keys of conf/config.yaml."""
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"), resolve=False)
-    return {key: _keys(value) for key, value in found.items() if key != "defaults"} | {"hydra": ANY}
+    content: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "config.yaml"), resolve=False)
+    return {key: _keys(value) for key, value in content.items() if key != "defaults"} | {"hydra": ANY}
 
 
-def _chosen(group: str, name: str, wanted: set[str]) -> Shape:
-    """The keys that the files of a group have between them; files are read only until all wanted ones are known."""
+def _chosen(group: str, name: str, needed: set[str]) -> Shape:
+    """Join the keys of a group's files; files are read only until all needed keys are found."""
     shape = dict(_keys_of(group, name))
-    for other in choices(group):
-        if wanted <= set(shape) and group != "model":
+    for choice in choices(group):
+        if needed <= set(shape) and group != "model":
             break
-        shape = _united(shape, _keys_of(group, other))
+        shape = _united(shape, _keys_of(group, choice))
     return shape
 
 
@@ -144,12 +144,12 @@ def _keys(node: Any) -> dict[str, Any]:
     return {str(name): _keys(child) for name, child in node.items()} if isinstance(node, Mapping) else {}
 
 
-def _united(one: Shape, other: Shape) -> dict[str, Any]:
-    return {name: _united(one.get(name, {}), other.get(name, {})) for name in [*one, *other]}
+def _united(first: Shape, second: Shape) -> dict[str, Any]:
+    return {name: _united(first.get(name, {}), second.get(name, {})) for name in [*first, *second]}
 
 
 def _references(config: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that interpolations name."""
+    """Yield the keys that interpolations refer to."""
 
     def visit(node: Any, path: list[str]) -> Iterator[str]:
         if isinstance(node, Mapping | list):

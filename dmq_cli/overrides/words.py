@@ -1,4 +1,4 @@
-"""The words after a verb: Hydra's flags, wherever they stand, and overrides; paths are quoted as Hydra wants them."""
+"""Split the words after a verb into Hydra's flags, wherever they stand, and overrides, with paths quoted as Hydra needs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _KEPT = ("", "null", "???")  # words of Hydra's own
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags, each with its value, and the overrides, both in their order. Raises ConfigError for an unknown flag."""
+    """Split words into Hydra's flags, each with its value, and overrides, both in order. Raises ConfigError for an unknown flag."""
     flags: list[str] = []
     overrides: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
         if not word.startswith("-") or word == "-":
             overrides.append(word)
             continue
@@ -42,53 +42,53 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
         long = _LONG.get(name, name)
         flags.append(long + word[len(name) :])
         if long in _WITH_VALUE and not value:
-            flags.append(_value(name, rest))
-        elif long in _MAY_HAVE_VALUE and rest and rest[0] in _INFO:
-            flags.append(rest.pop(0))
+            flags.append(_value(name, remaining))
+        elif long in _MAY_HAVE_VALUE and remaining and remaining[0] in _INFO:
+            flags.append(remaining.pop(0))
         elif long not in (*_WITH_VALUE, *_ALONE, *_MAY_HAVE_VALUE):
-            known = [*_WITH_VALUE, *_ALONE, *_MAY_HAVE_VALUE, "--json", "--quiet", "--verbose", "--version"]
-            raise ConfigError(f"There is no flag {name}.{nearest(name, known)}")
+            flag_names = [*_WITH_VALUE, *_ALONE, *_MAY_HAVE_VALUE, "--json", "--quiet", "--verbose", "--version"]
+            raise ConfigError(f"There is no flag {name}.{nearest(name, flag_names)}")
     return flags, overrides
 
 
 def own_folder(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of --config-dir, the last one where it stands anywhere among the words of a command, and the other words.
+    """Take the (last) value of --config-dir out of a command's words, and return it with the other words.
 
-    A flag without a value stays, for those who refuse it.
+    A flag without a value stays in; `split` refuses it.
     """
     folder: str | None = None
-    others: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    other_words: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
         name, equals, value = word.partition("=")
-        if name not in _CONFIG_DIR or not (equals or rest):
-            others.append(word)
+        if name not in _CONFIG_DIR or not (equals or remaining):
+            other_words.append(word)
         else:
-            folder = value if equals else rest.pop(0)
-    return folder, others
+            folder = value if equals else remaining.pop(0)
+    return folder, other_words
 
 
-def _value(flag: str, rest: list[str]) -> str:
-    if not rest:
+def _value(flag: str, remaining: list[str]) -> str:
+    if not remaining:
         raise ConfigError(f"The flag {flag} needs a value after it; see dmq evaluate --hydra-help.")
-    return rest.pop(0)
+    return remaining.pop(0)
 
 
 def sweeps(flags: Sequence[str], overrides: Sequence[str]) -> bool:
-    """Whether commas separate jobs: with -m, and in a table, which is a sweep."""
+    """Whether commas separate jobs: with -m, and for a table, which is a sweep."""
     table = [word.partition("=")[2] for word in overrides if word.startswith("table=")]
     mode = any(word.lower() in ("hydra.mode=multirun", "+hydra.mode=multirun") for word in overrides)
     return "--multirun" in flags or mode or table[-1:] not in ([], ["none"])
 
 
 def as_hydra(overrides: Sequence[str], swept: bool = False) -> list[str]:
-    """The overrides with paths as Hydra reads them, whatever characters they have; those that are quoted already stay.
+    """Quote paths in overrides so that Hydra reads them, whatever their characters; those that are quoted already stay.
 
     `model=/a/folder` becomes the choice model=folder with its path and name. swept: a comma separates jobs, and `\\,` or
     quotes keep one in a path; several folders of `model=/a,/b` stay together for the sweep, which calls this for each job.
     """
-    return [made for word in overrides for made in _word(word, swept)]
+    return [hydra_word for word in overrides for hydra_word in _word(word, swept)]
 
 
 def _word(word: str, swept: bool) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _folder(value: str) -> list[str]:
 
 
 def _path(value: str) -> str:
-    """One path as Hydra reads it."""
+    """Quote one path for Hydra."""
     if value in _KEPT or _is_quoted(value):
         return value
     text = _text(value)
@@ -127,7 +127,7 @@ def _path(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """What a word means that may be quoted for Hydra."""
+    """Remove Hydra's quotes from a word, if it has them."""
     if _is_quoted(value):
         return value[1:-1].replace(f"\\{value[0]}", value[0])
     return value.replace("\\,", ",")
@@ -138,7 +138,7 @@ def _is_quoted(value: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Text as a value that Hydra reads as it is, but for interpolations like ${runtime.outputs}.
+    """Quote text so that Hydra reads it literally, except interpolations like ${runtime.outputs}.
 
     Hydra takes half of the backslashes before a quote and at the end for itself, and OmegaConf those before ${.
     """
@@ -148,7 +148,7 @@ def quoted(text: str) -> str:
 
 
 def _items(value: str) -> list[str]:
-    """The parts of a list of choices; commas in quotes and after a backslash separate nothing."""
+    """Split a list of choices at its commas, except those in quotes and after a backslash."""
     items, quote, escaped = [""], "", False
     for letter in value:
         if letter == "," and not quote and not escaped:

@@ -1,4 +1,4 @@
-"""Which finished cell backs a row: the one whose recorded configuration is that of the row, with its proof beside it."""
+"""Find the finished cell of a table's row: the one whose recorded configuration is the row's, with its manifest beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "cal
 
 
 def configured(words: Sequence[str]) -> dict[str, Any]:
-    """The configuration that `dmq evaluate` makes of these words, resolved; what a user has to fill in stays "???".
+    """Compose the configuration that `dmq evaluate` makes of these words, resolved; values left to the user stay "???".
 
     Raises Hydra's errors for words that do not compose.
     """
@@ -30,7 +30,7 @@ _composed = cache(composed)
 
 
 def cells(folder: Path) -> list[Evaluation]:
-    """The finished cells of a table's folder that their manifests back.
+    """Read the finished cells of a table's folder whose manifests agree with them.
 
     A cell counts if its manifest has the key that its folder is named by and the same artifacts, and if its configuration is the
     one that was hashed.
@@ -46,18 +46,18 @@ def _backed(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
 
 
 def cell_of(folder: Path, words: Sequence[str]) -> Evaluation | None:
-    """The finished cell of a row, None if there is none. words: its job. Raises ConfigError if two cells claim it."""
-    wanted = configured(words)
-    found = {place: cell for place, cell in _backed(folder) if fits(wanted, cell.config)}
-    if len(found) > 1:
+    """Find the finished cell of a row; None if there is none. words: its job. Raises ConfigError for two of them."""
+    row_config = configured(words)
+    matching = {place: cell for place, cell in _backed(folder) if fits(row_config, cell.config)}
+    if len(matching) > 1:
         raise ConfigError(
-            f"{' and '.join(map(str, found))} are cells of the same row; remove the one that an older version made."
+            f"{' and '.join(map(str, matching))} are cells of the same row; remove the one that an older version made."
         )
-    return next(iter(found.values()), None)
+    return next(iter(matching.values()), None)
 
 
 def failure(records: Records, words: Sequence[str]) -> str:
-    """Why the job of a row failed when it last ran, "" if it did not. records: of the table's jobs."""
+    """Say why the job of a row failed when it last ran; "" if it did not fail. records: of the table's jobs."""
     for file in sorted(records.folder.glob("*.json")):
         record = records.read(file.stem) or {"status": "unreadable"}
         if record["status"] == "failed" and set(words) <= set(record["overrides"]):
@@ -66,43 +66,45 @@ def failure(records: Records, words: Sequence[str]) -> str:
 
 
 def full_precision(folders: Sequence[Path], words: Sequence[str]) -> Evaluation | None:
-    """A cell with the full-precision numbers of a row's model, sampler, protocol and seeds, in the first folder that has one.
+    """Find a cell with the full-precision numbers of a row's model, sampler, protocol and seeds, in the first folder with one.
 
     words: the job of any row of the part. Method and bits do not matter.
     """
-    wanted = configured(words)
+    row_config = configured(words)
     for cell in (cell for folder in folders for cell in cells(folder)):
-        own = cell.config
-        if _seeds(own) == _seeds(wanted) and all(_same(name, wanted, own) for name in _MEASURED):
+        cell_config = cell.config
+        if _seeds(cell_config) == _seeds(row_config) and all(
+            _same(name, row_config, cell_config) for name in _MEASURED
+        ):
             return cell
     return None
 
 
-def fits(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
-    """Whether a recorded configuration is the wanted one in all that is in a key, but for the sha256 of files.
+def fits(row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration equals a row's in all that a key is made of, except the sha256 of files.
 
-    wanted: as composed; recorded: as prepared, with what preparing leaves out at its default left out.
+    row_config: as composed; recorded: as prepared, without the settings that preparing drops at their default.
     """
     from dmq_cli.results.naming import bits_name
 
-    named = wanted["method"]["name"] == recorded["method"]["name"]
-    named = named and bits_name(wanted["bits"]) == bits_name(recorded["bits"])
-    seeds = recorded["seeds"] == wanted["seeds"] and recorded.get("fp_seeds") == wanted["fp_seeds"]
-    return named and seeds and all(_same(name, wanted, recorded) for name in (*_MEASURED, *_QUANTIZED))
+    named = row_config["method"]["name"] == recorded["method"]["name"]
+    named = named and bits_name(row_config["bits"]) == bits_name(recorded["bits"])
+    seeds = recorded["seeds"] == row_config["seeds"] and recorded.get("fp_seeds") == row_config["fp_seeds"]
+    return named and seeds and all(_same(name, row_config, recorded) for name in (*_MEASURED, *_QUANTIZED))
 
 
-def _same(section: str, wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+def _same(section: str, row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     from dmq_cli.metrics import flat
     from dmq_cli.sampling import neutral
     from dmq_cli.stages.graph import identity
     from dmq_cli.stages.prepare import correction
 
-    want: Any = wanted[section]
+    want: Any = row_config[section]
     have: Any = recorded.get(section)
     if section == "model":
         return (want["name"], want.get("weights") == "random") == (have["name"], have.get("weights") == "random")
     if section == "correct":
-        want = correction(want, wanted["cond"])
+        want = correction(want, row_config["cond"])
     if section == "sampler":
         want, have = neutral(want), neutral(have)
     if section == "protocol":

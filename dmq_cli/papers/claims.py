@@ -1,4 +1,4 @@
-"""What a paper claims, held against what was measured.
+"""Check a paper's claims against the measured numbers.
 
 A claim is data of the table's YAML file: `says` in words, and either
 * column, better, worse (lists of methods as printed) and optionally part: at every part and width, each of `better` is better than
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.papers.numbers import Entry, told_apart
+from dmq_cli.papers.numbers import Entry, outside_noise
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.results.record import Number
 
 Look = Callable[[Row, str], "Entry | None"]
 """The measured number of a row in a column, by its heading."""
 Apart = Callable[[Row, Row, str], "Number | None"]
-"""How far the first of two rows is above the second in a column, image by image; None where that is not known."""
+"""Difference first - second of two rows in a column, image by image; None where it is not known."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
 AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals
@@ -29,7 +29,7 @@ _ORDER = (HOLDS, AHEAD, EVEN, BEHIND, FAILS)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim. short: the outcome; details: the numbers behind it, "" where there are none."""
+    """The outcome of a claim. short: in a few words; details: the numbers behind it, "" where there are none."""
 
     says: str
     short: str
@@ -41,34 +41,34 @@ class Verdict:
 
 
 def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apart) -> Verdict:
-    """How far an ordering holds: at how many of the compared pairs, and which with which numbers."""
-    found: dict[str, list[str]] = {}
+    """Check an ordering: at how many of the compared pairs of rows it holds, with their numbers."""
+    comparisons: dict[str, list[str]] = {}
     heading = claim["column"]
     for better, worse in pairs(table, claim):
         state, numbers = compare(heading, look(better, heading), look(worse, heading), apart(better, worse, heading))
         several = len(table.parts) > 1 and "part" not in claim
         where = f"{better.part} {better.setting()}" if several else better.setting()
-        found.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
-    return Verdict(claim["says"], *_told(found))
+        comparisons.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
+    return Verdict(claim["says"], *_summarise(comparisons))
 
 
-def _told(found: Mapping[str, Sequence[str]]) -> tuple[str, str]:
-    """The outcome of all comparisons and the numbers behind it. found: the comparisons in each state."""
-    total = sum(map(len, found.values()))
-    details = [f"{state.capitalize()}: {', '.join(found[state])}." for state in _ORDER if state in found]
-    if len(found) == 1:
-        (state, (first, *more)), *_ = found.items()
+def _summarise(comparisons: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """Summarise all comparisons: the outcome and the numbers behind it. comparisons: by state."""
+    total = sum(map(len, comparisons.values()))
+    details = [f"{state.capitalize()}: {', '.join(comparisons[state])}." for state in _ORDER if state in comparisons]
+    if len(comparisons) == 1:
+        (state, (first, *more)), *_ = comparisons.items()
         if state == UNKNOWN:
             return UNKNOWN, ""
         if more:
             return f"{state} in all {total} comparisons", " ".join(details)
         return state, f"{first}."
-    shares = [f"{state} in {len(found[state])}" for state in (*_ORDER, UNKNOWN) if state in found]
+    shares = [f"{state} in {len(comparisons[state])}" for state in (*_ORDER, UNKNOWN) if state in comparisons]
     return f"{', '.join(shares)} of {total} comparisons", " ".join(details)
 
 
 def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Row]]:
-    """The rows that a claim compares, the better ones first: of the same part and width."""
+    """Yield the pairs of rows that a claim compares, the better one first, of the same part and bits."""
     for better in _named(table, claim, claim["better"]):
         for worse in _named(table, claim, claim["worse"]):
             if (better.part, better.setting()) == (worse.part, worse.setting()):
@@ -78,7 +78,7 @@ def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Ro
 def compare(
     heading: str, better: Entry | None, worse: Entry | None, difference: Number | None = None
 ) -> tuple[str, str]:
-    """Whether `better` is better than `worse` by this column, and the two numbers with what is known of their difference."""
+    """Compare two rows in a column: the state, and the two numbers with the noise of their difference where it is known."""
     if better is None or worse is None:
         return UNKNOWN, ""
     lower = "↓" in heading
@@ -86,7 +86,7 @@ def compare(
     numbers = f"{better.value:.4g} {('<' if lower else '>') if ahead else 'against'} {worse.value:.4g}"
     if difference is not None:
         numbers += f": {difference.value:+.2g} ± {difference.half:.2g}"
-    apart = told_apart(better, worse, difference)
+    apart = outside_noise(better, worse, difference)
     if apart is None:
         return (AHEAD if ahead else BEHIND), numbers
     return (EVEN if not apart else HOLDS if ahead else FAILS), numbers

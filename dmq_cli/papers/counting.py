@@ -1,4 +1,4 @@
-"""Size and bit operations of a table's rows, from shapes alone, counted once and kept with the command that counts them again."""
+"""Count size and bit operations of a table's rows from shapes alone, once; kept by the command that counts them again."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ NOTE = (
 )
 
 
-def wanted(table: PaperTable) -> bool:
+def has_costs(table: PaperTable) -> bool:
     """Whether the table has a column of sizes or bit operations."""
     return any(str(column).startswith("cost.") for column in table.columns.values())
 
 
 def costs(table: PaperTable, scale: str, folder: Path) -> Costs:
-    """What every row costs, by the command that counts it; counted rows are read from folder/costs.json, new ones added to it."""
+    """Count the cost of every row, by the command that counts it; known rows are read from folder/costs.json, new ones added."""
     file = folder / "costs.json"
-    known: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
-    needed = {command(table, row, scale): row for row in table.rows if not row.full} if wanted(table) else {}
-    new = {words: _count(words) for words in needed if words not in known}
+    counted: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
+    needed = {command(table, row, scale): row for row in table.rows if not row.full} if has_costs(table) else {}
+    new = {words: _count(words) for words in needed if words not in counted}
     if new:
-        write_json(file, known | new)
-    return known | new
+        write_json(file, counted | new)
+    return counted | new
 
 
 def command(table: PaperTable, row: Row, scale: str) -> str:
-    """The `dmq cost` that counts a row."""
+    """The words of `dmq cost` that count a row."""
     words = [word for word in setting(table, row, scale) if not word.startswith("protocol")]
     return shlex.join(["dmq", "cost", *words])
 
 
 def cost(table: PaperTable, row: Row, column: str, scale: str, counted: Costs) -> str:
-    """A column's cost of a row as shown, "" if there is none. column: cost.size or cost.bops.
+    """Format a row's cost in a column; "" if there is none. column: cost.size or cost.bops.
 
-    Full precision costs what any row of its part says.
+    The cost of full precision is read from any row of its part.
     """
-    rows = [one for one in table.of(row.part) if not one.full] if row.full else [row]
-    found = next((counted[c] for one in rows if (c := command(table, one, scale)) in counted), None)
+    rows = [candidate for candidate in table.of(row.part) if not candidate.full] if row.full else [row]
+    row_cost = next((counted[c] for candidate in rows if (c := command(table, candidate, scale)) in counted), None)
     keys = (_FULL if row.full else _ROW)[column]
-    if found is None or not all(key in found for key in keys):
+    if row_cost is None or not all(key in row_cost for key in keys):
         return ""
-    own, flat = (found[key] / _UNITS[column] for key in keys)
-    return f"{_short(own)} ({_short(flat)})"
+    value, flat = (row_cost[key] / _UNITS[column] for key in keys)
+    return f"{_short(value)} ({_short(flat)})"
 
 
 def _count(words: str) -> dict[str, float]:
     from dmq_cli.stages.costing import cost_of
 
-    found: dict[str, Any] = cost_of(configured(_overrides(words)))
-    return {key: found[key] for key in _KEYS if key in found}
+    counts: dict[str, Any] = cost_of(configured(_overrides(words)))
+    return {key: counts[key] for key in _KEYS if key in counts}
 
 
 def _overrides(words: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""One measured number as a paper's table shows it, and what a column of the paper means in an evaluation."""
+"""A measured number as a paper's table shows it, read from an evaluation by the table's column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TWINS = {"quantized": "fp"}  # where the number of full precision stands
 
 @dataclass(frozen=True)
 class Entry:
-    """A number of a table. above: how far it is above full precision's of the same noise, where that is known."""
+    """A number of a table. above: its difference to full precision's from the same noise, where that is known."""
 
     number: Number
     shown: str
@@ -27,7 +27,7 @@ class Entry:
 
 
 def measured(cell: Evaluation, column: str, full: bool = False) -> Entry | None:
-    """A column's number in a cell, None if the cell has none. column: such as quantized.fd or paired.psnr.
+    """Read a column's number from a cell; None if the cell has none. column: such as quantized.fd or paired.psnr.
 
     full: that of the full-precision twin, which is not paired with anything.
     """
@@ -40,8 +40,8 @@ def measured(cell: Evaluation, column: str, full: bool = False) -> Entry | None:
     return Entry(number, with_noise(number, shown(key).digits), above)
 
 
-def told_apart(a: Entry, b: Entry, apart: Number | None = None) -> bool | None:
-    """Whether two numbers of rows with the same full-precision twin are outside the noise; None where it is not known.
+def outside_noise(a: Entry, b: Entry, apart: Number | None = None) -> bool | None:
+    """Whether two numbers of rows with the same full-precision images differ by more than noise; None where it is not known.
 
     apart: a - b image by image, which decides where it is known.
     """

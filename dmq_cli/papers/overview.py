@@ -25,8 +25,8 @@ def overview(outputs: Path) -> str:
     """Write README.md of all written tables, digits scale first, and return it."""
     tables, blocks = outputs / "tables", [_HEAD]
     for scale, title in (("digits", "Digits scale"), ("paper", "Paper scale")):
-        found = [tables / folder_name(name, scale) / "table.json" for name in names()]
-        rows = [_row(read_json(file), file.parent.name) for file in found if file.is_file()]
+        files = [tables / folder_name(name, scale) / "table.json" for name in names()]
+        rows = [_row(read_json(file), file.parent.name) for file in files if file.is_file()]
         if rows:
             heads = ["table", "title", *_STATES, "claims"]
             blocks.append(f"## {title}\n\n" + "\n".join(map(_line, [heads, ["---"] * len(heads), *rows])) + "\n")
@@ -35,11 +35,11 @@ def overview(outputs: Path) -> str:
     return text
 
 
-def _row(told: Mapping[str, Any], folder: str) -> list[str]:
-    numbers = [str(told["states"].get(state, "") or "") for state in _STATES]
-    claims = "<br>".join(map(str, told["claims"]))
-    title = str(told["title"]).partition(" (digits scale")[0]
-    return [f"[{told['name']}]({folder}/table.md)", title, *numbers, claims]
+def _row(summary: Mapping[str, Any], folder: str) -> list[str]:
+    numbers = [str(summary["states"].get(state, "") or "") for state in _STATES]
+    claims = "<br>".join(map(str, summary["claims"]))
+    title = str(summary["title"]).partition(" (digits scale")[0]
+    return [f"[{summary['name']}]({folder}/table.md)", title, *numbers, claims]
 
 
 def _line(values: list[str]) -> str:

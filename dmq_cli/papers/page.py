@@ -27,51 +27,55 @@ def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
     table = paper_table(name)
     folder = outputs / "tables" / folder_name(name, check_scale(scale))
     traced, pairs = _traced(table, folder, outputs / "artifacts" / "trace"), _pairs(folder, outputs)
-    made = view(table, scale, outputs / "tables", traced, pairs)
+    table_view = view(table, scale, outputs / "tables", traced, pairs)
     if pairs.used:
         write_json(folder / DIFFERENCES, pairs.used)
-    text = markdown(made)
-    for file, content in (("table.md", text), ("table.csv", as_csv(made)), ("table.tex", latex(made))):
+    text = markdown(table_view)
+    for file, content in (("table.md", text), ("table.csv", as_csv(table_view)), ("table.tex", latex(table_view))):
         write_text(folder / file, content)
-    write_json(folder / "table.json", summary(made))
+    write_json(folder / "table.json", summary(table_view))
     return folder, text
 
 
 def _pairs(folder: Path, outputs: Path) -> Pairs:
-    """Differences of cells: those kept in the folder, so that the table can be judged where the artifacts are not, or made anew."""
+    """Make the differences of cells, computed from artifacts or, where these are gone, read from the table's folder."""
     file, evaluated = folder / DIFFERENCES, outputs / "artifacts" / "evaluate"
     return Pairs(lambda key: _whole(evaluated / key), read_json(file) if file.is_file() else None)
 
 
 def _whole(folder: Path) -> Path:
-    """An artifact's folder after a look at its hashes, if it is here. Raises ArtifactCorruptError."""
+    """Check the hashes of an artifact, if it is on this machine, and return its folder. Raises ArtifactCorruptError."""
     if folder.is_dir():
         check_artifact(folder, folder.parent.name, folder.name)
     return folder
 
 
-def summary(made: View) -> dict[str, Any]:
-    """What the overview shows of a table."""
-    own = {"name": made.name, "scale": made.scale, "title": marked(made)}
-    return {**own, "states": dict(made.states), "claims": [f"{one.says}: {one.short}" for one in made.claims]}
+def summary(table_view: View) -> dict[str, Any]:
+    """Summarise a table for the overview: its title, states of rows and outcomes of claims."""
+    labels = {"name": table_view.name, "scale": table_view.scale, "title": marked(table_view)}
+    return {
+        **labels,
+        "states": dict(table_view.states),
+        "claims": [f"{claim.says}: {claim.short}" for claim in table_view.claims],
+    }
 
 
 def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[str, Any]]:
-    """Statistics of the traces of a figure's cells, by artifact; read once and kept in folder/traces.json."""
+    """Statistics of the traces of a figure's cells, by artifact; computed once and kept in folder/traces.json."""
     if not any("trace" in claim for claim in table.claims):
         return {}
     file = folder / "traces.json"
-    known: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
+    stored: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
     keys = sorted({_trace_of(cell) for cell in cells(folder)} - {""})
-    found = {key: known[key] for key in keys if key in known}
-    found |= {
+    statistics = {key: stored[key] for key in keys if key in stored}
+    statistics |= {
         key: traces.statistics(_whole(artifacts / key))
         for key in keys
-        if key not in known and (artifacts / key).is_dir()
+        if key not in stored and (artifacts / key).is_dir()
     }
-    if found != known:
-        write_json(file, found)
-    return found
+    if statistics != stored:
+        write_json(file, statistics)
+    return statistics
 
 
 def _trace_of(cell: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""From the rows of a paper's table to the jobs that measure them, and why a row cannot be measured here."""
+"""Turn the rows of a paper's table into the jobs that measure them, or say why a row cannot be measured here."""
 
 from __future__ import annotations
 
@@ -14,43 +14,42 @@ SCALES: Mapping[str, tuple[str, ...]] = {
     "digits": ("budget=light", "seeds=[0-1999]", "fp_seeds=[0-1999,10000-11999,20000-21999]"),
     "paper": ("budget=paper", "seeds=[0-49999]", "protocol.reference_path=null"),
 }
-"""What every row of every table ends with: 2,000 images and full precision three times; or the papers' 50,000 images, and a
-reference that is looked for by its name (`dmq reference build --as NAME`).
+"""The overrides at the end of every row: 2,000 images and full precision three times; or the papers' 50,000 images, and a
+reference that is found by its name (`dmq reference build --as NAME`).
 """
 
 
 def jobs(table: Mapping[str, Any], scale: str) -> list[list[str]]:
     """The overrides of every row that can be measured on this machine, each different list once.
 
-    table: the section `table` of a configuration; scale: paper or digits. Left out are rows whose method is not there yet, whose
-    model is not here, and those that need a GPU where there is none: `blocked` says so. Raises ConfigError for an unknown
-    scale, and for a method or another choice that does not exist.
+    table: the section `table` of a configuration; scale: paper or digits. Rows that `blocked` gives a reason for are left out.
+    Raises ConfigError for an unknown scale, and for a method or another choice that does not exist.
     """
-    known, scale = from_section(table), check_scale(scale)
-    rows = [row for row in known.rows if row.overrides[scale] and not blocked(known, row, scale)]
-    found = [job(known, row, scale) for row in rows]
-    return [words for number, words in enumerate(found) if words not in found[:number]]
+    paper, scale = from_section(table), check_scale(scale)
+    rows = [row for row in paper.rows if row.overrides[scale] and not blocked(paper, row, scale)]
+    jobs_of_rows = [job(paper, row, scale) for row in rows]
+    return [words for number, words in enumerate(jobs_of_rows) if words not in jobs_of_rows[:number]]
 
 
 def job(table: PaperTable, row: Row, scale: str) -> list[str]:
-    """What `dmq evaluate` is given for a row. Raises ConfigError for a choice that does not exist."""
+    """The words of `dmq evaluate` for a row. Raises ConfigError for a choice that does not exist."""
     words = [*setting(table, row, scale), *SCALES[scale], f"table.name={folder_name(table.name, scale)}"]
     _check_choices(table.name, words)
     return words + (["runtime.device=cuda"] if scale == "paper" and _has_gpu() else [])
 
 
 def setting(table: PaperTable, row: Row, scale: str) -> list[str]:
-    """The overrides of a row without those that all tables have: model, method, bits, sampler, protocol."""
+    """The overrides of a row without those that all rows end with: model, method, bits, sampler, protocol."""
     return [*table.parts[row.part][scale], *row.overrides[check_scale(scale)]]
 
 
 def folder_name(name: str, scale: str) -> str:
-    """The folder of outputs/tables in which the cells of a table lie."""
+    """The name of the folder in outputs/tables that holds the cells of a table."""
     return f"{name}-digits" if check_scale(scale) == "digits" else name
 
 
 def blocked(table: PaperTable, row: Row, scale: str) -> str | None:
-    """Why a row cannot be measured here: "not available: ...", "needs weights: ...", "needs GPU: ..."; None if it can."""
+    """Say why a row cannot be measured here: "not available: ...", "needs weights: ...", "needs GPU: ..."; None if it can."""
     if row.missing:
         return f"not available: {row.missing}"
     if scale == "digits":
@@ -74,7 +73,7 @@ def _has_gpu() -> bool:
 
 
 def _check_choices(table: str, words: Iterable[str]) -> None:
-    """Every word that chooses a file of conf/ must name one that is there."""
+    """Check that every word that chooses a file of conf/ names an existing one. Raises ConfigError."""
     for word in words:
         group, _, value = word.partition("=")
         if (conf_folder() / group).is_dir() and value not in choices.names(group):

@@ -1,4 +1,4 @@
-"""Claims of figures, held against the traces of runs: what activations, scales and blocks did at every step.
+"""Check the claims of figures against the traces of runs: statistics of activations, scales and blocks at every step.
 
 A trace is an artifact of `dmq evaluate` (trace.json and trace.safetensors). The statistics a figure needs are kept in the
 table's folder, so that the table can be written again where the artifacts are not.
@@ -18,42 +18,42 @@ from dmq_cli.store import read_json
 if TYPE_CHECKING:  # jobs are listed without torch
     from torch import Tensor
 
-Told = tuple[str, ...]  # the outcome, and the numbers behind it
+Outcome = tuple[str, ...]  # in words, and the numbers behind it
 _RESIDUAL = "resnet"
-_LESS = 0.95  # what is balanced is less unequal by at least a twentieth
-_VARIES = 1.5  # a range that is this many times as wide at one step as at another varies
+_LESS = 0.95  # balanced: the ratio shrinks to less than this fraction
+_VARIES = 1.5  # a range varies if its widest over narrowest step is above this
 
 
 def statistics(trace: Path) -> dict[str, Any]:
-    """What the figures need of one trace: plain numbers by site, channel layer or block."""
+    """Compute the statistics that figures need of one trace: plain numbers by site, layer or block."""
     from dmq_cli.store.tensors import load_tensors
 
-    told, tensors = read_json(trace / "trace.json"), load_tensors(trace / "trace.safetensors")
-    side = "corrected" if told.get("corrected") else "quantized"  # the row is the method as a whole
+    summary, tensors = read_json(trace / "trace.json"), load_tensors(trace / "trace.safetensors")
+    side = "corrected" if summary.get("corrected") else "quantized"  # the row is the method as a whole
     width = tensors["activations"][..., 4] - tensors["activations"][..., 0]  # (S, sites)
     ratio = width.amax(0) / width.amin(0).clamp_min(1e-12)
-    follows = [_correlation(own, wide) for own, wide in zip(tensors["scales"].T, width.T, strict=True)]
+    follows = [_correlation(interval, wide) for interval, wide in zip(tensors["scales"].T, width.T, strict=True)]
     return {
-        "range_ratio": dict(zip(told["sites"], ratio.tolist(), strict=True)),
-        "correlation": {site: r for site, r in zip(told["sites"], follows, strict=True) if r is not None},
-        "channels": {layer: _channels(tensors, layer) for layer in told["channels"]},
-        "cosine": dict(zip(told["blocks"], tensors[f"block_cosine.{side}"].nanmean(0).tolist(), strict=True)),
-        "cosine_each": _each(told["blocks"], tensors.get(f"block_cosine_each.{side}")),
+        "range_ratio": dict(zip(summary["sites"], ratio.tolist(), strict=True)),
+        "correlation": {site: r for site, r in zip(summary["sites"], follows, strict=True) if r is not None},
+        "channels": {layer: _channels(tensors, layer) for layer in summary["channels"]},
+        "cosine": dict(zip(summary["blocks"], tensors[f"block_cosine.{side}"].nanmean(0).tolist(), strict=True)),
+        "cosine_each": _per_sample(summary["blocks"], tensors.get(f"block_cosine_each.{side}")),
     }
 
 
-def verdict(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> Verdict:
-    """What became of the claim of a figure. found: the statistics of every row's trace, by the method as printed."""
+def verdict(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -> Verdict:
+    """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed."""
     compared = claim["trace"] == "cosine"
-    if not found or (compared and not {*claim["better"], *claim["worse"]} <= found.keys()):
+    if not by_method or (compared and not {*claim["better"], *claim["worse"]} <= by_method.keys()):
         return Verdict(claim["says"], UNKNOWN)
-    told = _cosine(claim, found) if compared else _CHECKS[claim["trace"]](claim, next(iter(found.values())))
-    return Verdict(claim["says"], *told)
+    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, next(iter(by_method.values())))
+    return Verdict(claim["says"], *outcome)
 
 
-def _range_varies(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
-    """The widest range over steps against the narrowest, layer by layer."""
-    ratios = sorted(r for site, r in found["range_ratio"].items() if fnmatch(site, claim.get("layers", "*")))
+def _range_varies(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    """Compare the widest range over steps with the narrowest, layer by layer."""
+    ratios = sorted(r for site, r in stats["range_ratio"].items() if fnmatch(site, claim.get("layers", "*")))
     if not ratios:
         return (UNKNOWN,)
     many, middle = sum(r > _VARIES for r in ratios), ratios[len(ratios) // 2]
@@ -64,8 +64,8 @@ def _range_varies(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
     )
 
 
-def _intervals_follow(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
-    values = sorted(found["correlation"].values())
+def _intervals_follow(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    values = sorted(stats["correlation"].values())
     if not values:
         return (UNKNOWN,)
     many = sum(r > 0.5 for r in values)
@@ -76,8 +76,8 @@ def _intervals_follow(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Tol
     )
 
 
-def _few_channels_rise(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
-    rising = {layer: c["rising"] for layer, c in found["channels"].items()}
+def _few_channels_rise(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    rising = {layer: c["rising"] for layer, c in stats["channels"].items()}
     if not rising:
         return (UNKNOWN,)
     layer = max(rising, key=lambda name: float(rising[name]))
@@ -89,34 +89,34 @@ def _few_channels_rise(claim: Mapping[str, Any], found: Mapping[str, Any]) -> To
     )
 
 
-def _tcr_balances(claim: Mapping[str, Any], found: Mapping[str, Any]) -> Told:
-    """In most layers the widest channel at a step is nearer to the median one.
+def _tcr_balances(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    """Check that in most layers the widest channel at a step comes nearer to the median one.
 
-    That the greatest value is smaller is told and proves nothing: channels are divided by factors of one or more.
+    That the greatest value shrinks is reported but proves nothing: channels are divided by factors of one or more.
     """
-    both = [layer for layer in found["channels"].values() if "transformed" in layer]
-    if not both:
+    layers = [layer for layer in stats["channels"].values() if "transformed" in layer]
+    if not layers:
         return (UNKNOWN,)
-    balanced = sum(one["transformed"] < _LESS * one["full"] for one in both)
-    before, after = (sum(one[name] for one in both) / len(both) for name in ("full", "transformed"))
-    smaller = sum(one["transformed_greatest"] / one["full_greatest"] for one in both) / len(both)
-    state = HOLDS if 2 * balanced > len(both) else FAILS
+    balanced = sum(layer["transformed"] < _LESS * layer["full"] for layer in layers)
+    before, after = (sum(layer[name] for layer in layers) / len(layers) for name in ("full", "transformed"))
+    smaller = sum(layer["transformed_greatest"] / layer["full_greatest"] for layer in layers) / len(layers)
+    state = HOLDS if 2 * balanced > len(layers) else FAILS
     return (
         state,
         f"At a step the widest channel over the median one is {before:.2f} before and {after:.2f} after, less by over"
-        f" {100 * (1 - _LESS):.0f} % in {balanced} of {len(both)} layers; the greatest value shrinks to {100 * smaller:.0f} %, as it must.",
+        f" {100 * (1 - _LESS):.0f} % in {balanced} of {len(layers)} layers; the greatest value shrinks to {100 * smaller:.0f} %, as it must.",
     )
 
 
-def _cosine(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> Told:
-    """The mean over steps at the block that the paper shows; counted from 1 among residual blocks in execution order."""
-    rows = [found[claim[side][0]] for side in ("better", "worse")]
+def _cosine(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -> Outcome:
+    """Compare mean cosines over steps at the block that the paper shows, counted from 1 among residual blocks in execution order."""
+    rows = [by_method[claim[side][0]] for side in ("better", "worse")]
     block = [name for name in rows[0]["cosine"] if _RESIDUAL in name][int(claim["block"]) - 1]
     better, worse = (float(row["cosine"][block]) for row in rows)
-    each = [row.get("cosine_each", {}).get(block) for row in rows]
-    if None in each:  # traced before it was kept
+    per_sample = [row.get("cosine_each", {}).get(block) for row in rows]
+    if None in per_sample:  # traced before it was kept
         return AHEAD if better > worse else BEHIND, f"Mean over steps {better:.4f} against {worse:.4f}."
-    low, high = _difference(*each)
+    low, high = _difference(*per_sample)
     state = HOLDS if low > 0 else FAILS if high < 0 else EVEN
     return (
         state,
@@ -125,7 +125,7 @@ def _cosine(claim: Mapping[str, Any], found: Mapping[str, dict[str, Any]]) -> To
 
 
 def _difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of a - b, sample by sample; what is NaN in one of them is left out."""
+    """The 95 % t interval of the mean of a - b over samples; samples with NaN in either are left out."""
     import torch
 
     from dmq_cli.metrics.interval import quantile
@@ -136,11 +136,11 @@ def _difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     return float(apart.mean()) - half, float(apart.mean()) + half
 
 
-def _each(blocks: Sequence[str], cosines: Tensor | None) -> dict[str, list[float]]:
+def _per_sample(blocks: Sequence[str], cosines: Tensor | None) -> dict[str, list[float]]:
     """The cosines of every sample at residual blocks, to seven decimals."""
     columns = [] if cosines is None else cosines.T.tolist()
     named = zip(blocks, columns, strict=False)
-    return {block: [round(value, 7) for value in own] for block, own in named if _RESIDUAL in block}
+    return {block: [round(value, 7) for value in values] for block, values in named if _RESIDUAL in block}
 
 
 def _channels(tensors: Mapping[str, Tensor], layer: str) -> dict[str, float]:
@@ -148,14 +148,14 @@ def _channels(tensors: Mapping[str, Tensor], layer: str) -> dict[str, float]:
     channel over the median one, mean over steps; with _greatest: the greatest value of all.
     """
     values = {name: tensors.get(f"channel_max.{name}.{layer}") for name in ("full", "transformed")}  # (S, C)
-    found = {}
-    for name, own in values.items():
-        if own is not None:
-            found[name] = float((own.amax(1) / own.median(1).values.clamp_min(1e-12)).mean())
-            found[f"{name}_greatest"] = float(own.max())
+    shares = {}
+    for name, maxima in values.items():
+        if maxima is not None:
+            shares[name] = float((maxima.amax(1) / maxima.median(1).values.clamp_min(1e-12)).mean())
+            shares[f"{name}_greatest"] = float(maxima.max())
     if (full := values["full"]) is not None:
-        found["rising"] = float((full.amax(0) > 2 * full.median(0).values).float().mean())
-    return found
+        shares["rising"] = float((full.amax(0) > 2 * full.median(0).values).float().mean())
+    return shares
 
 
 def _correlation(a: Tensor, b: Tensor) -> float | None:
@@ -168,7 +168,7 @@ def _correlation(a: Tensor, b: Tensor) -> float | None:
     return None if math.isnan(r) else r
 
 
-_CHECKS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Told]] = {
+_CHECKS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Outcome]] = {
     "range_varies": _range_varies,
     "intervals_follow": _intervals_follow,
     "few_channels_rise": _few_channels_rise,

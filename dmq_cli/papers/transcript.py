@@ -1,7 +1,7 @@
 """A paper's table as data: conf/table/NAME.yaml says what it is, conf/table/paper/NAME.csv holds its cells as printed.
 
 The CSV has the columns part, method, bits, one for each printed column, overrides, missing and note; where the settings of the
-two scales differ, also paper_overrides. overrides: what `dmq evaluate` is given for the row; empty for full precision, which every
+two scales differ, also paper_overrides. overrides: the words of `dmq evaluate` for the row; empty for full precision, which every
 run measures. missing: why the row cannot be run yet, as in "needs QAT".
 """
 
@@ -39,7 +39,7 @@ class Row:
         return not self.overrides["paper"]
 
     def setting(self) -> str:
-        """What tells rows of different widths apart: the bits it is run at, as printed where it is not run."""
+        """The row's bits: those it is run at, or as printed where it is not run."""
         return next((word.partition("=")[2] for word in self.overrides["paper"] if word.startswith("bits=")), self.bits)
 
 
@@ -47,8 +47,8 @@ class Row:
 class PaperTable:
     """A table of a paper.
 
-    columns: heading as printed -> what it is here: a path in metrics.json, "cost.size", "cost.bops", or None for what
-    is not measured here. parts: name -> {title, paper, digits}, the last two the overrides that all its rows begin with.
+    columns: heading as printed -> a path in metrics.json, "cost.size", "cost.bops", or None for a column that is not measured.
+    parts: name -> {title, paper, digits}, the last two the overrides that all its rows begin with.
     claims: see dmq_cli.papers.claims.
     """
 
@@ -72,14 +72,14 @@ def names() -> list[str]:
 
 
 def paper_table(name: str) -> PaperTable:
-    """A table of a paper by its name. Raises ConfigError for one that does not exist or is no paper's."""
+    """Load a paper's table by its name. Raises ConfigError for one that does not exist or is not a paper's."""
     if name not in names():
         raise ConfigError(f"There is no paper's table {name}.{nearest(name, names())}")
     return from_section(_section(name))
 
 
 def from_section(section: Mapping[str, Any]) -> PaperTable:
-    """The same from the section `table` of a configuration. Raises ConfigError if its CSV does not fit its YAML."""
+    """Load a paper's table from the section `table` of a configuration. Raises ConfigError if its CSV does not fit its YAML."""
     columns, parts = section["columns"], section["parts"]
     rows = _rows(str(section["paper"]), columns)
     for row in rows:
@@ -88,12 +88,12 @@ def from_section(section: Mapping[str, Any]) -> PaperTable:
                 f"The table {section['paper']} has a row of the part {row.part}, which its YAML file lacks.{nearest(row.part, parts)}"
             )
     name = str(section["paper"]).partition(".")[0]
-    said = (section["title"], section["source"].strip())
-    return PaperTable(name, *said, columns, parts, section["claims"], section["notes"], rows)
+    captions = (section["title"], section["source"].strip())
+    return PaperTable(name, *captions, columns, parts, section["claims"], section["notes"], rows)
 
 
 def check_scale(scale: str) -> Scale:
-    """The scale. Raises ConfigError for another word."""
+    """Return the scale. Raises ConfigError for another word."""
     if scale not in get_args(Scale):
         raise ConfigError(f"scale={scale} does not exist.{nearest(scale, get_args(Scale))}")
     return "digits" if scale == "digits" else "paper"
@@ -104,8 +104,8 @@ def _cells_folder() -> Path:
 
 
 def _section(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = choices.table(name)
-    return found
+    section: dict[str, Any] = choices.table(name)
+    return section
 
 
 def _rows(file: str, columns: Mapping[str, str | None]) -> list[Row]:
@@ -113,7 +113,7 @@ def _rows(file: str, columns: Mapping[str, str | None]) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
-            found = list(reader)
+            records = list(reader)
     except (OSError, csv.Error) as error:
         raise ArtifactCorruptError(f"The cells of a paper's table were to be read from {path} ({error}).") from error
     heads = set(reader.fieldnames or ())
@@ -121,7 +121,7 @@ def _rows(file: str, columns: Mapping[str, str | None]) -> list[Row]:
         raise ConfigError(
             f"{path} must have the columns {', '.join(_FIXED)} and those that the table's YAML file names."
         )
-    return [_row(line, columns) for line in found]
+    return [_row(line, columns) for line in records]
 
 
 def _row(line: Mapping[str, str], columns: Mapping[str, str | None]) -> Row:

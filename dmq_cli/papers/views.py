@@ -1,4 +1,4 @@
-"""Paper and measured side by side: every part of a table as rows of strings, whatever it is written as."""
+"""Put a table's printed and measured numbers side by side, as rows of strings for any format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
 @dataclass
 class TablePart:
-    """One part as it is shown. heads and rows are strings of equal count; protocol: name and hash, if anything was measured."""
+    """One part of a table. Every row has as many strings as heads; protocol: name and hash, if any cell was measured."""
 
     title: str
     heads: list[str]
@@ -53,8 +53,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known about a row. state: one of the five; why: the rest of the sentence; cell: what backs it."""
+class RowState:
+    """The state of a row. state: one of the five; why: the reason; cell: its finished evaluation."""
 
     state: str
     why: str = ""
@@ -62,100 +62,104 @@ class Known:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is the same for all parts of a view."""
+class _ViewInputs:
+    """The inputs that all parts of a view share. row_states: by the row's number in the table."""
 
     table: PaperTable
     scale: str
-    known: Mapping[int, Known]
+    row_states: Mapping[int, RowState]
     counted: counting.Costs
 
 
 def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[str, Any]], pairs: Pairs) -> View:
-    """Everything about a table. tables: the folder outputs/tables; traced: statistics of traces, by key of the artifact; pairs:
+    """Make the view of a table. tables: the folder outputs/tables; traced: statistics of traces, by key of the artifact; pairs:
     differences of cells, image by image.
 
     Raises ConfigError if cells of one part were measured under several protocols, and as `cell_of`.
     """
-    known = {number: look_up(table, row, scale, tables) for number, row in enumerate(table.rows)}
+    row_states = {number: look_up(table, row, scale, tables) for number, row in enumerate(table.rows)}
     counted = counting.costs(table, scale, tables / folder_name(table.name, scale))
-    found = View(table.name, table.title, scale, table.source)
+    table_view = View(table.name, table.title, scale, table.source)
     for name in dict.fromkeys(row.part for row in table.rows):
-        found.parts.append(_part(_Asked(table, scale, known, counted), name))
-    found.states = Counter(one.state for one in known.values())
-    found.reasons = list(dict.fromkeys(f"{one.state}: {one.why}" for one in known.values() if one.why))
-    found.claims = [_verdict(table, claim, known, traced, pairs) for claim in table.claims]
-    own = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
-    judged = any("better" in claim for claim in table.claims) and found.states[MEASURED] > 1
-    counts = counting.wanted(table) and counted
-    own += _alike(table, known)
-    found.notes = [*own, *table.notes, *([counting.NOTE] if counts else []), *([LEARNED_ONCE] if judged else [])]
-    return found
+        table_view.parts.append(_part(_ViewInputs(table, scale, row_states, counted), name))
+    table_view.states = Counter(row_state.state for row_state in row_states.values())
+    table_view.reasons = list(
+        dict.fromkeys(f"{row_state.state}: {row_state.why}" for row_state in row_states.values() if row_state.why)
+    )
+    table_view.claims = [_verdict(table, claim, row_states, traced, pairs) for claim in table.claims]
+    notes = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
+    judged = any("better" in claim for claim in table.claims) and table_view.states[MEASURED] > 1
+    counts = counting.has_costs(table) and counted
+    notes += _alike(table, row_states)
+    table_view.notes = [*notes, *table.notes, *([counting.NOTE] if counts else []), *([LEARNED_ONCE] if judged else [])]
+    return table_view
 
 
-def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> Known:
-    """The state of one row: measured if a finished cell backs it, else why it is not."""
+def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> RowState:
+    """Find the state of one row: measured if it has a finished cell, else why not."""
     folder = tables / folder_name(table.name, scale)
     if row.missing:
         cell = None
     elif row.full:
-        others = [one for one in table.of(row.part) if not one.full]
-        every = [folder, *sorted(other for other in tables.glob("*") if other.is_dir() and other != folder)]
-        cell = full_precision(every, job(table, others[0], scale)) if others else None
+        quantized_rows = [candidate for candidate in table.of(row.part) if not candidate.full]
+        folders = [folder, *sorted(path for path in tables.glob("*") if path.is_dir() and path != folder)]
+        cell = full_precision(folders, job(table, quantized_rows[0], scale)) if quantized_rows else None
     else:
         cell = cell_of(folder, job(table, row, scale))
     if cell is not None:
-        return Known(MEASURED, cell=cell)
-    if (told := blocked(table, row, scale)) is None:
-        return Known(NOT_RUN, "" if row.full else failure(Records(tables.parent, table.name), job(table, row, scale)))
-    state, _, why = told.partition(": ")
-    return Known(state, why)
+        return RowState(MEASURED, cell=cell)
+    if (reason := blocked(table, row, scale)) is None:
+        return RowState(
+            NOT_RUN, "" if row.full else failure(Records(tables.parent, table.name), job(table, row, scale))
+        )
+    state, _, why = reason.partition(": ")
+    return RowState(state, why)
 
 
-def _alike(table: PaperTable, known: Mapping[int, Known]) -> list[str]:
-    """A line for rows of one part whose numbers are all the same, though not their settings."""
-    found: dict[str, dict[str, str]] = {}
+def _alike(table: PaperTable, row_states: Mapping[int, RowState]) -> list[str]:
+    """Write a line for rows of one part that have equal numbers, but different settings."""
+    groups: dict[str, dict[str, str]] = {}
     for number, row in enumerate(table.rows):
-        cell = known[number].cell
+        cell = row_states[number].cell
         if cell is not None and not row.full:
-            same = found.setdefault(digest([row.part, flat(cell.quantized), flat(cell.paired)]), {})
+            same = groups.setdefault(digest([row.part, flat(cell.quantized), flat(cell.paired)]), {})
             same.setdefault(digest(cell.config), f"{row.method} {row.bits}".strip())
     return [
-        f"{' and '.join(one.values())} gave the same numbers: what sets them apart does not act here."
-        for one in found.values()
-        if len(one) > 1
+        f"{' and '.join(group.values())} gave the same numbers: what sets them apart does not act here."
+        for group in groups.values()
+        if len(group) > 1
     ]
 
 
-def _part(asked: _Asked, name: str) -> TablePart:
-    table = asked.table
-    rows = [(row, asked.known[number]) for number, row in enumerate(table.rows) if row.part == name]
-    backed = [one.cell for _, one in rows if one.cell is not None]
+def _part(inputs: _ViewInputs, name: str) -> TablePart:
+    table = inputs.table
+    rows = [(row, inputs.row_states[number]) for number, row in enumerate(table.rows) if row.part == name]
+    backed = [row_state.cell for _, row_state in rows if row_state.cell is not None]
     protocol = _one_protocol(table.name, name, backed)
     columns = {heading: key for heading, key in table.columns.items() if _shown(heading, key, table.of(name))}
     printed = {heading for heading in columns if any(row.printed[heading] for row, _ in rows)}
-    titles = _titles(columns, printed, _columns_of(asked, name))
-    shown = [_cells(asked, row, one, columns, printed) for row, one in rows]
+    titles = _titles(columns, printed, _columns_of(inputs, name))
+    shown = [_cells(inputs, row, row_state, columns, printed) for row, row_state in rows]
     title = str(table.parts[name]["title"])
-    return TablePart(title + _here(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    return TablePart(title + _describe_run(backed), ["method", "bits", *titles, "state"], shown, protocol)
 
 
 def _cells(
-    asked: _Asked, row: Row, known: Known, columns: Mapping[str, str | None], printed: Container[str]
+    inputs: _ViewInputs, row: Row, row_state: RowState, columns: Mapping[str, str | None], printed: Container[str]
 ) -> list[str]:
-    """The strings of one row: for each column the printed one, if the part prints any, and the measured one, if it is measured."""
-    found = [row.method, row.bits]
+    """The strings of one row: for each column the printed number, if the part prints any, and the measured one, if there is one."""
+    values = [row.method, row.bits]
     for heading, key in columns.items():
         if heading in printed:
-            found.append(row.printed[heading])
+            values.append(row.printed[heading])
         if key is not None:
-            found.append(_measured(asked, row, known.cell, key))
-    return [*found, known.state]
+            values.append(_measured(inputs, row, row_state.cell, key))
+    return [*values, row_state.state]
 
 
-def _measured(asked: _Asked, row: Row, cell: Evaluation | None, key: str) -> str:
+def _measured(inputs: _ViewInputs, row: Row, cell: Evaluation | None, key: str) -> str:
     if key.startswith("cost."):
-        return counting.cost(asked.table, row, key, asked.scale, asked.counted)
+        return counting.cost(inputs.table, row, key, inputs.scale, inputs.counted)
     if cell is None:
         return ""
     number = measured(cell, key, row.full)
@@ -165,44 +169,44 @@ def _measured(asked: _Asked, row: Row, cell: Evaluation | None, key: str) -> str
 
 
 def _titles(columns: Mapping[str, str | None], printed: set[str], names: Mapping[str, str]) -> list[str]:
-    """Headings; where both are shown, the measured one has its own name: FD-digits is no FID."""
-    found = []
+    """Headings; where printed and measured numbers are shown, the measured one has its own name, as FD-digits is not FID."""
+    titles = []
     for heading, key in columns.items():
         if heading in printed:
-            found.append(heading if key is None else f"{heading}, paper")
+            titles.append(heading if key is None else f"{heading}, paper")
         if key is not None:
             arrow = heading[-2:] if heading[-1] in "↓↑" else ""
-            own = names.get(key.partition(".")[2])
-            found.append((own + arrow if own and key.startswith("quantized.") else heading) + ", here")
-    return found
+            column_name = names.get(key.partition(".")[2])
+            titles.append((column_name + arrow if column_name and key.startswith("quantized.") else heading) + ", here")
+    return titles
 
 
-def _columns_of(asked: _Asked, name: str) -> Mapping[str, str]:
-    """How the protocol of a part calls its columns."""
-    row = next((row for row in asked.table.of(name) if not row.full), None)
+def _columns_of(inputs: _ViewInputs, name: str) -> Mapping[str, str]:
+    """Names of the columns in the protocol of a part."""
+    row = next((row for row in inputs.table.of(name) if not row.full), None)
     if row is None:
         return {}
-    names: Mapping[str, str] = configured(job(asked.table, row, asked.scale))["protocol"]["columns"]
+    names: Mapping[str, str] = configured(job(inputs.table, row, inputs.scale))["protocol"]["columns"]
     return names
 
 
 def _shown(heading: str, key: str | None, rows: Sequence[Row]) -> bool:
-    """A column of a part is shown if the paper prints it there, or, where it prints nothing at all, if it is measured here."""
-    printed = {one for row in rows for one, value in row.printed.items() if value}
+    """Whether a column is shown in a part: if the paper prints it there or, where it prints nothing at all, if it is measured."""
+    printed = {printed_heading for row in rows for printed_heading, value in row.printed.items() if value}
     return heading in printed or (key is not None and not printed)
 
 
 def _one_protocol(table: str, part: str, backed: Sequence[Evaluation]) -> str:
-    found = {f"{cell.protocol['name']} `{cell.protocol['hash']}`": cell for cell in backed}
-    if len(found) > 1:
+    cells_by_protocol = {f"{cell.protocol['name']} `{cell.protocol['hash']}`": cell for cell in backed}
+    if len(cells_by_protocol) > 1:
         raise ConfigError(
-            f"The cells of {part} in the table {table} were measured under {len(found)} protocols ({', '.join(sorted(found))}), which"
+            f"The cells of {part} in the table {table} were measured under {len(cells_by_protocol)} protocols ({', '.join(sorted(cells_by_protocol))}), which"
             " cannot share a column; remove those that do not belong."
         )
-    return next(iter(found), "")
+    return next(iter(cells_by_protocol), "")
 
 
-def _here(backed: Sequence[Evaluation]) -> str:
+def _describe_run(backed: Sequence[Evaluation]) -> str:
     if not backed:
         return ""
     sampler = backed[0].config["sampler"]
@@ -213,25 +217,29 @@ def _here(backed: Sequence[Evaluation]) -> str:
 def _verdict(
     table: PaperTable,
     claim: Mapping[str, Any],
-    known: Mapping[int, Known],
+    row_states: Mapping[int, RowState],
     traced: Mapping[str, dict[str, Any]],
     pairs: Pairs,
 ) -> claims.Verdict:
     if "unchecked" in claim:
         return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
     if "trace" in claim:
-        backing = {row.method: known[number].cell for number, row in enumerate(table.rows)}
+        backing = {row.method: row_states[number].cell for number, row in enumerate(table.rows)}
         keys = {method: cell.artifacts.get("trace", "") for method, cell in backing.items() if cell is not None}
         return traces.verdict(claim, {method: traced[key] for method, key in keys.items() if key in traced})
-    backing_of = {id(row): known[number].cell for number, row in enumerate(table.rows)}
+    backing_of = {id(row): row_states[number].cell for number, row in enumerate(table.rows)}
 
     def look(row: Row, heading: str) -> Entry | None:
         cell, key = backing_of[id(row)], table.columns[heading]
         return None if cell is None or key is None else measured(cell, key, row.full)
 
-    def apart(one: Row, other: Row, heading: str) -> Number | None:
-        ours, theirs = backing_of[id(one)], backing_of[id(other)]
+    def apart(first: Row, second: Row, heading: str) -> Number | None:
+        first_cell, second_cell = backing_of[id(first)], backing_of[id(second)]
         side, _, key = str(table.columns[heading]).partition(".")
-        return None if ours is None or theirs is None or one.full or other.full else pairs(ours, theirs, side, key)
+        return (
+            None
+            if first_cell is None or second_cell is None or first.full or second.full
+            else pairs(first_cell, second_cell, side, key)
+        )
 
     return claims.verdict(table, claim, look, apart)

@@ -1,4 +1,4 @@
-"""A table's view as Markdown, CSV and LaTeX."""
+"""Write a table's view as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LATEX = {
 
 
 def counts(view: View) -> str:
-    """How many rows are in which state, as in "3 measured, 1 not run"."""
+    """Count the rows in each state, as in "3 measured, 1 not run"."""
     order = ("measured", "not run", "needs weights", "needs GPU", "not available")
     return ", ".join(f"{view.states[state]} {state}" for state in order if view.states[state])
 
@@ -32,7 +32,7 @@ def markdown(view: View) -> str:
     for part in view.parts:
         under = [f"Measured under the protocol {part.protocol}."] if part.protocol else []
         blocks += [f"**{_cell(part.title)}**", _grid(part), *under]
-    for lines in ([one.line() for one in view.claims], view.reasons, view.notes):
+    for lines in ([claim.line() for claim in view.claims], view.reasons, view.notes):
         blocks += ["\n".join(f"* {line}" for line in lines)] if lines else []
     return "\n\n".join(blocks) + "\n"
 
@@ -60,12 +60,14 @@ def latex(view: View) -> str:
         ]
         body = [_tex_row(part.heads) + r" \hline", *map(_tex_row, part.rows)]
         lines += [*body, r"\hline", r"\end{tabular}"]
-    comments = [f"% {line}" for line in (view.source, *(one.line() for one in view.claims), *view.reasons, *view.notes)]
+    comments = [
+        f"% {line}" for line in (view.source, *(claim.line() for claim in view.claims), *view.reasons, *view.notes)
+    ]
     return "\n".join([*lines, r"\end{table}", *comments]) + "\n"
 
 
 def tex(text: str) -> str:
-    """Text for LaTeX: what it would take for a command is escaped, arrows and signs are mathematics."""
+    """Escape text for LaTeX; arrows and signs become mathematics."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 

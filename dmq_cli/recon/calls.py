@@ -1,4 +1,4 @@
-"""Calibration inputs as reconstruction takes them: batches of what a Denoiser is called with."""
+"""Calibration inputs for reconstruction: batches of a Denoiser's arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Batches = Callable[[], Iterator[Call]]
 
 
 def timesteps_of(data: Batches) -> Tensor:
-    """The timesteps of the whole set, (N,)."""
+    """Join the timesteps of the whole set, (N,)."""
     return torch.cat([batch[1] for batch in data()])
 
 
@@ -24,15 +24,19 @@ def condition_of(call: Call) -> Cond:
 
 
 def joined(data: Batches) -> tuple[Tensor, Tensor, Cond]:
-    """The whole set as one batch, in memory."""
+    """Join the whole set to one batch, in memory."""
     calls = list(data())
-    told = [cond for call in calls if (cond := condition_of(call)) is not None]
-    cond = {name: torch.cat([one[name] for one in told]) for name in told[0]} if told else None
+    conditions = [cond for call in calls if (cond := condition_of(call)) is not None]
+    cond = (
+        {name: torch.cat([batch_cond[name] for batch_cond in conditions]) for name in conditions[0]}
+        if conditions
+        else None
+    )
     return torch.cat([call[0] for call in calls]), torch.cat([call[1] for call in calls]), cond
 
 
 def rows_of(call: Call, rows: Tensor | slice, device: torch.device | str) -> tuple[Tensor, Tensor, Cond]:
-    """Some rows of a batch, on a device."""
+    """Select rows of a batch and move them to a device."""
     cond = cond_rows(condition_of(call), rows)
-    told = cond and {name: value.to(device) for name, value in cond.items()}
-    return call[0][rows].to(device), call[1][rows].to(device), told
+    moved = cond and {name: value.to(device) for name, value in cond.items()}
+    return call[0][rows].to(device), call[1][rows].to(device), moved

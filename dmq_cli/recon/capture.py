@@ -1,4 +1,4 @@
-"""What goes into a unit and what comes out, over a whole calibration set, streamed to disk."""
+"""Capture the inputs and outputs of a unit over a whole calibration set, streamed to disk."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ class RowReader(Protocol):
 
 @dataclass(frozen=True)
 class Captured:
-    """Inputs of a unit (its arguments by position or name, those that are the same for all samples too) from the quantized
-    network and, where they are needed, from the full-precision one; and the target, see `packed`."""
+    """Inputs of a unit from the quantized network and, where needed, from the full-precision one; and the target, see `packed`.
+
+    Inputs are arguments by position or name; one that is the same for all samples is a Same.
+    """
 
     inputs: Mapping[str, RowReader | Same]
     target: RowReader
@@ -50,7 +52,7 @@ class Captured:
         return self._read(self.full_inputs, rows)
 
     def _read(self, files: Mapping[str, RowReader | Same], rows: Tensor) -> dict[str, Any]:
-        read = {name: one.value if isinstance(one, Same) else one.rows(rows) for name, one in files.items()}
+        read = {name: source.value if isinstance(source, Same) else source.rows(rows) for name, source in files.items()}
         return {n: value.to(self.timesteps.device) if isinstance(value, Tensor) else value for n, value in read.items()}
 
 
@@ -61,7 +63,7 @@ class Same:
     value: Any
 
     def is_like(self, other: Any) -> bool:
-        """Whether a later call has it, too."""
+        """Whether a later call has an equal argument."""
         if isinstance(self.value, Tensor) and isinstance(other, Tensor):
             return torch.equal(self.value, other)
         return self.value is other or bool(type(self.value) is type(other) and self.value == other)
@@ -73,11 +75,11 @@ def capture(
 ) -> Captured:  # fmt: skip
     """Run the networks up to `unit`.
 
-    Inputs are those the quantized predecessors give (weights on; activations on or off as asked), the target is what the
-    full-precision unit makes of full-precision inputs: Li et al., BRECQ, ICLR 2021 (arXiv 2102.05426), section 3.2.
-    targets: where `record` has left the full-precision side; without it that is computed here. What an earlier call
-    left in the folder is removed. reads_full: keep the full-precision inputs too. Raises DiskError, before anything is
-    written, where the disk has no room for all of it.
+    Inputs are the outputs of the quantized predecessors (weights quantized; activations by `activations`), the target is the
+    full-precision unit's output for full-precision inputs: Li et al., BRECQ, ICLR 2021 (arXiv 2102.05426), section 3.2.
+    targets: folder in which `record` wrote the full-precision side; without it that is computed here. Files of an earlier call
+    in `folder` are removed. reads_full: keep the full-precision inputs too. Raises DiskError, before anything is written, where
+    the disk has no room for all of it.
     """
     module, denoiser = {unit: attached.model.get_submodule(unit)}, QuantDenoiser(attached)
     for side in ("quantized", "full"):  # of the unit before
@@ -93,22 +95,22 @@ def capture(
     timesteps, target = timesteps_of(data).to(device_of(attached.adapter)), full.pop(TARGET)
     if isinstance(target, Same):
         raise ModelError(
-            f"The block {unit} gives something without a row for each sample, so it cannot be reconstructed; leave its class out of"
-            " the blocks of the family's adapter."
+            f"The output of the block {unit} has no row for each sample, so it cannot be reconstructed; leave its class out of the"
+            " blocks of the family's adapter."
         )
-    shared = {name: one for name, one in quantized.items() if isinstance(one, Same)}
+    shared = {name: value for name, value in quantized.items() if isinstance(value, Same)}
     return Captured(quantized, target, timesteps, shared | full)
 
 
 def _check_space(
     attached: Attached, unit: str, data: Batches, num: int, folder: Path, *, inputs: int, target: bool
 ) -> None:
-    """Raise DiskError unless there is room. inputs: how often they are written; target: whether that is."""
+    """Raise DiskError unless there is room. inputs: how many copies of them are written; target: whether it is written."""
     module = {unit: attached.model.get_submodule(unit)}
     with quantizing(attached, weights=False, activations=False):
-        one = sizes(QuantDenoiser(attached), module, data, stop=True).get(unit, {})
-    given = one.pop(TARGET, 0)
-    require_space(f"the unit {unit}", num * (inputs * sum(one.values()) + target * given), folder)
+        unit_sizes = sizes(QuantDenoiser(attached), module, data, stop=True).get(unit, {})
+    target_size = unit_sizes.pop(TARGET, 0)
+    require_space(f"the unit {unit}", num * (inputs * sum(unit_sizes.values()) + target * target_size), folder)
 
 
 @torch.no_grad()
@@ -116,15 +118,15 @@ def record(
     denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, num: int, folder: Path,
     *, inputs: bool = True, outputs: bool = True, stop: bool = False,
 ) -> dict[str, dict[str, RowReader | Same]]:  # fmt: skip
-    """Write what the modules read and give, num rows in all, to one file each; returns them by module and argument.
+    """Write the modules' inputs and outputs, num rows, to a file for each argument; returns them by module and argument.
 
     stop: end every forward pass at the (only) module. A module that runs twice in a pass is recorded once. RuntimeError if
     a module is not reached, ModelError for an argument that is no row for each sample and differs from call to call.
     """
     writers, ran = {name: _Writers(folder, name, num) for name in modules}, set[str]()
 
-    def keeping(name: str) -> Callable[..., None]:
-        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if name in ran:
                 return
             ran.add(name)
@@ -135,21 +137,21 @@ def record(
             if stop:
                 raise Reached
 
-        return seen
+        return hook
 
-    with contextlib.ExitStack() as stack, hooked(modules, keeping):
-        for one in writers.values():
-            one.stack = stack
+    with contextlib.ExitStack() as stack, hooked(modules, make_hook):
+        for writer in writers.values():
+            writer.stack = stack
         for batch in data():
             ran.clear()
-            for one in writers.values():
-                one.batch = len(batch[0])
+            for writer in writers.values():
+                writer.batch = len(batch[0])
             with contextlib.suppress(Reached):
                 denoiser(*batch)
-    found = {name: _read(folder, name) for name in modules}
-    if missed := [name for name, files in found.items() if not files]:
+    files_by_module = {name: _read(folder, name) for name in modules}
+    if missed := [name for name, files in files_by_module.items() if not files]:
         raise RuntimeError(f"the unit {missed[0]} was not reached by the network")
-    return {name: {**files, **writers[name].same} for name, files in found.items()}
+    return {name: {**files, **writers[name].same} for name, files in files_by_module.items()}
 
 
 def _stored(targets: Path | None, unit: str) -> dict[str, RowReader | Same]:
@@ -157,12 +159,12 @@ def _stored(targets: Path | None, unit: str) -> dict[str, RowReader | Same]:
 
 
 def _read(folder: Path, name: str) -> dict[str, RowReader | Same]:
-    found = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
-    return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in found}
+    files = sorted(folder.glob(f"{name}{_JOINT}*.safetensors"))
+    return {file.stem.rpartition(_JOINT)[2]: RowFile(file) for file in files}
 
 
 class _Writers:
-    """What one module reads and gives. batch: number of samples of the pass that runs."""
+    """Writes the inputs and outputs of one module. batch: number of samples of the current forward pass."""
 
     stack: contextlib.ExitStack
     batch: int
@@ -173,7 +175,7 @@ class _Writers:
         self.same: dict[str, Same] = {}
 
     def take(self, name: str, value: Any) -> None:
-        """Write the rows of a batch, or keep what has none. Raises ModelError where that is another than before."""
+        """Write the rows of a batch, or keep a value without rows. Raises ModelError if that differs from the call before."""
         if name not in self.same and is_by_sample(value, self.batch):
             self._append(name, value)
         elif name in self.open or not self.same.setdefault(name, Same(value)).is_like(value):
@@ -191,6 +193,6 @@ class _Writers:
 
 
 def call(module: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-    """Call a unit with captured arguments; what it gives, see `packed`."""
+    """Call a unit with captured arguments; returns its output, see `packed`."""
     args, kwargs = nested(inputs)
     return packed(module(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""Errors of the layers inside a unit, and inputs mixed of two networks.
+"""Errors of the layers inside a unit, and inputs mixed from two networks.
 
 Liu et al.: Enhanced Distribution Alignment for Post-Training Quantization of Diffusion Models (EDA-DM), arXiv:2401.04585,
 fine-grained block reconstruction: the block's error plus gamma times that of every layer in it but the last.
@@ -24,20 +24,20 @@ _MAIN = ("0", "hidden_states", "input")
 
 
 def mixed(quantized: dict[str, Tensor], full: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
-    """The unit's main input with `part` of its elements from `full`; what else it reads (the embedding) stays."""
+    """Replace the fraction `part` of the unit's main input by `full`, elementwise at random; other inputs (the embedding) stay."""
     main = next((name for name in _MAIN if name in full and name in quantized), None)
     if not part or main is None:
         return quantized
-    own, other = quantized[main], full[main]
-    return {**quantized, main: torch.where(torch.rand_like(own) < part, other, own)}
+    quantized_main, full_main = quantized[main], full[main]
+    return {**quantized, main: torch.where(torch.rand_like(quantized_main) < part, full_main, quantized_main)}
 
 
 class LayerErrors:
-    """Compares what every layer of a unit gives in the quantized and in the full-precision unit. A context manager."""
+    """Compares the output of every layer in the quantized and in the full-precision unit. A context manager."""
 
     def __init__(self, attached: Attached, unit: Unit) -> None:
         self.attached, self.unit = attached, unit
-        self.quantizers = list(attached.quantizers().values())  # those inside that belong to another unit too
+        self.quantizers = list(attached.quantizers().values())  # all: a layer inside may belong to another unit
         self.full: dict[str, Tensor] = {}
         self.stack = contextlib.ExitStack()
 
@@ -50,7 +50,7 @@ class LayerErrors:
 
     @torch.no_grad()
     def see_full(self, inputs: Mapping[str, Tensor]) -> None:
-        """Run the unit in full precision on full-precision inputs; what its layers give is what they are compared with."""
+        """Run the unit in full precision on full-precision inputs, and keep its layers' outputs as their targets."""
         states = [quantizer.enabled for quantizer in self.quantizers]
         for quantizer in self.quantizers:
             quantizer.enabled = False
@@ -63,19 +63,19 @@ class LayerErrors:
         self.full = dict(self.outputs)
 
     def total(self, p: float) -> Tensor:
-        """Sum of the errors of all layers but the last of the unit, whose error is in the unit's own. A scalar."""
+        """Sum the errors of all layers but the unit's last, whose error is the unit's own. A scalar."""
         errors = [lp_loss(self.outputs[name], full, p) for name, full in list(self.full.items())[:-1]]
         return torch.stack(errors).sum() if errors else torch.zeros(())
 
 
 @contextlib.contextmanager
 def outputs_of(layers: Mapping[str, QuantMixin]) -> Iterator[dict[str, Tensor]]:
-    """What these layers gave at their last call, by name, in the order of the calls."""
-    seen: dict[str, Tensor] = {}
+    """Yield the outputs of these layers at their last call, by name, in the order of the calls."""
+    outputs: dict[str, Tensor] = {}
     modules = {name: cast(nn.Module, layer) for name, layer in layers.items()}
-    handles = [m.register_forward_hook(lambda _m, _x, y, n=n: seen.update({n: y})) for n, m in modules.items()]
+    handles = [m.register_forward_hook(lambda _m, _x, y, n=n: outputs.update({n: y})) for n, m in modules.items()]
     try:
-        yield seen
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

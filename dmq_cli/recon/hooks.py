@@ -1,4 +1,4 @@
-"""Watching what goes into modules and what comes out while a network runs."""
+"""Hooks that see the inputs and outputs of modules while a network runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 TARGET = "target"
-"""The name of what a module gives, beside the names of its arguments."""
+"""The name under which a module's output stands beside the names of its arguments."""
 
 
 class Reached(Exception):

@@ -1,9 +1,9 @@
-"""What gradients change while a unit is reconstructed: learned roundings and weights (scales.py: scales), each with its optimiser.
+"""The parameters learned while a unit is reconstructed: roundings and weights (scales.py: scales), each with its optimiser.
 
 AdaRound: Nagel et al., ICML 2020 (arXiv 2004.10568), eq. 24 (regulariser), Adam without a schedule as in the released BRECQ.
 SignRound: Cheng et al., Optimize Weight Rounding via Signed Gradient Descent, EMNLP Findings 2024 (arXiv 2309.05516): the
-offsets follow the sign of their gradient, with a step size that falls linearly to 0; those of the iteration with the lowest loss
-are kept, as in the released intel/auto-round (steps of one size do not settle: the last offsets are worse than none).
+offsets follow the sign of their gradient, with a step size that falls linearly to 0; the offsets of the iteration with the lowest
+loss are kept, as in the released intel/auto-round (with a constant step size the last offsets are worse than none).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Learner(Protocol):
     scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def penalty(self, iteration: int) -> Tensor | None:
-        """What is added to the loss at this iteration."""
+        """The term that is added to the loss at this iteration."""
         ...
 
     def seen(self, loss: float) -> None:
-        """What the parameters as they are now came to; called before every step."""
+        """Take notice of the loss at the current parameters; called before every step."""
         ...
 
     def settle(self) -> None:
-        """After a step: bring parameters back to where they may be."""
+        """Clamp the parameters to their range after a step."""
         ...
 
     def finish(self) -> None:
-        """Leave decisions and plain numbers behind."""
+        """Fix the learned decisions, and detach parameters from the gradient."""
         ...
 
 
@@ -68,7 +68,7 @@ class AdaRound:
             )
 
     def start(self, weights: Weights, iterations: int) -> Learner:
-        """Give every weight its rounding, starting at the weight as it is."""
+        """Give every weight its learned rounding, starting at its own fraction."""
         return _Rounding(self, weights, iterations)
 
 
@@ -85,7 +85,7 @@ class SignSteps:
             )
 
     def start(self, weights: Weights, iterations: int) -> Learner:
-        """Give every weight its rounding, starting at the nearest."""
+        """Give every weight its learned rounding, starting at the nearest code."""
         return _Signs(self, weights, iterations)
 
 
@@ -143,26 +143,26 @@ class _Signs:
 
 
 class TunedWeights:
-    """Weights that learn themselves, each behind its quantizer: gradients go straight through a rounding to nearest."""
+    """Learned weights, each behind its quantizer: gradients pass straight through rounding to nearest."""
 
     def __init__(self, weights: Iterable[Tensor], lr: float) -> None:
-        """weights: leaves; they ask for gradients until `finish`."""
+        """weights: leaf tensors; they require gradients until `finish`."""
         self.weights = [weight.requires_grad_(True) for weight in weights]
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.weights, lr=lr)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
 
     def penalty(self, iteration: int) -> Tensor | None:
-        """Nothing."""
+        """No penalty."""
         return None
 
     def seen(self, loss: float) -> None:
-        """Nothing to remember."""
+        """Do nothing."""
 
     def settle(self) -> None:
-        """Nothing to bring back."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """Plain numbers again."""
+        """Stop requiring gradients."""
         for weight in self.weights:
             weight.requires_grad_(False)
 
@@ -183,12 +183,12 @@ class SignSGD(torch.optim.Optimizer):
 
 
 def _replace(weights: Weights, kind: Callable[[Tensor], Any]) -> list[tuple[TensorQuantizer, Any]]:
-    made = []
+    replaced = []
     for quantizer, weight in weights.values():
         scale, _ = quantizer.scale(weight)
         quantizer.rounding = kind(weight.detach() / scale)
-        made.append((quantizer, quantizer.rounding))
-    return made
+        replaced.append((quantizer, quantizer.rounding))
+    return replaced
 
 
 def cosine(optimizer: torch.optim.Optimizer, iterations: int) -> torch.optim.lr_scheduler.LRScheduler:

@@ -1,4 +1,4 @@
-"""One unit in one pass: what it reads, its loss, and the steps of its learners."""
+"""One unit in one pass: its inputs, its loss, and the steps of its learners."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LossReport = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all units share; see Reconstruction.run."""
+    """The settings that all units share; see Reconstruction.run."""
 
     attached: Attached
     data: Batches
@@ -40,35 +40,35 @@ class Setting:
     targets: Path | None = None
 
     def key(self, number: int) -> int:
-        """The seed of all random numbers of a unit in a pass, so that a resumed run draws the same."""
+        """Derive the seed of a unit's random numbers in a pass, so that a resumed run draws the same."""
         return self.seed * 1_000_003 + number
 
 
-def start(attached: Attached, one: Pass, chosen: Mapping[str, TensorQuantizer]) -> list[Learner]:
-    """The learners of these quantizers; none where nothing can learn."""
+def start(attached: Attached, recon_pass: Pass, chosen: Mapping[str, TensorQuantizer]) -> list[Learner]:
+    """Make the learners of these quantizers; [] where nothing can learn."""
     weights = {n: (q, w) for n, q, w, _ in attached.weight_pieces() if n in chosen}
-    learners = [one.rounding.start(weights, one.iterations)] if one.rounding and weights else []
+    learners = [recon_pass.rounding.start(weights, recon_pass.iterations)] if recon_pass.rounding and weights else []
     scales = [q for n, q in chosen.items() if n not in weights]
-    found = one.scales.start(scales, one.iterations) if one.scales else None
-    return [*learners, found] if found else learners
+    scale_learner = recon_pass.scales.start(scales, recon_pass.iterations) if recon_pass.scales else None
+    return [*learners, scale_learner] if scale_learner else learners
 
 
-def learn(setting: Setting, one: Pass, unit: Unit, number: int, learners: Sequence[Learner]) -> Curve:
-    """All iterations of a unit; how its loss went. number: of the unit among all passes."""
-    attached, key, curve = setting.attached, setting.key(number), Curve(one.iterations)
+def learn(setting: Setting, recon_pass: Pass, unit: Unit, number: int, learners: Sequence[Learner]) -> Curve:
+    """Run all iterations of a unit and return its loss curve. number: of the unit, counted over all passes."""
+    attached, key, curve = setting.attached, setting.key(number), Curve(recon_pass.iterations)
     captured = unit.capture(
         attached, setting.data, setting.num, setting.work / "tmp-capture",
-        activations=one.activations, targets=setting.targets, reads_full=one.reads_full,
+        activations=recon_pass.activations, targets=setting.targets, reads_full=recon_pass.reads_full,
     )  # fmt: skip
-    for layer in layers_of(attached, unit).values() if one.rounding else ():
+    for layer in layers_of(attached, unit).values() if recon_pass.rounding else ():
         layer.baked = None
-    with _learning(attached, one, unit, key) as errors:
-        for iteration, rows in enumerate(draws(setting.num, setting.batch_size, one.iterations, key)):
-            loss = _error(attached, unit, captured, rows, one, errors)
+    with _learning(attached, recon_pass, unit, key) as errors:
+        for iteration, rows in enumerate(draws(setting.num, setting.batch_size, recon_pass.iterations, key)):
+            loss = _error(attached, unit, captured, rows, recon_pass, errors)
             value = descend(
                 learners, loss, iteration, f"Reconstructing {unit.name}", "the learning rates of recon.passes"
             )
-            setting.report(unit.name, iteration + 1, one.iterations, value)
+            setting.report(unit.name, iteration + 1, recon_pass.iterations, value)
             curve.add(float(loss.detach()))
     for learner in learners:
         learner.finish()
@@ -76,17 +76,17 @@ def learn(setting: Setting, one: Pass, unit: Unit, number: int, learners: Sequen
 
 
 @contextlib.contextmanager
-def _learning(attached: Attached, one: Pass, unit: Unit, key: int) -> Iterator[LayerErrors | None]:
-    """Quantizers on, gradients, random numbers that begin at the key, dropping and the layers' errors as the pass asks."""
+def _learning(attached: Attached, recon_pass: Pass, unit: Unit, key: int) -> Iterator[LayerErrors | None]:
+    """Inside: quantizers and gradients on, random numbers seeded with key, dropping and layer errors as in the pass."""
     dropped = [q for name, q in attached.quantizers(*ACTIVATIONS).items() if unit.owns(name)]
     with contextlib.ExitStack() as stack:
         stack.callback(_drop, dropped, 0.0)
-        _drop(dropped, one.drop)
-        stack.enter_context(quantizing(attached, weights=True, activations=one.activations))
+        _drop(dropped, recon_pass.drop)
+        stack.enter_context(quantizing(attached, weights=True, activations=recon_pass.activations))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(key)
-        yield stack.enter_context(LayerErrors(attached, unit)) if one.fine else None
+        yield stack.enter_context(LayerErrors(attached, unit)) if recon_pass.fine else None
 
 
 def _drop(quantizers: list[TensorQuantizer], part: float) -> None:
@@ -95,24 +95,24 @@ def _drop(quantizers: list[TensorQuantizer], part: float) -> None:
 
 
 def _error(
-    attached: Attached, unit: Unit, captured: Captured, rows: Tensor, one: Pass, errors: LayerErrors | None
+    attached: Attached, unit: Unit, captured: Captured, rows: Tensor, recon_pass: Pass, errors: LayerErrors | None
 ) -> Tensor:
     inputs, target, timesteps = captured.batch(rows)
-    full = captured.full(rows) if one.reads_full else {}
+    full = captured.full(rows) if recon_pass.reads_full else {}
     with attached.at(timesteps):
         if errors is not None:
             errors.see_full(full)
-        output = unit.run(attached, mixed(inputs, full, one.mix))
-        loss = lp_loss(output, target, one.p)
-        if one.bias:
-            loss = loss + one.bias * mean_error(output, target, timesteps)
-        return loss if errors is None else loss + one.fine * errors.total(one.p)
+        output = unit.run(attached, mixed(inputs, full, recon_pass.mix))
+        loss = lp_loss(output, target, recon_pass.p)
+        if recon_pass.bias:
+            loss = loss + recon_pass.bias * mean_error(output, target, timesteps)
+        return loss if errors is None else loss + recon_pass.fine * errors.total(recon_pass.p)
 
 
 def descend(learners: Sequence[Learner], loss: Tensor, iteration: int, what: str, lower: str) -> float:
-    """One step of every learner down the loss and its penalty; the sum of both.
+    """Take one step of every learner on the loss plus penalties, and return their sum.
 
-    what, lower: for the NumericsError that a loss which is not finite raises.
+    what, lower: words of the NumericsError that is raised where the loss is not finite.
     """
     penalties = [extra for learner in learners if (extra := learner.penalty(iteration)) is not None]
     loss = sum(penalties, start=loss)
@@ -132,7 +132,7 @@ def descend(learners: Sequence[Learner], loss: Tensor, iteration: int, what: str
 
 
 def draws(total: int, batch_size: int, iterations: int, key: int) -> Iterator[Tensor]:
-    """Row numbers of every iteration: a function of the arguments only."""
+    """Draw the row numbers of every iteration, (batch_size,) each: a function of the arguments only."""
     generator = torch.Generator().manual_seed(key)
     for _ in range(iterations):
         yield torch.randperm(total, generator=generator)[:batch_size]

@@ -24,7 +24,7 @@ def mean_error(output: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
     """
     error = output - target
     error = error.transpose(1, 2) if error.ndim == 3 else error[..., None].flatten(2)
-    timesteps, group = timesteps.expand(len(error)).unique(return_inverse=True)
+    timesteps, group = torch.unique(timesteps.expand(len(error)), return_inverse=True)
     counts = torch.bincount(group, minlength=len(timesteps)).to(error)
     sums = error.new_zeros(len(timesteps), error.shape[1]).index_add(0, group, error.mean(2))
     means = sums / counts[:, None]

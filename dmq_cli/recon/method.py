@@ -1,4 +1,4 @@
-"""What every reconstruction offers to the stages that run it."""
+"""The interface of every reconstruction to the stages that run it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Refit = Callable[[], None]
 
 
 class Targets(TypedDict):
-    """What of the full-precision network is computed once for all methods: the outputs of which units (blocks or layers), of
-    how many calibration samples (None: all), and whether their inputs too."""
+    """Full-precision outputs that are computed once for all methods. units: blocks or layers; num_samples: calibration samples
+    (None: all); inputs: whether the units' inputs are needed too."""
 
     units: str
     num_samples: int | None
@@ -38,7 +38,7 @@ class ReconMethod(Protocol):
 
     @property
     def targets(self) -> Targets | None:
-        """What it reads of the full-precision network; None for nothing."""
+        """The full-precision outputs that it needs; None for none."""
         ...
 
     def run(
@@ -48,14 +48,14 @@ class ReconMethod(Protocol):
         """Learn, in place.
 
         data: one pass over num calibration samples in batches; report(unit, iteration, iterations, loss): called at every
-        iteration; targets: where those asked for lie; refit: to be called
-        once where learned weights stand and activations come next. What is kept in `work` as `tmp-*` is there again in the next attempt after
-        a kill, which ends in the same bytes. Raises NumericsError if a loss diverges.
+        iteration; targets: folder of the targets it needs; refit: called once
+        where learned weights stand and activations come next. Files `tmp-*` in `work` survive a kill, and the next attempt must
+        end in the same bytes. Raises NumericsError if a loss diverges.
         """
         ...
 
     def refinements(self) -> Sequence[ReconMethod]:
-        """What is run after it, one after the other, each on calibration inputs drawn from the network as it is then."""
+        """Reconstructions to run after it, in order, each on calibration inputs drawn from the network at that point."""
         ...
 
     def cost(self, samples: float) -> float:

@@ -13,14 +13,14 @@ ACTIVATIONS = ("input", "q", "k", "v", "prob")
 
 @dataclass(frozen=True)
 class Pass:
-    """rounding, scales: what is learned; activations are quantized meanwhile if scales are.
+    """One sweep over the units. rounding, scales: what is learned; activations are quantized meanwhile if scales are learned.
 
     iterations: for each unit; 0 leaves the pass out. p: exponent of the loss.
     mix: the part of the elements of a unit's main input that come from the full-precision network, drawn anew at each
     iteration; drop: the part of the elements that an activation quantizer lets through (both Wei et al., QDrop, ICLR 2022,
     arXiv 2203.05740, 0.5 there). fine: weight of the layers' own errors beside the unit's (EDA-DM's gamma). bias: weight of
     the mean error of each timestep, see `mean_error`.
-    ConfigError for nothing to learn or numbers that cannot be.
+    Raises ConfigError for nothing to learn or impossible numbers.
     """
 
     iterations: int

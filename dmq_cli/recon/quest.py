@@ -1,4 +1,4 @@
-"""Selective fine-tuning of what suffers most: temporal and attention layers, and the activation scales.
+"""Selective fine-tuning of the layers that suffer most: temporal and attention layers, and the activation scales.
 
 Wang et al.: QuEST: Low-bit Diffusion Model Quantization via Efficient Selective Finetuning, ICCV 2025 (arXiv:2402.03666).
 Implemented: after a reconstruction, first the layers of the timestep embedding and its projections learn weights and activation
@@ -42,7 +42,7 @@ class Quest:
     """base: the reconstruction it starts from. iterations: of each of the two stages.
 
     weight_lr: absolute; scale_lr: relative to the scale. temporal, attention: patterns on the roles of the layers whose
-    weights learn, separated by "|". ConfigError for settings that cannot be.
+    weights learn, separated by "|". Raises ConfigError for impossible settings.
     """
 
     base: Reconstruction
@@ -70,7 +70,7 @@ class Quest:
 
     @property
     def targets(self) -> Targets:
-        """Those of the base."""
+        """See ReconMethod: those of the base."""
         return self.base.targets
 
     @property
@@ -79,7 +79,7 @@ class Quest:
         return self.base.learns_rounding
 
     def refinements(self) -> tuple[()]:
-        """Nothing after it."""
+        """See ReconMethod: none."""
         return ()
 
     def cost(self, samples: float) -> float:
@@ -90,7 +90,7 @@ class Quest:
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
         refit: Refit | None = None,
     ) -> None:  # fmt: skip
-        """The base's reconstruction, then both stages, in place; see Reconstruction.run. refit: between them."""
+        """Run the base's reconstruction, then both stages, in place; see Reconstruction.run. refit: between them."""
         self.base.run(attached, data, num, work, report, targets)
         if refit is not None:
             refit()
@@ -112,17 +112,17 @@ class _Stage:
 
     @property
     def local(self) -> bool:
-        """Whether it is the first stage, which looks at the layers' own outputs too."""
+        """Whether it is the first stage, whose loss has the layers' own outputs too."""
         return self.number == 0
 
     def layers(self) -> dict[str, QuantMixin]:
-        """The layers whose weights learn: those that are quantized at all."""
+        """The layers whose weights learn: those of the pattern that are quantized."""
         quantized = {path.partition(".weight_quantizer")[0] for path in self.attached.quantizers("weight")}
         every = self.attached.layers()
         return {name: every[name] for name in self._names(self.pattern) if name in quantized}
 
     def learners(self, layers: Mapping[str, QuantMixin]) -> list[Learner]:
-        """Of the weights and the activation scales; none where nothing is quantized."""
+        """Make the learners of weights and activation scales; [] where nothing is quantized."""
         config = self.config
         scales = Scales(lr=config.scale_lr, decay=False).start(self._quantizers(), config.iterations)
         latent = [layer.latent_weight() for layer in layers.values()]
@@ -130,10 +130,10 @@ class _Stage:
         return [*weights, scales] if scales else weights
 
     def _quantizers(self) -> list[TensorQuantizer]:
-        """Those whose scales learn: of the temporal layers in the first stage, all others in the second."""
-        own = self._names(self.config.temporal)
+        """The activation quantizers whose scales learn: of the temporal layers in the first stage, all others in the second."""
+        temporal_names = self._names(self.config.temporal)
         every = self.attached.quantizers(*ACTIVATIONS).items()
-        return [q for path, q in every if (path.partition(".input_quantizer")[0] in own) == self.local]
+        return [q for path, q in every if (path.partition(".input_quantizer")[0] in temporal_names) == self.local]
 
     def _names(self, patterns: str) -> list[str]:
         layers = self.attached.adapter.layers()
@@ -141,20 +141,20 @@ class _Stage:
 
 
 def _stage(stage: _Stage, call: Call, work: Path, report: LossReport) -> None:
-    """From the file of an earlier attempt, or learned now."""
+    """Restore a stage from the file of an earlier attempt, or run it."""
     attached, layers = stage.attached, stage.layers()
-    done = work / f"tmp-quest-{stage.number}.safetensors"
+    file = work / f"tmp-quest-{stage.number}.safetensors"
     _open(attached, layers)
-    if done.exists():
-        _restore(attached, layers, load_tensors(done))
+    if file.exists():
+        _restore(attached, layers, load_tensors(file))
     elif learners := stage.learners(layers):
         save_curve(work, _LAST + stage.number, "tuning", stage.name, _tune(stage, layers, learners, call, report))
         tuned = {f"{name}.tuned": layer.latent_weight() for name, layer in layers.items()}
-        save_tensors(done, {**quantizer_state(attached.quantizers(*ACTIVATIONS)), **tuned})
+        save_tensors(file, {**quantizer_state(attached.quantizers(*ACTIVATIONS)), **tuned})
 
 
 def _open(attached: Attached, layers: Mapping[str, QuantMixin]) -> None:
-    """Have the layers' weights stand for themselves, rounded to nearest from here on; every layer gives what it gave."""
+    """Replace learned rounding by weights that round to nearest, moved so that every layer's output stays the same."""
     pieces: dict[str, list[Tensor]] = {name: [] for name in layers}
     for path, quantizer, weight, _ in attached.weight_pieces():
         if (name := path.partition(".weight_quantizer")[0]) in layers:
@@ -165,8 +165,11 @@ def _open(attached: Attached, layers: Mapping[str, QuantMixin]) -> None:
 
 
 def _moved(quantizer: TensorQuantizer, weight: Tensor) -> Tensor:
-    """The weight, half a step up or down: nearest gives what floor and the learned decision gave, and the next code is as
-    near as it was (from its quantized value it would be half a step away). Off the edges: no floating-point error decides."""
+    """Move a weight up to half a step, so that rounding to nearest gives the code that floor and the learned decision gave.
+
+    Its distance to the next code stays (at its quantized value it would always be half a step). Edges between two codes are
+    avoided, so that floating-point error decides nothing.
+    """
     if not isinstance(quantizer.rounding, FixedRound):
         return weight.clone()
     scale, _ = quantizer.scale(weight)
@@ -200,12 +203,12 @@ def _tune(
 
 
 def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-    """L_G, the error of what the network predicts (not made noise); in the first stage also L_TLA, the errors of the tuned layers' outputs."""
+    """L_G, the error of the network's prediction (before it becomes noise); in the first stage plus L_TLA, that of the tuned layers."""
     attached = stage.attached
-    with attached.at(timestep), outputs_of(layers if stage.local else {}) as seen:
+    with attached.at(timestep), outputs_of(layers if stage.local else {}) as outputs:
         with quantizing(attached, weights=False, activations=False), torch.no_grad():
             target = attached.adapter.predict(sample, timestep, cond)
-        full = dict(seen)
+        full = dict(outputs)
         with quantizing(attached, weights=True, activations=True), torch.enable_grad():
             loss = nn.functional.mse_loss(attached.adapter.predict(sample, timestep, cond), target)
-            return loss + sum(nn.functional.mse_loss(seen[name], full[name]) for name in full)
+            return loss + sum(nn.functional.mse_loss(outputs[name], full[name]) for name in full)

@@ -34,7 +34,7 @@ class Reconstruction:
 
     num_samples: calibration samples used (None: all). units: blocks or layers. temporal: see `units_of`. refine_rounds: how
     often calibration inputs are drawn from the quantized network and everything is learned again, with refine_iterations
-    in place of the passes' own (TCAQ-DM's PAR, see `refinements`). ConfigError for settings that cannot be.
+    in place of the passes' own (TCAQ-DM's PAR, see `refinements`). Raises ConfigError for impossible settings.
     """
 
     passes: dict[str, Pass]
@@ -61,7 +61,7 @@ class Reconstruction:
     @property
     def reads_full(self) -> bool:
         """Whether some pass needs the units' full-precision inputs."""
-        return any(one.reads_full for one in self.passes.values())
+        return any(recon_pass.reads_full for recon_pass in self.passes.values())
 
     @property
     def targets(self) -> Targets:
@@ -70,17 +70,20 @@ class Reconstruction:
 
     def refinements(self) -> list[Reconstruction]:
         """refine_rounds times the same passes with refine_iterations each, where they have any."""
-        rest = self.refine_iterations or 0
-        passes = {n: replace(one, iterations=rest if one.iterations else 0) for n, one in self.passes.items()}
+        iterations = self.refine_iterations or 0
+        passes = {
+            n: replace(recon_pass, iterations=iterations if recon_pass.iterations else 0)
+            for n, recon_pass in self.passes.items()
+        }
         return [replace(self, passes=passes, refine_rounds=None, refine_iterations=None)] * (self.refine_rounds or 0)
 
     def cost(self, samples: float) -> float:
         """See ReconMethod."""
-        passes = [one for one in self.passes.values() if one.iterations]
+        passes = [recon_pass for recon_pass in self.passes.values() if recon_pass.iterations]
         used = min(samples, float(self.num_samples or samples))
         # Forward and backward of each unit once an iteration is three passes of the network; capturing is half a pass of the
         # quantized network for each unit, in every pass.
-        learning = sum(one.iterations for one in passes) * self.batch_size * 3
+        learning = sum(recon_pass.iterations for recon_pass in passes) * self.batch_size * 3
         return float(learning + _TYPICAL_UNITS * 0.5 * used * len(passes))
 
     @property
@@ -93,7 +96,7 @@ class Reconstruction:
     @property
     def learns_rounding(self) -> bool:
         """Whether some pass learns how weights are rounded."""
-        return any(one.rounding is not None and one.iterations for one in self.passes.values())
+        return any(recon_pass.rounding is not None and recon_pass.iterations for recon_pass in self.passes.values())
 
     def run(
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
@@ -109,16 +112,16 @@ class Reconstruction:
         setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
         units = units_of(attached, self.units, self.temporal)
         bake(attached)
-        for number, (name, one) in enumerate(self.passes.items()):
+        for number, (name, recon_pass) in enumerate(self.passes.items()):
             if refit is not None and name == self._refitted:
                 refit()
-            for index, unit in enumerate(units if one.iterations else ()):
-                _reconstruct(setting, name, one, unit, number * 10_000 + index)
+            for index, unit in enumerate(units if recon_pass.iterations else ()):
+                _reconstruct(setting, name, recon_pass, unit, number * 10_000 + index)
 
 
 @dataclass(frozen=True)
 class NoReconstruction:
-    """Keeps rounding to nearest and the calibrated ranges."""
+    """No learning: keeps rounding to nearest and the calibrated ranges."""
 
     num_samples: ClassVar[None] = None
     learns_rounding: ClassVar[bool] = False
@@ -128,26 +131,26 @@ class NoReconstruction:
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
         refit: Refit | None = None,
     ) -> None:  # fmt: skip
-        """Nothing to learn."""
+        """Do nothing."""
 
     def refinements(self) -> tuple[()]:
-        """Nothing after it."""
+        """See ReconMethod: none."""
         return ()
 
     def cost(self, samples: float) -> float:
-        """Nothing is run."""
+        """See ReconMethod: 0."""
         return 0.0
 
 
-def _reconstruct(setting: Setting, name: str, one: Pass, unit: Unit, number: int) -> None:
-    """One unit in one pass: from the file of an earlier attempt, or learned now."""
+def _reconstruct(setting: Setting, name: str, recon_pass: Pass, unit: Unit, number: int) -> None:
+    """Reconstruct one unit in one pass, or restore it from the file of an earlier attempt."""
     attached = setting.attached
-    chosen = {n: q for n, q in attached.quantizers(*one.slots).items() if unit.owns(n)}
-    done = setting.work / f"tmp-{name}-{number:05d}.safetensors"
-    if done.exists():
-        load_quantizer_state(chosen, load_tensors(done))
-    elif learners := start(attached, one, chosen):
-        save_curve(setting.work, number, name, unit.name, learn(setting, one, unit, number, learners))
-        save_tensors(done, quantizer_state(chosen), {"unit": unit.name})
+    chosen = {n: q for n, q in attached.quantizers(*recon_pass.slots).items() if unit.owns(n)}
+    file = setting.work / f"tmp-{name}-{number:05d}.safetensors"
+    if file.exists():
+        load_quantizer_state(chosen, load_tensors(file))
+    elif learners := start(attached, recon_pass, chosen):
+        save_curve(setting.work, number, name, unit.name, learn(setting, recon_pass, unit, number, learners))
+        save_tensors(file, quantizer_state(chosen), {"unit": unit.name})
     for layer in layers_of(attached, unit).values():
         layer.bake()

@@ -1,4 +1,4 @@
-"""How much room on the disk capturing takes, and whether it is there."""
+"""Bytes on disk that capturing takes, and whether they are free."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ def require_space(what: str, needed: int, folder: Path) -> None:
 
 
 def bytes_of_targets(denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, inputs: bool) -> int:
-    """What one sample takes on disk in `record` with outputs."""
-    found = sizes(denoiser, modules, data).values()
-    return sum(size for one in found for name, size in one.items() if inputs or name == TARGET)
+    """Count the bytes that `record` writes for one sample, with outputs."""
+    unit_sizes = sizes(denoiser, modules, data).values()
+    return sum(size for named_sizes in unit_sizes for name, size in named_sizes.items() if inputs or name == TARGET)
 
 
 @torch.no_grad()
 def sizes(
     denoiser: Denoiser, modules: Mapping[str, nn.Module], data: Batches, *, stop: bool = False
 ) -> dict[str, dict[str, int]]:
-    """Bytes of every tensor that the modules read and give for one sample, by module and argument. stop: see `record`."""
-    found: dict[str, dict[str, int]] = {}
+    """Bytes of every input and output of the modules for one sample, by module and argument. stop: see `record`."""
+    sizes_by_module: dict[str, dict[str, int]] = {}
 
-    def measuring(name: str) -> Callable[..., None]:
-        def seen(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             tensors = {**named_arguments(args, kwargs), TARGET: packed(output)}
-            found.setdefault(name, {n: value.nbytes for n, value in tensors.items() if is_by_sample(value, 1)})
+            sizes_by_module.setdefault(
+                name, {n: value.nbytes for n, value in tensors.items() if is_by_sample(value, 1)}
+            )
             if stop:
                 raise Reached
 
-        return seen
+        return hook
 
-    with hooked(modules, measuring), contextlib.suppress(Reached):
+    with hooked(modules, make_hook), contextlib.suppress(Reached):
         denoiser(*rows_of(next(data()), slice(1), "cpu"))
-    return found
+    return sizes_by_module

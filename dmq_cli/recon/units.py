@@ -1,4 +1,4 @@
-"""What is reconstructed as one piece: a block, a layer, or all that carries time information."""
+"""Units of reconstruction: a block, a layer, or all layers that depend on the timestep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unit(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in reports."""
+        """Its name in reports."""
         ...
 
     def owns(self, path: str) -> bool:
@@ -45,7 +45,7 @@ class Unit(Protocol):
 
 @dataclass(frozen=True)
 class ModuleUnit:
-    """A module. but: layers inside that belong to another unit, or to none."""
+    """A module. but: layers inside that do not learn with it."""
 
     name: str
     but: tuple[str, ...] = ()
@@ -87,28 +87,28 @@ class TemporalUnit:
         self, attached: Attached, data: Batches, num: int, folder: Path, *, activations: bool, targets: Path | None,
         reads_full: bool,
     ) -> Captured:  # fmt: skip
-        """The full-precision features of every timestep; the timestep itself (and the class, where one is embedded with it)
-        is the input."""
+        """Compute the full-precision features of every timestep. Inputs are the timestep and, where classes are embedded with
+        it, the class."""
         device = device_of(attached.adapter)
-        told = [cond for call in data() if (cond := condition_of(call)) is not None and _LABELS in cond]
-        given = {"timestep": timesteps_of(data).to(device)}
-        given |= {_LABELS: torch.cat([cond[_LABELS] for cond in told]).to(device)} if told else {}
-        known, rows = torch.unique(torch.stack(list(given.values()), 1), dim=0, return_inverse=True)
-        columns = (column.to(value.dtype) for column, value in zip(known.unbind(1), given.values(), strict=True))
-        finite = dict(zip(given, columns, strict=True))
+        conditions = [cond for call in data() if (cond := condition_of(call)) is not None and _LABELS in cond]
+        arguments = {"timestep": timesteps_of(data).to(device)}
+        arguments |= {_LABELS: torch.cat([cond[_LABELS] for cond in conditions]).to(device)} if conditions else {}
+        distinct, rows = torch.unique(torch.stack(list(arguments.values()), 1), dim=0, return_inverse=True)
+        columns = (column.to(value.dtype) for column, value in zip(distinct.unbind(1), arguments.values(), strict=True))
+        finite = dict(zip(arguments, columns, strict=True))
         with quantizing(attached, weights=False, activations=False), torch.no_grad(), attached.at(finite["timestep"]):
             features = self.run(attached, finite)
-        inputs = {name: _Kept(value) for name, value in given.items()}
-        return Captured(inputs, _Kept(features, rows), given["timestep"], inputs)
+        inputs = {name: _TableRows(value) for name, value in arguments.items()}
+        return Captured(inputs, _TableRows(features, rows), arguments["timestep"], inputs)
 
     def run(self, attached: Attached, inputs: Mapping[str, Tensor]) -> Tensor:
-        """All features side by side, (B, sum of widths): summing over dim 1 sums the losses of the projections."""
+        """Concatenate all features, (B, sum of widths): summing over dim 1 sums the losses of the projections."""
         cond = {_LABELS: inputs[_LABELS]} if _LABELS in inputs else None
         return torch.cat(list(attached.adapter.temporal(inputs["timestep"], cond).values()), dim=1)
 
 
-class _Kept:
-    """Rows in memory; index: the row of the table behind each."""
+class _TableRows:
+    """Rows of a table in memory. index: for each row, its row in the table; None: the same."""
 
     def __init__(self, table: Tensor, index: Tensor | None = None) -> None:
         self.table, self.index = table, index
@@ -131,18 +131,18 @@ def module_names(adapter: Adapter, kind: str) -> list[str]:
 
 
 def units_of(attached: Attached, kind: str, temporal: str) -> list[Unit]:
-    """All units in the order in which they learn.
+    """List all units in the order in which they learn.
 
     temporal: `block` leaves every projection in its block, `joint` makes one unit of all temporal layers and has it learn
-    first, `freeze` has them learn nothing.
+    first, `freeze` leaves them out of learning.
     """
     with quantizing(attached, weights=False, activations=False):
         names = module_names(attached.adapter, kind)
     if temporal == "block":
         return [ModuleUnit(name) for name in names]
     layers = temporal_layers(attached.adapter)
-    rest: list[Unit] = [ModuleUnit(name, layers) for name in names if name not in layers]
-    return [TemporalUnit(layers), *rest] if temporal == "joint" else rest
+    module_units: list[Unit] = [ModuleUnit(name, layers) for name in names if name not in layers]
+    return [TemporalUnit(layers), *module_units] if temporal == "joint" else module_units
 
 
 def layers_of(attached: Attached, unit: Unit) -> dict[str, QuantMixin]:

@@ -1,4 +1,4 @@
-"""What a model costs under a setting, and how long sampling took, in a few lines for the terminal."""
+"""Format the cost of a model under a setting, and the time of sampling, for the terminal."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _NOTE = (
 _FULL = "\n  Full precision is 2 x MACs x 32 x 32. TAC's Table 2 has about half of it: 107.17 T for LDM-4, 22.17 T for LDM-8."
 
 
-def cost_text(found: Mapping[str, Any], policy: str) -> str:
-    """The lines about what stages.costing.cost_of gives. policy: the layer policy in words."""
-    name = with_overrides(f"{found['model']} {found['method']} {found['bits']}", found.get("overrides", []))
-    head = f"{name}, counted from shapes: {found['parameters'] / 1e6:.2f} M parameters"
-    size, unit = (1e9, "G") if found["macs"] >= 1e9 else (1e6, "M")
-    macs = f"{found['macs'] / size:.2f} {unit} MACs a call, {found['macs_attention'] / size:.2f} {unit} of them attention products"
-    sizes = (found["size_bytes"], found["size_flat_bytes"], found["size_bytes_fp"])
-    halves = " x 2" if found["estimates"] == 2 else ""
+def cost_text(counted: Mapping[str, Any], policy: str) -> str:
+    """Format the result of stages.costing.cost_of. policy: the layer policy in words."""
+    name = with_overrides(f"{counted['model']} {counted['method']} {counted['bits']}", counted.get("overrides", []))
+    head = f"{name}, counted from shapes: {counted['parameters'] / 1e6:.2f} M parameters"
+    size, unit = (1e9, "G") if counted["macs"] >= 1e9 else (1e6, "M")
+    macs = f"{counted['macs'] / size:.2f} {unit} MACs a call, {counted['macs_attention'] / size:.2f} {unit} of them attention products"
+    sizes = (counted["size_bytes"], counted["size_flat_bytes"], counted["size_bytes_fp"])
+    halves = " x 2" if counted["estimates"] == 2 else ""
     rows = [
         _row("", list(_KINDS.values())),
-        _operations("one call", [found[f"bops{kind}"] for kind in _KINDS]),
-        _operations(f"{found['calls']} calls{halves}", [found[f"run_bops{kind}"] for kind in _KINDS]),
+        _operations("one call", [counted[f"bops{kind}"] for kind in _KINDS]),
+        _operations(f"{counted['calls']} calls{halves}", [counted[f"run_bops{kind}"] for kind in _KINDS]),
         _row("size, MB", [f"{size / 1e6:,.2f}" for size in sizes]),
     ]
-    parts = ", ".join(f"{_PARTS[name]} {size / 1e6:.2f}" for name, size in found["parts"].items() if size)
+    parts = ", ".join(f"{_PARTS[name]} {size / 1e6:.2f}" for name, size in counted["parts"].items() if size)
     named = [f"  {'of own bits':18s} {parts} MB", f"  {'policy':18s} {policy}"]
-    note = _NOTE + (_FULL if found["bops"] == found["bops_fp"] else "")
+    note = _NOTE + (_FULL if counted["bops"] == counted["bops_fp"] else "")
     return "\n".join([f"{head}, {macs}", *rows, *named, note])
 
 
@@ -54,10 +54,10 @@ def _row(name: str, cells: list[str]) -> str:
 
 
 def latency(evaluation: Evaluation) -> str | None:
-    """Seconds that one image took on this machine, of a finished evaluation; None where they were not kept."""
+    """Write the seconds per image of a finished evaluation; None where they were not recorded."""
     spent = [evaluation.seconds.get(f"sample-{seeds}") for seeds in evaluation.seeds]
-    known = [seconds for seconds in spent if seconds is not None]
-    if not known or len(known) < len(spent):
+    kept_seconds = [seconds for seconds in spent if seconds is not None]
+    if not kept_seconds or len(kept_seconds) < len(spent):
         return None
-    each = sum(known) / (len(spent) * evaluation.num_images)
-    return f"{each:.3g} s an image, simulated on this machine; hardware with such bits would take another time"
+    seconds_per_image = sum(kept_seconds) / (len(spent) * evaluation.num_images)
+    return f"{seconds_per_image:.3g} s an image, simulated on this machine; hardware with such bits would take another time"

@@ -23,12 +23,12 @@ _PART = re.compile(r"<!-- (?P<kind>table|docstring|choice) (?P<words>[^\n]+) -->
 
 
 def documents(root: Path) -> list[Path]:
-    """The Markdown files of a checkout that may have generated parts: README.md and all below docs/."""
+    """List the Markdown files of a checkout that may have generated parts: README.md and all below docs/."""
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def fill(text: str, tables: Path) -> str:
-    """The text of a document with every generated part made anew. tables: the folder of tables, outputs/tables.
+    """Regenerate every generated part of a document's text. tables: the folder of tables, outputs/tables.
 
     Raises ConfigError for a table without such cells, and for a module or a choice that is not there.
     """
@@ -47,12 +47,12 @@ def fill(text: str, tables: Path) -> str:
 
 def _table(words: str, tables: Path) -> str:
     name, *filters = words.split()
-    given = {key: values.split(",") for key, _, values in (word.partition("=") for word in filters)}
-    if unknown := set(given) - {"bits", "method", "columns"}:
+    filters_by_key = {key: values.split(",") for key, _, values in (word.partition("=") for word in filters)}
+    if unknown := set(filters_by_key) - {"bits", "method", "columns"}:
         raise ConfigError(
             f"The place of the table {name} was given {', '.join(sorted(unknown))}; use bits, method or columns."
         )
-    return table(tables / name, given.get("bits"), given.get("method"), given.get("columns"))
+    return table(tables / name, filters_by_key.get("bits"), filters_by_key.get("method"), filters_by_key.get("columns"))
 
 
 def _docstring(module: str) -> str:

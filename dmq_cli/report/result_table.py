@@ -20,7 +20,7 @@ _CONFIGURED = ("sampler", "numerics", "cond", "to_uint8")
 
 @dataclass(frozen=True)
 class Value:
-    """A number in a table. more: its interval or deviation; delta: to full precision; judged: what `verdict` says of it."""
+    """A number in a table. more: its interval or deviation; delta: to full precision; judged: its `verdict`."""
 
     text: str = ""
     more: str = ""
@@ -75,15 +75,15 @@ def result_table(runs: Mapping[str, Result]) -> Table:
 
 
 def columns_of(cells: Sequence[Evaluation]) -> list[Column]:
-    """The protocol's columns that were measured, FD-inf beside FD where it was, then what was compared image by image."""
-    kept = [
+    """The protocol's columns that were measured, FD-inf beside FD where it was, then comparisons image by image."""
+    measured = [
         Column(key, _arrow(name, key), "quantized")
         for key, name in headings(cells[0]).items()
         if any(key in cell.quantized for cell in cells)
     ]
     names = of_twins()
     paired = [key for key in dict.fromkeys(key for cell in cells for key in cell.paired) if key in names]
-    return [*kept, *(Column(key, _arrow(names[key], key), "paired") for key in paired)]
+    return [*measured, *(Column(key, _arrow(names[key], key), "paired") for key in paired)]
 
 
 def caption(evaluation: Evaluation) -> str:
@@ -105,7 +105,7 @@ def caption(evaluation: Evaluation) -> str:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a run costs. size: MB of 10^6 bytes; gbops: of one network call; seconds: by kind of stage, as it was made."""
+    """The cost of a run. size: MB of 10^6 bytes; gbops: of one network call; seconds: by kind of stage, when it was made."""
 
     label: str
     size: str
@@ -119,7 +119,7 @@ SECONDS = list(STAGES)
 
 
 def costs(runs: Mapping[str, Result]) -> list[CostRow]:
-    """A row for each run that counted its cost."""
+    """Make a row for each run with a cost."""
     return [
         _cost(label, cost, result.evaluation)
         for label, result in runs.items()

@@ -32,12 +32,12 @@ class Ranked:
 
 
 def ranked(outputs: Path, name: str) -> Ranked:
-    """Read the records of a sweep below outputs/sweeps. Raises ConfigError for a name that is none."""
+    """Read the records of a sweep below outputs/sweeps, and rank its jobs. Raises ConfigError for an unknown name."""
     folder = outputs / "sweeps" / name
     files = sorted(folder.glob("*.json"))
     if not files:
-        known = sorted(path.name for path in (outputs / "sweeps").glob("*") if path.is_dir())
-        raise ConfigError(f"There is no sweep {name} in {outputs / 'sweeps'}.{nearest(name, known)}")
+        sweeps = sorted(path.name for path in (outputs / "sweeps").glob("*") if path.is_dir())
+        raise ConfigError(f"There is no sweep {name} in {outputs / 'sweeps'}.{nearest(name, sweeps)}")
     records = Records(outputs, name)
     measured: list[tuple[list[str], Evaluation]] = []
     failed: dict[str, list[str]] = {}
@@ -50,21 +50,21 @@ def ranked(outputs: Path, name: str) -> Ranked:
         else:
             failed.setdefault(reason, []).append(" ".join(words))
     columns = _columns([evaluation for _, evaluation in measured])
-    jobs = [(_label(words, [other for other, _ in measured]), evaluation) for words, evaluation in measured]
+    jobs = [(_label(words, [other_words for other_words, _ in measured]), evaluation) for words, evaluation in measured]
     return Ranked(name, columns, sorted(jobs, key=lambda job: _rank(job[1], columns)), failed)
 
 
 def as_lines(sweep: Ranked) -> list[list[str]]:
-    """Rank, what tells a job from the others, and its numbers with their noise; headings first."""
+    """Write the rank, the label and the numbers with their noise of every job; headings first."""
     rows = [["", "job", *(_heading(sweep, *column) for column in sweep.columns)]]
     for place, (label, evaluation) in enumerate(sweep.jobs, 1):
         numbers = (evaluation.number(*column) for column in sweep.columns)
-        rows.append([str(place), label, *("" if one is None else with_noise(one) for one in numbers)])
+        rows.append([str(place), label, *("" if number is None else with_noise(number) for number in numbers)])
     return rows
 
 
 def as_csv(sweep: Ranked) -> str:
-    """One line for each job: its words, and of each number the value and both ends of its 95 % interval."""
+    """Write a line for each job: its words, and for each number the value and both ends of its 95 % interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [f"{side}.{name}{end}" for side, name in sweep.columns for end in ("", ".low", ".high")]
@@ -76,13 +76,13 @@ def as_csv(sweep: Ranked) -> str:
 
 
 def _heading(sweep: Ranked, side: str, key: str) -> str:
-    """What the protocol, or everybody, calls a number."""
+    """The heading of a number, in the protocol or by its metric."""
     names = {**of_twins(), **(sweep.jobs[0][1].protocol["columns"] if side == "quantized" else {})}
     return str(names.get(key, key))
 
 
 def _evaluation(records: Records, record: dict[str, Any]) -> tuple[Evaluation | None, str]:
-    """What a job measured, or the reason why there is nothing."""
+    """Read the evaluation of a job, or the reason why there is none."""
     if record.get("status") != "done":
         return None, str(record.get("error") or "it was not finished")
     place = record.get("cell") or record.get("run")
@@ -93,9 +93,14 @@ def _evaluation(records: Records, record: dict[str, Any]) -> tuple[Evaluation | 
 
 
 def _columns(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
-    """What the protocols show, and the comparisons with full precision, where any job has them."""
-    shown = [("quantized", key) for one in evaluations for key in one.protocol["columns"] if key in one.quantized]
-    paired = [("paired", key) for key in _ALWAYS for one in evaluations if key in one.paired]
+    """List the protocols' columns, and the comparisons with full precision, where any job has them."""
+    shown = [
+        ("quantized", key)
+        for evaluation in evaluations
+        for key in evaluation.protocol["columns"]
+        if key in evaluation.quantized
+    ]
+    paired = [("paired", key) for key in _ALWAYS for evaluation in evaluations if key in evaluation.paired]
     return list(dict.fromkeys([*shown, *paired]))
 
 

@@ -1,4 +1,4 @@
-"""How many bits each layer's input has: the policy speaks of roles, a trace of layers."""
+"""Find the bits of each layer's input: the policy has roles, a trace has layers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dmq_cli.models.structure import part_of, role_of
 
 
 def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
-    """Bits of the layers' inputs, of those layers whose width the policy of the run tells."""
+    """Find the bits of the layers' inputs, for layers whose width follows from the policy."""
     widths = {layer: _width(policy, layer) for layer in layers}
     return {layer: bits for layer, bits in widths.items() if bits is not None}
 
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
-    """None where the labels that may be this layer's have different bits, or there are none."""
+    """The bits of a layer's input; None where the labels that may be this layer's have different bits, or there are none."""
     role = role_of(layer, [pattern for family in families() for pattern in family.patterns])
     part = part_of(layer, {name: part for family in families() for name, part in family.parts.items()})
     if role is None:
         return None
     cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads
-    labels = [f"{one}.input" for one in dict.fromkeys((role, cross))]
+    labels = [f"{role_name}.input" for role_name in dict.fromkeys((role, cross))]
     widths = {policy.get(f"{part}:{label}", policy.get(label)) for label in labels} - {None}
     return widths.pop() if len(widths) == 1 else None

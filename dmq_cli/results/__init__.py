@@ -1,1 +1,1 @@
-"""What was measured, read back and put into words: evaluations, runs, sweeps, traces, and the noise of their numbers."""
+"""Read and describe results: evaluations, runs, sweeps, traces, and the noise of their numbers."""

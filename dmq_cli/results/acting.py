@@ -1,7 +1,7 @@
-"""What sets a job apart from the plain one of its model, method, bits and budget: the overrides that act.
+"""Find the overrides that have an effect: those that distinguish a job from the plain one of its model, method, bits and budget.
 
-A job is compared with what Hydra composes of its choices alone, so that it does not matter whether a value came from the command
-line, a table or a file of the user's own, and one that is the default is none.
+A job is compared with the configuration that Hydra composes of its choices alone. So it does not matter whether a value came from
+the command line, a table or a file of the user's own, and a value that equals the default does not count.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dmq_cli.results.naming import LABELS, bits_overrides
 from dmq_cli.store.digest import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
-_NAMED = ("model", "method", "bits", "budget")  # have columns of their own, as have the protocol and the seeds
+_NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds
 _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
-_SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # elsewhere
+_SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
     r"[~+]*(runtime\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train|(model|method|bits|budget|protocol)(=|$)"
@@ -30,7 +30,7 @@ _UNREAD = re.compile(
 
 @dataclass(frozen=True)
 class ChoiceSource:
-    """Where Hydra finds choices. places: of its search path, by which two of them are the same."""
+    """Where Hydra finds choices. Two are equal if they have the same name and places, the folders of the search path."""
 
     name: str
     places: tuple[str, ...]
@@ -39,7 +39,7 @@ class ChoiceSource:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A composition, flat. written: as its files have it; resolved: the values that these come to."""
+    """A composed configuration, flat. written: values as in the files; resolved: with interpolations resolved."""
 
     choices: Mapping[str, str]
     written: Mapping[str, Any]
@@ -47,24 +47,26 @@ class _Plain:
 
 
 def acting(config: Any, choices: Mapping[str, str], source: ChoiceSource) -> list[str]:
-    """The words, such as correct.ner=false and scheme=quest. config: of a job, composed by Hydra; choices: by group.
+    """List the overrides that have an effect, such as correct.ner=false and scheme=quest.
+
+    config: of a job, composed by Hydra; choices: by group.
 
     Raises Hydra's errors for choices that do not compose.
     """
     words = _words(choices, _NAMED)
     stock = _composed(source, words)
-    own = [f"{group}={choices[group]}" for group in _GROUPS if choices.get(group) != stock.choices.get(group)]
-    if own or choices.get("protocol") != stock.choices.get("protocol"):
+    acting_words = [f"{group}={choices[group]}" for group in _GROUPS if choices.get(group) != stock.choices.get(group)]
+    if acting_words or choices.get("protocol") != stock.choices.get("protocol"):
         words = _words(choices, (*_NAMED, "protocol", *_GROUPS))
         stock = _composed(source, words)
     if metrics := _metrics(choices, stock.choices):
-        own, stock = [*own, *metrics], _composed(source, (*words, *metrics))
+        acting_words, stock = [*acting_words, *metrics], _composed(source, (*words, *metrics))
     job = _Plain(choices, _flattened(config, False), _flattened(config, True))
-    return [*own, *bits_overrides(config.bits), *dict.fromkeys(_differing(job, stock))]
+    return [*acting_words, *bits_overrides(config.bits), *dict.fromkeys(_differing(job, stock))]
 
 
 def from_command(command: str) -> list[str]:
-    """The same by the words of a recorded command, of runs from before they were kept: as they were given."""
+    """List them from a recorded command, for runs that do not record them: the words as given."""
     try:
         return from_words(shlex.split(command)[2:])
     except ValueError:
@@ -72,18 +74,18 @@ def from_command(command: str) -> list[str]:
 
 
 def differing(every: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each list of overrides what not all lists have; of a single one, nothing."""
+    """Drop from each list of overrides those that all lists have; a single list becomes empty."""
     common = set(every[0]).intersection(*every[1:]) if every else set()
     return [[word for word in words if word not in common] for words in every]
 
 
 def from_words(words: Sequence[str]) -> list[str]:
-    """The words that may act, as they were given."""
+    """Select the words that may have an effect, as given."""
     return [word for word in words if "=" in word and not word.startswith("-") and not _UNREAD.match(word)]
 
 
 def _metrics(choices: Mapping[str, str], stock: Mapping[str, str]) -> list[str]:
-    """The words that put a metric into the protocol."""
+    """The words that add metrics to the protocol."""
     chosen = {
         group: name for group, name in choices.items() if group.startswith("metric@") and stock.get(group) != name
     }
@@ -96,15 +98,15 @@ def _words(choices: Mapping[str, str], groups: Sequence[str]) -> tuple[str, ...]
 
 @lru_cache(maxsize=256)
 def _composed(source: ChoiceSource, words: tuple[str, ...]) -> _Plain:
-    """What Hydra makes of some choices alone; what only a user can fill in stays "???"."""
+    """Compose some choices alone; values left to the user stay "???"."""
     from hydra.types import RunMode
 
-    found = source.loader.load_configuration(source.name, ["stage=evaluate", *words], RunMode.RUN, from_shell=False)
-    return _Plain(dict(found.hydra.runtime.choices), _flattened(found, False), _flattened(found, True))
+    config = source.loader.load_configuration(source.name, ["stage=evaluate", *words], RunMode.RUN, from_shell=False)
+    return _Plain(dict(config.hydra.runtime.choices), _flattened(config, False), _flattened(config, True))
 
 
 def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
-    """Words for every value that differs both as it is written and as it is resolved: what only follows from another does not."""
+    """Yield a word for every value that differs both as written and as resolved; one that follows from another value is left out."""
     for key in dict.fromkeys([*job.written, *stock.written]):
         if key.rpartition(".")[2] in LABELS or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
             continue
@@ -115,24 +117,26 @@ def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
 
 
 def _taken_away(key: str, written: Mapping[str, Any]) -> Iterator[str]:
-    """A word for a key that is not there, or for the section that is gone with it; nothing below a key that has a value."""
+    """Yield a word for a key that was removed, or for its removed section; nothing below a key that has a value."""
     parts = key.split(".")
     path = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
     if not any(name in written for name in path):
-        yield "~" + next(name for name in path if not any(other.startswith(f"{name}.") for other in written))
+        yield "~" + next(
+            name for name in path if not any(written_key.startswith(f"{name}.") for written_key in written)
+        )
 
 
 def _flattened(config: Any, resolve: bool) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    kept = OmegaConf.masked_copy(config, [key for key in _COMPARED if key in config])
-    whole = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) if resolve else kept
-    found: Any = OmegaConf.to_container(whole, resolve=resolve)
-    return dict(_flat({key: found[key] for key in _COMPARED if key in found}))
+    compared = OmegaConf.masked_copy(config, [key for key in _COMPARED if key in config])
+    whole = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) if resolve else compared
+    plain: Any = OmegaConf.to_container(whole, resolve=resolve)
+    return dict(_flat({key: plain[key] for key in _COMPARED if key in plain}))
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values; a list is one value."""
+    """Yield keys in full and values; a list is one value."""
     if isinstance(node, Mapping) and node:
         for key, child in node.items():
             yield from _flat(child, f"{path}.{key}" if path else str(key))
@@ -141,7 +145,7 @@ def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on a command line; of a long one the beginning, and a hash that tells it from others."""
+    """Write a value as on a command line; a long one is cut, with a hash that distinguishes it from others."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Sampled images on disk, and grids for people to look at."""
+"""Write and read sampled images, and draw grids of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "images.npz"
 
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
-    """Images (B, C, H, W) in [-1, 1] to a .npy of uint8 (B, H, W, C), written aside and renamed."""
+    """Write images (B, C, H, W) in [-1, 1] to a .npy of uint8 (B, H, W, C), aside and renamed."""
     with aside(file) as scratch, scratch.open("wb") as handle:
         np.save(handle, to_uint8(images, rounding).permute(0, 2, 3, 1).cpu().numpy(), allow_pickle=False)
 
@@ -31,13 +31,13 @@ def save_images(folder: Path, chunks: Sequence[Path]) -> None:
 
 
 def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
-    """An .npz of these arrays, written aside and renamed."""
+    """Write an .npz of these arrays, aside and renamed."""
     with aside(file) as scratch, scratch.open("wb") as handle:
         np.savez(handle, **arrays)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
 
 
 def load_images(folder: Path) -> Pixels:
-    """All images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError if the file is not what it should be."""
+    """Load all images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError for another file."""
     file = folder / FILE
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -50,12 +50,12 @@ def load_images(folder: Path) -> Pixels:
         raise ArtifactCorruptError(
             f"{file} holds {images.dtype} {images.shape} instead of uint8 images (N, H, W, C); delete its folder and run again."
         )
-    found: Pixels = images
-    return found
+    pixels: Pixels = images
+    return pixels
 
 
 def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:
-    """One row of pictures for each entry, the same noise below the same noise, the entry's name on the left."""
+    """Draw a row of pictures for each entry, with its name on the left; pictures from the same noise stand below each other."""
     font = ImageFont.load_default(size=13)
     height, width = next(iter(rows.values())).shape[1:3]
     cell_w, cell_h = width * zoom + 2, height * zoom + 2

@@ -1,4 +1,4 @@
-"""What outputs/ holds: runs, artifacts and who needs them, cells of tables. Reads JSON only; what is broken is said to be.
+"""List what outputs/ holds: runs, artifacts and how many runs need them, cells of tables. Reads JSON only; broken runs are marked.
 
 Writes nothing, and opens every file once: a folder of thousands of artifacts is one scan.
 """
@@ -26,22 +26,23 @@ Artifact = tuple[str, str]  # stage and key
 STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "targets", "reconstruct", "correct")
 STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate")
 TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
-"""What the stages of an experiment, and those of `dmq train`, are called; known here without torch."""
+"""Names of the stages of an experiment, and of those of `dmq train`, without importing torch."""
 
 
 def runs(outputs: Path) -> list[dict[str, Any]]:
-    """What is known of every run, oldest first.
+    """Describe every run, oldest first.
 
-    time, verb, model, method, bits; overrides: what else acted; protocol, images (in each seed range), budget; state: done,
-    running, killed, "failed: ..." or broken; numbers: of an evaluation, by the names of its protocol, and measured, by their keys; run: the folder.
+    time, verb, model, method, bits; overrides: others that had an effect; protocol, images (in each seed range), budget; state:
+    done, running, killed, "failed: ..." or broken; numbers: of an evaluation, by the headings of its protocol; measured: by their
+    keys; run: the folder.
     """
     return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
 
 
 def run_folders(outputs: Path) -> list[Path]:
-    """outputs/runs/<verb>/<time>-<key> of every run, finished or not."""
-    found = (outputs / "runs").glob("*/*")
-    return sorted(folder for folder in found if folder.is_dir() and folder.parent.name != "multirun")
+    """List outputs/runs/<verb>/<time>-<key> of every run, finished or not."""
+    folders = (outputs / "runs").glob("*/*")
+    return sorted(folder for folder in folders if folder.is_dir() and folder.parent.name != "multirun")
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _run(folder: Path) -> dict[str, Any]:
         config, status = read_json(folder / "config.json"), read_json(folder / "status.json")
         row |= {name: str(config[name]["name"]) for name in ("model", "method")} | {"bits": bits_name(config["bits"])}
         row["time"] = str(status["started"])
-        row |= _asked(folder, config)
+        row |= _describe_request(folder, config)
         if folder.parent.name == "evaluate" and status["status"] == "done":
             evaluation = as_evaluation(read_object(folder / METRICS), folder / METRICS)
             row |= {"numbers": numbers(evaluation), "measured": _measured(evaluation)}
@@ -62,23 +63,23 @@ def _run(folder: Path) -> dict[str, Any]:
     return row
 
 
-def _asked(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """protocol, images, budget and overrides; those of a run from before they were kept are the words of its command."""
+def _describe_request(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read protocol, images, budget and overrides; a run that does not record overrides has the words of its command."""
     measured = folder.parent.name == "evaluate"
-    found = {
+    row = {
         "protocol": config.get("protocol", {}).get("name", "") if measured else "",
         "images": _count(config.get("seeds")) if measured or folder.parent.name == "sample" else "",
         "budget": config.get("budget", {}).get("name", ""),
     }
     if "overrides" in config:
-        return {**found, "overrides": list(config["overrides"])}
+        return {**row, "overrides": list(config["overrides"])}
     manifest = folder / "manifest.json"
     command = read_json(manifest).get("command", "") if manifest.is_file() else ""
-    return {**found, "overrides": from_command(str(command))}
+    return {**row, "overrides": from_command(str(command))}
 
 
 def _count(seeds: Any) -> int | str:
-    """How many images each seed range has; "" for what is no range."""
+    """Count the images in each seed range; "" for a value that is not a range."""
     first = seeds[0] if isinstance(seeds, list) and seeds else seeds
     ends = re.fullmatch(r"(\d+)(?:-(\d+))?", str(first))
     return "" if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
@@ -91,13 +92,13 @@ def _measured(evaluation: Evaluation) -> dict[str, float]:
 
 
 def numbers(evaluation: Evaluation) -> dict[str, float]:
-    """The headline numbers by their headings: what the protocol has columns for, and PSNR."""
+    """Select the headline numbers by their headings: those the protocol has columns for, and PSNR."""
     names = {**evaluation.protocol["columns"], "psnr": "PSNR"}
     return {str(names[key]): value for key, value in _measured(evaluation).items()}
 
 
 def artifacts(outputs: Path) -> list[dict[str, Any]]:
-    """stage, key, bytes, age (seconds) and used (by how many runs and cells) of every artifact."""
+    """List stage, key, bytes, age (seconds) and used (number of runs and cells) of every artifact."""
     store, used, now = ArtifactStore(outputs / "artifacts"), needed(outputs), time.time()
     rows = []
     for stage, key in stored(store):
@@ -109,18 +110,18 @@ def artifacts(outputs: Path) -> list[dict[str, Any]]:
 
 
 def stored(store: ArtifactStore) -> Iterator[Artifact]:
-    """Every artifact, by stage."""
+    """Yield stage and key of every artifact."""
     for stage in stages(store):
         yield from ((stage, key) for key in store.keys(stage))
 
 
 def stages(store: ArtifactStore) -> list[str]:
-    """The stages that ever ran here."""
+    """List the stages that have a folder in the store."""
     return sorted(folder.name for folder in store.root.glob("*") if folder.is_dir())
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder, links as links; 0 where it is gone."""
+    """Count the bytes of all files below a folder, not following links; 0 where it is gone."""
     total, waiting = 0, [os.fspath(folder)]
     while waiting:
         with suppress(OSError), os.scandir(waiting.pop()) as entries:  # removed meanwhile
@@ -133,17 +134,17 @@ def size(folder: Path) -> int:
 
 
 def needed(outputs: Path) -> Counter[Artifact]:
-    """How many runs and cells need each artifact: those their manifests name, and of runs those they have links to."""
-    found: Counter[Artifact] = Counter()
+    """Count the runs and cells that need each artifact, by their manifests and, for runs, their links."""
+    counts: Counter[Artifact] = Counter()
     for folder in run_folders(outputs):
-        found.update(_named(folder) | set(_linked(folder)))
+        counts.update(_named(folder) | set(_linked(folder)))
     for manifest in (outputs / "tables").glob("*/*/manifest.json"):
-        found.update(_named(manifest.parent))
-    return found
+        counts.update(_named(manifest.parent))
+    return counts
 
 
 def _named(folder: Path) -> set[Artifact]:
-    """What the manifest of a run or cell names; nothing if it has none, or one that cannot be read."""
+    """Read the artifacts that the manifest of a run or cell names; none if it is missing or cannot be read."""
     try:
         names = read_json(folder / "manifest.json")["artifacts"].items()
     except (ArtifactCorruptError, KeyError, TypeError, AttributeError):
@@ -160,5 +161,5 @@ def _linked(folder: Path) -> Iterator[Artifact]:
 
 
 def cells(outputs: Path) -> Counter[str]:
-    """How many finished cells each table has."""
+    """Count the finished cells of each table."""
     return Counter(folder.name for folder in (outputs / "tables").glob("*") for _ in metrics_files(folder))

@@ -1,7 +1,7 @@
-"""How far two runs are apart, image by image.
+"""Differences of two runs' numbers, with their noise image by image.
 
-Networks that were given the same noise make images that resemble each other, so that their numbers move together. How much noise
-is left in a difference is known from the influence of every image on each number, which `dmq evaluate` keeps.
+Networks that start from the same noise make similar images, so that their numbers are correlated. The noise that is left in a
+difference follows from the influence of every image on each number, which `dmq evaluate` writes.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from dmq_cli.results.record import INFLUENCE, Evaluation, Number
 if TYPE_CHECKING:  # tables are listed without torch
     from torch import Tensor
 
-Kept = Mapping[str, Mapping[str, list[float]]]
+StoredDifferences = Mapping[str, Mapping[str, list[float]]]
 
 
 class Pairs:
-    """Differences of runs of the same noise. find: the folder of an artifact of evaluate; one that does not exist where the artifact is not here.
+    """Differences of runs from the same noise. find: from an evaluate artifact's name to its folder, which need not exist.
 
-    known: what `used` was once, for differences whose artifacts are gone. used: every difference that was asked for and found,
-    by the artifacts of both runs and the number: [difference, half the width of its 95 % interval].
+    known: an earlier `used`, for differences whose artifacts are gone. used: every difference that was computed, by the artifacts
+    of both runs and the number: [difference, half the width of its 95 % interval].
     """
 
-    def __init__(self, find: Callable[[str], Path], known: Kept | None = None) -> None:
-        self._find, self._known = find, known or {}
+    def __init__(self, find: Callable[[str], Path], stored: StoredDifferences | None = None) -> None:
+        self._find, self._known = find, stored or {}
         self._influences = functools.cache(self._load)
         self.used: dict[str, dict[str, list[float]]] = {}
 
-    def __call__(self, one: Evaluation, other: Evaluation, side: str, key: str) -> Number | None:
-        """How far a number of one is above other's. side: quantized or paired.
+    def __call__(self, first: Evaluation, second: Evaluation, side: str, key: str) -> Number | None:
+        """Difference first - second of a number, with its 95 % interval. side: quantized or paired.
 
-        None where either was not measured, where they ran on other seeds, and where nothing is known of their images.
+        None where either was not measured, where their seeds differ, and where the influences of their images are not known.
         """
-        ours, theirs = one.number(side, key), other.number(side, key)
-        if ours is None or theirs is None or one.seeds != other.seeds:
+        first_number, second_number = first.number(side, key), second.number(side, key)
+        if first_number is None or second_number is None or first.seeds != second.seeds:
             return None
-        evaluations = [_evaluations(run) for run in (one, other)]
+        evaluations = [_evaluations(run) for run in (first, second)]
         name = " ".join(",".join(keys) for keys in evaluations)
-        known = self._known.get(name, {}).get(key)
-        half = known[1] if known else self._half(list(zip(*evaluations, strict=True)), key)
+        stored = self._known.get(name, {}).get(key)
+        half = stored[1] if stored else self._half(list(zip(*evaluations, strict=True)), key)
         if half is None:
             return None
-        difference = ours.value - theirs.value
+        difference = first_number.value - second_number.value
         self.used.setdefault(name, {})[key] = [difference, half]
         return Number(difference, (difference - half, difference + half))
 
     def _half(self, pairs: list[tuple[str, str]], key: str) -> float | None:
-        """Of the mean over seed ranges, which are independent of each other."""
+        """Half the width of the 95 % interval of the mean over seed ranges, which are independent of each other."""
         from dmq_cli.metrics.interval import difference_interval
 
         halves = []
         for pair in pairs:
-            a, b = (self._influences(one).get(key) for one in pair)
+            a, b = (self._influences(artifact).get(key) for artifact in pair)
             if a is None or b is None or len(a) != len(b):
                 return None
             low, high = difference_interval(0.0, a, b)

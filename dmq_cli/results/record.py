@@ -1,9 +1,9 @@
-"""What an evaluation measured, as typed values, and metrics.json, which holds it. Nothing else reads or writes that file.
+"""An evaluation's numbers as typed values, and metrics.json, which holds them. Nothing else reads or writes that file.
 
-metrics.json of schema 1 has the numbers of four sides: `fp` and `quantized`, both twins against the reference; `paired`, one against
-the other; `over_fp`, how far each distance is above that of the twin from the same noise. Of several seed ranges a number is the mean,
-and `<name>_over_seeds` has the values and their sample deviation; of one range `intervals` has 95 % intervals. Files that say no
-schema are older; what they say in other words or leave out is filled in by `_migrated`.
+metrics.json of schema 1 has the numbers of four sides: `fp` and `quantized`, full-precision and quantized images against the
+reference; `paired`, one against the other; `over_fp`, the difference quantized - fp of each distance from the same noise. Over several
+seed ranges a number is the mean, and `<name>_over_seeds` has the values and their sample deviation; for one range `intervals` has
+95 % intervals. Files without a schema are older; `_migrated` renames and fills in their entries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dmq_cli.store.recorded import MANIFEST, METRICS, check_recorded, read_objec
 INFLUENCE = "influence.safetensors"
 """The influence (N,) of every image on each distance, in the order of the seeds; on a mean over images, its own value."""
 ASKED = "asked.json"
-"""What each image was to show, where the model is told."""
+"""The class or prompt of each image, for a conditional model."""
 SCHEMA = 1
 SIDES = ("fp", "quantized", "paired", "over_fp")
 _OVER_SEEDS = "_over_seeds"
@@ -48,7 +48,7 @@ class Number:
 
     @property
     def half(self) -> float | None:
-        """Half the width of the 95 % interval, of several ranges by Student's t of their mean; None where nothing says."""
+        """Half the width of the 95 % interval, over several ranges by Student's t of their mean; None where unknown."""
         if len(self.seeds) > 1:
             return _half_of_mean(statistics.stdev(self.seeds), len(self.seeds))
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
@@ -60,7 +60,7 @@ UNITS = {"psnr": "dB"}
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What one call of the denoiser costs and its weights weigh: multiply-accumulates, bit operations, bytes; each also in full precision."""
+    """Cost of one network call and size of the weights: multiply-accumulates, bit operations, bytes; `_fp`: in full precision."""
 
     macs: int
     bops: int
@@ -74,8 +74,9 @@ class NetworkCost:
 class Evaluation:
     """One evaluation. protocol: its record, with name, hash and columns; seeds, fp_seeds: ranges such as 0-1999, of both twins.
 
-    fp, quantized, paired, over_fp: numbers by name. random: of random weights, which say nothing about the model. overrides: what sets
-    it apart from the plain run of its model, method, bits and budget. policy: width by site; artifacts: key by stage; seconds: by stage.
+    fp, quantized, paired, over_fp: numbers by name. random: of random weights, whose numbers mean nothing. overrides: those that
+    distinguish it from the plain run of its model, method, bits and budget. policy: width by site; artifacts: key by stage;
+    seconds: by stage.
     """
 
     method: str
@@ -113,12 +114,12 @@ class Evaluation:
 def over_ranges(
     rows: Sequence[Mapping[str, float]], intervals: Mapping[str, Sequence[float]] | None = None
 ) -> dict[str, Number]:
-    """The number of every name over seed ranges, a row each. intervals: 95 % of a single range, where they are known."""
-    known = intervals or {} if len(rows) == 1 else {}
+    """Combine the numbers of seed ranges, one row per range. intervals: 95 % of a single range, where they are known."""
+    known_intervals = intervals or {} if len(rows) == 1 else {}
     return {
         name: Number(
             statistics.fmean(float(row[name]) for row in rows),
-            (float(known[name][0]), float(known[name][1])) if name in known else None,
+            (float(known_intervals[name][0]), float(known_intervals[name][1])) if name in known_intervals else None,
             tuple(float(row[name]) for row in rows) if len(rows) > 1 else (),
             UNITS.get(name, ""),
         )
@@ -127,7 +128,7 @@ def over_ranges(
 
 
 def flat(numbers: Numbers) -> dict[str, Any]:
-    """Numbers as metrics.json has them: {"fd": 0.5, "fd_over_seeds": {"std": 0.1, "each": [0.4, 0.6]}}."""
+    """Write numbers as in metrics.json: {"fd": 0.5, "fd_over_seeds": {"std": 0.1, "each": [0.4, 0.6]}}."""
     plain: dict[str, Any] = {}
     for name, number in numbers.items():
         plain[name] = number.value
@@ -137,7 +138,7 @@ def flat(numbers: Numbers) -> dict[str, Any]:
 
 
 def as_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """The content of metrics.json, plain values."""
+    """Make the content of metrics.json, plain values."""
     sides = {side: getattr(evaluation, side) for side in SIDES}
     intervals = {side: _intervals(numbers) for side, numbers in sides.items()}
     return {
@@ -147,7 +148,7 @@ def as_metrics(evaluation: Evaluation) -> dict[str, Any]:
         "seeds": list(evaluation.seeds),
         "fp_seeds": list(evaluation.fp_seeds),
         **{side: flat(numbers) for side, numbers in sides.items()},
-        "intervals": {side: known for side, known in intervals.items() if known},
+        "intervals": {side: ends for side, ends in intervals.items() if ends},
         "method": evaluation.method,
         "bits": evaluation.bits,
         "overrides": list(evaluation.overrides),
@@ -164,7 +165,7 @@ def as_metrics(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def as_evaluation(metrics: Mapping[str, Any], where: Path | str = METRICS) -> Evaluation:
-    """The evaluation that the content of a metrics.json of any schema is. where: the file, for the ArtifactCorruptError."""
+    """Read an evaluation from the content of a metrics.json of any schema. where: the file, for the ArtifactCorruptError."""
     _check_shape(metrics, where)
     now = _migrated(metrics)
     intervals = now["intervals"]
@@ -190,7 +191,7 @@ def as_evaluation(metrics: Mapping[str, Any], where: Path | str = METRICS) -> Ev
 
 
 def read_evaluation(folder: Path) -> tuple[Evaluation, dict[str, Any]]:
-    """What the folder of a run or a cell records, and its manifest, both held against each other. Raises ArtifactCorruptError."""
+    """Read the evaluation and the manifest of a run or a cell, and check that they agree. Raises ArtifactCorruptError."""
     metrics, manifest = read_object(folder / METRICS), read_object(folder / MANIFEST)
     evaluation = as_evaluation(metrics, folder / METRICS)
     check_recorded(folder, metrics, manifest)
@@ -220,7 +221,7 @@ _SCHEMA_0 |= {"command": ""}
 
 
 def _migrated(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file of any schema in the words of this one."""
+    """Bring the content of a file of any schema to this one."""
     if metrics.get("schema") == SCHEMA:
         return dict(metrics)
     later = {"fp_seeds": metrics["seeds"], "overrides": from_command(str(metrics.get("command", "")))}
@@ -253,8 +254,8 @@ def _numbers(side: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[
         if type(value) not in (int, float):
             raise TypeError(f"{name} is no number")
         ends = intervals.get(name)
-        each = tuple(side.get(name + _OVER_SEEDS, {}).get("each", ()))
-        yield name, Number(float(value), None if ends is None else (ends[0], ends[1]), each, UNITS.get(name, ""))
+        values = tuple(side.get(name + _OVER_SEEDS, {}).get("each", ()))
+        yield name, Number(float(value), None if ends is None else (ends[0], ends[1]), values, UNITS.get(name, ""))
 
 
 def _intervals(numbers: Numbers) -> dict[str, list[float]]:

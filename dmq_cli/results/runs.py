@@ -1,4 +1,4 @@
-"""A finished run, or a finished cell of a table, read back for people: its numbers, its proof and what it rests on."""
+"""Read a finished run, or a finished cell of a table: its numbers, its manifest and its artifacts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Method and bits: what tells this run from another of the same model."""
+        """Method and bits."""
         return f"{self.evaluation.method} {self.evaluation.bits.upper()}"
 
     @property
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration as {"a.b": value}; one seed range and a list of one are the same, and so are both forms of a protocol."""
+        """The configuration as {"a.b": value}; a seed range and a list of one are made equal, and so are both forms of a protocol."""
         from dmq_cli.metrics.flat import flat
 
         protocol = {"protocol": flat(self.config["protocol"])} if "protocol" in self.config else {}
@@ -51,16 +51,16 @@ class Result:
         return (self.folder / STATUS).is_file()
 
     def used(self, stage: str) -> bool:
-        """Whether the run had such a stage at all."""
+        """Whether the run had such a stage."""
         return _find(self.artifacts, stage) is not None
 
     def artifact(self, stage: str) -> Path | None:
-        """The folder of a stage, of its first seed range, checked; None where it is not here. Raises ArtifactCorruptError."""
+        """The folder of a stage, of its first seed range, checked; None where it is gone. Raises ArtifactCorruptError."""
         name = _find(self.artifacts, stage)
         return None if name is None else self.checked(name)
 
     def checked(self, name: str) -> Path | None:
-        """The folder of an artifact after a look at its hashes; None where it is not here. Raises ArtifactCorruptError."""
+        """The folder of an artifact, its hashes checked; None where it is gone. Raises ArtifactCorruptError."""
         folder = self.artifacts.get(name)
         if folder is not None:
             check_artifact(folder, stage_of(name), self.evaluation.artifacts[name])
@@ -68,7 +68,7 @@ class Result:
 
 
 def load_result(path: Path) -> Result:
-    """Read a run folder or a cell of a table. Raises ArtifactCorruptError naming the file it lost, ConfigError."""
+    """Read a run folder or a cell of a table. Raises ArtifactCorruptError naming the missing file, ConfigError."""
     if not path.is_dir():
         raise ConfigError(
             f"A run was asked for at {path}, which is no folder; give a run folder, a cell or the name of a table."
@@ -83,12 +83,12 @@ def load_result(path: Path) -> Result:
 
 
 def _only_sampled(path: Path) -> bool:
-    """Whether it is a finished run of dmq sample, which has images and measured nothing."""
+    """Whether it is a finished run of dmq sample, which has images, but no numbers."""
     return path.parent.name == "sample" and (path / STATUS).is_file()
 
 
 def _sampled(path: Path) -> tuple[Evaluation, dict[str, Any]]:
-    """A run that only sampled, as an evaluation without numbers, and its manifest."""
+    """Read a run that only sampled as an evaluation without numbers, and its manifest."""
     config, manifest = read_object(path / CONFIG), read_object(path / MANIFEST)
     seeds = config["seeds"] if isinstance(config["seeds"], list) else [config["seeds"]]
     nothing: dict[str, Any] = {"fp": {}, "quantized": {}, "config": config, "artifacts": manifest["artifacts"]}
@@ -100,7 +100,7 @@ def _sampled(path: Path) -> tuple[Evaluation, dict[str, Any]]:
 
 @contextmanager
 def whole(folders: Sequence[Path]) -> Iterator[None]:
-    """Inside, an entry that is missing or of another kind than `dmq evaluate` writes is an ArtifactCorruptError."""
+    """Inside, an entry of a file that is missing or of another type than `dmq evaluate` writes raises ArtifactCorruptError."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -111,7 +111,7 @@ def whole(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _check_numbers(result: Result) -> None:
-    """Compare the numbers with those of the evaluations they are means of, where all of these are here."""
+    """Compare the numbers with those of the evaluations they are means of, where all of these exist."""
     evaluation = result.evaluation
     for side, stage, part, seeds in (
         ("quantized", "evaluate", "numbers", evaluation.seeds),
@@ -131,32 +131,32 @@ def _check_numbers(result: Result) -> None:
 
 
 def load_results(names: Sequence[str], outputs: Path) -> list[Result]:
-    """Every run that is meant: run folders, cells, and tables (all their finished cells) by name or folder, each once."""
+    """Load the named runs: run folders, cells, and tables (all their finished cells) by name or folder, each once."""
     folders = [folder for name in names for folder in _folders(name, outputs)]
-    kept: dict[Path, Path] = {}
+    by_path: dict[Path, Path] = {}
     for folder in folders:
-        kept.setdefault(folder.resolve(), folder)
+        by_path.setdefault(folder.resolve(), folder)
     results = []
-    for folder in kept.values():
+    for folder in by_path.values():
         with whole([folder]):
             results.append(load_result(folder))
     return results
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """A short name for each run, all different: method and bits, the model where there are several, what acted in it and not in
-    all, or for a single run at all, and other settings that differ.
+    """Make a short name for each run, all different: method and bits, the model where there are several, overrides that had an
+    effect and are not in all runs (for a single run: all), and other settings that differ.
     """
     several = len({result.evaluation.model for result in results}) > 1
     names = [f"{result.evaluation.model} {result.name}" if several else result.name for result in results]
     words = [result.evaluation.overrides for result in results]
-    own = differing(words) if len(results) > 1 else words
-    found = [with_overrides(name, few(more)) for name, more in zip(names, own, strict=True)]
-    for label in [label for label in dict.fromkeys(found) if found.count(label) > 1]:
-        alike = [index for index, other in enumerate(found) if other == label]
-        for index, more in zip(alike, _told_apart([results[index] for index in alike]), strict=True):
-            found[index] = f"{names[index]} ({more})"
-    return found
+    differing_words = differing(words) if len(results) > 1 else words
+    shown = [with_overrides(name, few(more)) for name, more in zip(names, differing_words, strict=True)]
+    for label in [label for label in dict.fromkeys(shown) if shown.count(label) > 1]:
+        alike = [index for index, text in enumerate(shown) if text == label]
+        for index, more in zip(alike, _distinguish([results[index] for index in alike]), strict=True):
+            shown[index] = f"{names[index]} ({more})"
+    return shown
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:
@@ -178,25 +178,25 @@ _NO_SETTING = re.compile(
 _MOST_SETTINGS = 2
 
 
-def _told_apart(alike: Sequence[Result]) -> list[str]:
-    """For runs of one name: the settings that differ, or the folder where that would be none or too much."""
+def _distinguish(alike: Sequence[Result]) -> list[str]:
+    """Distinguish runs of one name by the settings that differ, or by their folders where these are none or too many."""
     flat = [result.settings for result in alike]
-    keys = [key for key in dict.fromkeys(k for one in flat for k in one) if not _NO_SETTING.match(key)]
-    keys = [key for key in keys if len({str(one.get(key)) for one in flat}) > 1]
-    brief = {key: _brief(key, {other for one in flat for other in one}) for key in keys}
-    told = [", ".join(f"{brief[key]} {one.get(key)}" for key in keys) for one in flat]
-    fits = 0 < len(keys) <= _MOST_SETTINGS and len(set(told)) == len(told)
-    return told if fits else _folder_names(alike)
+    keys = [key for key in dict.fromkeys(k for settings in flat for k in settings) if not _NO_SETTING.match(key)]
+    keys = [key for key in keys if len({str(settings.get(key)) for settings in flat}) > 1]
+    brief = {key: _brief(key, {name for settings in flat for name in settings}) for key in keys}
+    texts = [", ".join(f"{brief[key]} {settings.get(key)}" for key in keys) for settings in flat]
+    fits = 0 < len(keys) <= _MOST_SETTINGS and len(set(texts)) == len(texts)
+    return texts if fits else _folder_names(alike)
 
 
 def _brief(key: str, every: Iterable[str]) -> str:
-    """The last part of a key, where no other key ends like it."""
+    """Shorten a key to its last part, where no other key ends like it."""
     last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in every) == 1 else key
+    return last if sum(name.rpartition(".")[2] == last for name in every) == 1 else key
 
 
 def _folder_names(alike: Sequence[Result]) -> list[str]:
-    """The folders' names, with the folder above where two are alike, and numbered where that is alike, too."""
+    """The folders' names, with the parent folder where two are equal, and numbered where these are equal, too."""
     paths = [result.folder.resolve() for result in alike]
     for names in ([path.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths]):
         if len(set(names)) == len(names):
@@ -217,17 +217,17 @@ def _folders(name: str, outputs: Path) -> list[Path]:
 
 
 def _target(table: str) -> str:
-    """What make fills a table by; a folder of a paper's table ends in its scale."""
+    """The make target that fills a table; the folder of a paper's table ends in its scale."""
     name = table.removesuffix("-digits")
     return f"table-{table}" if name == table else f"table-{name} SCALE=digits"
 
 
 def _require_files(path: Path) -> None:
     status = str(read_object(path / STATUS).get("status")) if (path / STATUS).is_file() else None
-    wanted = (METRICS, MANIFEST) if status is None else (METRICS, MANIFEST, CONFIG)
+    required = (METRICS, MANIFEST) if status is None else (METRICS, MANIFEST, CONFIG)
     if _only_sampled(path):
-        wanted = (MANIFEST, CONFIG)
-    lost = [name for name in wanted if not (path / name).is_file()]
+        required = (MANIFEST, CONFIG)
+    lost = [name for name in required if not (path / name).is_file()]
     if not lost:
         return
     if status is not None and status != "done":

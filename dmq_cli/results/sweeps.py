@@ -1,9 +1,9 @@
-"""outputs/sweeps/<sweep>/<job>.json: what came of a job, written by its own process when it has ended.
+"""outputs/sweeps/<sweep>/<job>.json: the record of a job, written by its own process when it has ended.
 
     {overrides, status: done | failed, error, exit_code, run, cell, result, seconds, started}
 
-run, cell: folders, below outputs where they lie there. A job that was killed leaves none and runs again. `.<job>.running` says since
-when a job runs; one that a kill left behind says nothing about the next sweep.
+run, cell: folders, relative to outputs where they are inside it. A job that was killed leaves no record and runs again.
+`.<job>.running` has the time since which a job runs; the next sweep ignores one that a kill left behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Records:
         self.folder = self.outputs / "sweeps" / name
 
     def read(self, key: str) -> dict[str, Any] | None:
-        """The record of a job, or None; one that cannot be read counts as none."""
+        """Read the record of a job; None where there is none that can be read."""
         file = self._file(key)
         try:
             return dict(read_json(file)) if file.is_file() else None
@@ -32,17 +32,17 @@ class Records:
             return None
 
     def write(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a record. Raises OSError."""
+        """Write a record. Raises OSError."""
         write_json(self._file(key), record)
         self._marker(key).unlink(missing_ok=True)
 
     def start(self, key: str) -> None:
-        """Say that a job runs from now on."""
+        """Mark a job as running from now on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._marker(key).touch()
 
     def forget(self, key: str) -> None:
-        """Remove what is known about a job."""
+        """Remove the record and the mark of a job."""
         for file in (self._file(key), self._marker(key)):
             file.unlink(missing_ok=True)
 
@@ -54,14 +54,14 @@ class Records:
             return None
 
     def below(self, path: str | None) -> str | None:
-        """A path as records keep it: from outputs on, if it lies there."""
+        """Make a path relative to outputs, if it lies there, as records have it."""
         if path is None:
             return None
         whole = Path(path).absolute()
         return str(whole.relative_to(self.outputs)) if whole.is_relative_to(self.outputs) else str(whole)
 
-    def made(self, record: dict[str, Any]) -> Path | None:
-        """The file that names the weights of what a finished job made: of its cell, or of its run. None: that is gone or broken."""
+    def proof(self, record: dict[str, Any]) -> Path | None:
+        """Find the file that records a finished job's configuration, in its cell or its run; None where that is gone or broken."""
         if record.get("cell"):
             folder = self.outputs / record["cell"]
             return folder / "metrics.json" if hold_json(folder, "metrics.json", "manifest.json") else None

@@ -1,4 +1,4 @@
-"""The artifact of the stage trace read back: where along the way, and where in the network, quantization errs."""
+"""Read the artifact of the stage trace: at which steps, and where in the network, quantization makes errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TWINS = ("trajectory", "eps", "block_cosine", "block_error")
 
 @dataclass(frozen=True)
 class Trace:
-    """What trace.json, trace.safetensors and images.npz hold; S: network calls of one trajectory, in call order.
+    """The content of trace.json, trace.safetensors and images.npz; S: network calls of one trajectory, in call order.
 
     samples: walked; timesteps: S; blocks and sites: names in execution order; channels: layers in channel_max.
     trajectory, eps, block_cosine, block_error: by "quantized" and, where `corrected`, "corrected". trajectory (S + 1,):
@@ -52,7 +52,7 @@ class Trace:
 
     @property
     def twins(self) -> list[str]:
-        """What was compared with full precision: "quantized" and, where a correction acts, "corrected"."""
+        """The sides compared with full precision: "quantized" and, where there is a correction, "corrected"."""
         return ["quantized", "corrected"] if self.corrected else ["quantized"]
 
 

@@ -1,4 +1,4 @@
-"""How a measured number, its noise and a difference are put into words."""
+"""Format measured numbers, their noise and differences."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dmq_cli.results.record import Number
 
 
 def lower_is_better(key: str) -> bool:
-    """Whether the smaller one of two such numbers is the better one, by the arrow of its metric."""
+    """Whether a smaller number is better, by the arrow of its metric."""
     return shown_as(key).arrow == DOWN
 
 
 def verdict(inside: bool | None) -> str:
-    """Whether a difference is inside the noise, in words: "inside the noise", "outside the noise" or "noise unknown"."""
+    """Write whether a difference is inside the noise: "inside the noise", "outside the noise" or "noise unknown"."""
     return "noise unknown" if inside is None else f"{'inside' if inside else 'outside'} the noise"
 
 
 def with_noise(number: Number, digits: int = 2) -> str:
-    """`0.53 ± 0.05`, with the deviation over several seed ranges, or `0.53 [0.46, 0.60]`, with the 95 % interval of a single one."""
+    """Format `0.53 ± 0.05`, with the deviation over seed ranges, or `0.53 [0.46, 0.60]`, with the 95 % interval of a single one."""
     text = f"{number.value:.{digits}f}"
     if number.deviation is not None:
         return f"{text} ± {number.deviation:.{digits}f}"
@@ -30,13 +30,13 @@ def with_noise(number: Number, digits: int = 2) -> str:
 
 
 def precise(number: Number) -> str:
-    """Six significant digits, and four of the 95 % interval where there is one: `0.518162 [0.4212, 0.6151]`."""
+    """Format six significant digits, and four of the 95 % interval where there is one: `0.518162 [0.4212, 0.6151]`."""
     ends = "" if number.interval is None else f" [{number.interval[0]:.4g}, {number.interval[1]:.4g}]"
     return f"{number.value:.6g}{ends}"
 
 
 def spread(number: Number) -> str:
-    """`± 0.05` or `[0.46, 0.60]`, as `with_noise`, with the decimals of `shown`; "" where nothing is known."""
+    """Format `± 0.05` or `[0.46, 0.60]`, as `with_noise`, with the decimals of `shown`; "" where the noise is not known."""
     if number.deviation is not None:
         return f"± {shown(number.deviation, number.value)}"
     if number.interval is None:
@@ -45,18 +45,18 @@ def spread(number: Number) -> str:
 
 
 def shown(value: float, like: float | None = None) -> str:
-    """Two decimals, or two digits of what is small: 21.62, 0.53, 0.0083. like: the number whose decimals to use."""
+    """Format two decimals, or two digits of a small number: 21.62, 0.53, 0.0083. like: the number whose decimals to use."""
     return f"{value:.{_decimals(value if like is None else like)}f}"
 
 
 def with_unit(number: Number) -> str:
-    """`30.36 dB`, the number as `shown` with its unit."""
+    """Format `30.36 dB`, the number as `shown` with its unit."""
     return shown(number.value) + (f" {number.unit}" if number.unit else "")
 
 
-def difference(one: float, other: float) -> str:
-    """`+0.07`, with the decimals of the first number; `0.00` without a sign."""
-    text = f"{one - other:+.{_decimals(one)}f}"
+def difference(first: float, second: float) -> str:
+    """Format first - second as `+0.07`, with the decimals of the first number; `0.00` without a sign."""
+    text = f"{first - second:+.{_decimals(first)}f}"
     return (text if float(text) else text[1:]).replace("-", "\u2212")
 
 

@@ -24,12 +24,12 @@ from dmq_cli.sampling.spacing import spaced
 
 
 def ends(visited: list[int], stride: int | None) -> list[int]:
-    """Where the step from each timestep ends: at the next of the list, or `stride` below; -1: past timestep 0."""
+    """The timestep at which the step from each timestep ends: the next of the list, or `stride` below; -1: past timestep 0."""
     return [*visited[1:], -1] if stride is None else [max(timestep - stride, -1) for timestep in visited]
 
 
 def check_levels(alphas_cumprod: Tensor, visited: list[int]) -> None:
-    """Raise ConfigError if nothing of the image is left at a timestep: x_0 cannot be told from the noise there.
+    """Raise ConfigError if nothing of the image is left at a timestep (abar = 0), where x_0 does not follow from the noise.
 
     alphas_cumprod: (T,); visited: the timesteps, highest first.
     """
@@ -37,7 +37,7 @@ def check_levels(alphas_cumprod: Tensor, visited: list[int]) -> None:
     if empty:
         raise ConfigError(
             f"The sampler visits timestep {empty[-1]}, where the model's noise schedule leaves nothing of the image (zero"
-            " terminal SNR), where a network that predicts the noise says nothing; choose another sampler.spacing, such as uniform."
+            " terminal SNR), so that a noise prediction does not determine it; choose another sampler.spacing, such as uniform."
         )
 
 
@@ -64,14 +64,14 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
         self.previous = dict(zip(visited, ends(visited, total // len(visited) if fixed_stride else None), strict=True))
 
     def fresh(self) -> DDIM:
-        """Itself: no step leaves anything behind."""
+        """Return itself: steps keep no state."""
         return self
 
     def dense(self, num_inference_steps: int) -> DDIM:
         """A copy with this many evenly spaced timesteps."""
-        made = copy.deepcopy(self)
-        made.set_spacing(num_inference_steps, "uniform")
-        return made
+        scheduler = copy.deepcopy(self)
+        scheduler.set_spacing(num_inference_steps, "uniform")
+        return scheduler
 
     def step(
         self,
@@ -103,5 +103,5 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
         return mean if noise is None or eta == 0 else mean + sigma * noise
 
     def _alpha(self, timestep: int) -> Tensor:
-        found: Tensor = self.alphas_cumprod[timestep] if timestep >= 0 else self.final_alpha_cumprod
-        return found
+        alpha_cumprod: Tensor = self.alphas_cumprod[timestep] if timestep >= 0 else self.final_alpha_cumprod
+        return alpha_cumprod

@@ -60,12 +60,12 @@ class PLMS(Deterministic):
 
     def visited(self, total: int) -> list[int]:
         """At least two timesteps. Raises ConfigError."""
-        found = super().visited(total)
-        if len(found) < 2:
+        timesteps = super().visited(total)
+        if len(timesteps) < 2:
             raise ConfigError(
                 f"sampler.num_inference_steps={self.num_inference_steps} does not fit PLMS, whose first step needs a second timestep; use at least 2."
             )
-        return found
+        return timesteps
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class DPMpp2S(Deterministic):
 
     def visited(self, total: int) -> list[int]:
         """An even number of timesteps. Raises ConfigError."""
-        found = super().visited(total)
-        if len(found) % 2:
+        timesteps = super().visited(total)
+        if len(timesteps) % 2:
             raise ConfigError(
-                f"sampler.num_inference_steps={self.num_inference_steps} with spacing={self.spacing} gives {len(found)} different timesteps, which are no pairs for DPM-Solver++(2S);"
+                f"sampler.num_inference_steps={self.num_inference_steps} with spacing={self.spacing} gives {len(timesteps)} different timesteps, which are no pairs for DPM-Solver++(2S);"
                 " use another number or sampler.spacing=linspace."
             )
-        return found
+        return timesteps
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,14 @@ class Euler(Deterministic):
 
     def options(self) -> dict[str, Any]:
         """The initial noise of `leading`, whatever dmq's own spacing is; see solvers.py."""
-        own = self.spacing in ("diffusers_trailing", "diffusers_linspace")
-        return {**super().options(), "timestep_spacing": self.spacing.removeprefix("diffusers_") if own else "leading"}
+        has_diffusers_list = self.spacing in ("diffusers_trailing", "diffusers_linspace")
+        return {
+            **super().options(),
+            "timestep_spacing": self.spacing.removeprefix("diffusers_") if has_diffusers_list else "leading",
+        }
 
     def visited(self, total: int) -> list[int]:
-        """Whole timesteps. Raises ConfigError where diffusers visits what lies between two."""
+        """The timesteps, whole numbers. Raises ConfigError where diffusers visits fractions."""
         count = self.num_inference_steps
         if self.spacing == "diffusers_linspace" and count > 1 and (total - 1) % (count - 1):
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""What the scheduler of a model's folder says about sampling, in the words of a sampler's settings.
+"""Fill a sampler's settings from the scheduler of a model's folder.
 
-A setting that is null in the configuration is what diffusers' scheduler of the sampler's kind would do if it were made
-`from_config` of the folder's: the folder's value where it is written down, else the default of that kind of scheduler.
+A setting that is null in the configuration becomes that of diffusers' scheduler of the sampler's kind made by `from_config` of the
+folder's: the folder's value where it is written down, else the default of that kind of scheduler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OTHER_LISTS: dict[str, Any] = {
     "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False,
     "lambda_min_clipped": -math.inf, "sigma_min": None, "sigma_max": None, "interpolation_type": "linear",
 }  # fmt: skip
-# What dmq's solvers are; the first value is dmq's, the others are what diffusers turns into it for that class.
+# Options of dmq's solvers: the first value is dmq's, the others are those that diffusers' class turns into it.
 _ALGORITHM: dict[str, dict[str, tuple[Any, ...]]] = {
     "dpmpp_2m": {
         "algorithm_type": ("dpmsolver++", "deis"), "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
@@ -40,11 +40,12 @@ _ORDER = 2  # of every solver that diffusers lets choose one
 
 @dataclass(frozen=True)
 class Followed:
-    """A sampler's settings without null. section: as stages read them, what changes nothing left out.
+    """A sampler's settings without null. section: as stages read them, without settings that change nothing.
 
-    sampler: its name; scheduler: the folder's class, and its pipeline where that changes what it says; taken: settings that were null, as the folder or diffusers' default has
-    them; overridden: what the folder says about settings that the configuration gives, or an order that the sampler does not
-    have; unread: what it says that diffusers' scheduler of the sampler's kind does not read either.
+    sampler: its name; scheduler: the folder's class, and its pipeline where that overrides some of it; taken: settings that
+    were null, with the value of the folder or of diffusers' default; overridden: values of the folder for settings that the
+    configuration gives, or an order that the sampler does not have; unread: values of the folder that diffusers' scheduler of
+    the sampler's kind does not read either.
     """
 
     section: dict[str, Any]
@@ -55,41 +56,45 @@ class Followed:
     unread: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """For people and programs, without the section."""
+        """Describe where the settings come from, for people and programs."""
         steps = self.section["num_inference_steps"]
-        kept = {"taken": self.taken, "overridden": self.overridden, "unread": self.unread}
-        return {"sampler": self.sampler, "steps": steps, "scheduler": self.scheduler, **kept}
+        sources = {"taken": self.taken, "overridden": self.overridden, "unread": self.unread}
+        return {"sampler": self.sampler, "steps": steps, "scheduler": self.scheduler, **sources}
 
 
 def neutral(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a sampler without those that change nothing: a key is that of before they existed."""
-    left = {key: value for key, value in section.items() if key not in _NEUTRAL or value != _NEUTRAL[key]}
+    """Drop a sampler's settings that change nothing, so that keys are as they were before these settings existed."""
+    acting = {key: value for key, value in section.items() if key not in _NEUTRAL or value != _NEUTRAL[key]}
     unclipped = section.get("clip_sample") is False
-    if unclipped or left.get("clip_sample_range") == 1.0:
-        left.pop("clip_sample_range", None)
-    return {key: value for key, value in left.items() if not (unclipped and key in _CLIPPING)}
+    if unclipped or acting.get("clip_sample_range") == 1.0:
+        acting.pop("clip_sample_range", None)
+    return {key: value for key, value in acting.items() if not (unclipped and key in _CLIPPING)}
 
 
 def followed(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any], latent: bool = False) -> Followed:
-    """A sampler's section with what the folder's scheduler says wherever it is null.
+    """Fill the nulls of a sampler's section from the folder's scheduler.
 
-    kind: the class of its settings; schedule: see `load_schedule`; latent: whether images are decoded from what is sampled.
-    Raises ConfigError where dmq's sampler cannot do what diffusers' would, naming what to give instead.
+    kind: the class of its settings; schedule: see `load_schedule`; latent: whether samples are decoded to images. Raises
+    ConfigError where dmq's sampler cannot do what diffusers' would, naming what to give instead.
     """
-    said = _said(kind, section, schedule)
-    asked = [key for key, value in section.items() if value is None and key in said]
-    if "spacing" in asked:
+    settings = _scheduler_settings(kind, section, schedule)
+    null_keys = [key for key, value in section.items() if value is None and key in settings]
+    if "spacing" in null_keys:
         _check_lists(schedule, section)
-        asked.append("fixed_stride")
-    if asked:
+        null_keys.append("fixed_stride")
+    if null_keys:
         _check_algorithm(kind, section, schedule)
-    if "clip_sample" in asked:
-        _check_clip(section, schedule, said, latent)
-    whole = {**section, **{key: said[key] for key in asked if key in said}}
-    if "steps_offset" in asked and whole["spacing"] not in OFFSET:
+    if "clip_sample" in null_keys:
+        _check_clip(section, schedule, settings, latent)
+    whole = {**section, **{key: settings[key] for key in null_keys if key in settings}}
+    if "steps_offset" in null_keys and whole["spacing"] not in OFFSET:
         whole["steps_offset"] = 0
-    shown = [key for key in asked if key != "fixed_stride"]
-    differing = {key: said[key] for key in said if key in section and key not in asked and section[key] != said[key]}
+    shown = [key for key in null_keys if key != "fixed_stride"]
+    differing = {
+        key: settings[key]
+        for key in settings
+        if key in section and key not in null_keys and section[key] != settings[key]
+    }
     scheduler = " in ".join(str(schedule[key]) for key in ("_class_name", "_pipeline") if key in schedule)
     return Followed(
         neutral(whole), _name(kind, section), scheduler,
@@ -108,30 +113,30 @@ def _reference(kind: Any, section: Mapping[str, Any]) -> str:
 
 
 def _options(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """What diffusers' scheduler of this kind is made with: its defaults, and what the folder writes down."""
+    """The options of diffusers' scheduler of this kind: its defaults, overridden by the folder."""
     return {key: schedule.get(key, value) for key, value in scheduler_defaults(_reference(kind, section)).items()}
 
 
-def _said(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting that the sampler has, as diffusers' scheduler of its kind would have it."""
+def _scheduler_settings(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of the sampler, with the value that diffusers' scheduler of its kind would use."""
     options, name = _options(kind, section, schedule), _name(kind, section)
     listed = options.get("timestep_spacing", "linspace")  # the single-step solver knows no other
     solves = getattr(kind, "without_zero", False)
     same = {(False, "leading"): "uniform", (True, "linspace"): "linspace"}  # lists that dmq has under its own name
-    said = {
+    settings = {
         "spacing": same.get((solves, listed), f"diffusers_{listed}"),
         "steps_offset": options.get("steps_offset", 0),
     }
     last = options.get("final_sigmas_type")  # of solvers in sigma; DDPM always ends at the clean image
-    said["set_alpha_to_one"] = options.get("set_alpha_to_one", True) if last is None else last == "zero"
+    settings["set_alpha_to_one"] = options.get("set_alpha_to_one", True) if last is None else last == "zero"
     if name in ("ddim", "plms"):
-        said["fixed_stride"] = listed != "leading"  # where the stride is the list's anyway
+        settings["fixed_stride"] = listed != "leading"  # whose stride is fixed anyway
     if name in ("ddim", "ddpm"):
-        said |= {key: options[key] for key in ("clip_sample", "clip_sample_range")}
-    if name == "plms":  # its own class begins with Runge-Kutta's steps unless it is told not to
-        own = schedule.get("_class_name") != "PNDMScheduler"
-        said["skip_prk_steps"] = schedule.get("skip_prk_steps", own)
-    return said
+        settings |= {key: options[key] for key in ("clip_sample", "clip_sample_range")}
+    if name == "plms":  # PNDMScheduler begins with Runge-Kutta steps by default
+        skips_by_default = schedule.get("_class_name") != "PNDMScheduler"
+        settings["skip_prk_steps"] = schedule.get("skip_prk_steps", skips_by_default)
+    return settings
 
 
 def _check_lists(schedule: Mapping[str, Any], section: Mapping[str, Any]) -> None:
@@ -144,7 +149,7 @@ def _check_lists(schedule: Mapping[str, Any], section: Mapping[str, Any]) -> Non
 
 
 def _check_algorithm(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
-    """Settings of the solver itself, where the folder writes them down and diffusers' class of this kind reads them."""
+    """Check the folder's options of the solver that diffusers' class of this kind reads. Raises ConfigError for other solvers."""
     read = scheduler_defaults(_reference(kind, section))
     for key, values in _ALGORITHM.get(kind.name, {}).items():
         if key in read and key in schedule and schedule[key] not in values:
@@ -165,11 +170,13 @@ def _check_algorithm(kind: Any, section: Mapping[str, Any], schedule: Mapping[st
         )
 
 
-def _check_clip(section: Mapping[str, Any], schedule: Mapping[str, Any], said: Mapping[str, Any], latent: bool) -> None:
-    """Nothing says whether latents are clipped if the folder's scheduler does not clip and this sampler does by default."""
+def _check_clip(
+    section: Mapping[str, Any], schedule: Mapping[str, Any], settings: Mapping[str, Any], latent: bool
+) -> None:
+    """Raise ConfigError where neither folder nor scheduler class says whether latents are clipped, as this sampler does by default."""
     name = schedule.get("_class_name")
     unsaid = "clip_sample" not in schedule and "clip_sample" not in scheduler_defaults(str(name))
-    if latent and said["clip_sample"] and unsaid:
+    if latent and settings["clip_sample"] and unsaid:
         raise ConfigError(
             f"The model's scheduler, a {name}, does not say whether latents are clipped, which diffusers' DDIM and DDPM do by"
             " default and its pipelines of latents do not; give sampler.clip_sample=false or true."
@@ -177,13 +184,13 @@ def _check_clip(section: Mapping[str, Any], schedule: Mapping[str, Any], said: M
 
 
 def _ordered(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """An order that the folder writes down for its solver, where the sampler has another."""
+    """The order that the folder writes down for its solver, where the sampler has another; else {}."""
     order = schedule.get("solver_order", _ORDER)
     has = "solver_order" in scheduler_defaults(_reference(kind, section))
     return {"solver_order": order} if has and order != _ORDER else {}
 
 
 def _unread(kind: Any, section: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """What the folder says about sampling that this kind of scheduler has no setting for."""
+    """The folder's options of sampling that this kind of scheduler does not have."""
     read = scheduler_defaults(_reference(kind, section))
     return {key: schedule[key] for key, none in _UNREAD.items() if key not in read and schedule.get(key, none) != none}

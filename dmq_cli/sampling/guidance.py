@@ -17,15 +17,15 @@ from dmq_cli.models import Cond, Conditions, Denoiser
 
 Target = Literal["guided", "uncond", "both"]
 TARGETS: tuple[Target, ...] = ("guided", "uncond", "both")
-"""What a correction sees: the guided estimate, the unconditional half alone, or each half."""
+"""What a correction acts on: the guided estimate, the unconditional half alone, or each half."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """How a model is told what to draw. conditions: None for a model that is not told anything.
+    """Conditions and guidance of a model. conditions: None for an unconditional model.
 
     scale: s of the guidance; None: the conditional estimate alone. calls: 1 estimates both halves in one batch, 2 one after the
-    other, which takes half the memory. target: what `around` gives, None as "guided".
+    other, which takes half the memory. target: what `around` returns, None as "guided".
     """
 
     conditions: Conditions | None = None
@@ -35,23 +35,23 @@ class Guide:
 
     @property
     def halves(self) -> bool:
-        """Whether `around` gives the halves, to be joined after a correction."""
+        """Whether `around` returns the halves, to be joined after a correction."""
         return self.scale is not None and self.target in ("uncond", "both")
 
     def cond(self, seeds: Sequence[int]) -> Cond:
-        """What the network is told about the images of these seeds."""
+        """Build the condition of the images of these seeds, a row for each."""
         return None if self.conditions is None else self.conditions.of(seeds)
 
     def around(self, denoiser: Denoiser) -> Denoiser:
-        """The network as the sampler sees it: guided, or with `halves` both estimates, (B, 2 C, H, W), eps_u first."""
+        """Wrap the network for the sampler: guided, or with `halves` both estimates, (B, 2 C, H, W), eps_u first."""
         none = self.none
         if self.scale is None or none is None:
             return denoiser
-        both = Halves(denoiser, none, self.calls)
-        return both if self.halves else Guided(both, self.scale)
+        halves = Halves(denoiser, none, self.calls)
+        return halves if self.halves else Guided(halves, self.scale)
 
     def join(self, eps: Tensor) -> Tensor:
-        """The guided estimate (B, C, H, W) of what `around` gave."""
+        """Join an estimate of `around` to the guided one, (B, C, H, W)."""
         return joined(eps, self.scale) if self.halves and self.scale is not None else eps
 
     @property
@@ -64,9 +64,9 @@ UNGUIDED = Guide()
 
 
 class Halves:
-    """Both estimates side by side, (B, 2 C, H, W): without a condition, then with the one that is given.
+    """Both estimates side by side, (B, 2 C, H, W): without a condition, then with the given one.
 
-    none: one row of the condition that says nothing.
+    none: one row, the condition of the unconditional estimate.
     """
 
     def __init__(self, denoiser: Denoiser, none: Mapping[str, Tensor], calls: int = 1) -> None:
@@ -75,11 +75,11 @@ class Halves:
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         none = repeated(self.none, len(sample))
         if self.calls == 2:
-            return torch.cat([self.denoiser(sample, timestep, one) for one in (none, cond)], 1)
-        given: Mapping[str, Tensor] = cond  # type: ignore[assignment]
-        told = {name: torch.cat([rows, given[name].to(rows)]) for name, rows in none.items()}
+            return torch.cat([self.denoiser(sample, timestep, half) for half in (none, cond)], 1)
+        conditional: Mapping[str, Tensor] = cond  # type: ignore[assignment]
+        joined_cond = {name: torch.cat([rows, conditional[name].to(rows)]) for name, rows in none.items()}
         twice = timestep if timestep.numel() == 1 else timestep.repeat(2)
-        return torch.cat(self.denoiser(torch.cat([sample, sample]), twice, told).chunk(2), 1)
+        return torch.cat(self.denoiser(torch.cat([sample, sample]), twice, joined_cond).chunk(2), 1)
 
 
 class Guided:
@@ -94,10 +94,10 @@ class Guided:
 
 def joined(eps: Tensor, scale: float) -> Tensor:
     """eps_u + s (eps_c - eps_u) of both halves (B, 2 C, H, W)."""
-    without, told = eps.chunk(2, dim=1)
-    return without + scale * (told - without)
+    unconditional, conditional = eps.chunk(2, dim=1)
+    return unconditional + scale * (conditional - unconditional)
 
 
 def repeated(row: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
-    """`num` rows of a condition that has one."""
+    """Repeat a condition of one row `num` times."""
     return {name: value.expand(num, *value.shape[1:]) for name, value in row.items()}

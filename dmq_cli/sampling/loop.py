@@ -37,9 +37,9 @@ class Correction(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What happens at one network call: the sampler's x after `pre`, the estimate after `post`, and the x that follows.
+    """One network call: the sampler's x after `pre`, the estimate after `post`, and the x that follows.
 
-    input: what the network read; another tensor than sample only where the scheduler scales it (Euler). eps: with
+    input: what the network read; it differs from sample only where the scheduler scales it (Euler). eps: with
     `guide.halves` both halves, (B, 2 C, H, W), before they are joined.
     """
 
@@ -64,27 +64,28 @@ def walk(
 ) -> Iterator[Step]:
     """Yield every call from noise to images. Image i depends on seeds[i] only, whatever the batch and earlier walks.
 
-    denoiser: the network itself; guide: what it is told, and how the two estimates of guidance become one.
-    Samples stay on the CPU, where the noise is drawn; a Denoiser brings them to its device and back. Raises NumericsError where the estimate is not finite.
+    denoiser: the network itself; guide: its conditions, and how the two estimates of guidance become one. Samples stay on the
+    CPU, where the noise is drawn; a Denoiser moves them to its device and back. Raises NumericsError where the estimate is not
+    finite.
     """
-    own, plan = generators(seeds), scheduler.fresh()
-    sample = noise(shape, own, dtype) * float(plan.init_noise_sigma)
+    image_generators, plan = generators(seeds), scheduler.fresh()
+    sample = noise(shape, image_generators, dtype) * float(plan.init_noise_sigma)
     estimate, cond = guide.around(denoiser), guide.cond(seeds)
     for call, timestep in enumerate(plan.timesteps.tolist()):
         if correction is not None:
             sample = correction.pre(sample, call)
-        given = plan.scale_model_input(sample, timestep)
-        eps = estimate(given, torch.tensor([timestep]), cond)
+        network_input = plan.scale_model_input(sample, timestep)
+        eps = estimate(network_input, torch.tensor([timestep]), cond)
         if not bool(eps.isfinite().all()):
             raise NumericsError(
                 f"The noise estimate at timestep {timestep} (call {call}) has values that are not finite; check the weights and the quantization ranges."
             )
         if correction is not None:
             eps = correction.post(eps, call)
-        extra = noise(shape, own, dtype) if eta > 0 else None
+        extra = noise(shape, image_generators, dtype) if eta > 0 else None
         variance = None if correction is None else partial(correction.variance, call=call)
         following = plan.step(guide.join(eps), timestep, sample, eta=eta, noise=extra, variance=variance)
-        yield Step(call, timestep, sample, given, eps, following)
+        yield Step(call, timestep, sample, network_input, eps, following)
         sample = following
 
 

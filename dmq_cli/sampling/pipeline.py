@@ -1,4 +1,4 @@
-"""A run's own loop as a pipeline of diffusers': the quantizers, the correction and the sampler that it was estimated with."""
+"""A run as a diffusers pipeline: its quantizers, its correction, and the sampler that the correction was estimated with."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PARTS = ("unet", "scheduler", "vae", "vqvae", "transformer", "text_encoder", "t
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a pipeline draws with. draw: seeds and what the model is told to images (B, C, H, W) in [-1, 1].
+    """What a pipeline draws with. draw: from seeds and a Guide to images (B, C, H, W) in [-1, 1].
 
-    steps: as asked of the sampler; to_uint8: images in [-1, 1] to uint8; move: brings to a device what is not in the network.
+    steps: num_inference_steps; to_uint8: images in [-1, 1] to uint8; move: moves to a device what is not in the network.
     """
 
     draw: Callable[[Sequence[int], Guide], Tensor]
@@ -74,36 +74,36 @@ class SeedPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: int | None = None, guidance_scale: float | None = None,
         output_type: str = "pil", return_dict: bool = True,
     ) -> Any:  # fmt: skip
-        """Images of these seeds ("0-3" or numbers), of fresh generators, one for each, or of seeds drawn at random.
+        """Sample images of these seeds ("0-3" or numbers), of fresh generators, one per image, or of random seeds.
 
-        prompt, class_labels: what is drawn, one for all images or one for each; None: what the run is told for these seeds.
-        Gives ImagePipelineOutput, or a tuple: PIL images, numpy (B, H, W, C) or a tensor (B, C, H, W), both in [0, 1].
+        prompt, class_labels: one for all images or one for each; None: those of the run for these seeds. Returns
+        ImagePipelineOutput, or a tuple: PIL images, numpy (B, H, W, C) or a tensor (B, C, H, W), both in [0, 1].
         """
-        own, asked = self._drawing, prompt if prompt is not None else class_labels
-        self._same("num_inference_steps", num_inference_steps, own.steps)
-        self._same("guidance_scale", guidance_scale, own.guide.scale)
+        drawing, request = self._drawing, prompt if prompt is not None else class_labels
+        self._same("num_inference_steps", num_inference_steps, drawing.steps)
+        self._same("guidance_scale", guidance_scale, drawing.guide.scale)
         if output_type not in _OUTPUTS:
             raise ConfigError(f"The output_type {output_type} is not known; use {' or '.join(_OUTPUTS)}.")
-        many = len(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else None
+        many = len(request) if isinstance(request, Sequence) and not isinstance(request, str) else None
         chosen = chosen_seeds(seeds, generator, batch_size or many)
-        guide = own.guide if asked is None else told(own.guide, prompt, class_labels, len(chosen))
+        guide = drawing.guide if request is None else guide_for(drawing.guide, prompt, class_labels, len(chosen))
         for name, count in (("batch_size", batch_size), ("what is asked for", many)):
             if count is not None and count != len(chosen):
                 raise ConfigError(f"A pipeline was given {len(chosen)} seeds, but {name} says {count}; give as many.")
-        images = self._as(output_type, own.draw(chosen, guide))
+        images = self._as(output_type, drawing.draw(chosen, guide))
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _same(self, name: str, asked: float | None, own: float | None) -> None:
-        if asked is not None and asked != own:
+    def _same(self, name: str, requested: float | None, expected: float | None) -> None:
+        if requested is not None and requested != expected:
             raise ConfigError(
-                f"The pipeline of a run was asked for {name}={asked}, but its correction was estimated with {own}; leave it out, or run dmq"
+                f"The pipeline of a run was asked for {name}={requested}, but its correction was estimated with {expected}; leave it out, or run dmq"
                 " with it."
             )
 
     def _as(self, kind: str, images: Tensor) -> Any:
         if kind == "pil":
             pixels = self._drawing.to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
-            return [Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one) for one in pixels]
+            return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
         unit = images / 2 + 0.5
         return unit.permute(0, 2, 3, 1).cpu().numpy() if kind == "np" else unit
 
@@ -114,7 +114,7 @@ class SeedPipeline(DiffusionPipeline):  # type: ignore[misc]
         return self
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Refused: a folder of diffusers' holds neither quantizers nor a correction. Raises what the network's own raises."""
+        """Refused: a diffusers folder holds neither quantizers nor a correction. Raises as the network's save_pretrained."""
         self.unet.save_pretrained()
 
     def push_to_hub(self, *_: Any, **__: Any) -> None:
@@ -123,7 +123,7 @@ class SeedPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def chosen_seeds(seeds: str | Sequence[int] | None, generator: Any, count: int | None) -> list[int]:
-    """The seed of each image. generator: one for each image, fresh from manual_seed, as a seed says all of it.
+    """Choose the seed of each image. generator: one for each image, fresh from manual_seed, whose seed is taken.
 
     Raises ConfigError for a generator that has been drawn from, or one for several images.
     """
@@ -134,56 +134,60 @@ def chosen_seeds(seeds: str | Sequence[int] | None, generator: Any, count: int |
         return chosen
     if generator is None:
         return torch.randint(2**31, (count or 1,)).tolist()
-    each = generator if isinstance(generator, list | tuple) else [generator]
-    if len(each) != (count or len(each)):
+    image_generators = generator if isinstance(generator, list | tuple) else [generator]
+    if len(image_generators) != (count or len(image_generators)):
         raise ConfigError(
-            f"A pipeline was given {len(each)} generators for {count} images, but each image has its own noise; give a list of {count}."
+            f"A pipeline was given {len(image_generators)} generators for {count} images, but each image has its own noise; give a list of {count}."
         )
-    for one in each:
-        if not torch.equal(one.get_state(), torch.Generator(one.device).manual_seed(one.initial_seed()).get_state()):
+    for image_generator in image_generators:
+        if not torch.equal(
+            image_generator.get_state(),
+            torch.Generator(image_generator.device).manual_seed(image_generator.initial_seed()).get_state(),
+        ):
             raise ConfigError(
                 "A pipeline was given a generator that has been drawn from already, but takes the noise of a seed; use manual_seed again,"
                 " or seeds=."
             )
-    return [one.initial_seed() for one in each]
+    return [image_generator.initial_seed() for image_generator in image_generators]
 
 
-def told(guide: Guide, prompt: Any, labels: Any, count: int) -> Guide:
-    """The guide with what a user asks for, one for all images or one for each. Raises ConfigError for what the model does not read."""
+def guide_for(guide: Guide, prompt: Any, labels: Any, count: int) -> Guide:
+    """Make a Guide of a user's prompts or labels, one for all images or one for each. Raises ConfigError for what the model
+    does not read."""
     conditions = guide.conditions
-    name, field, asked = ("prompt", "prompts", prompt) if prompt is not None else ("class_labels", "classes", labels)
+    name, field, request = ("prompt", "prompts", prompt) if prompt is not None else ("class_labels", "classes", labels)
     if (prompt is not None and labels is not None) or not isinstance(
         conditions, Prompts if field == "prompts" else Classes
     ):
         raise ConfigError(
-            f"A pipeline was given {name}={asked}, but the model of its run reads no such thing; leave it out."
+            f"A pipeline was given {name}={request}, but the model of its run reads no such thing; leave it out."
         )
-    each = [asked] * count if isinstance(asked, str | int) else list(asked)
-    if isinstance(conditions, Classes) and (unknown := [one for one in each if one not in conditions.classes]):
+    values = [request] * count if isinstance(request, str | int) else list(request)
+    if isinstance(conditions, Classes) and (unknown := [value for value in values if value not in conditions.classes]):
         raise ConfigError(
             f"class_labels has {unknown[0]}, but the run draws {', '.join(map(str, conditions.classes))}; use one of them."
         )
-    rows: list[Any] = [copy.copy(conditions) for _ in each]
-    for row, one in zip(rows, each, strict=True):
-        setattr(row, field, [one])
+    rows: list[Any] = [copy.copy(conditions) for _ in values]
+    for row, value in zip(rows, values, strict=True):
+        setattr(row, field, [value])
     return Guide(_InOrder(rows), guide.scale, guide.calls, guide.target)
 
 
 class _InOrder:
-    """Conditions of images in the order they are asked for. rows: of one image each."""
+    """Conditions in the order of the images, whatever their seeds. rows: Conditions of one image each."""
 
     def __init__(self, rows: Sequence[Conditions]) -> None:
         self.rows = rows
 
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """See Conditions."""
-        each: list[Mapping[str, Tensor]] = [row.of([0]) for row in self.rows]
-        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
+        conditions: list[Mapping[str, Tensor]] = [row.of([0]) for row in self.rows]
+        return {name: torch.cat([cond[name] for cond in conditions]) for name in conditions[0]}
 
     def none(self) -> dict[str, Tensor]:
         """See Conditions."""
         return self.rows[0].none()
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         """See Conditions."""
-        return [row.asked([0])[0] for row in self.rows]
+        return [row.subjects([0])[0] for row in self.rows]

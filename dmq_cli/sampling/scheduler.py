@@ -1,4 +1,4 @@
-"""What the sampling loop asks of a scheduler, and what a model's own schedule tells it."""
+"""The interface of a scheduler to the sampling loop, and the noise schedule it is made with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scheduler(Protocol):
         ...
 
     def fresh(self) -> Scheduler:
-        """A scheduler before its first call, for one walk; self where a step leaves nothing behind."""
+        """A scheduler before its first call, for one walk; self where steps keep no state."""
         ...
 
     def dense(self, num_inference_steps: int) -> DDIM:
@@ -44,7 +44,7 @@ class Scheduler(Protocol):
         ...
 
     def scale_model_input(self, sample: Tensor, timestep: int) -> Tensor:
-        """What the network reads: the sampler's x (B, C, H, W) times a factor that depends on the timestep alone."""
+        """The network's input: the sampler's x (B, C, H, W) times a factor that depends on the timestep alone."""
         ...
 
     def step(
@@ -60,10 +60,10 @@ class Scheduler(Protocol):
 
 
 def trained(schedule: dict[str, Any]) -> dict[str, Any]:
-    """What of a model's scheduler configuration belongs to the training: the noise schedule.
+    """Select the noise schedule, what belongs to training, from a model's scheduler configuration.
 
-    What the network predicts is not part of it: a Denoiser gives the noise. Raises ConfigError for a model that predicts
-    what no Denoiser makes noise of, or the variance too.
+    What the network predicts is not part of it: a Denoiser returns the noise. Raises ConfigError for a model that predicts
+    something else than PREDICTIONS, or the variance too.
     """
     if (kind := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
         raise ConfigError(
@@ -78,8 +78,8 @@ def trained(schedule: dict[str, Any]) -> dict[str, Any]:
 
 
 def filled(alphas_cumprod: Tensor, schedule: Mapping[str, Any]) -> Tensor:
-    """abar of the training timesteps as a Denoiser takes them: where nothing of the image is left (zero terminal SNR) and the
-    network predicts more than the noise, diffusers' smallest number in its place; see models/prediction.py.
+    """Replace an abar of 0 (zero terminal SNR) by diffusers' smallest number, as the Denoiser of a network that does not
+    predict the noise does; see models/prediction.py.
     """
     kind = schedule.get("prediction_type", "epsilon")
     return alphas_cumprod if kind == "epsilon" else levels(schedule).to(alphas_cumprod)

@@ -57,16 +57,16 @@ class Sampler:
         Raises ConfigError for a model that predicts the variance too, and what `spaced` raises.
         """
         clipping = {"clip_sample": self.clip_sample, "clip_sample_range": self.clip_sample_range}
-        found = DDIM(**trained(schedule), **clipping, set_alpha_to_one=self.set_alpha_to_one)
-        found.posterior = self.posterior
-        found.alphas_cumprod = filled(found.alphas_cumprod, schedule)
-        found.set_spacing(self.num_inference_steps, self.spacing, self.steps_offset, self.fixed_stride)
-        return found
+        ddim = DDIM(**trained(schedule), **clipping, set_alpha_to_one=self.set_alpha_to_one)
+        ddim.posterior = self.posterior
+        ddim.alphas_cumprod = filled(ddim.alphas_cumprod, schedule)
+        ddim.set_spacing(self.num_inference_steps, self.spacing, self.steps_offset, self.fixed_stride)
+        return ddim
 
 
 @dataclass(frozen=True)
 class Deterministic:
-    """What the settings of all deterministic solvers share. eta: 0; the others as with Sampler.
+    """The settings that all deterministic solvers share. eta: 0; the others as with Sampler.
 
     name: of its file in conf/sampler/; reference: diffusers' scheduler of its kind; without_zero: see `spaced`.
     Raises ConfigError for another eta.
@@ -97,11 +97,11 @@ class Deterministic:
 
     def scheduler(self, schedule: dict[str, Any]) -> Solver:
         """See Sampler.scheduler. Raises ConfigError also for a schedule or a number of steps the solver cannot take."""
-        kept = trained(schedule)
-        ddim = DDIM(**kept, set_alpha_to_one=self.set_alpha_to_one, clip_sample=False)
-        if kept.pop("rescale_betas_zero_snr", False):  # not all of diffusers' solvers know it
-            kept["trained_betas"] = ddim.betas.tolist()
-        inner = self.solver(**kept, **self.options())
+        training = trained(schedule)
+        ddim = DDIM(**training, set_alpha_to_one=self.set_alpha_to_one, clip_sample=False)
+        if training.pop("rescale_betas_zero_snr", False):  # not all of diffusers' solvers know it
+            training["trained_betas"] = ddim.betas.tolist()
+        inner = self.solver(**training, **self.options())
         inner.alphas_cumprod = ddim.alphas_cumprod = filled(inner.alphas_cumprod, schedule)
         visited = self.visited(int(inner.config.num_train_timesteps))
         check_levels(inner.alphas_cumprod, visited)
@@ -113,7 +113,7 @@ class Deterministic:
         inner.place(visited)
 
     def options(self) -> dict[str, Any]:
-        """What the scheduler is made with, besides the noise schedule."""
+        """Options of the scheduler besides the noise schedule."""
         return {"final_sigmas_type": "zero" if self.set_alpha_to_one else "sigma_min"}
 
     def visited(self, total: int) -> list[int]:

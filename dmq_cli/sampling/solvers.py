@@ -136,11 +136,11 @@ class EulerScheduler(EulerDiscreteScheduler):  # type: ignore[misc]
     place = place_on_levels
 
     def scale_model_input(self, sample: Tensor, timestep: int) -> Tensor:
-        """What the network reads; in any order of timesteps."""
+        """The network's input; timesteps in any order."""
         scaled: Tensor = sample / (self.sigmas[self.index_for_timestep(timestep)] ** 2 + 1) ** 0.5
         return scaled
 
     def step(self, model_output: Tensor, timestep: int, sample: Tensor, **_: Any) -> tuple[Tensor]:
         """x + (sigma' - sigma) eps."""
-        here = self.index_for_timestep(timestep)
-        return (sample + (self.sigmas[here + 1] - self.sigmas[here]) * model_output,)
+        index = self.index_for_timestep(timestep)
+        return (sample + (self.sigmas[index + 1] - self.sigmas[index]) * model_output,)

@@ -1,4 +1,4 @@
-"""Which timesteps a sampler visits.
+"""Choose the timesteps that a sampler visits.
 
 uniform, quad: Song et al., DDIM, ICLR 2021 (arXiv 2010.02502), appendix D.2, as in the authors' code. ldm: Rombach et al., CVPR
 2022, the released code's range(0, T, T // S) + 1: where S does not divide T it takes more steps than asked for (T = 1000,
@@ -34,18 +34,18 @@ def _linspace(total: int, count: int) -> list[int]:
 
 
 def _ldm(total: int, count: int) -> list[int]:
-    found = list(range(1, total + 1, total // count))
-    if found[-1] == total:
+    timesteps = list(range(1, total + 1, total // count))
+    if timesteps[-1] == total:
         raise ConfigError(
             f"sampler.spacing=ldm with {count} timesteps visits timestep {total}, one more than the model was trained at;"
             f" take a number that divides {total} and is smaller."
         )
-    if len(found) != count:
+    if len(timesteps) != count:
         _log.info(
             "sampler.spacing=ldm: %d timesteps were asked for, but range(0, %d, %d) + 1 visits %d",
-            count, total, total // count, len(found),
+            count, total, total // count, len(timesteps),
         )  # fmt: skip
-    return found
+    return timesteps
 
 
 _SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
@@ -57,7 +57,7 @@ _SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 
-_OWN = ("diffusers_leading", "diffusers_trailing", "diffusers_linspace")
+_DIFFUSERS = ("diffusers_leading", "diffusers_trailing", "diffusers_linspace")
 OFFSET = ("uniform", "diffusers_leading")
 """The spacings that steps_offset moves."""
 
@@ -65,17 +65,17 @@ OFFSET = ("uniform", "diffusers_leading")
 def spaced(
     total: int, count: int, spacing: str, per_step: int = 1, offset: int = 0, without_zero: bool = False
 ) -> list[int]:
-    """The timesteps of `count` steps with per_step timesteps each, highest first, each once; 0 to total - 1.
+    """Choose the timesteps of `count` steps with per_step timesteps each, highest first, each once; 0 to total - 1.
 
     T = total, S = count * per_step. uniform: i (T // S) + offset. quad: floor(linspace(0, sqrt(0.8 T), S)^2). ldm:
     range(0, T, T // S) + 1, with a log line where that is not S. trailing: round(T - i T / S) - 1. linspace:
-    round(linspace(0, T - 1, S + 1)) without 0. diffusers_...: see `_own`.
-    Raises ConfigError for an unknown spacing, for a number of steps that cannot be, and for an offset that does nothing.
+    round(linspace(0, T - 1, S + 1)) without 0. diffusers_...: see `_diffusers_list`.
+    Raises ConfigError for an unknown spacing, for an impossible number of steps, and for an offset that has no effect.
     """
-    if spacing not in {*_SPACINGS, *_OWN}:
-        *known, last = _SPACINGS
+    if spacing not in {*_SPACINGS, *_DIFFUSERS}:
+        *names, last = _SPACINGS
         raise ConfigError(
-            f"sampler.spacing={spacing} is not known; use {', '.join(known)} or {last}, or diffusers' own lists: {', '.join(_OWN)}."
+            f"sampler.spacing={spacing} is not known; use {', '.join(names)} or {last}, or diffusers' own lists: {', '.join(_DIFFUSERS)}."
         )
     if not 1 <= count * per_step <= total:
         why = f", as each step takes {per_step} of them" if per_step > 1 else ""
@@ -86,15 +86,15 @@ def spaced(
         raise ConfigError(
             f"sampler.steps_offset={offset} does nothing with spacing={spacing}; use 0, or spacing={' or '.join(OFFSET)}."
         )
-    if spacing in _OWN:
-        return _possible(_own(total, count * per_step, spacing, offset, without_zero), total, count, spacing)
+    if spacing in _DIFFUSERS:
+        return _possible(_diffusers_list(total, count * per_step, spacing, offset, without_zero), total, count, spacing)
     listed = [timestep + offset for timestep in _SPACINGS[spacing](total, count * per_step)]
     visited = sorted(set(listed), reverse=True)
     return _possible(visited, total, count, spacing) if offset else visited
 
 
-def _own(total: int, count: int, spacing: str, offset: int, without_zero: bool) -> list[float]:
-    """As diffusers counts them, with its rounding. without_zero: one more point is counted, and timestep 0 left out."""
+def _diffusers_list(total: int, count: int, spacing: str, offset: int, without_zero: bool) -> list[float]:
+    """List timesteps as diffusers does, with its rounding. without_zero: of one more point, timestep 0 is left out."""
     if spacing == "diffusers_leading":
         ratio = total // (count + without_zero)
         return [(i + without_zero) * ratio + offset for i in reversed(range(count))]
@@ -106,14 +106,14 @@ def _own(total: int, count: int, spacing: str, offset: int, without_zero: bool) 
 
 
 def _possible(listed: Sequence[float], total: int, count: int, spacing: str) -> list[int]:
-    """The list, if every timestep of it is one of training and there once. Raises ConfigError."""
-    found = [int(timestep) for timestep in listed]
-    wrong = next((f"timestep {t}, which the model was not trained at" for t in found if not 0 <= t < total), None)
-    if wrong is None and len(set(found)) < len(found):
-        wrong = f"timestep {next(t for t in found if found.count(t) > 1)} twice"
+    """Check that every timestep of the list is a training timestep and appears once. Raises ConfigError."""
+    timesteps = [int(timestep) for timestep in listed]
+    wrong = next((f"timestep {t}, which the model was not trained at" for t in timesteps if not 0 <= t < total), None)
+    if wrong is None and len(set(timesteps)) < len(timesteps):
+        wrong = f"timestep {next(t for t in timesteps if timesteps.count(t) > 1)} twice"
     if wrong is not None:
         raise ConfigError(
             f"sampler.num_inference_steps={count} with spacing={spacing} visits {wrong}; take another number, or"
             " sampler.spacing=uniform sampler.steps_offset=0."
         )
-    return found
+    return timesteps

@@ -64,7 +64,7 @@ def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
 
 
 def _network(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
-    """In float32, whatever the numerics are."""
+    """Load the network in float32, whatever the numerics are."""
     numerics(config).set_tf32(runtime["device"])
     loaded = model_adapter(config["model"])
     loaded.model.to(runtime["device"])
@@ -72,22 +72,22 @@ def _network(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
 
 
 def numerics(config: Mapping[str, Any]) -> Numerics:
-    """What a stage that samples was asked for; the default, float32, where fitting does not know of any other."""
-    made: Numerics = make(config["numerics"]) if "numerics" in config else Numerics()
-    return made
+    """Make the numerics of a stage that samples; the default, float32, for stages that fit."""
+    numerics_of_stage: Numerics = make(config["numerics"]) if "numerics" in config else Numerics()
+    return numerics_of_stage
 
 
 def guide(config: Mapping[str, Any], runtime: Mapping[str, Any], target: Any = None) -> Guide:
-    """What the model of config["model"] is told. target: what a correction sees; None: the guided estimate."""
-    told = config["model"].get("cond")
-    if told is None:
+    """Make the Guide of config["model"]: its conditions and guidance. target: what a correction sees; None: the guided estimate."""
+    cond = config["model"].get("cond")
+    if cond is None:
         return UNGUIDED
-    conditions = model_conditions(config["model"], told["classes"], told["path"])
-    return Guide(conditions, told["guidance"], runtime["guidance_calls"], target)
+    conditions = model_conditions(config["model"], cond["classes"], cond["path"])
+    return Guide(conditions, cond["guidance"], runtime["guidance_calls"], target)
 
 
 def decoder(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Decoder | None:
-    """From latents to images; None for a model of pixels."""
+    """Load the decoder from latents to images; None for a model of pixels."""
     return model_decoder(config["model"], runtime["device"])
 
 
@@ -102,12 +102,12 @@ def sampler(config: Mapping[str, Any], section: str = "sampler") -> tuple[Sample
 
 def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path | None = None) -> Attached:
     """The network with quantizers, in float32; `state`: the artifact of calibrate or reconstruct to put into them."""
-    made = with_quantizers(_network(config, runtime), config)
-    made.model.to(runtime["device"])
-    made.grid.to(runtime["device"])
+    attached_network = with_quantizers(_network(config, runtime), config)
+    attached_network.model.to(runtime["device"])
+    attached_network.grid.to(runtime["device"])
     if state is not None:
-        load_state(made, load_tensors(state / "quantizers.safetensors"))
-    return made
+        load_state(attached_network, load_tensors(state / "quantizers.safetensors"))
+    return attached_network
 
 
 def with_quantizers(network: Adapter, config: Mapping[str, Any]) -> Attached:
@@ -135,7 +135,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Estimator:
-    """What the sampling loop draws with: a Denoiser and what corrects it (None: nothing). shape: (C, H, W) of a sample."""
+    """A Denoiser for the sampling loop, and its correction (None: none). shape: (C, H, W) of a sample."""
 
     denoiser: Denoiser
     shape: tuple[int, ...]
@@ -143,9 +143,9 @@ class Estimator:
 
 
 def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapping[str, Path]) -> Estimator:
-    """What samples under this configuration: decided here and nowhere else.
+    """Make the Estimator that samples under this configuration; no other place decides this.
 
-    inputs: folders of the stages that it rests on, by name; without `reconstruct` it is the full-precision network.
+    inputs: folders of the artifacts it is made from, by stage; without `reconstruct` it is the full-precision network.
     """
     if "reconstruct" not in inputs:
         network = adapter(config, runtime)
@@ -155,7 +155,7 @@ def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapp
 
 
 def correction(config: Mapping[str, Any], tables: Path) -> Correction | None:
-    """The correction in use. tables: the artifact of correct."""
+    """Load the correction. tables: the artifact of correct."""
     method: CorrectionMethod = make(config["correct"])
     return method.load(load_tensors(tables / "tables.safetensors"))
 
@@ -183,16 +183,16 @@ class Quantized:
 def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[Call]:
     """Batches (sample, timestep, condition) of a calibration set: all of it, or `num` rows spread evenly over it."""
     samples, timesteps = RowFile(folder / "sample.safetensors"), load_tensors(folder / "timestep.safetensors")["data"]
-    told = load_tensors(folder / "condition.safetensors") if (folder / "condition.safetensors").exists() else None
-    index = None if told is None else load_tensors(folder / "index.safetensors")["data"]
+    conditions = load_tensors(folder / "condition.safetensors") if (folder / "condition.safetensors").exists() else None
+    index = None if conditions is None else load_tensors(folder / "index.safetensors")["data"]
     rows = torch.arange(len(samples)) if num is None else spread(len(samples), num)
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        cond = None if index is None else cond_rows(told, index[chosen])
+        cond = None if index is None else cond_rows(conditions, index[chosen])
         yield samples.rows(chosen), timesteps[chosen], cond
 
 
 def spread(total: int, num: int) -> Tensor:
-    """`num` of 0..total-1 (or all of them): a fixed shuffle cut off, so that steps and trajectories stay mixed."""
+    """Choose `num` of 0..total-1, at most all: the start of a fixed shuffle, so that steps and trajectories stay mixed."""
     order = torch.randperm(total, generator=torch.Generator().manual_seed(total))
     return order[:num].sort().values

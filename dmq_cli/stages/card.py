@@ -73,11 +73,11 @@ def _trained(name: str, card: Mapping[str, Any]) -> str:
 
 
 def _counts(card: Mapping[str, Any]) -> str:
-    """How many parameters there are, by part where there are parts."""
-    found = card["parameters"]
-    if isinstance(found, int):
-        return f"of {found:,} parameters"
-    parts = {**found, "autoencoder": card["autoencoder"]["parameters"]}
+    """Write the number of parameters, by part where there are several."""
+    counts = card["parameters"]
+    if isinstance(counts, int):
+        return f"of {counts:,} parameters"
+    parts = {**counts, "autoencoder": card["autoencoder"]["parameters"]}
     return f"({', '.join(f'{name} {count:,}' for name, count in parts.items())} parameters)"
 
 

@@ -1,4 +1,4 @@
-"""What a configuration costs, from shapes alone: no weights, no data, nothing computed."""
+"""Count what a configuration costs, from shapes alone: without weights, data or computing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
     run_bops_flat, run_bops_fp. size_bytes: all that has to be stored, in `parts` by what it is. First stages and text encoders are
     left out: they stay in full precision and run once.
 
-    Raises ConfigError for settings that cannot be, MissingWeightsError or ModelError for a model of which there is neither.
+    Raises ConfigError for impossible settings, MissingWeightsError or ModelError for a model with neither.
     """
     trust(config)
     config = with_layer_bits({**config, "model": countable(config["model"])})
-    adapter = model_shapes(config["model"])  # first: it says whether there is a model at all
+    adapter = model_shapes(config["model"])  # first: it raises where there is no model
     config["sampler"] = sampler_section(config["sampler"], config["model"])
     config["calib_sampler"] = calib_sampler(config)
     guidance = (config.get("cond") or {}).get("guidance")
@@ -58,23 +58,23 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _attached(adapter: Adapter, config: Mapping[str, Any]) -> Attached:
     """The network with quantizers, and with what a transform puts into layers."""
-    extras = _made("transform", config).shapes(adapter)
+    extras = _build_part("transform", config).shapes(adapter)
     attached = build.with_quantizers(adapter, config)
     load_extra_state(attached, extras)
     return attached
 
 
-def _made(name: str, config: Mapping[str, Any]) -> Any:
-    made = build.make(config[name])
-    check_made(name, config[name], made)
-    return made
+def _build_part(name: str, config: Mapping[str, Any]) -> Any:
+    part = build.make(config[name])
+    check_made(name, config[name], part)
+    return part
 
 
 def _call(attached: Attached, weight: int, act: int) -> dict[str, Any]:
-    """One network call, and the parameters. weight, act: the bits that the setting is named after."""
+    """Count one network call and the parameters. weight, act: the bits that the setting is named after."""
     macs = product_macs(attached)
     cost = network_cost(attached, macs)
-    attention = sum(number for (one, _), number in macs.items() if one.slot != "input")
+    attention = sum(number for (site, _), number in macs.items() if site.slot != "input")
     parameters = cost.size_bytes_fp // _FLOAT
     bops = {"": cost.bops, "_fp": cost.bops_fp, "_flat": flat_bops(cost.macs, weight, act)}
     return {
@@ -93,7 +93,7 @@ def _call(attached: Attached, weight: int, act: int) -> dict[str, Any]:
 def _added(attached: Attached, config: Mapping[str, Any], calls: int, guided: bool) -> dict[str, int]:
     """Bytes besides parameters: scales and zero points, what a transform adds, the tables of a correction."""
     transform = stored_bytes(extra_state(attached))
-    tables = _made("correct", config).shapes(calls, attached.adapter.sample_shape(), guided)
+    tables = _build_part("correct", config).shapes(calls, attached.adapter.sample_shape(), guided)
     correction_bytes = _FLOAT * sum(math.prod(shape) for shape in tables.values())
     return {
         "scales": stored_bytes(state(attached)) - transform,
@@ -103,7 +103,7 @@ def _added(attached: Attached, config: Mapping[str, Any], calls: int, guided: bo
 
 
 def _run(counted: Mapping[str, Any], calls: int, estimates: int) -> dict[str, int]:
-    """Of one sampled image."""
+    """Bit operations of one sampled image."""
     kinds = ("", "_flat", "_fp")
     bops = {f"run_bops{kind}": counted[f"bops{kind}"] * calls * estimates for kind in kinds}
     return {"calls": calls, "estimates": estimates, **bops}

@@ -1,4 +1,4 @@
-"""Where the reference of a protocol is: built into dmq, built by `dmq reference build`, or a file of somebody else's."""
+"""Find the reference of a protocol: built into dmq, built by `dmq reference build`, or a published file."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
 def find_reference(protocol: Protocol, outputs: str | Path) -> Reference:
-    """What the protocol compares with, checked to serve it. outputs: the folder whose `references` hold what was built.
+    """Read the reference that the protocol compares with, and check it. outputs: the folder whose `references` hold built ones.
 
-    Raises MissingWeightsError where it is not there, EvaluationError where it is another one than the protocol asks for or
-    lacks what it needs.
+    Raises MissingWeightsError where it does not exist, EvaluationError where it is not the one that the protocol asks for or
+    lacks what the protocol needs.
     """
-    found = _read(protocol.reference, reference_file(protocol.reference, protocol.reference_path, outputs))
-    found.check(protocol)
-    return found
+    reference = _read(protocol.reference, reference_file(protocol.reference, protocol.reference_path, outputs))
+    reference.check(protocol)
+    return reference
 
 
 def known_reference(what: str, outputs: str | Path = OUTPUTS) -> Reference:
-    """A reference by its name or its file. Raises MissingWeightsError where there is none."""
+    """Read a reference by its name or its file. Raises MissingWeightsError where there is none."""
     section = reference_section(what)
     return _read(what, reference_file(what, section["reference_path"], outputs))
 
 
 def reference_section(what: str) -> dict[str, str | None]:
-    """A reference given by its name or its file, as the keys of a protocol."""
+    """Turn the name or the file of a reference into the keys of a protocol."""
     return {"reference": what, "reference_path": what if "/" in what or Path(what).is_file() else None}
 
 
 def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
-    """The reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none."""
-    found = find_reference(protocol, outputs)
-    if found.images is None:
+    """Read the reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none."""
+    reference = find_reference(protocol, outputs)
+    if reference.images is None:
         raise EvaluationError(
-            f"The images of the reference {found.name} were asked for, but it has statistics alone; give one with images."
+            f"The images of the reference {reference.name} were asked for, but it has statistics alone; give one with images."
         )
-    pixels: Any = found.images()
+    pixels: Any = reference.images()
     images: Pixels = pixels
     return images
 
 
 def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
-    """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it is not there and
-    EvaluationError where it is another one than the protocol asks for, or of statistics that do not serve it.
+    """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it does not exist and
+    EvaluationError where it is not the one that the protocol asks for, or lacks statistics that it needs.
     """
     file = reference_file(protocol.reference, protocol.reference_path, outputs)
     if protocol.reference_sha256 is not None:
@@ -71,17 +71,17 @@ def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
 
 
 def image_source(what: str, framing: Framing) -> ImageSource:
-    """Images to build a reference of. what: a folder, an .npz with uint8 (N, H, W, C) under arr_0, `digits` or `digits32`.
+    """Open the images to build a reference of. what: a folder, an .npz with uint8 (N, H, W, C) under arr_0, `digits` or `digits32`.
 
     Raises EvaluationError for what is none of these, and what `folder_source` raises.
     """
     if what in REFERENCES:
         return array_source(what, _digits(what), framing, "scikit-learn")
-    return found_images(what, framing, lossless=False)
+    return open_images(what, framing, lossless=False)
 
 
-def found_images(what: str, framing: Framing, lossless: bool) -> ImageSource:
-    """Images in a folder or an .npz; nothing but what they are is read yet. lossless: see `folder_source`.
+def open_images(what: str, framing: Framing, lossless: bool) -> ImageSource:
+    """Open the images in a folder or an .npz; only names and shapes are read yet. lossless: see `folder_source`.
 
     Raises EvaluationError for what is neither, and what `folder_source` and `archive_source` raise.
     """
@@ -101,7 +101,8 @@ def build(
 ) -> dict[str, Any]:
     """`dmq reference build`: write statistics of images to `file` and return what is recorded with them.
 
-    Raises ConfigError for a name or the name of a file that cannot be, EvaluationError for a file that is there and what `image_source` raises.
+    Raises ConfigError for an impossible name of the reference or its file, EvaluationError for a file that exists already, and
+    what `image_source` raises.
     """
     if re.fullmatch(_NAME, name) is None or name in REFERENCES:
         raise ConfigError(
@@ -119,7 +120,7 @@ def build(
         )
     source, progress = image_source(what, framing), Progress(quiet)
     check_readable(source.shape[1:], protocol, source.name)
-    _log.info("%s: %s", source.name, source.told())
+    _log.info("%s: %s", source.name, source.describe())
     with progress.stage("reference", name):
         return build_reference(
             source, protocol, name, file, lambda done, of: progress.update("images", done, of), device

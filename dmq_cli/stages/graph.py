@@ -1,8 +1,8 @@
 """Stages as nodes of a graph. A node turns artifacts into an artifact, keyed by the hash of all it may read.
 
-key = sha256(name, version, the configuration sections it reads, the code in them that is not dmq's, the keys of what it
-needs): a Merkle chain. The function of a node is handed only those sections, so that nothing outside the key can change what
-it makes.
+key = sha256(name, version, the configuration sections it reads, the code in them that is not dmq's, the keys of the nodes it
+needs): a Merkle chain. The function of a node is handed only those sections, so that nothing outside the key can change its
+artifact.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger("dmq")
 
 @dataclass(frozen=True)
 class Task:
-    """What a node's function gets. config: only the sections it reads; inputs: folders of what it needs."""
+    """The argument of a node's function. config: only the sections it reads; inputs: folders of the artifacts it needs, by stage."""
 
     config: Config
     inputs: Mapping[str, Path]
@@ -41,11 +41,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Node:
-    """One stage. version: to be raised with every change of what `run` makes from the same inputs; revised(config): by how
-    much it was raised since for this configuration alone, where the change concerns some of them.
+    """One stage. version: to be raised whenever `run` makes something else from the same inputs; revised(config): added to it,
+    for a change that concerns only some configurations.
 
-    needs: the stages whose artifacts it gets; a function of the configuration where only some of them need a stage.
-    asks: sections that it also reads where the configuration has them: what is not the default.
+    needs: the stages whose artifacts it gets; a function of the configuration where only some configurations need a stage.
+    asks: optional sections, read where the configuration has them, which is where they are not the default.
     cost(config, parts) estimates the work in network calls on one sample, for `dmq plan`.
     """
 
@@ -59,7 +59,7 @@ class Node:
     cost: Callable[[Config, Parts], float] = field(default=lambda config, parts: 0.0)
 
     def version_for(self, config: Config) -> int:
-        """The version of what it makes under this configuration."""
+        """The version of its artifact under this configuration."""
         return self.version + self.revised(config)
 
     def needs_for(self, config: Config) -> tuple[str, ...]:
@@ -67,13 +67,13 @@ class Node:
         return self.needs(config) if callable(self.needs) else self.needs
 
     def sections(self, config: Config) -> Config:
-        """What of the configuration it is handed."""
+        """Select the sections of the configuration that it is handed."""
         return {name: config[name] for name in (*self.reads, *(name for name in self.asks if name in config))}
 
     def identity(self, config: Config) -> dict[str, Any]:
-        """These sections without labels, and as `code` the code in them that is not dmq's, see plugins.code_of."""
+        """What its key is made of: these sections without labels, and as `code` the hashes of foreign code, see plugins.code_of."""
         sections = {name: _as_keyed(name, section) for name, section in self.sections(config).items()}
-        code = {name: found for name, found in config.get("code", {}).items() if name in sections}
+        code = {name: hashes for name, hashes in config.get("code", {}).items() if name in sections}
         return {**identity(sections), **({"code": code} if code else {})}
 
 
@@ -84,7 +84,7 @@ class Graph:
         self.nodes, self.store, self.progress = nodes, store, progress
 
     def key(self, name: str, config: Config) -> str:
-        """The address of what node `name` makes under this configuration."""
+        """The key of node `name`'s artifact under this configuration."""
         node = self.nodes[name]
         needed = [self.key(need, config) for need in node.needs_for(config)]
         return digest([name, node.version_for(config), node.identity(config), needed])
@@ -96,9 +96,9 @@ class Graph:
         """
         node, key = self.nodes[name], self.key(name, config)
         self._force(name, config)
-        if found := self.store.find(name, key):
+        if artifact := self.store.find(name, key):
             _log.debug("%s %s from the cache", name, key[:8])
-            return found
+            return artifact
         inputs = {need: self._upstream(need, name, config) for need in node.needs_for(config)}
         with self.store.claim(name, key) as claim:
             if claim.done is not None:
@@ -108,12 +108,12 @@ class Graph:
             return self._compute(node, key, config, inputs, claim)
 
     def _force(self, name: str, config: Config) -> None:
-        """Compute the forced ones of `name` and what it rests on again, each once in a run."""
+        """Compute `name` and its upstream again as far as runtime.force names them, each once in a run."""
         for part in self.chain(name, config):
-            made = (part, self.key(part, config))
-            if part in config["runtime"]["force"] and made not in self.progress.forced:
-                self.progress.forced.add(made)
-                self.store.remove(*made)
+            address = (part, self.key(part, config))
+            if part in config["runtime"]["force"] and address not in self.progress.forced:
+                self.progress.forced.add(address)
+                self.store.remove(*address)
                 if part != name:
                     self.ensure(part, config)
 
@@ -151,16 +151,18 @@ class Graph:
         return chain(self.nodes, name, config)
 
     def why_missing(self, name: str, config: Config) -> str:
-        """Why an artifact has to be computed: what differs from the nearest one of the same stage."""
-        kept = [manifest["config"] for manifest in self.manifests(name)]
-        if not kept:
+        """Say why an artifact has to be computed: the sections in which the nearest one of the same stage differs."""
+        configs = [manifest["config"] for manifest in self.manifests(name)]
+        if not configs:
             return "never computed here"
-        wanted = self.nodes[name].identity(config)
-        differing = min(([s for s in {**wanted, **have} if have.get(s) != wanted.get(s)] for have in kept), key=len)
-        return f"differs in {', '.join(_named(differing, wanted))}" if differing else "something upstream is new"
+        planned = self.nodes[name].identity(config)
+        differing = min(
+            ([s for s in {**planned, **have} if have.get(s) != planned.get(s)] for have in configs), key=len
+        )
+        return f"differs in {', '.join(_named(differing, planned))}" if differing else "something upstream is new"
 
     def manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
-        """Those of a stage's artifacts that say from which sections they were made."""
+        """Read the manifests of a stage's artifacts, of those that record the sections they were made from."""
         for key in self.store.keys(name):
             with contextlib.suppress(ArtifactCorruptError):
                 manifest = read_json(self.store.root / name / key / "manifest.json")
@@ -170,26 +172,26 @@ class Graph:
 
 def chain(nodes: Mapping[str, Node], name: str, config: Config) -> list[str]:
     """The nodes that `name` rests on under this configuration, upstream first, `name` last, each once."""
-    seen: list[str] = []
+    names: list[str] = []
     for need in nodes[name].needs_for(config):
-        seen += [node for node in chain(nodes, need, config) if node not in seen]
-    return [*seen, name]
+        names += [node for node in chain(nodes, need, config) if node not in names]
+    return [*names, name]
 
 
 def with_code(config: Config, nodes: Iterable[Node]) -> dict[str, Any]:
-    """The configuration with `code` for the sections that these nodes read, without where all of it is dmq's own.
+    """Add `code` for the sections that these nodes read to the configuration; nothing where all of it is dmq's own.
 
-    Raises ConfigError for code that cannot be found, imported or told from other code.
+    Raises ConfigError for code that cannot be found, imported or identified by its files.
     """
     code = code_of(config, sorted({name for node in nodes for name in (*node.reads, *node.asks)}))
-    rest = {name: value for name, value in config.items() if name != "code"}
-    return {**rest, "code": code} if code else rest
+    sections = {name: value for name, value in config.items() if name != "code"}
+    return {**sections, "code": code} if code else sections
 
 
-def _named(differing: Iterable[str], wanted: Mapping[str, Any]) -> list[str]:
-    """Sections as people read them: of code, whose it is."""
-    theirs = sorted({target for found in wanted.get("code", {}).values() for target in found})
-    return [f"the code of {' and '.join(theirs)}" if name == "code" and theirs else name for name in differing]
+def _named(differing: Iterable[str], sections: Mapping[str, Any]) -> list[str]:
+    """Name sections for people; instead of `code`, the classes whose code it is."""
+    targets = sorted({target for hashes in sections.get("code", {}).values() for target in hashes})
+    return [f"the code of {' and '.join(targets)}" if name == "code" and targets else name for name in differing]
 
 
 def _as_keyed(name: str, section: Any) -> Any:
@@ -197,7 +199,7 @@ def _as_keyed(name: str, section: Any) -> Any:
 
 
 def identity(section: Any) -> Any:
-    """A configuration section without labels and paths; what somebody else's class is given stays whole."""
+    """Strip labels and paths from a configuration section; the arguments of a foreign class stay whole."""
     if isinstance(section, Mapping):
         labels = set() if is_foreign(section.get("_target_")) else LABELS
         return {k: (identity(v) if labels else v) for k, v in section.items() if k not in labels}

@@ -1,4 +1,4 @@
-"""What each part of a configuration must offer, and what somebody's class lacks of it: told before anything is computed."""
+"""The members that each part of a configuration must have, checked on foreign classes before anything is computed."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ from dmq_cli.transform import Transform
 
 
 def members(protocol: type) -> tuple[str, ...]:
-    """What a protocol asks for, as in INTERFACES: values first, then methods, each with how it is called."""
+    """List the members of a protocol as in INTERFACES: values first, then methods with their parameters."""
     public = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
     methods = {name: value for name in public if inspect.isfunction(value := vars(protocol)[name])}
     values = dict.fromkeys([*inspect.get_annotations(protocol), *(name for name in public if name not in methods)])
-    return (*values, *(f"{name}({_given(method)})" for name, method in methods.items()))
+    return (*values, *(f"{name}({_parameters(method)})" for name, method in methods.items()))
 
 
-def _given(method: Any) -> str:
+def _parameters(method: Any) -> str:
     parameters = list(inspect.signature(method).parameters.values())[1:]
-    return ", ".join(f"{one.name}=" if one.kind is one.KEYWORD_ONLY else one.name for one in parameters)
+    return ", ".join(
+        f"{parameter.name}=" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name for parameter in parameters
+    )
 
 
-# What the stages read and how they call it: "name=" is given by that name, "a or b" is one of the two.
+# Members that the stages read or call: a parameter "name=" is passed by keyword, "a or b" means one of the two.
 INTERFACES: dict[str, tuple[str, ...]] = {
     "calib": members(Strategy),
     "transform": members(Transform),
@@ -56,7 +58,7 @@ INTERFACES: dict[str, tuple[str, ...]] = {
     "sampler": ("eta", "calls", "scheduler(schedule)"),
     "numerics": ("set_tf32(device)", "apply(model, units)"),
     "protocol": (
-        *Protocol.__dataclass_fields__, "folders()", "layers(asked)", "record(reference_sha256, extractor_sha256, further)",
+        *Protocol.__dataclass_fields__, "folders()", "layers(with_subjects)", "record(reference_sha256, extractor_sha256, further)",
         "hash(reference_sha256, extractor_sha256, further)",
     ),
     "metric": (
@@ -100,9 +102,9 @@ _CHOICES = (ByLikelihood, BySnr)  # calibration chooses by the kind
 
 
 def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
-    """Compare the classes of a section, at any depth below dmq's own, with what stands in their places.
+    """Compare the foreign classes of a section, at any depth, with the interface of the place where each stands.
 
-    Raises ConfigError for one without a method, or with one that cannot be called as it will be; for a section that names none.
+    Raises ConfigError for a class without a needed method, or with other parameters, and for a section without a class.
     """
     axis = _ALSO.get(name, name)
     if axis not in INTERFACES:
@@ -118,31 +120,31 @@ def check_interfaces(name: str, section: Mapping[str, Any]) -> None:
             _refuse(key, place, part, [member for member in methods if not _offers(value, member, True)], value)
 
 
-def check_made(name: str, section: Mapping[str, Any], made: Any) -> None:
-    """The same of what a section was made into, and of what that makes in turn, where the class is not dmq's own."""
+def check_made(name: str, section: Mapping[str, Any], part_object: Any) -> None:
+    """Check likewise the object that a section was made into, and those that it makes in turn, where its class is foreign."""
     axis = _ALSO.get(name, name)
     for key, place, part in _parts(name, axis, section) if axis in INTERFACES else ():
         if is_foreign(part["_target_"]):
-            own = made if part is section else build.make(part)
-            own = own(bits=8) if place == "grid" and not hasattr(own, "bits") else own
-            _check(key, place, part, own)
-            for made_in, further in _makes(place, own):
+            part_made = part_object if part is section else build.make(part)
+            part_made = part_made(bits=8) if place == "grid" and not hasattr(part_made, "bits") else part_made
+            _check(key, place, part, part_made)
+            for made_in, further in _makes(place, part_made):
                 _check(key, made_in, part, further)
-            if place == "choice" and not isinstance(own, _CHOICES):
+            if place == "choice" and not isinstance(part_made, _CHOICES):
                 raise ConfigError(
                     f"{key}._target_={part['_target_']} is a choice that calibration does not know how to make; derive the class from"
                     f" {' or '.join(kind.__name__ for kind in _CHOICES)}."
                 )
 
 
-def check_scheduler(name: str, section: Mapping[str, Any], made: Any) -> None:
-    """The same of the scheduler that somebody's settings of a sampler, or strategy, give."""
+def check_scheduler(name: str, section: Mapping[str, Any], scheduler: Any) -> None:
+    """Check likewise the scheduler that a foreign sampler or strategy gives."""
     if is_foreign(section["_target_"]):
-        _check(name, "scheduler", section, made)
+        _check(name, "scheduler", section, scheduler)
 
 
 def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(key, place, section) of a part and of those below it; what somebody else's class is given is its own business."""
+    """Yield (key, place, section) of a part and of those below it, but not below a foreign class, whose arguments are its own."""
     yield key, axis, section
     if is_foreign(section["_target_"]):
         return
@@ -153,39 +155,47 @@ def _parts(key: str, axis: str, section: Mapping[str, Any]) -> Iterator[tuple[st
 
 
 def _below(key: str, name: str, value: Any) -> list[tuple[str, Any]]:
-    """(key, value) of what a parameter holds: each of a list, each of the named passes or metrics, or the one value itself."""
+    """List (key, value) of the parts in a parameter: each of a list, each of the named passes or metrics, or the value itself."""
     if isinstance(value, list):
         return [(f"{key}.{number}", part) for number, part in enumerate(value)]
     if name in ("passes", "metrics") and isinstance(value, Mapping):
-        return [(f"{key}.{one}", part) for one, part in value.items()]
+        return [(f"{key}.{part_name}", part) for part_name, part in value.items()]
     return [(key, value)]
 
 
-def _check(key: str, place: str, part: Mapping[str, Any], made: Any) -> None:
-    _refuse(key, place, part, [one for one in INTERFACES[place] if not _offers(made, one, False)], type(made))
+def _check(key: str, place: str, part: Mapping[str, Any], part_object: Any) -> None:
+    _refuse(
+        key,
+        place,
+        part,
+        [member for member in INTERFACES[place] if not _offers(part_object, member, False)],
+        type(part_object),
+    )
 
 
 def _offers(owner: Any, member: str, unbound: bool) -> bool:
-    """Whether a member is there and, if it is called, takes what it will be given. unbound: of a class, before `self` is."""
-    return any(_offers_one(owner, one, unbound) for one in member.split(" or "))
+    """Whether a member exists and, if it is a method, takes the parameters. unbound: `owner` is a class, not an instance."""
+    return any(_offers_one(owner, alternative, unbound) for alternative in member.split(" or "))
 
 
 def _offers_one(owner: Any, member: str, unbound: bool) -> bool:
-    name, called, given = re.fullmatch(r"(\w+)(\()?(.*?)\)?", member).groups()  # type: ignore[union-attr]
+    name, called, parameters = re.fullmatch(r"(\w+)(\()?(.*?)\)?", member).groups()  # type: ignore[union-attr]
     if unbound and not any(name in vars(kind) for kind in owner.__mro__):
         return False
     try:
         value = getattr(owner, name)
     except AttributeError:
         return False
-    except Exception:  # a property that cannot be asked yet
+    except Exception:  # a property that cannot be read yet
         return True
-    return not called or (callable(value) and _takes(owner, name, given.split(", ") if given else [], unbound))
+    return not called or (
+        callable(value) and _takes(owner, name, parameters.split(", ") if parameters else [], unbound)
+    )
 
 
-def _takes(owner: Any, name: str, given: list[str], unbound: bool) -> bool:
-    by_name = {one[:-1]: None for one in given if one.endswith("=")}
-    places: list[None] = [None] * (len(given) - len(by_name))
+def _takes(owner: Any, name: str, parameters: list[str], unbound: bool) -> bool:
+    by_name = {parameter[:-1]: None for parameter in parameters if parameter.endswith("=")}
+    places: list[None] = [None] * (len(parameters) - len(by_name))
     static = unbound and not isinstance(inspect.getattr_static(owner, name), staticmethod | classmethod)
     try:
         inspect.signature(getattr(owner, name)).bind(*([None] if static else []), *places, **by_name)
@@ -199,18 +209,18 @@ def _takes(owner: Any, name: str, given: list[str], unbound: bool) -> bool:
 def _refuse(key: str, place: str, part: Mapping[str, Any], lacking: list[str], kind: type) -> None:
     if not lacking:
         return
-    there = [one for one in lacking if hasattr(kind, one.partition("(")[0])]
-    absent = [one for one in lacking if one not in there]
-    told = [f"{', '.join(absent)}, which {kind.__name__} does not have"] if absent else []
-    told += [f"{', '.join(there)}, which {kind.__name__} has with other parameters"] if there else []
+    mismatched = [member for member in lacking if hasattr(kind, member.partition("(")[0])]
+    absent = [member for member in lacking if member not in mismatched]
+    problems = [f"{', '.join(absent)}, which {kind.__name__} does not have"] if absent else []
+    problems += [f"{', '.join(mismatched)}, which {kind.__name__} has with other parameters"] if mismatched else []
     raise ConfigError(
-        f"{key}._target_={part['_target_']} was asked for, but a {_NAMES.get(place, place)} needs {' and '.join(told)};"
+        f"{key}._target_={part['_target_']} was asked for, but a {_NAMES.get(place, place)} needs {' and '.join(problems)};"
         f" {_instead(kind) or 'add that to the class, or name another one.'}"
     )
 
 
 def _instead(kind: type) -> str:
-    """Where a class belongs."""
+    """Suggest the groups whose interface a class fits."""
     values = {name for base in kind.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))}
 
     def fits(member: str) -> bool:
@@ -220,13 +230,13 @@ def _instead(kind: type) -> str:
     return f"it is one for {' or '.join(fitting)}." if fitting else ""
 
 
-def _makes(place: str, made: Any) -> Iterator[tuple[str, Any]]:
-    """What a part makes later, made now for nothing; nothing where it cannot be tried like this."""
+def _makes(place: str, part_object: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (place, object) of what a part makes later, made now on a small example; nothing where that fails."""
     with contextlib.suppress(Exception):
         if place == "correct":
-            shapes = made.shapes(2, (1, 8, 8), False)
-            used = made.load({name: torch.ones(shape) for name, shape in shapes.items()})
+            shapes = part_object.shapes(2, (1, 8, 8), False)
+            used = part_object.load({name: torch.ones(shape) for name, shape in shapes.items()})
             if used is not None:
                 yield "correction in use", used
         elif place == "scale":
-            yield "source of scales", made.build(Slot(Uniform(8), StepContext(), torch.tensor([0])))
+            yield "source of scales", part_object.build(Slot(Uniform(8), StepContext(), torch.tensor([0])))

@@ -12,22 +12,22 @@ _ENTRY = re.compile(r"(?:(?P<part>[\w*?]+):)?(?P<match>[\w.*?|\[\]]+)=(?P<bits>\
 
 
 def with_layer_bits(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration whose policy ends with a rule for every entry of `layer_bits`, and without that key.
+    """Append a rule to the policy for every entry of `layer_bits`, and drop that key from the configuration.
 
     An entry is PATTERN=BITS or PART:PATTERN=BITS, of the labels and parts that rules of a scheme match; entries are separated by
     semicolons, and of several that fit a layer the last one wins. Raises ConfigError for another text.
     """
-    rest = {name: value for name, value in config.items() if name != "layer_bits"}
+    other_sections = {name: value for name, value in config.items() if name != "layer_bits"}
     text = config.get("layer_bits")
     if text is None:
-        return rest
+        return other_sections
     policy = config["policy"]
     if "rules" not in policy:
         raise ConfigError(
             f"layer_bits={text} was given, but the policy {policy.get('_target_')} has no rules; leave one of them out."
         )
     rules = [_rule(str(text), entry.strip()) for entry in str(text).split(";") if entry.strip()]
-    return {**rest, "policy": {**policy, "rules": [*policy["rules"], *rules]}}
+    return {**other_sections, "policy": {**policy, "rules": [*policy["rules"], *rules]}}
 
 
 def _rule(text: str, entry: str) -> dict[str, Any]:

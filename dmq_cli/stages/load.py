@@ -1,4 +1,4 @@
-"""A finished run back in Python. The run may be a stranger's: nothing of it runs, and nothing is used unchecked."""
+"""Load a finished run in Python. The run may be a stranger's: no code of it runs, and all of it is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dmq_cli.sampling.pipeline import Drawing, SeedPipeline
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import identity, with_code
 from dmq_cli.stages.nodes import NODES
-from dmq_cli.stages.prepare import told
+from dmq_cli.stages.prepare import identify_cond
 from dmq_cli.stages.targets import allowed, check_targets, trusting
 from dmq_cli.store import check_artifact, read_json
 
@@ -32,9 +32,9 @@ _STAGES = ("reconstruct", "correct")
 class Loaded(CorrectedDenoiser):
     """The quantized, corrected network of a run.
 
-    network: the diffusers model with its quantizers in place, without the correction, which acts around it. Where there is one, a call
-    of the network by anybody but this Denoiser raises ConfigError, unless `uncorrected_network` was asked for. estimator, denoiser: the
-    network as a Denoiser without the correction, for those who apply `correction` themselves.
+    network: the diffusers model with its quantizers in place, without the correction, which acts around it. Where the run has a
+    correction, calling the network directly raises ConfigError, unless `uncorrected_network` was read. estimator, denoiser: the
+    network as a Denoiser without the correction, for callers who apply `correction` themselves.
     """
 
     def __init__(self, config: Mapping[str, Any], state: Path, tables: Path) -> None:
@@ -47,14 +47,14 @@ class Loaded(CorrectedDenoiser):
         super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
         self.decode = build.decoder(config, config["runtime"])
         self.attached, self.adapter, self.network = pair.attached, pair.attached.adapter, pair.attached.model
-        self._told = False
+        self._warned = False
         self._guard = _Bare(self.attached.context)
         if correction is not None:
             self.network.register_forward_pre_hook(self._guard)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        if self.correction is not None and not self._told:
-            self._told = True
+        if self.correction is not None and not self._warned:
+            self._warned = True
             _log.warning(
                 "a loop of your own gets corrected estimates, but takes its steps from the sample as it is and adds its own noise;"
                 " sample(seeds) and as_pipeline() apply the whole correction"
@@ -63,7 +63,7 @@ class Loaded(CorrectedDenoiser):
 
     @property
     def uncorrected_network(self) -> nn.Module:
-        """The same network, which from now on anybody may call: quantized, and without the correction."""
+        """The quantized network without the correction; reading it allows direct calls of the network from now on."""
         self._guard.open = True
         return self.network
 
@@ -89,7 +89,7 @@ class Loaded(CorrectedDenoiser):
 
 
 class _Bare:
-    """A forward pre-hook that refuses calls from outside of a Denoiser, where a correction would be left out."""
+    """A forward pre-hook that refuses direct calls of the network, which would leave the correction out."""
 
     def __init__(self, context: StepContext) -> None:
         self.context, self.open = context, False
@@ -120,7 +120,7 @@ def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
             return Loaded(config, state, tables)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactCorruptError(
-            f"{folder / 'config.json'} is not what this version of dmq makes a model of ({error!r}); run the command again."
+            f"{folder / 'config.json'} cannot be loaded by this version of dmq ({error!r}); run the command again."
         ) from error
 
 
@@ -145,7 +145,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _artifacts(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The artifacts that the run's manifest names, each whole, of this configuration, and resting on the one before."""
+    """Find the artifacts that the run's manifest names; each is complete, of this configuration, and made from the one before."""
     keys = read_json(folder / "manifest.json")
     keys = keys.get("artifacts") if isinstance(keys, dict) else None
     if not isinstance(keys, dict) or not all(isinstance(keys.get(stage), str) for stage in _STAGES):
@@ -162,7 +162,7 @@ def _artifacts(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 
 def _place(folder: Path, config: Mapping[str, Any], stage: str, key: str) -> Path:
-    """Where an artifact lies: where the run's link leads, in the outputs that the run lies in, or in those it was made in."""
+    """Find an artifact: by the run's link, in the outputs folder of the run, or in the one it was made in."""
     places = list(dict.fromkeys(_places(folder, config, stage, key)))
     for place in places:
         if place.is_dir():
@@ -186,12 +186,12 @@ def _places(folder: Path, config: Mapping[str, Any], stage: str, key: str) -> It
 def _check_origin(
     folder: Path, config: Mapping[str, Any], keys: Mapping[str, str], manifest: Mapping[str, Any], stage: str
 ) -> None:
-    wanted, made = NODES[stage].identity(config), manifest.get("config", {})
-    other = [name for name in {**wanted, **made} if wanted.get(name) != made.get(name)]
-    other += [name for name, key in manifest.get("inputs", {}).items() if keys.get(name) != key]
-    if other:
+    expected, recorded = NODES[stage].identity(config), manifest.get("config", {})
+    differing = [name for name in {**expected, **recorded} if expected.get(name) != recorded.get(name)]
+    differing += [name for name, key in manifest.get("inputs", {}).items() if keys.get(name) != key]
+    if differing:
         raise ArtifactCorruptError(
-            f"{folder} was to be loaded, but its {stage} was made with another {', '.join(other)} than its config.json and manifest"
+            f"{folder} was to be loaded, but its {stage} was made with another {', '.join(differing)} than its config.json and manifest"
             " say: one of the files was altered; run the command again."
         )
 
@@ -200,24 +200,24 @@ def check_model(config: Mapping[str, Any]) -> None:
     """Raise ModelError if the model's files are not those that a recorded configuration was made with."""
     recorded = config["model"]
     now = identified(recorded)
-    now |= told(now, config["cond"])
+    now |= identify_cond(now, config["cond"])
     parts = [name for name in now if name in recorded and identity(now[name]) != identity(recorded[name])]
     if "first_stage" in recorded and "first_stage" not in now:
         parts.append("first_stage")
     if parts:
         raise ModelError(
             f"The model {recorded.get('path')} is not what the run was made with (its {', '.join(parts)} changed since); put the"
-            " files of then back, or run the command again."
+            " former files back, or run the command again."
         )
 
 
 def check_code(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise ArtifactError where code that is not dmq's own is another one than that which the run was made with."""
-    made, now = config.get("code", {}), with_code(config, [NODES["sample"]]).get("code", {})
+    """Raise ArtifactError where foreign code has changed since the run was made."""
+    recorded, now = config.get("code", {}), with_code(config, [NODES["sample"]]).get("code", {})
     for section, code in now.items():
-        for target, found in code.items():
-            if (before := made.get(section, {}).get(target)) != found:
+        for target, code_hash in code.items():
+            if (before := recorded.get(section, {}).get(target)) != code_hash:
                 raise ArtifactError(
-                    f"The run {folder} was made with another {target} ({before or 'not recorded'}) than there is now ({found}); bring that code back, or run"
-                    " the command again."
+                    f"The run {folder} was made with another {target} ({before or 'not recorded'}) than is here now ({code_hash});"
+                    " bring that code back, or run the command again."
                 )

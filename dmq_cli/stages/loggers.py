@@ -1,4 +1,4 @@
-"""Optional loggers of finished evaluations: numbers, configuration and samples.png, beside the run folder, which has them all.
+"""Optional loggers of finished evaluations: copies of the numbers, configuration and samples.png of the run folder.
 
 Their packages are extras, imported when they are used. None of this is in any key.
 """
@@ -28,8 +28,8 @@ class Logger(Protocol):
 
     package: ClassVar[str | None]
 
-    def log(self, run: Path, found: Mapping[str, Any]) -> None:
-        """Log the finished run in folder `run`; found: its metrics.json."""
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
+        """Log the finished run in folder `run`. metrics: the content of its metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class NoLogger:
 
     package: ClassVar[str | None] = None
 
-    def log(self, run: Path, found: Mapping[str, Any]) -> None:
-        """Nothing."""
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TensorBoard:
     folder: str
     package: ClassVar[str | None] = "tensorboard"
 
-    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
         """A scalar for each number, the configuration as text, the samples as an image."""
         import numpy as np
         from PIL import Image
@@ -57,9 +57,9 @@ class TensorBoard:
 
         writer: Any = SummaryWriter(str(Path(self.folder) / run.name))
         try:
-            for name, value in numbers(found):
+            for name, value in numbers(metrics):
                 writer.add_scalar(name, value)
-            writer.add_text("config", f"```\n{json.dumps(found['config'], indent=1)}\n```")
+            writer.add_text("config", f"```\n{json.dumps(metrics['config'], indent=1)}\n```")
             if (run / SAMPLES).is_file():
                 with Image.open(run / SAMPLES) as image:
                     writer.add_image("samples", np.asarray(image.convert("RGB")), dataformats="HWC")
@@ -75,23 +75,23 @@ class MLflow:
     experiment: str = "dmq"
     package: ClassVar[str | None] = "mlflow"
 
-    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
         """A metric for each number; model, method and bits as parameters; config.json and the samples as files."""
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 would rather have a database
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=Path(self.folder).absolute().as_uri())
-        known = client.get_experiment_by_name(self.experiment)
-        experiment = known.experiment_id if known else client.create_experiment(self.experiment)
-        made = client.create_run(experiment, run_name=run.name).info.run_id
+        existing = client.get_experiment_by_name(self.experiment)
+        experiment = existing.experiment_id if existing else client.create_experiment(self.experiment)
+        run_id = client.create_run(experiment, run_name=run.name).info.run_id
         for name in ("model", "method", "bits"):
-            client.log_param(made, name, found[name])
-        for name, value in numbers(found):
-            client.log_metric(made, name, value)
-        client.log_dict(made, found["config"], "config.json")
+            client.log_param(run_id, name, metrics[name])
+        for name, value in numbers(metrics):
+            client.log_metric(run_id, name, value)
+        client.log_dict(run_id, metrics["config"], "config.json")
         if (run / SAMPLES).is_file():
-            client.log_artifact(made, str(run / SAMPLES))
-        client.set_terminated(made)
+            client.log_artifact(run_id, str(run / SAMPLES))
+        client.set_terminated(run_id)
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,18 @@ class WandB:
     mode: Literal["offline", "online", "disabled"] = "offline"
     package: ClassVar[str | None] = "wandb"
 
-    def log(self, run: Path, found: Mapping[str, Any]) -> None:
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
         """Numbers as summary, the configuration, the samples as an image."""
         import wandb
 
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         quiet = wandb.Settings(silent=True)
         where = {"project": self.project, "dir": self.folder, "mode": self.mode, "name": run.name}
-        made = wandb.init(config=dict(found["config"]), settings=quiet, **where)
-        made.summary.update(dict(numbers(found)))
+        wandb_run = wandb.init(config=dict(metrics["config"]), settings=quiet, **where)
+        wandb_run.summary.update(dict(numbers(metrics)))
         if (run / SAMPLES).is_file():
-            made.log({"samples": wandb.Image(str(run / SAMPLES))})
-        made.finish()
+            wandb_run.log({"samples": wandb.Image(str(run / SAMPLES))})
+        wandb_run.finish()
 
 
 def make_logger(section: Mapping[str, Any] | None) -> Logger:
@@ -132,19 +132,19 @@ def make_logger(section: Mapping[str, Any] | None) -> Logger:
     return logger
 
 
-def log_run(logger: Logger, run: Path, found: Mapping[str, Any]) -> None:
+def log_run(logger: Logger, run: Path, metrics: Mapping[str, Any]) -> None:
     """Log a finished run. An error of the logger is a warning: the run is finished and lies in its folder."""
     try:
-        logger.log(run, found)
+        logger.log(run, metrics)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         _log.warning("%s is finished, but %s did not log it (%s: %s)", run, logger.package, type(error).__name__, first)
 
 
-def numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of metrics.json as ("quantized/fd", 0.52); of a spread over seed ranges its deviation."""
+def numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield every number of metrics.json as ("quantized/fd", 0.52); for a spread over seed ranges, its standard deviation."""
     for part in ("fp", "quantized", "paired", "cost"):
-        for name, value in found.get(part, {}).items():
+        for name, value in metrics.get(part, {}).items():
             if isinstance(value, Mapping):
                 if "std" in value:
                     yield f"{part}/{name}_std", float(value["std"])

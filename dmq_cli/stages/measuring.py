@@ -1,4 +1,4 @@
-"""The numbers of images as a protocol has them, each with its interval: of those sampled here and of anybody else's."""
+"""Measure images by a protocol, each number with its interval: images sampled by dmq or read from a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dmq_cli.metrics.reading.image_files import Framing, ImageSource
 from dmq_cli.metrics.reading.look import Pixels
 from dmq_cli.metrics.reading.order import line_numbers
 from dmq_cli.results.record import ASKED
-from dmq_cli.stages.find_reference import OUTPUTS, find_reference, found_images
+from dmq_cli.stages.find_reference import OUTPUTS, find_reference, open_images
 from dmq_cli.store import read_json
 
 _log = logging.getLogger("dmq")
@@ -41,88 +41,87 @@ def judge(
     images: Pixels,
     protocol: Protocol,
     outputs: str | Path,
-    asked: Sequence[str] | None = None,
+    subjects: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     twins: Pixels | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """{"numbers", "intervals", "protocol"} of images, uint8 (N, H, W, 1 or 3); and the influence (N,) of every image on each
-    distance. With twins, also {"paired", "paired_intervals"}.
+    """Measure images, uint8 (N, H, W, 1 or 3): {"numbers", "intervals", "protocol"}, and the influence (N,) of every image on
+    each distance. With twins, also {"paired", "paired_intervals"}.
 
-    outputs: the folder whose `references` hold what was built; asked: what each image was to show; twins: what full precision
-    makes of the same noise. Raises EvaluationError for images or a reference that do not fit the protocol, errors of weights
-    as in `read_weights`.
+    outputs: the folder whose `references` hold built ones; subjects: the class or prompt of each image; twins: the
+    full-precision images from the same noise. Raises EvaluationError for images or a reference that do not fit the protocol,
+    errors of weights as in `read_weights`.
     """
     check_images(len(images), protocol)
-    known = with_features(find_reference(protocol, outputs), protocol, device)
-    sample = Sample(extract(images, protocol, asked=asked, device=device), asked, images)
-    found = measure(sample, known, protocol)
-    record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
-    numbers = {"numbers": dict(found.numbers), "intervals": dict(found.intervals), "protocol": record}
+    reference = with_features(find_reference(protocol, outputs), protocol, device)
+    sample = Sample(extract(images, protocol, subjects=subjects, device=device), subjects, images)
+    measured = measure(sample, reference, protocol)
+    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    numbers = {"numbers": dict(measured.numbers), "intervals": dict(measured.intervals), "protocol": record}
     if twins is None:
-        return numbers, dict(found.influences)
+        return numbers, dict(measured.influences)
     pairs = compare(sample, twins, protocol, device)
     numbers |= {"paired": dict(pairs.numbers), "paired_intervals": dict(pairs.intervals)}
-    return numbers, {**found.influences, **pairs.influences}
+    return numbers, {**measured.influences, **pairs.influences}
 
 
 def measure_images(
     what: str, protocol: Protocol, prompts: Sequence[str] | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """What `judge` finds in a folder of PNG files, or in an .npz of images; and `images`, what was read and what was not.
+    """Measure a folder of PNG files or an .npz of images by `judge`; `images` in the result says which files were read and which not.
 
-    prompts: what the images were to show. An image of an .npz belongs to the line of its place, a file to the line of the
-    number in its name (see `line_numbers`), both from the start again after the last line. Raises what `judge` and
-    `line_numbers` do, ConfigError for a protocol that would leave out what it asks for, and EvaluationError for images
-    that were sampled from other prompts.
+    prompts: image i of an .npz belongs to line i, a file to the line of the number in its name (see `line_numbers`), both
+    modulo the number of lines. Raises what `judge` and `line_numbers` do, ConfigError for a protocol whose metrics need what is
+    not given, and EvaluationError for images that were sampled from other prompts.
     """
     _check_metrics(protocol, prompts)
-    source = found_images(what, Framing(), lossless=True)
+    source = open_images(what, Framing(), lossless=True)
     check_images(source.shape[0], protocol)
     check_readable(source.shape[1:], protocol, source.name)
-    asked = None if prompts is None else _asked(source, prompts)
-    _log.info("%s: %s", source.name, source.told())
-    found, _ = judge(source.pixels(), protocol, OUTPUTS, asked, device)
-    return {**found, "images": source.record()}
+    subjects = None if prompts is None else _subjects(source, prompts)
+    _log.info("%s: %s", source.name, source.describe())
+    numbers, _ = judge(source.pixels(), protocol, OUTPUTS, subjects, device)
+    return {**numbers, "images": source.record()}
 
 
-def _asked(source: ImageSource, prompts: Sequence[str]) -> list[str]:
-    """What each image was to show."""
+def _subjects(source: ImageSource, prompts: Sequence[str]) -> list[str]:
+    """Find the prompt of each image, and check it against the record beside an .npz of dmq's own."""
     numbers = line_numbers(source.files, len(prompts), source.name) if source.files else range(source.shape[0])
-    asked = [prompts[number % len(prompts)] for number in numbers]
+    subjects = [prompts[number % len(prompts)] for number in numbers]
     beside = Path(source.name).with_name(ASKED)
     if not source.files and beside.is_file():
-        _check_sampled(beside, asked)
-    return asked
+        _check_sampled(beside, subjects)
+    return subjects
 
 
-def _check_sampled(beside: Path, asked: Sequence[str]) -> None:
-    """dmq keeps what images were sampled from beside them; their first seed need not belong to the first line."""
+def _check_sampled(beside: Path, subjects: Sequence[str]) -> None:
+    """Compare prompts with those that dmq recorded beside its images, whose first seed need not belong to the first line."""
     record = read_json(beside)
     sampled = record.get("asked") if isinstance(record, dict) else None
-    if not isinstance(sampled, list) or len(sampled) != len(asked):
-        raise EvaluationError(f"{beside} should say of {len(asked)} images what they show, but does not; remove it.")
-    if (other := next((i for i, one in enumerate(asked) if one != sampled[i]), None)) is not None:
+    if not isinstance(sampled, list) or len(sampled) != len(subjects):
+        raise EvaluationError(f"{beside} should say of {len(subjects)} images what they show, but does not; remove it.")
+    if (index := next((i for i, subject in enumerate(subjects) if subject != sampled[i]), None)) is not None:
         raise EvaluationError(
-            f"By {beside} image {other} was to show {sampled[other]!r}, but by --prompts {asked[other]!r}; give the prompts that it"
-            " was sampled from, beginning with the line of its first seed."
+            f"Image {index} was sampled from {sampled[index]!r} (says {beside}), but --prompts gives {subjects[index]!r}; give the"
+            " prompts that it was sampled from, beginning with the line of its first seed."
         )
 
 
-def _check_metrics(protocol: Protocol, asked: Sequence[str] | None) -> None:
+def _check_metrics(protocol: Protocol, subjects: Sequence[str] | None) -> None:
     metrics = protocol.metrics.values()
     if not any(isinstance(metric, SetMetric) for metric in metrics):
         raise ConfigError(
             "Nothing was to be measured: protocol.metrics has none that needs no full-precision twin; add one of"
             f" {', '.join(names('metric'))} with +metric@protocol.metrics.NAME=NAME."
         )
-    if unasked := [metric.name for metric in metrics if metric.asks and asked is None]:
+    if unasked := [metric.name for metric in metrics if metric.asks and subjects is None]:
         raise ConfigError(
-            f"The protocol {protocol.name} asks for {' and '.join(unasked)}, which need what the images were to show; give "
+            f"The protocol {protocol.name} asks for {' and '.join(unasked)}, which need the prompt or class of each image; give "
             f"--prompts FILE, or write {' '.join(f'protocol.metrics.{name}=null' for name in unasked)}."
         )
-    # Of pairs every protocol has some, for evaluation.
+    # PairMetrics are no error: every protocol has some, for evaluation.
     if alone := [m.name for m in metrics if isinstance(m, TwinMetric) and not isinstance(m, PairMetric)]:
         raise ConfigError(
-            f"The protocol {protocol.name} asks for {' and '.join(alone)}, which compare with what full precision makes of the same"
-            " noise, and there is nothing like that here; measure them with dmq evaluate."
+            f"The protocol {protocol.name} asks for {' and '.join(alone)}, which compare with full-precision images from the same"
+            " noise, and none are given; measure them with dmq evaluate."
         )

@@ -25,15 +25,15 @@ from dmq_cli.store.tensors import save_tensors
 
 
 def sample(task: Task) -> None:
-    """Images of the quantized, corrected network, or of its full-precision twin, whose key has no bits and no method.
+    """Sample images of the quantized, corrected network, or of its full-precision twin, whose key has no bits and no method.
 
-    In chunks of one batch; a chunk that is there already, from an attempt that was killed, is kept.
+    One file per batch; files of an attempt that was killed are kept.
     """
     estimator = build.denoiser(task.config, task.runtime, task.inputs)
     settings, scheduler = build.sampler(task.config)
     guide = build.guide(task.config, task.runtime, task.config.get("correct", {}).get("target"))
     decode = build.decoder(task.config, task.runtime)
-    seeds, files, done = parse_range(task.config["seeds"]), [], 0
+    seeds, files, num_done = parse_range(task.config["seeds"]), [], 0
     for chunk in batches(seeds, task.runtime["batch_size"]):
         files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")
         if not files[-1].exists():
@@ -43,30 +43,30 @@ def sample(task: Task) -> None:
                     correction=estimator.correction, guide=guide,
                 )  # fmt: skip
                 write_chunk(files[-1], sample_images(steps, decode), task.config["to_uint8"])
-        done += len(chunk)
-        task.progress.update("images", done, len(seeds))
+        num_done += len(chunk)
+        task.progress.update("images", num_done, len(seeds))
     if guide.conditions is not None:
-        write_json(task.work / ASKED, {"asked": guide.conditions.asked(seeds)})
+        write_json(task.work / ASKED, {"asked": guide.conditions.subjects(seeds)})
     save_images(task.work, files)
 
 
 def evaluate_fp(task: Task) -> None:
-    """Distances of the full-precision twin."""
+    """Measure the images of the full-precision twin."""
     _measure(task, "sample_fp")
 
 
 def evaluate(task: Task) -> None:
-    """Distances of the quantized images, and how far each is from its twin from the same noise."""
+    """Measure the quantized images, and how far each is from the full-precision image from the same noise."""
     _measure(task, "sample", load_images(task.inputs["sample_fp"]))
 
 
 def _measure(task: Task, stage: str, twins: Pixels | None = None) -> None:
     images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
-    asked = read_json(file)["asked"] if file.is_file() else None
+    subjects = read_json(file)["asked"] if file.is_file() else None
     protocol: Protocol = build.make(task.config["protocol"])
-    found, influences = judge(images, protocol, task.runtime["outputs"], asked, task.runtime["device"], twins)
+    numbers, influences = judge(images, protocol, task.runtime["outputs"], subjects, task.runtime["device"], twins)
     save_tensors(task.work / INFLUENCE, influences)
-    write_json(task.work / "numbers.json", found)
+    write_json(task.work / "numbers.json", numbers)
 
 
 def _halves(config: Config) -> int:
@@ -92,12 +92,12 @@ def _transform_cost(config: Config, parts: Parts) -> float:
 
 def _reconstruct_cost(config: Config, parts: Parts) -> float:
     samples, again = _samples(config, parts), 1.4 * _calibset_cost(config, parts)  # from the quantized network
-    return parts.recon.cost(samples) + sum(other.cost(samples) + again for other in parts.recon.refinements())
+    return parts.recon.cost(samples) + sum(refinement.cost(samples) + again for refinement in parts.recon.refinements())
 
 
 def _targets_cost(config: Config, parts: Parts) -> float:
-    samples, wanted = _samples(config, parts), parts.recon.targets
-    return min(samples, float(wanted["num_samples"] or samples)) if wanted else 0.0
+    samples, targets = _samples(config, parts), parts.recon.targets
+    return min(samples, float(targets["num_samples"] or samples)) if targets else 0.0
 
 
 def _correct_cost(config: Config, parts: Parts) -> float:
@@ -114,7 +114,7 @@ def _trace_cost(config: Config, parts: Parts) -> float:
 
 
 def _calibrate_revised(config: Config) -> int:
-    """1 where ranges of activations are searched: which values are kept for that no longer depends on the batch size."""
+    """1 where ranges of activations are searched: the values kept for that no longer depend on the batch size."""
     return int(_searches(canonical(config["scheme"]), canonical(config["policy"])))
 
 
@@ -145,10 +145,10 @@ NODES: dict[str, Node] = {
     )
 }  # fmt: skip
 ENDS = ("evaluate", "evaluate_fp", "trace")
-"""The stages that nothing rests on."""
+"""The last stages: no other one needs them."""
 
 
 def versions(config: Config) -> dict[str, int]:
-    """Of every stage that a run with this configuration may rest on."""
+    """The version of every stage that a run with this configuration may need."""
     reached = {name for end in ENDS for name in chain(NODES, end, config)}
     return {name: node.version_for(config) for name, node in NODES.items() if name in reached}

@@ -1,4 +1,4 @@
-"""What a command would compute, why, and about how long it would take."""
+"""Plan a command: the stages it would compute, why, and about how long each takes."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from dmq_cli.stages.sampler_notes import sampled_how
 from dmq_cli.stages.verbs import graph, targets
 from dmq_cli.store.files import free_bytes
 
-_PROBE = 64  # at most so many samples in the forward pass that the estimate rests on
-_LONGEST = 3.0  # seconds that this forward pass may take; else a single sample has to do
+_PROBE = 64  # largest number of samples in the timed forward pass
+_LONGEST = 3.0  # seconds that this forward pass may take; if it would take longer, a single sample is timed
 
 
 def planned(composed: Mapping[str, Any], verb: str) -> dict[str, Any]:
-    """`plan`: see there; and what sampled_how tells."""
-    made = prepared({**composed, "stage": verb})
-    rows = _rows(made, verb)
-    return {"plan": rows, "disk": _disk(made.config, rows), **sampled_how(composed, made.config)}
+    """Plan a verb: the rows of `plan`, disk space in bytes, and the notes of sampled_how."""
+    prepared_run = prepared({**composed, "stage": verb})
+    rows = _rows(prepared_run, verb)
+    return {"plan": rows, "disk": _disk(prepared_run.config, rows), **sampled_how(composed, prepared_run.config)}
 
 
 def plan(composed: Mapping[str, Any], verb: str) -> list[dict[str, Any]]:
-    """One row for every stage of the verb: stage, seeds, key, cached, why, seconds (estimated; None if cached)
-    and from: earlier runs of as much work on this machine, or a call of the network probed now."""
+    """List a row for every stage of the verb: stage, seeds, key, cached, why, seconds (estimated; None if cached) and from,
+    the source of the estimate: earlier runs of as much work on this machine, or a call of the network timed now."""
     return _rows(prepared({**composed, "stage": verb}), verb)
 
 
-def _rows(found: Prepared, verb: str) -> list[dict[str, Any]]:
-    config, rows, seen = found.config, [], set()
-    made = graph(config, Progress(quiet=True))
-    for name, own in targets(verb, config):
-        for part in made.chain(name, own):
-            key = made.key(part, own)
-            if (part, key) not in seen:
-                seen.add((part, key))
-                rows.append(_row(made, part, key, Prepared(own, found.parts)))
+def _rows(run: Prepared, verb: str) -> list[dict[str, Any]]:
+    config, rows, visited = run.config, [], set()
+    stage_graph = graph(config, Progress(quiet=True))
+    for name, range_config in targets(verb, config):
+        for part in stage_graph.chain(name, range_config):
+            key = stage_graph.key(part, range_config)
+            if (part, key) not in visited:
+                visited.add((part, key))
+                rows.append(_row(stage_graph, part, key, Prepared(range_config, run.parts)))
     waiting = [row for row in rows if not row["cached"]]
     probed = any(row["work"] and row["before"] is None for row in waiting)
     speed = _seconds_per_call(config) if probed else 0.0
@@ -56,21 +56,21 @@ def _rows(found: Prepared, verb: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(made: Graph, part: str, key: str, found: Prepared) -> dict[str, Any]:
-    config = found.config
-    cached = made.store.find(part, key) is not None and part not in config["runtime"]["force"]
+def _row(stage_graph: Graph, part: str, key: str, run: Prepared) -> dict[str, Any]:
+    config = run.config
+    cached = stage_graph.store.find(part, key) is not None and part not in config["runtime"]["force"]
     forced = part in config["runtime"]["force"]
-    why = "in the store" if cached else "forced" if forced else made.why_missing(part, config)
+    why = "in the store" if cached else "forced" if forced else stage_graph.why_missing(part, config)
     seeds = config["seeds"] if part.startswith(("sample", "evaluate")) else ""
-    work = made.nodes[part].cost(config, found.parts)
-    before = None if cached else remembered_seconds(made, part, config)
+    work = stage_graph.nodes[part].cost(config, run.parts)
+    before = None if cached else remembered_seconds(stage_graph, part, config)
     row = {"stage": part, "seeds": seeds, "key": key[:8], "cached": cached, "why": why, "work": work}
     return {**row, "before": before, "seconds": None, "from": None}
 
 
 @torch.inference_mode()
 def _seconds_per_call(config: Mapping[str, Any]) -> float:
-    """Time of one network call on one sample at the run's batch size and threads, measured now, in float32, which only sampling may leave."""
+    """Measure seconds per network call and sample, at the run's batch size and threads, in float32."""
     runtime = config["runtime"]
     if runtime["threads"] is not None:
         torch.set_num_threads(runtime["threads"])
@@ -91,7 +91,7 @@ def _time(adapter: Adapter, count: int, device: str) -> float:
 
 
 def _disk(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
-    """Bytes of the images that are to be sampled, and what is free where they go."""
+    """Bytes of the images to be sampled, and free bytes of the disk they are written to."""
     images = sum(
         len(parse_range(row["seeds"])) for row in rows if row["stage"].startswith("sample") and not row["cached"]
     )

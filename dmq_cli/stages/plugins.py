@@ -1,7 +1,7 @@
-"""What `_target_` names: found, or told in one sentence; and the code of what is not dmq's own, which is part of every key.
+"""Find what `_target_` names, or raise one sentence; and hash the code that is not dmq's own, which is part of every key.
 
-Somebody else's class is as much of what a stage computes as its settings are. Its hash is taken from the code that this process
-runs: a source that was changed since it was imported is imported again before anything is computed.
+A foreign class decides what a stage computes as much as its settings do. Its hash is that of the code this process runs: a source
+changed since it was imported is imported again before anything is computed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dmq_cli.store import digest, file_sha256
 
 _MOST_NAMES = 40  # in a sentence
 _STARTED = time.time()
-_OWN = "dmq_plugin"
+_PLUGIN_MODULE = "dmq_plugin"
 
 Code = dict[str, dict[str, str]]
-"""By section and target: the hash of its source, or the version of what it is installed with."""
+"""By section and target: the hash of its source, or name and version of the distribution that installed it."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a target names. code: as in Code, None for dmq's own; module: that it was reached through."""
+    """The object that a target names. code: as in Code, None for dmq's own; module: the one it was reached through."""
 
     value: Any
     module: str
@@ -48,36 +48,39 @@ _SEEN: dict[
 
 
 def import_plugins() -> None:
-    """Import the modules of all plugins, and dmq_plugin.py of the user's own folder: what they register is there from now on.
+    """Import the modules of all plugins, and dmq_plugin.py of the user's own folder, which register their parts.
 
     Raises ConfigError for one that cannot be imported.
     """
-    own = own_folder()
-    names = [*plugins(), *([_OWN] if own is not None and (own / f"{_OWN}.py").is_file() else [])]
+    folder = own_folder()
+    names = [
+        *plugins(),
+        *([_PLUGIN_MODULE] if folder is not None and (folder / f"{_PLUGIN_MODULE}.py").is_file() else []),
+    ]
     with importing():
         for name in names:
             _import(PLUGINS, name, name)
 
 
 def is_foreign(target: object) -> bool:
-    """Whether a `_target_` is none of dmq's own."""
+    """Whether a `_target_` is not dmq's own."""
     return target is not None and not str(target).startswith("dmq_cli.")
 
 
 def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
-    """The code of these sections that is not dmq's own; nothing for a section without any. Raises what `resolve` raises."""
-    found: Code = {}
+    """Hash the foreign code of these sections; a section without any has no entry. Raises what `resolve` raises."""
+    code_by_section: Code = {}
     for section in sections:
         for key, target in targets_of(config.get(section), section):
             if (code := resolve(key, target).code) is not None:
-                found.setdefault(section, {})[target] = code
-    return found
+                code_by_section.setdefault(section, {})[target] = code
+    return code_by_section
 
 
 def resolve(key: str, target: Any) -> Part:
-    """What a target names, with its code as this process runs it. key: where the configuration has it.
+    """Find what a target names, with its code as this process runs it. key: where the configuration has it.
 
-    Raises ConfigError for what does not exist, cannot be imported, or is code that no file holds.
+    Raises ConfigError for what does not exist, cannot be imported, or has no source file.
     """
     with importing():
         return _resolved(key, target)
@@ -88,7 +91,7 @@ def _resolved(key: str, target: Any) -> Part:
     part = _located(key, target)
     releases = [release(name) for name in (part.module, getattr(part.value, "__module__", None) or part.module)]
     if None not in releases:
-        code = ", ".join(sorted({str(one) for one in releases} - {"dmq"}))
+        code = ", ".join(sorted({str(installed) for installed in releases} - {"dmq"}))
         return Part(part.value, part.module, code or None)
     files = own_files(_roots(part))
     if _is_stale(files, before, started):
@@ -97,28 +100,28 @@ def _resolved(key: str, target: Any) -> Part:
         files = own_files(_roots(part))
     hashes = {name: file_sha256(file) for name, file in files.items()}
     for name, sha256 in hashes.items():
-        _try_import(name)  # now, not when a function gets there: the file may be another one by then
+        _try_import(name)  # now, not when a function imports it: the file may have changed by then
         _SEEN[name] = (sys.modules.get(name), sha256)
     return Part(part.value, part.module, digest(sorted(hashes.items())))
 
 
 def _roots(part: Part) -> set[str]:
-    """The modules that its code lies in: its own, those of its bases, and those that its module has got hold of."""
+    """Find the modules of its code: its own, those of its base classes, and those of every object in its module."""
     bases = {base.__module__ for base in part.value.__mro__} if isinstance(part.value, type) else {part.module}
     values = vars(sys.modules[part.module]).values()
     names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
-    held = {name for name in names - {"__main__"} if isinstance(name, str) and name in sys.modules}
-    return {part.module} | bases | held
+    used = {name for name in names - {"__main__"} if isinstance(name, str) and name in sys.modules}
+    return {part.module} | bases | used
 
 
 def _is_stale(files: Mapping[str, Path], before: Collection[str], started: float) -> bool:
-    """Whether a file may be another one than what was imported. before: the modules that were there at the time `started`."""
+    """Whether a file may have changed since it was imported. before: the modules imported at the time `started`."""
     loaded = {name for name in files if name in sys.modules}
-    known = {name for name in loaded if name in _SEEN and _SEEN[name][0] is sys.modules[name]}
-    if any(_SEEN[name][1] != file_sha256(files[name]) for name in known):
+    recorded = {name for name in loaded if name in _SEEN and _SEEN[name][0] is sys.modules[name]}
+    if any(_SEEN[name][1] != file_sha256(files[name]) for name in recorded):
         return True
-    since = started if (loaded - known).isdisjoint(before) else _STARTED
-    return loaded != known and any(file.stat().st_mtime > since for file in files.values())
+    since = started if (loaded - recorded).isdisjoint(before) else _STARTED
+    return loaded != recorded and any(file.stat().st_mtime > since for file in files.values())
 
 
 def _forget(names: Iterable[str]) -> None:
@@ -132,7 +135,7 @@ def _forget(names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _without_bytecode() -> Iterator[None]:
-    """A file that is changed twice in a second must not pass for what it was: Python's cache of bytecode looks at seconds."""
+    """Import without Python's bytecode cache, which compares seconds and misses a second change within one."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
@@ -146,7 +149,7 @@ def _try_import(name: str) -> None:
 
 
 def locate(key: str, target: Any) -> Part:
-    """What a dotted name means to Hydra: attributes first, then modules. Raises ConfigError as `resolve`."""
+    """Find a dotted name as Hydra does: attributes first, then modules. Raises ConfigError as `resolve`."""
     with importing():
         return _located(key, target)
 
@@ -157,7 +160,7 @@ def _located(key: str, target: Any) -> Part:
         raise ConfigError(f"{key}={target} is no name of a class; write it as module.Class.")
     module = _import(key, target, names[0])
     if module is None:
-        raise _missing_module(key, target, names[0], [one.name for one in iter_modules()])
+        raise _missing_module(key, target, names[0], [importable.name for importable in iter_modules()])
     value: Any = module
     for count, name in enumerate(names[1:], 1):
         if not hasattr(value, name) and value is module:
@@ -176,7 +179,7 @@ def _located(key: str, target: Any) -> Part:
 
 
 def _import(key: str, target: str, name: str) -> ModuleType | None:
-    """None where there is no such module."""
+    """Import a module; None where it does not exist. Raises ConfigError where importing it fails."""
     if (loaded := sys.modules.get(name)) is not None:
         return loaded
     try:
@@ -186,12 +189,12 @@ def _import(key: str, target: str, name: str) -> ModuleType | None:
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             return None
         raise ConfigError(
-            f"{key}={target} could not be imported, as the module {name} raises {_told(error)}; mend it, or name another class."
+            f"{key}={target} could not be imported, as the module {name} raises {_describe_error(error)}; mend it, or name another class."
         ) from error
 
 
-def _told(error: BaseException) -> str:
-    """`SyntaxError: invalid syntax (mine.py, line 3)`."""
+def _describe_error(error: BaseException) -> str:
+    """Shorten an error to one line: `SyntaxError: invalid syntax (mine.py, line 3)`."""
     first = (str(error).splitlines() or [""])[0].strip().rstrip(".")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = (
@@ -203,18 +206,20 @@ def _told(error: BaseException) -> str:
 
 
 def _missing(key: str, target: str, inside: Any, name: str, last: bool) -> ConfigError:
-    """No such class, or on the way to it no such module."""
-    below = [one.name for one in iter_modules(getattr(inside, "__path__", []))]
+    """Make the error for a class that does not exist, or for a module on the way to it."""
+    below = [submodule.name for submodule in iter_modules(getattr(inside, "__path__", []))]
     if not last:
-        return _missing_module(key, target, f"{inside.__name__}.{name}", [f"{inside.__name__}.{one}" for one in below])
-    known = [one for one, value in vars(inside).items() if callable(value) and not one.startswith("_")]
-    known = known if len(known) <= _MOST_NAMES else difflib.get_close_matches(name, known)
-    told = nearest(name, known) if known else ""
-    return ConfigError(f"{key}={target} was asked for, but {inside.__name__} has no {name}.{told}")
+        return _missing_module(
+            key, target, f"{inside.__name__}.{name}", [f"{inside.__name__}.{submodule}" for submodule in below]
+        )
+    names = [member for member, value in vars(inside).items() if callable(value) and not member.startswith("_")]
+    names = names if len(names) <= _MOST_NAMES else difflib.get_close_matches(name, names)
+    hint = nearest(name, names) if names else ""
+    return ConfigError(f"{key}={target} was asked for, but {inside.__name__} has no {name}.{hint}")
 
 
-def _missing_module(key: str, target: str, name: str, known: Iterable[str]) -> ConfigError:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _missing_module(key: str, target: str, name: str, names: Iterable[str]) -> ConfigError:
+    close = difflib.get_close_matches(name, list(names), n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     return ConfigError(
         f"{key}={target} was asked for, but there is no module {name}{guess}; correct the name, or put the file into the"

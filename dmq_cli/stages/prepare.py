@@ -1,4 +1,4 @@
-"""From what Hydra composed to what the stages read: plain values, the model's identity, and early refusals."""
+"""Prepare the configuration that Hydra composed for the stages: plain values, the model's identity, and early refusals."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
 
-_HOW = ("retry", "scale", "logger")  # say how it is run, not what it is
+_HOW = ("retry", "scale", "logger")  # say how a run is made, and change none of its numbers
 
 
 class Prepared(NamedTuple):
-    """config: what every stage is keyed by; parts: all that it names."""
+    """config: the sections that keys are made of; parts: the objects that it names."""
 
     config: dict[str, Any]
     parts: Parts
 
 
 def prepare(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of `prepared` alone."""
+    """Prepare a configuration, see `prepared`, without its parts."""
     return prepared(config).config
 
 
@@ -79,21 +79,21 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
     for section in sections:
         check_types(section, config[section])
-    model |= told(model, config["cond"])
+    model |= identify_cond(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     whole = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
     whole["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
     objects = {section: build.make(config[section]) for section in sections}
-    for section, made in objects.items():
-        check_made(section, config[section], made)
+    for section, part in objects.items():
+        check_made(section, config[section], part)
     check_trace(config.get("trace"))
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     whole["recon_targets"] = objects["recon"].targets
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
-    for name, made in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):
-        check_scheduler(name, config[name], made)
+    for name, part in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):
+        check_scheduler(name, config[name], part)
     check_strategy(objects["calib"], model)
     check_combination(objects["scheme"] + objects["policy"], objects["recon"])
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
@@ -103,7 +103,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
         check_tabulated(config, objects["protocol"])
     for name in _HOW:
         whole.pop(name, None)
-    # Without these, what is recorded is what was recorded before they existed.
+    # Left out at their defaults, so that keys are as they were before these settings existed.
     if objects.get("numerics", Numerics()) == Numerics():
         whole.pop("numerics", None)
     if config.get("fp_seeds") is None:
@@ -114,10 +114,10 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     return Prepared(with_code(whole, NODES.values()), Parts(**objects))
 
 
-def told(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is told and how, as its entry `cond`; nothing for an unconditional one. cond: the section of that name.
+def identify_cond(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the entry `cond` of a model: guidance, classes, prompts and their hashes; {} for an unconditional model.
 
-    Raises ConfigError for guidance that cannot be, and what `load_conditions` raises.
+    cond: the section of that name. Raises ConfigError for impossible guidance, and what `load_conditions` raises.
     """
     conditions = model_conditions(model, cond["classes"], cond["prompts"])
     check_guidance(cond["guidance"], conditions)
@@ -140,9 +140,9 @@ def correction(section: Mapping[str, Any], cond: Mapping[str, Any] | None) -> di
 
 
 def calib_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampler that calibration and reconstruction see: the one that is sampled with, or one of calibrated_steps.
+    """The sampler of calibration and reconstruction: the run's own, or the same with calibrated_steps.
 
-    Raises ConfigError for a number of steps that cannot be.
+    Raises ConfigError for an impossible number of steps.
     """
     steps = config["calibrated_steps"]
     if steps is not None and (type(steps) is not int or steps < 1):
@@ -151,8 +151,9 @@ def calib_sampler(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured_with(protocol: Protocol, outputs: str) -> dict[str, str | None]:
-    """sha256 of the extractor's weights, of others it needs, and of the reference's file, where it has one; all are checked to be what the
-    protocol asks for. Raises MissingWeightsError or EvaluationError.
+    """Hash what the protocol measures with: the extractor's weights, other weights, and the reference's file, where it has one.
+
+    All are checked to be what the protocol asks for. Raises MissingWeightsError or EvaluationError.
     """
     reference = reference_identity(protocol, outputs)
     return {"extractor": extractor_sha256(protocol), "reference": reference, **further_sha256(protocol)}

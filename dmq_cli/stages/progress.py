@@ -1,4 +1,4 @@
-"""Says what is going on: a live bar in a terminal, plain lines elsewhere."""
+"""Show progress: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_EVERY = 15.0  # seconds between two lines of one stage where there is no t
 
 
 class Progress:
-    """Shows stages, and what each is at. forced: the artifacts that `force` has already removed in this run."""
+    """Shows the progress of stages. forced: the artifacts that `force` has already removed in this run."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.forced: set[tuple[str, str]] = set()
@@ -29,7 +29,7 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, name: str, key: str) -> Iterator[None]:
-        """Everything shown inside belongs to this stage."""
+        """Inside, updates belong to this stage; its time in seconds is logged at the end."""
         start, self._stage, self._last = time.monotonic(), name, time.monotonic()
         _log.info("%s %s ...", name, key[:8])
         with self._display(name):
@@ -37,7 +37,7 @@ class Progress:
         _log.info("%s %s done in %.1f s", name, key[:8], time.monotonic() - start)
 
     def update(self, label: str, done: int, total: int, loss: float | None = None) -> None:
-        """done of total, e.g. update("block 3/23 conv_in", 120, 1000, 0.02)."""
+        """Show that `done` of `total` are done, e.g. update("block 3/23 conv_in", 120, 1000, 0.02)."""
         shown = label if loss is None else f"{label} loss {loss:.4g}"
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, description=f"{self._stage} {shown}", completed=done, total=total)

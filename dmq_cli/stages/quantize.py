@@ -54,12 +54,12 @@ def _collect(task: Task, denoiser: Denoiser, adapter: Any, folder: Path) -> None
     strategy, (settings, scheduler) = build.make(task.config["calib"]), build.sampler(task.config, "calib_sampler")
     collect(
         strategy, denoiser, scheduler, adapter.sample_shape(), folder, eta=settings.eta, adapter=adapter,
-        guide=build.guide(task.config, task.runtime), batch_size=task.runtime["batch_size"], report=lambda done, total: task.progress.update("trajectories", done, total),
+        guide=build.guide(task.config, task.runtime), batch_size=task.runtime["batch_size"], report=lambda num_done, total: task.progress.update("trajectories", num_done, total),
     )  # fmt: skip
 
 
 def transform(task: Task) -> None:
-    """What the full-precision network is rewritten with, before anything is quantized."""
+    """Fit the tensors of the transform, which rewrites the full-precision network before anything is quantized."""
     adapter, rows = build.adapter(task.config, task.runtime), _rows(task)
     tensors = build.make(task.config["transform"]).estimate(adapter, rows, _samples(task, rows))
     check_finite(tensors, "The transform")
@@ -67,7 +67,7 @@ def transform(task: Task) -> None:
 
 
 def calibrate(task: Task) -> None:
-    """Ranges of all quantizers, choices between them, and the layer policy and cost that the scheme comes to."""
+    """Fit the ranges of all quantizers and the choices between them, and write the resulting bits per layer and cost."""
     attached, rows = build.attached(task.config, task.runtime), _rows(task)
     report, (shown, quantized) = _samples(task, rows), _shown(task)
     load_extra_state(attached, load_tensors(task.inputs["transform"] / "transform.safetensors"))
@@ -87,13 +87,13 @@ def _shown(task: Task) -> tuple[CalibrationRows, bool]:
 
 
 def targets(task: Task) -> None:
-    """What every unit gives (and reads) in full precision: computed once for all methods and bits."""
-    wanted = task.config["recon_targets"]
-    if wanted is None:
+    """Record the output (and input) of every unit in full precision, once for all methods and bits."""
+    settings = task.config["recon_targets"]
+    if settings is None:
         return
-    adapter, rows = build.adapter(task.config, task.runtime), _rows(task, wanted["num_samples"])
-    modules = {name: adapter.model.get_submodule(name) for name in module_names(adapter, wanted["units"])}
-    denoiser, inputs = ModelDenoiser(adapter), wanted["inputs"]
+    adapter, rows = build.adapter(task.config, task.runtime), _rows(task, settings["num_samples"])
+    modules = {name: adapter.model.get_submodule(name) for name in module_names(adapter, settings["units"])}
+    denoiser, inputs = ModelDenoiser(adapter), settings["inputs"]
     size = bytes_of_targets(denoiser, modules, rows, inputs=inputs) * len(rows)
     if size <= _TARGETS_LIMIT:
         require_space("the targets of all units", size, task.work)
@@ -101,7 +101,7 @@ def targets(task: Task) -> None:
 
 
 def reconstruct(task: Task) -> None:
-    """Quantizers after learning, and losses.json: how the loss of every unit fell."""
+    """Learn the quantizers unit by unit, and write losses.json, the loss of every unit over its iterations."""
     attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
     method: ReconMethod = build.make(task.config["recon"])
     rows, again = _rows(task, method.num_samples), method.refinements()
@@ -115,12 +115,12 @@ def reconstruct(task: Task) -> None:
 
 
 def _losses(task: Task, rounds: int) -> dict[str, Any]:
-    """By pass and unit; the passes of a refinement are named after its round."""
-    found = curves(task.work)
+    """Collect the loss curves by pass and unit; the passes of a refinement carry the number of its round."""
+    losses = curves(task.work)
     for number in range(rounds):
         again = curves(task.work / f"tmp-round-{number}")
-        found |= {f"{name}, round {number + 1}": units for name, units in again.items()}
-    return found
+        losses |= {f"{name}, round {number + 1}": units for name, units in again.items()}
+    return losses
 
 
 def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) -> None:
@@ -136,21 +136,21 @@ def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) ->
 
 def _samples(task: Task, rows: CalibrationRows) -> Callable[[int], None]:
     total = len(rows)
-    return lambda done: task.progress.update("samples", done, total)
+    return lambda num_done: task.progress.update("samples", num_done, total)
 
 
 def _reporter(task: Task, prefix: str = "") -> Any:
-    seen: dict[str, int] = {}
+    units: dict[str, int] = {}
 
     def report(unit: str, iteration: int, iterations: int, loss: float) -> None:
-        number = seen.setdefault(unit, len(seen) + 1)
+        number = units.setdefault(unit, len(units) + 1)
         task.progress.update(f"{prefix}unit {number} {unit}", iteration, iterations, loss)
 
     return report
 
 
 def correct(task: Task) -> None:
-    """Tables of the correction; empty, and no network is built, for one that is estimated on no noise."""
+    """Estimate the tables of the correction; empty, without building a network, for one that needs no samples."""
     method: CorrectionMethod = build.make(task.config["correct"])
     tensors = {} if method.seeds is None else _estimate(task, method)
     check_finite(tensors, "The correction tables")
@@ -160,11 +160,11 @@ def correct(task: Task) -> None:
 def _estimate(task: Task, method: CorrectionMethod) -> dict[str, Tensor]:
     pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
-    full, quantized = (InBatches(one, task.runtime["batch_size"]) for one in (pair.full, pair.quantized))
+    full, quantized = (InBatches(denoiser, task.runtime["batch_size"]) for denoiser in (pair.full, pair.quantized))
     with torch.inference_mode():
         return method.estimate(
             full, quantized, scheduler, pair.attached.adapter.sample_shape(), settings.eta,
-            report=lambda done, total: task.progress.update("calls", done, total),
+            report=lambda num_done, total: task.progress.update("calls", num_done, total),
             guide=build.guide(task.config, task.runtime, task.config["correct"].get("target")),
         )  # fmt: skip
 

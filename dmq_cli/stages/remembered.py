@@ -1,4 +1,4 @@
-"""How long a stage took here before, for `dmq plan`: the manifests of artifacts say it."""
+"""How long a stage took on this machine before, by the manifests of its artifacts: for `dmq plan`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from dmq_cli.sampling import parse_range
 from dmq_cli.stages.graph import Graph
 
 _SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
-"""Sections that decide little about how long a stage takes: it may differ in these from what is planned."""
+"""Sections that hardly change how long a stage takes, so that an artifact which differs only in these counts."""
 
 
 def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> float | None:
-    """The median time of artifacts of this stage that were as much work, on this device; None if there is none.
+    """Median seconds of the artifacts of this stage that took the same work, on this device; None if there is none.
 
-    Of another number of seeds, in proportion.
+    Times for another number of seeds are scaled in proportion.
     """
-    wanted, runtime = graph.nodes[stage].identity(config), config["runtime"]
+    planned, runtime = graph.nodes[stage].identity(config), config["runtime"]
     times = []
     for manifest in graph.manifests(stage):
         sections = manifest["config"]
         if manifest.get("device") != runtime["device"]:
             continue
-        differing = {name for name in {**wanted, **sections} if wanted.get(name) != sections.get(name)}
+        differing = {name for name in {**planned, **sections} if planned.get(name) != sections.get(name)}
         if differing <= {*_SAME_WORK, "seeds"}:
-            times.append(float(manifest["seconds"]) * _share(wanted, sections))
+            times.append(float(manifest["seconds"]) * _share(planned, sections))
     return statistics.median(times) if times else None
 
 
-def _share(wanted: Mapping[str, Any], sections: Mapping[str, Any]) -> float:
-    """How many times as many seeds are planned."""
-    if "seeds" not in wanted or wanted["seeds"] == sections.get("seeds"):
+def _share(planned: Mapping[str, Any], sections: Mapping[str, Any]) -> float:
+    """The number of planned seeds over the number of recorded ones."""
+    if "seeds" not in planned or planned["seeds"] == sections.get("seeds"):
         return 1.0
-    return len(parse_range(wanted["seeds"])) / len(parse_range(sections["seeds"]))
+    return len(parse_range(planned["seeds"])) / len(parse_range(sections["seeds"]))

@@ -1,4 +1,4 @@
-"""What a run leaves for people and tables: metrics.json, the grid of samples, the cell of a table."""
+"""Write the results of a run: metrics.json, the grid of samples, the cell of a table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("dmq")
 
 
 def title(config: Mapping[str, Any]) -> str:
-    """model, method and bits, as people call this run, and the overrides that act."""
+    """Name a run for people: model, method, bits, and the overrides that have an effect."""
     weights = " (random weights)" if is_random(config["model"]) else ""
     name = f"{config['model']['name']}{weights} {config['method']['name']} {config['bits']['name']}"
     return with_overrides(name, config.get("overrides", []))
@@ -67,23 +67,23 @@ def evaluation(config: Mapping[str, Any], paths: Paths, command: str) -> Evaluat
 
 
 def _over_full(quantized: Path, full: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Differences of the distances of one range, and their intervals, from what the two evaluations of it left."""
-    ours, theirs = (read_json(folder / "numbers.json")["numbers"] for folder in (quantized, full))
-    mine, its = (load_tensors(folder / INFLUENCE) for folder in (quantized, full))
-    over = {key: ours[key] - theirs[key] for key in its}
-    return over, {key: difference_interval(over[key], mine[key], its[key]) for key in over}
+    """Differences quantized - full precision of one range's distances, and their intervals, from its two evaluations."""
+    quantized_numbers, full_numbers = (read_json(folder / "numbers.json")["numbers"] for folder in (quantized, full))
+    quantized_influences, full_influences = (load_tensors(folder / INFLUENCE) for folder in (quantized, full))
+    over = {key: quantized_numbers[key] - full_numbers[key] for key in full_influences}
+    return over, {key: difference_interval(over[key], quantized_influences[key], full_influences[key]) for key in over}
 
 
 def _cost(paths: Paths) -> NetworkCost:
     counted = read_json(paths["calibrate"] / "cost.json")
     stored = (paths["reconstruct"] / "quantizers.safetensors", paths["correct"] / "tables.safetensors")
-    size = counted["weight_bytes"] + counted["other_bytes"] + sum(stored_bytes(load_tensors(one)) for one in stored)
-    kept = {key: counted[key] for key in ("macs", "bops", "bops_fp", "size_bytes_fp", "deployable")}
-    return NetworkCost(**kept, size_bytes=size)
+    size = counted["weight_bytes"] + counted["other_bytes"] + sum(stored_bytes(load_tensors(file)) for file in stored)
+    counts = {key: counted[key] for key in ("macs", "bops", "bops_fp", "size_bytes_fp", "deployable")}
+    return NetworkCost(**counts, size_bytes=size)
 
 
 def costs(paths: Paths) -> dict[str, dict[str, float]]:
-    """Wall time and peak memory of every artifact, as it was when it was made."""
+    """Wall time in seconds and peak memory in MB of every artifact, recorded when it was made."""
     manifests = {name: read_json(path / MANIFEST) for name, path in paths.items()}
     return {name: {k: m[k] for k in ("seconds", "peak_memory_mb")} for name, m in manifests.items()}
 
@@ -98,7 +98,7 @@ def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:
 
 
 def cell_folder(config: Mapping[str, Any], key: str) -> Path | None:
-    """Where this run's cell of the table lies, if the run belongs to a table."""
+    """The folder of this run's cell in the table; None if the run belongs to no table."""
     name = config["table"]["name"] if config.get("table") else None
     if name is None or config["stage"] != "evaluate":
         return None
@@ -106,22 +106,22 @@ def cell_folder(config: Mapping[str, Any], key: str) -> Path | None:
     return Path(config["runtime"]["outputs"]) / "tables" / str(name) / label
 
 
-def write_cell(cell: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Keep the numbers and their proof where they are committed; metrics.json comes last and marks the cell finished."""
+def write_cell(cell: Path, metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Write manifest and metrics into the cell's folder, which is committed; metrics.json is last and marks it finished."""
     cell.mkdir(parents=True, exist_ok=True)
     write_json(cell / MANIFEST, dict(manifest))
-    write_json(cell / METRICS, {**found, "config_sha256": digest(found["config"])})
+    write_json(cell / METRICS, {**metrics, "config_sha256": digest(metrics["config"])})
 
 
 class _RunLog(logging.FileHandler):
-    """run.log; a disk that has no room for a line of it is told of by the stage that needs room, not by a traceback here."""
+    """Handler of run.log that is silent on a full disk; the stage that needs the room raises the error."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 def finished(cell: Path, key: str) -> dict[str, Any] | None:
-    """metrics.json of a finished cell; None for one that is not finished, or that was altered, which is said."""
+    """Read metrics.json of a finished cell; None for an unfinished one, and, with a warning, for an altered one."""
     if not hold_json(cell, METRICS, MANIFEST):
         return None
     metrics, manifest = read_object(cell / METRICS), read_object(cell / MANIFEST)

@@ -1,4 +1,4 @@
-"""Where a run's sampling settings come from, and what it means that there is no guidance: for the plan and the log."""
+"""Notes for the plan and the log: where a run's sampling settings come from, and what running without guidance means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEXTS, _CLASSES = ("StableDiffusionPipeline", 7.5), ("DiTPipeline", 4.0)  # dif
 
 
 def follow(section: Mapping[str, Any], model: Mapping[str, Any], latent: bool) -> Followed | None:
-    """The section `sampler` with what the model's scheduler says where it is null; None for a sampler of one's own.
+    """Fill the nulls of the section `sampler` from the model's scheduler; None for a foreign sampler.
 
     Raises what `followed`, `load_schedule` and `locate` raise.
     """
@@ -25,26 +25,26 @@ def follow(section: Mapping[str, Any], model: Mapping[str, Any], latent: bool) -
 
 
 def sampler_section(section: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """That section as stages read it. model: as `identified` gives it, or as it is composed."""
-    found = follow(section, model, "first_stage" in model)
-    return dict(section) if found is None else found.section
+    """Fill the section as in `follow`, or copy it. model: as `identified` gives it, or as it is composed."""
+    settings = follow(section, model, "first_stage" in model)
+    return dict(section) if settings is None else settings.section
 
 
 def sampled_how(composed: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """For people and programs: `sampler`, see Followed.record, where it is one of dmq's, and `guidance`, a sentence.
+    """Describe how a run samples: `sampler`, see Followed.record, for one of dmq's, and `guidance`, a sentence.
 
-    composed: the section `sampler` as it was before it was prepared; the sentence is there only where it has to be said.
+    composed: the configuration before it was prepared. `guidance` is there only for a conditional model run without it.
     """
-    found = follow(composed["sampler"], prepared["model"], "first_stage" in prepared["model"])
+    settings = follow(composed["sampler"], prepared["model"], "first_stage" in prepared["model"])
     unguided = _unguided(prepared["model"])
     return {
-        **({} if found is None else {"sampler": found.record()}),
+        **({} if settings is None else {"sampler": settings.record()}),
         **({} if unguided is None else {"guidance": unguided}),
     }
 
 
 def sampler_line(record: Mapping[str, Any]) -> str:
-    """A record of `sampled_how` in one line."""
+    """Write a record of `sampled_how` in one line."""
     source = f"from the folder's scheduler ({record['scheduler']}): {_listed(record['taken'])}"
     parts = [f"sampler: {record['sampler']}, {record['steps']} steps", source if record["taken"] else "as configured"]
     if record["overridden"]:
@@ -61,12 +61,12 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 
 def _unguided(model: Mapping[str, Any]) -> str | None:
-    """What no guidance means, for a model that could have it."""
-    told = model.get("cond")
-    if told is None or told["guidance"] is not None:
+    """Explain sampling without guidance, for a model that could have it; else None."""
+    cond = model.get("cond")
+    if cond is None or cond["guidance"] is not None:
         return None
-    text = told["path"] is not None
-    if not text and not _has_no_class(model, told):
+    text = cond["path"] is not None
+    if not text and not _has_no_class(model, cond):
         return None
     pipeline, scale = _TEXTS if text else _CLASSES
     what = "text" if text else "class"
@@ -76,8 +76,8 @@ def _unguided(model: Mapping[str, Any]) -> str | None:
     )
 
 
-def _has_no_class(model: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
-    conditions = model_conditions(model, told["classes"], None)
+def _has_no_class(model: Mapping[str, Any], cond: Mapping[str, Any]) -> bool:
+    conditions = model_conditions(model, cond["classes"], None)
     try:
         return conditions is not None and bool(conditions.none())
     except ModelError:

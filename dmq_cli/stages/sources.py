@@ -1,7 +1,7 @@
-"""What code that is not dmq's consists of: the files of a module and of the user's own modules that it imports.
+"""Find the files of foreign code: those of a module and of the user's own modules that it imports.
 
-An installed distribution is known by its name and version. What code reads while it runs (data files, modules whose names it
-makes up) cannot be known from its source.
+An installed distribution is identified by its name and version. Files that code reads while it runs (data, modules whose names it
+computes) cannot be found in its source.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
 def own_files(modules: Iterable[str]) -> dict[str, Path]:
-    """The files of these modules, their packages and the user's own modules that they import, wherever the import stands.
+    """Find the files of these modules, their packages and the user's own modules that they import, inside functions too.
 
     Raises ConfigError for a module that has no such file.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
-        wanted = waiting.pop()
-        for name in _with_parents(wanted) if wanted not in found and release(wanted) is None else ():
-            spec = None if name in found else _spec(name)
+        module = waiting.pop()
+        for name in _with_parents(module) if module not in files and release(module) is None else ():
+            spec = None if name in files else _spec(name)
             if spec is None:
                 continue
             if _is_folder(spec):
                 continue
-            found[name] = _file(name, spec)
-            if found[name].suffix == ".py":
-                waiting += _imported(name, found[name], spec.submodule_search_locations is not None)
-    return found
+            files[name] = _file(name, spec)
+            if files[name].suffix == ".py":
+                waiting += _imported(name, files[name], spec.submodule_search_locations is not None)
+    return files
 
 
 def release(module: str) -> str | None:
@@ -57,7 +57,12 @@ def release(module: str) -> str | None:
         return None
     place = Path(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
     if _INSTALLED & set(place.parts):
-        return ", ".join(f"{one} {version(one)}" for one in sorted(set(_distributions().get(top, ())))) or None
+        return (
+            ", ".join(
+                f"{distribution} {version(distribution)}" for distribution in sorted(set(_distributions().get(top, ())))
+            )
+            or None
+        )
     library = spec.origin in ("built-in", "frozen") or any(place.is_relative_to(folder) for folder in _LIBRARY)
     return f"python {platform.python_version()}" if library else None
 
@@ -69,7 +74,7 @@ def _is_folder(spec: ModuleSpec) -> bool:
 
 @functools.cache
 def _distributions() -> dict[str, list[str]]:
-    return {name: list(found) for name, found in packages_distributions().items()}
+    return {name: list(names) for name, names in packages_distributions().items()}
 
 
 def _with_parents(name: str) -> Iterator[str]:
@@ -79,7 +84,7 @@ def _with_parents(name: str) -> Iterator[str]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """How a module would be, or was, imported, without importing it. None: there is no such module."""
+    """Find the import specification of a module without importing it; None where there is no such module."""
     if name in sys.modules:
         spec = getattr(sys.modules[name], "__spec__", None)
         if name == "__main__" or not isinstance(spec, ModuleSpec):
@@ -112,22 +117,28 @@ def _imported(name: str, file: Path, package: bool) -> Iterator[str]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return  # whoever imports it is told
-    here = name if package else name.rpartition(".")[0]
+        return  # importing it raises a better error
+    package_name = name if package else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute("." * node.level + (node.module or ""), here)
-            yield from (one for alias in node.names if base for one in (base, f"{base}.{alias.name}") if _is_name(one))
+            base = _absolute("." * node.level + (node.module or ""), package_name)
+            yield from (
+                candidate
+                for alias in node.names
+                if base
+                for candidate in (base, f"{base}.{alias.name}")
+                if _is_name(candidate)
+            )
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             first = node.args[0] if node.args else None
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield from filter(_is_name, [_absolute(first.value, here)])
+                yield from filter(_is_name, [_absolute(first.value, package_name)])
 
 
 def _absolute(name: str, package: str) -> str:
-    """A relative name in full; "" for one that leads out of its package."""
+    """Resolve a relative name; "" for one that leads out of its package."""
     try:
         return importlib.util.resolve_name(name, package)
     except ImportError:

@@ -1,7 +1,7 @@
-"""Which classes a configuration may name: a `_target_` is code that runs, so it is looked at before anything is made.
+"""Check which classes a configuration names: a `_target_` is code that runs, so it is checked before anything is made.
 
-What a user composes on the command line is the user's own. What is read back from a folder may be a stranger's: there
-only what the package's own conf/ names is made, and what the caller trusts by name.
+A configuration composed on the command line is trusted. One read from a folder may be a stranger's: of it only classes that the
+package's own conf/ names are made, and those that the caller trusts by name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset()
 
 @cache
 def allowed() -> frozenset[str]:
-    """Every `_target_` that a YAML file of the package's conf/ names, but for those of Hydra's own groups."""
+    """Every `_target_` in the YAML files of the package's conf/, except those of Hydra's own groups."""
     folder = conf_folder()
     files = (file for file in folder.rglob("*.yaml") if file.relative_to(folder).parts[0] != "hydra")
     return frozenset(name for file in files for name in _NAMED.findall(file.read_text(encoding="utf-8")))
 
 
 def targets_of(section: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, dotted name) of all that instantiating a section would look up, in mappings and lists at any depth."""
+    """Yield (key, dotted name) of all that instantiating a section would look up, in mappings and lists at any depth."""
     children: Iterable[tuple[Any, Any]] = ()
     if isinstance(section, Mapping):
         children = section.items()
@@ -63,18 +63,18 @@ def check_targets(section: Any, names: frozenset[str], place: str = "") -> None:
 
 
 def check_makeable(section: Any) -> None:
-    """check_targets against what may be made here: the package's own targets and the trusted ones."""
+    """check_targets against the package's own targets and the trusted ones."""
     check_targets(section, allowed() | _trusted.get())
 
 
 def trust(config: Any) -> None:
-    """From now on, also make what this configuration names. config: composed by the user, never read from a folder."""
+    """Trust all classes that this configuration names, from now on. config: composed by the user, never read from a folder."""
     _trusted.set(_trusted.get() | frozenset(name for _, name in targets_of(config) if isinstance(name, str)))
 
 
 @contextmanager
 def trusting(names: Iterable[str]) -> Iterator[None]:
-    """Inside the block make, besides the package's own targets, these and no others."""
+    """Inside, trust these targets besides the package's own, and no others."""
     token = _trusted.set(frozenset(names))
     try:
         yield

@@ -1,4 +1,4 @@
-"""The stage trace: where along the way, and where in the network, quantization errs. What it writes is read in results/trace.py.
+"""The stage trace: at which steps, and where in the network, quantization makes errors. results/trace.py reads what it writes.
 
 A few samples are walked three times from the same noise, in float32 whatever sampling's numerics are: in full precision,
 quantized without correction, and quantized with it where a correction acts. Only statistics are kept.
@@ -31,16 +31,16 @@ def trace(task: Task) -> None:
     """Walk the seeds of config["trace"], and write what `load_trace` reads."""
     walks, seeds = _walks(task), parse_range(task.config["trace"]["seeds"])
     report = task.progress.update
-    found = traced(walks, seeds, task.runtime["batch_size"], lambda done, total: report("calls", done, total))
-    save_tensors(task.work / TENSORS, found.tensors)
-    _save_images(task, found.finals)
+    statistics = traced(walks, seeds, task.runtime["batch_size"], lambda done, total: report("calls", done, total))
+    save_tensors(task.work / TENSORS, statistics.tensors)
+    _save_images(task, statistics.finals)
     summary = {
         "samples": len(seeds),
         "timesteps": walks.scheduler.timesteps.tolist(),
-        "blocks": found.blocks,
-        "sites": found.sites,
+        "blocks": statistics.blocks,
+        "sites": statistics.sites,
         "corrected": walks.correction is not None,
-        "channels": found.channels,
+        "channels": statistics.channels,
     }
     write_json(task.work / SUMMARY, summary)
 

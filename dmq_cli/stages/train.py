@@ -1,4 +1,4 @@
-"""`dmq train`: makes an embedded model and, with ddim_digits, the feature extractor again, and writes their card."""
+"""`dmq train`: train an embedded model and, with ddim_digits, the feature extractor again, and write their card."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _training(section: str, train: Callable[..., dict[str, Any]]) -> Callable[[T
         checkpoint, scratch = task.work / "checkpoint.safetensors", task.work / "tmp-checkpoint.safetensors"
         if scratch.exists():  # killed after the training, before the commit
             scratch.rename(checkpoint)
-        found = train(build.make(task.config[section]), task.work, _reporter(task), *first_stages)
+        record = train(build.make(task.config[section]), task.work, _reporter(task), *first_stages)
         checkpoint.rename(scratch)
-        write_json(task.work / "training.json", found)
+        write_json(task.work / "training.json", record)
 
     return run
 
@@ -86,15 +86,17 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     if threads := composed["runtime"]["threads"]:
         torch.set_num_threads(threads)
     settings, progress = _settings(composed), Progress(quiet)
-    made = Graph(NODES, graph(composed, progress).store, progress)
+    stage_graph = Graph(NODES, graph(composed, progress).store, progress)
     sections = with_code({**composed, **settings}, NODES.values())
     node = "train_latent" if "latent" in settings else "train_unet"
-    trained = made.store.verify(node, made.ensure(node, sections).name)
-    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", made.key(node, sections), dict(composed))
+    trained = stage_graph.store.verify(node, stage_graph.ensure(node, sections).name)
+    run = create_run(
+        Path(composed["runtime"]["outputs"]) / "runs", "train", stage_graph.key(node, sections), dict(composed)
+    )
     places = {"model": _copy(trained / "model", run.path / settings["name"])}
     if "classifier" in settings:
-        places["extractor"] = _copy(made.ensure("train_classifier", sections), run.path / "digits_cnn")
-    card = {**_trained(made, node, sections), "command": command, "environment": environment()}
+        places["extractor"] = _copy(stage_graph.ensure("train_classifier", sections), run.path / "digits_cnn")
+    card = {**_trained(stage_graph, node, sections), "command": command, "environment": environment()}
     _publish(places, card, settings["install"])
     card |= _quality(composed, places["model"], progress)
     _publish(places, card, settings["install"])
@@ -103,11 +105,11 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
 
 
 def _settings(composed: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section train, where it describes the chosen model."""
+    """Read the section train. Raises ConfigError where it does not describe the chosen model."""
     settings, model = composed.get("train", {"name": None}), composed["model"]["name"]
     if settings["name"] != model:
-        known = ", ".join(sorted(file.stem for file in (conf_folder() / "train").glob("*.yaml")))
-        raise ConfigError(f"model={model} cannot be trained by dmq; it trains {known}.")
+        trainable = ", ".join(sorted(file.stem for file in (conf_folder() / "train").glob("*.yaml")))
+        raise ConfigError(f"model={model} cannot be trained by dmq; it trains {trainable}.")
     return dict(settings)
 
 
@@ -124,22 +126,22 @@ def _publish(places: Mapping[str, Path], card: Mapping[str, Any], install: bool)
         shutil.copytree(folder, PACKAGE / "zoo" / "weights" / folder.name, copy_function=copy_file, dirs_exist_ok=True)
 
 
-def _trained(made: Graph, node: str, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """What training found, and below `autoencoder` what the training of the first stage found."""
-    found: dict[str, Any] = read_json(made.ensure(node, sections) / "training.json")
-    for need in made.nodes[node].needs_for(sections):
-        found[need.removeprefix("train_")] = read_json(made.ensure(need, sections) / "training.json")
-    return found
+def _trained(stage_graph: Graph, node: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the record of the training, with that of the first stage under `autoencoder`."""
+    record: dict[str, Any] = read_json(stage_graph.ensure(node, sections) / "training.json")
+    for need in stage_graph.nodes[node].needs_for(sections):
+        record[need.removeprefix("train_")] = read_json(stage_graph.ensure(need, sections) / "training.json")
+    return record
 
 
 def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
-    """Fréchet distance of the new model over the seed ranges, the floor beside it, and a look for memorised images."""
+    """Measure the new model: Fréchet distance over the seed ranges, the floor at equal counts, and memorised images."""
     config, parts = prepared({**composed, "stage": "evaluate", "model": {**composed["model"], "path": str(folder)}})
-    made, ranges = graph(config, progress), [show(r) for r in parse_ranges(config["seeds"])]
+    stage_graph, ranges = graph(config, progress), [show(r) for r in parse_ranges(config["seeds"])]
     numbers = [
-        read_json(made.ensure("evaluate_fp", {**config, "seeds": r}) / "numbers.json")["numbers"] for r in ranges
+        read_json(stage_graph.ensure("evaluate_fp", {**config, "seeds": r}) / "numbers.json")["numbers"] for r in ranges
     ]
-    images = load_images(made.ensure("sample_fp", {**config, "seeds": ranges[0]}))
+    images = load_images(stage_graph.ensure("sample_fp", {**config, "seeds": ranges[0]}))
     protocol = parts.protocol
     distance = flat(over_ranges(numbers))
     return {
@@ -158,14 +160,14 @@ def _quality(composed: Mapping[str, Any], folder: Path, progress: Progress) -> d
 
 
 def equal_counts(images: Pixels, real: Pixels, protocol: Protocol, splits: int = 5) -> dict[str, Any]:
-    """Half of the data against the other half, and as many samples against the same half: means over random splits."""
+    """Fréchet distance of one half of the data to the other, and of as many samples to it: means over random splits."""
     rows = []
     for seed in range(splits):
-        one, two = split(len(real), 0.5, seed)
-        size = min(len(one), len(two))
+        first, second = split(len(real), 0.5, seed)
+        size = min(len(first), len(second))
         half = replace(protocol, num_images=size, metrics={"fd": FrechetDistance()}, columns={})
-        floor = fidelity(real[one[:size].numpy()], real[two[:size].numpy()], half)
-        model = fidelity(images[seed * 10 : seed * 10 + size], real[two[:size].numpy()], half)
+        floor = fidelity(real[first[:size].numpy()], real[second[:size].numpy()], half)
+        model = fidelity(images[seed * 10 : seed * 10 + size], real[second[:size].numpy()], half)
         rows.append({"floor": floor["fd"], "model": model["fd"]})
     return {"num_images": size, **flat(over_ranges(rows))}
 

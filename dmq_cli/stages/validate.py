@@ -54,7 +54,7 @@ def _check_types(name: str, section: Mapping[str, Any]) -> None:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """The annotations of a dataclass; none of another thing, and none where somebody's name things that only a type checker sees."""
+    """The annotations of a dataclass; {} for anything else, and for foreign annotations that exist only for type checkers."""
     if not dataclasses.is_dataclass(target):
         return {}
     try:
@@ -64,7 +64,7 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
-    """Raise ConfigError for a value under `runtime` that cannot be."""
+    """Raise ConfigError for an impossible value under `runtime`."""
     for key, least in (("batch_size", 1), ("threads", 1)):
         value = runtime[key]
         if not (_fits(value, int) and value >= least) and not (key == "threads" and value is None):
@@ -75,42 +75,42 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
         raise ConfigError(f"runtime.upstream={runtime['upstream']} is not known; use ensure or require.")
     if not isinstance(runtime["force"], list):
         raise ConfigError(f"runtime.force={runtime['force']} is no list of stages; write runtime.force=[reconstruct].")
-    known = list(stages)
+    names = list(stages)
     for stage in runtime["force"]:
-        if stage not in known:
+        if stage not in names:
             raise ConfigError(
-                f"runtime.force names the stage {stage}, which does not exist.{nearest(str(stage), known)}"
+                f"runtime.force names the stage {stage}, which does not exist.{nearest(str(stage), names)}"
             )
     check_device(runtime["device"])
 
 
-def check_device(device: object, asked: str = "runtime.device") -> str:
-    """A device that torch can use here. asked: which setting names it, for the ConfigError if it cannot."""
+def check_device(device: object, setting: str = "runtime.device") -> str:
+    """Check that torch can use a device on this machine. setting: the one that names it, for the ConfigError."""
     try:
         torch.empty(0, device=device)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"{asked}={device} cannot be used here ({first}); use cpu.") from error
+        raise ConfigError(f"{setting}={device} cannot be used here ({first}); use cpu.") from error
     return str(device)
 
 
 def check_choices(config: Mapping[str, Any]) -> None:
     """Raise ConfigError for a value of `retry` or `scale` that does not exist."""
-    for key, known in (("retry", (None, "failed")), ("scale", ("paper", "digits"))):
-        if (value := config.get(key, known[0])) not in known:
-            names = " or ".join("null" if one is None else one for one in known)
+    for key, values in (("retry", (None, "failed")), ("scale", ("paper", "digits"))):
+        if (value := config.get(key, values[0])) not in values:
+            names = " or ".join("null" if value_name is None else value_name for value_name in values)
             raise ConfigError(f"{key}={value} is not known; use {names}.")
 
 
 def check_guidance(scale: Any, conditions: Conditions | None) -> None:
-    """Raise ConfigError for a scale that is no number, or for guidance of a model that is told nothing."""
+    """Raise ConfigError for a scale that is no number, or for guidance of an unconditional model."""
     check_scale(scale, conditions is not None)
     if scale is not None and conditions is not None:
         conditions.none()
 
 
 def check_scale(scale: Any, conditional: bool) -> None:
-    """check_guidance without the conditions themselves. conditional: whether the model is told something."""
+    """check_guidance without the conditions themselves. conditional: whether the model has any."""
     if scale is None:
         return
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 <= scale < math.inf:
@@ -120,7 +120,7 @@ def check_scale(scale: Any, conditional: bool) -> None:
 
 
 def check_tabulated(config: Mapping[str, Any], protocol: Protocol) -> None:
-    """A protocol for trying things out has no place in a table. Raises ConfigError."""
+    """Raise ConfigError for a table with a protocol that is only for trying things out."""
     if config.get("table") and config["table"]["name"] is not None and not protocol.tabulated:
         raise ConfigError(
             f"The table {config['table']['name']} was asked to hold numbers of protocol={protocol.name}, which is for trying"
@@ -129,7 +129,7 @@ def check_tabulated(config: Mapping[str, Any], protocol: Protocol) -> None:
 
 
 def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:
-    """Every range that is measured must have the protocol's number of images. Raises SeedError."""
+    """Check that every measured range has the protocol's number of images. Raises SeedError."""
     for key, ranges in _measured(config).items():
         if len(ranges[0]) != protocol.num_images:  # parse_ranges made sure that they are equal
             raise SeedError(
@@ -139,7 +139,7 @@ def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:
 
 
 def check_seeds(config: Mapping[str, Any], correction: str | None) -> None:
-    """Calibration, correction and evaluation must not share noise, nor what is traced with what was fitted. Raises SeedError."""
+    """Check that calibration and correction share no seed with each other, with evaluation or with the trace. Raises SeedError."""
     fitted = {"calib.seeds": parse_range(config["calib"]["seeds"])}
     if correction is not None:
         fitted["correct.seeds"] = parse_range(correction)
@@ -150,7 +150,7 @@ def check_seeds(config: Mapping[str, Any], correction: str | None) -> None:
 
 
 def check_trace(section: Any) -> None:
-    """Raise ConfigError for a section `trace` that is not {seeds: ...}, and SeedError for seeds that cannot be."""
+    """Raise ConfigError for a section `trace` that is not {seeds: ...}, and SeedError for impossible seeds."""
     if section is None:
         return
     if not isinstance(section, Mapping) or set(section) != {"seeds"}:
@@ -161,9 +161,9 @@ def check_trace(section: Any) -> None:
 
 
 def _measured(config: Mapping[str, Any]) -> dict[str, list[range]]:
-    """Where images are measured, by the name of the setting."""
-    given = ["seeds", "fp_seeds"] if config.get("fp_seeds") is not None else ["seeds"]
-    return {key: parse_ranges(config[key]) for key in given}
+    """The seed ranges on which images are measured, by the name of the setting."""
+    keys = ["seeds", "fp_seeds"] if config.get("fp_seeds") is not None else ["seeds"]
+    return {key: parse_ranges(config[key]) for key in keys}
 
 
 def check_strategy(strategy: Any, model: Mapping[str, Any]) -> None:
@@ -189,8 +189,8 @@ def check_combination(scheme: Scheme, recon: Any) -> None:
 def searches_activations(sections: Sequence[Any]) -> bool:
     """Whether one of dmq's own searches over values chooses a range of an activation.
 
-    sections: `scheme` and `policy` as configured. Nothing of them is made, so that the answer is the same wherever it is asked;
-    False for what cannot be made, which preparing refuses.
+    sections: `scheme` and `policy` as configured; they are read, not made, so that the answer does not depend on foreign code.
+    False for sections that cannot be made, which preparing refuses.
     """
     activations = [slot for slot in (*LAYER_SLOTS, *ATTENTION_SLOTS) if slot != "weight"]
     try:
@@ -205,14 +205,14 @@ def _rules(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _ranges_of(rule: Mapping[str, Any]) -> Rule:
-    """What of a rule says which ranges are searched."""
-    given = rule.get("ranges")
-    ranges = None if given is None else _SEARCHES.get(given["_target_"], MinMax())
+    """Make a Rule of the entries that decide which ranges are searched."""
+    section = rule.get("ranges")
+    ranges = None if section is None else _SEARCHES.get(section["_target_"], MinMax())
     return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges)
 
 
 def _resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:
-    """What the rules come to for these slots of every role, without a network."""
+    """Resolve the rules for these slots of every role, without a network."""
     roles = {role: ATTENTION_SLOTS if role in PRODUCTS else LAYER_SLOTS for role in ROLES}
     sites = [
         Site(f"{part}.{role}", role, slot, part)
@@ -222,7 +222,7 @@ def _resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:
 
 
 def check_steps(scheme: Scheme, calibrated: Tensor, sampled: Tensor) -> None:
-    """Tables by step must have a row near every timestep of the sampler; says so where rows are taken from neighbours.
+    """Check that tables by step have a row near every timestep of the sampler; log how many take a neighbour's row.
 
     calibrated, sampled: (S,) timesteps. Near is within the greatest gap between calibrated ones. Raises ConfigError.
     """
@@ -247,14 +247,14 @@ def check_steps(scheme: Scheme, calibrated: Tensor, sampled: Tensor) -> None:
 def _fits(value: object, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in arguments)
+        return any(_fits(value, alternative) for alternative in arguments)
     if origin is Literal:
         return value in arguments
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False
-        each = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
-        return len(each) == len(value) and all(map(_fits, value, each))
+        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -266,7 +266,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 def _expected(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_expected(one) for one in get_args(hint))
+        return " or ".join(_expected(alternative) for alternative in get_args(hint))
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:

@@ -1,4 +1,4 @@
-"""What each verb of the command line does with a prepared configuration."""
+"""Run a verb of the command line on a configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("dmq")
 
 
 def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The nodes a verb asks for, each with its configuration; sampling and evaluation once for each seed range.
+    """Yield the nodes of a verb, each with its configuration; sampling and evaluation once for each seed range.
 
     fp_seeds, if given, are ranges on which evaluation measures the full-precision twin, too. Evaluation also traces a few
     trajectories, once, unless `trace` is null.
@@ -36,9 +36,9 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
         yield verb, {**config, "seeds": show(parse_ranges(config["seeds"])[0])}
         return
     for seeds in parse_ranges(config["seeds"]):
-        own = {**config, "seeds": show(seeds)}
-        yield f"{verb}_fp", own
-        yield verb, own
+        range_config = {**config, "seeds": show(seeds)}
+        yield f"{verb}_fp", range_config
+        yield verb, range_config
     if verb == "evaluate" and config.get("fp_seeds") is not None:
         for seeds in parse_ranges(config["fp_seeds"]):
             yield "evaluate_fp", {**config, "seeds": show(seeds)}
@@ -47,10 +47,12 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 
 
 def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Stage and key of everything that a run with this prepared configuration uses, whether it has got there or not."""
-    made = graph(config, Progress(quiet=True))
+    """Stage and key of every artifact that a run with this prepared configuration uses, computed or not."""
+    stage_graph = graph(config, Progress(quiet=True))
     return {
-        (part, made.key(part, own)) for name, own in targets(config["stage"], config) for part in made.chain(name, own)
+        (part, stage_graph.key(part, range_config))
+        for name, range_config in targets(config["stage"], config)
+        for part in stage_graph.chain(name, range_config)
     }
 
 
@@ -60,7 +62,7 @@ def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
 
 
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
-    """Run the verb `composed["stage"]` and return what it found: metrics for evaluate, paths for the others.
+    """Run the verb `composed["stage"]` and return its result: metrics for evaluate, paths for the others.
 
     Writes outputs/runs/<verb>/<time>-<key>/ with config, manifest, log, links to the artifacts and, for evaluate,
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
@@ -70,49 +72,51 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     logger = make_logger(composed.get("logger"))
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
-    made = graph(config, Progress(quiet))
-    wanted = list(targets(verb, config))
-    key = digest([made.key(name, own) for name, own in wanted if name != "trace"])  # no number depends on that
+    stage_graph = graph(config, Progress(quiet))
+    nodes = list(targets(verb, config))
+    key = digest(
+        [stage_graph.key(name, range_config) for name, range_config in nodes if name != "trace"]
+    )  # no number depends on the trace
     cell = results.cell_folder(config, key)
-    if cell is not None and (kept := results.finished(cell, key)) is not None:
+    if cell is not None and (cell_metrics := results.finished(cell, key)) is not None:
         _log.info("%s is finished: %s", results.title(config), cell)
-        return {**kept, "cell": str(cell)}
+        return {**cell_metrics, "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
         try:
-            _tell(composed, config)
-            found = _run(folder, verb, config, made, wanted, key, command, cell)
+            _log_sampling(composed, config)
+            result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
         except BaseException as error:
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
             raise
         folder.finish("done")
         if verb == "evaluate":
-            log_run(logger, folder.path, found)
-    return found
+            log_run(logger, folder.path, result)
+    return result
 
 
-def _tell(composed: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write into the run's log how it samples."""
-    told = sampled_how(composed, config)
-    if "sampler" in told:
-        _log.info("%s", sampler_line(told["sampler"]))
-    if "guidance" in told:
-        _log.info("%s", told["guidance"])
+def _log_sampling(composed: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Log the sampling settings of the run."""
+    notes = sampled_how(composed, config)
+    if "sampler" in notes:
+        _log.info("%s", sampler_line(notes["sampler"]))
+    if "guidance" in notes:
+        _log.info("%s", notes["guidance"])
 
 
 def _run(
-    folder: Run, verb: str, config: dict[str, Any], made: Graph, wanted: list[tuple[str, dict[str, Any]]], key: str,
+    folder: Run, verb: str, config: dict[str, Any], stage_graph: Graph, nodes: list[tuple[str, dict[str, Any]]], key: str,
     command: str, cell: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     started = time.monotonic()
     _log.info("%s: %s", verb, results.title(config))
     paths: dict[str, Path] = {}
-    for name, own in wanted:
-        made.ensure(name, own)
-        for part in made.chain(name, own):
-            found = made.store.find(part, made.key(part, own))
-            if found is not None:
-                paths[f"{part}-{own['seeds']}" if part.startswith(("sample", "evaluate")) else part] = found
+    for name, range_config in nodes:
+        stage_graph.ensure(name, range_config)
+        for part in stage_graph.chain(name, range_config):
+            artifact = stage_graph.store.find(part, stage_graph.key(part, range_config))
+            if artifact is not None:
+                paths[f"{part}-{range_config['seeds']}" if part.startswith(("sample", "evaluate")) else part] = artifact
     for name, path in paths.items():
         folder.link(name, path)
     costs = results.costs(paths)

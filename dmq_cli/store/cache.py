@@ -1,12 +1,12 @@
-"""The artifacts: one folder per stage and key, whole or not there, computed by one process at a time.
+"""The artifacts: one folder per stage and key, complete or absent, computed by one process at a time.
 
     root/<stage>/<key>/          committed: the files and manifest.json, never changed afterwards
-    root/<stage>/.work-<key>/    being computed, or left by a kill and gone on with by the next claim
-    root/<stage>/.lock-<key>     locked (flock) while somebody computes; the lock vanishes with its process
+    root/<stage>/.work-<key>/    being computed, or left by a kill and continued by the next claim
+    root/<stage>/.lock-<key>     locked (flock) while a process computes; the lock vanishes with its process
 
-A work folder with a whole manifest is a commit that a kill cut short; the next claim finishes it.
-Lock files are never deleted: a process that waits on a deleted one would no longer exclude one that opens it
-anew.
+A work folder with a complete manifest is a commit that a kill cut short; the next claim finishes it.
+Lock files are never deleted: a process that waits on a deleted one would not exclude one that opens a new file of that
+name.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _LEFT = re.compile(r"\.(?:work-([0-9a-f]{32})|trash-([0-9a-f]{32})-[0-9a-f]{8})"
 class Claim:
     """The right to compute one artifact, held inside `with store.claim(stage, key)`.
 
-    work: the folder to write into; it may hold what an earlier, killed attempt left. Exists only if `done` is
-    None. done: the committed folder, if it was there already or since `commit`; else None.
+    work: the folder to write into; it may hold files of an earlier, killed attempt. Exists only if `done` is None. done: the
+    committed folder, if it existed already or since `commit`; else None.
     """
 
     def __init__(self, folder: Path, done: Path | None) -> None:
@@ -50,8 +50,8 @@ class Claim:
         """Turn the work folder into the artifact, in one step, and return its path.
 
         The manifest gets the stage, the key and, under "files", the list of all files but scratch (names that start
-        with "." or "tmp-" or end with ".tmp", at any depth). Scratch is removed only when the manifest is written:
-        a kill before that loses nothing that a next attempt goes on with, one after it leaves a commit to finish.
+        with "." or "tmp-" or end with ".tmp", at any depth). Scratch is removed only when the manifest is written: a kill
+        before that loses nothing that the next attempt needs, one after it leaves a commit to finish.
         Raises ArtifactError if the artifact is there already, NumericsError if the manifest holds NaN, OSError (a
         DiskError outside the `with`).
         """
@@ -64,7 +64,7 @@ class Claim:
         return self._move()
 
     def _finish(self) -> None:
-        """Finish a commit that was cut short; a manifest that its files do not bear out is removed."""
+        """Finish a commit that was cut short; a manifest that does not fit its files is removed."""
         try:
             check_files(self.work, self._folder.parent.name, self._folder.name, full=True, scratch=True)
         except ArtifactCorruptError:
@@ -90,11 +90,10 @@ class ArtifactStore:
         self.root = Path(root).absolute()
 
     def find(self, stage: str, key: str) -> Path | None:
-        """The committed folder, or None where there is none.
+        """Find the committed folder; None where there is none.
 
-        Checks that it is of this stage and key, that every file is there with its size and no other is, and the
-        sha256 of artifacts below 64 MB. Raises ArtifactCorruptError, as `verify` does, before which nothing may be
-        computed from what is there.
+        Checks that it is of this stage and key, that exactly the listed files exist with their sizes, and the sha256 of artifacts
+        below 64 MB; `verify` before computing from a larger one. Raises ArtifactCorruptError as `verify` does.
         """
         folder = self._folder(stage, key)
         if not folder.is_dir():
@@ -103,7 +102,7 @@ class ArtifactStore:
         return folder
 
     def verify(self, stage: str, key: str) -> Path:
-        """Check the sha256 of every file, whatever the size, once in this process while it is untouched; the folder.
+        """Check the sha256 of every file, once in this process while it is not touched, and return the folder.
 
         Raises ArtifactCorruptError naming a file that is missing, truncated, altered or too many, ArtifactError if
         there is no such artifact.
@@ -116,7 +115,7 @@ class ArtifactStore:
 
     @contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Claim]:
-        """Hold the only right to compute an artifact, after waiting for a process that has it.
+        """Take the exclusive right to compute an artifact, waiting for a process that has it.
 
         Leaving without `commit`, or by an exception, keeps the work folder. Not reentrant: claiming a key
         twice in one thread waits for ever. Raises DiskError for a full or unwritable disk inside the block,
@@ -133,7 +132,7 @@ class ArtifactStore:
                 yield Claim(folder, self.find(stage, key))
 
     def remove(self, stage: str, key: str) -> None:
-        """Forget an artifact, and what an unfinished attempt left unless somebody is working on it now.
+        """Remove an artifact, and the files of an unfinished attempt unless a process is working on it now.
 
         In one step: a kill leaves the whole artifact or none. Nothing happens if there is none. Raises
         DiskError, and ArtifactError where a link leads elsewhere: nothing is removed through links.
@@ -142,7 +141,7 @@ class ArtifactStore:
         self.sweep(stage, key)
 
     def discard(self, stage: str, key: str) -> None:
-        """The first half of `remove`: move it out of the way, at once. Raises as `remove` does."""
+        """The first half of `remove`: rename it out of the way, in one step. Raises as `remove` does."""
         folder = self._folder(stage, key)
         for place in (folder.parent, folder, folder.with_name(f".work-{key}")):
             if place.is_symlink():
@@ -158,7 +157,7 @@ class ArtifactStore:
                     _discard(folder.with_name(f".work-{key}"))
 
     def sweep(self, stage: str, key: str) -> None:
-        """The second half of `remove`: delete what was moved out of the way."""
+        """The second half of `remove`: delete what was renamed."""
         for trash in self._folder(stage, key).parent.glob(f".trash-{key}-*"):
             shutil.rmtree(trash, ignore_errors=True)
 
@@ -170,13 +169,13 @@ class ArtifactStore:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
     def leftovers(self, stage: str) -> dict[str, list[Path]]:
-        """By key, the folders that killed attempts and removals left; not those that somebody is working on now."""
-        left: dict[str, list[Path]] = {}
+        """List by key the folders that killed attempts and removals left, except those a process is working on now."""
+        by_key: dict[str, list[Path]] = {}
         for path in sorted((self.root / stage).glob(".*")):
             name = _LEFT.fullmatch(path.name)
             if name is not None and path.is_dir() and not path.is_symlink():
-                left.setdefault(name[1] or name[2], []).append(path)
-        return {key: paths for key, paths in left.items() if not self.busy(stage, key)}
+                by_key.setdefault(name[1] or name[2], []).append(path)
+        return {key: paths for key, paths in by_key.items() if not self.busy(stage, key)}
 
     def busy(self, stage: str, key: str) -> bool:
         """Whether a process is computing an artifact now. Writes nothing."""
@@ -187,7 +186,7 @@ class ArtifactStore:
 
 
 def _discard(folder: Path) -> None:
-    """Move a folder out of sight in one step; the caller deletes it."""
+    """Rename a folder to a trash name in one step; the caller deletes it."""
     key = folder.name.removeprefix(".work-")
     with suppress(FileNotFoundError):
         os.rename(folder, folder.with_name(f".trash-{key}-{secrets.token_hex(4)}"))

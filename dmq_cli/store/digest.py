@@ -1,4 +1,4 @@
-"""Names for contents: canonical JSON and sha256 of plain values and of files."""
+"""Hash plain values, by canonical JSON, and files, with sha256."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK = 1 << 20  # bytes read at a time
 
 
 def canonical(obj: object) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces, ASCII, floats by repr, tuples as lists.
+    """Write a plain value as canonical JSON: sorted keys, no spaces, ASCII, floats by repr, tuples as lists.
 
     obj: None, bool, int, float, str, and lists, tuples and str-keyed dicts of those; exactly these types,
     because a subclass (np.float64, an Enum) prints differently from one library version to the next. 1 and
@@ -54,6 +54,6 @@ def _check(obj: object, where: str) -> None:
         raise _refused(where, f"a {type(obj).__name__}", "use null, booleans, numbers, strings, lists and dicts")
 
 
-def _refused(where: str, found: str, advice: str) -> ConfigError:
+def _refused(where: str, content: str, advice: str) -> ConfigError:
     place = f"'{where}'" if where else "the top level"
-    return ConfigError(f"A key was to be computed from plain values, but {place} holds {found}: {advice}.")
+    return ConfigError(f"A key was to be computed from plain values, but {place} holds {content}: {advice}.")

@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one; naming a bad disk."""
+"""Write files so that a kill leaves the old one or the new one, never half of one; turn disk errors into sentences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Give a scratch path beside `path`; at the block's end what was written there becomes `path`, at once.
+    """Give a scratch path beside `path`, which is renamed to `path` at the block's end.
 
     The name starts with "." and ends with ".tmp", so that a commit sweeps away what a kill left. Creates the
     parent folder. After an exception the scratch file is removed and `path` is as before. An OSError that names no
@@ -56,7 +56,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
-    """Give an OSError of the block that names no file, as a full disk's does not, or `scratch`, the name `path`."""
+    """Put `path` into an OSError of the block that names no file (as of a full disk), or that names `scratch`."""
     try:
         yield
     except OSError as error:
@@ -67,7 +67,7 @@ def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def aside_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that gets its name at the block's end, or is removed after an exception."""
+    """Give a new folder beside `folder` that is renamed to it at the block's end, or removed after an exception."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     scratch.mkdir()
@@ -115,7 +115,7 @@ def read_json(path: Path) -> Any:
 
 
 def _not_too_deep(value: Any) -> Any:
-    """The value, if everything that walks through it by recursion can."""
+    """Return the value if it is not nested too deep for functions that recurse. Raises ValueError."""
     level = [value]
     for _ in range(_DEEPEST):
         lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
@@ -137,7 +137,7 @@ def hold_json(folder: Path, *names: str) -> bool:
 def disk_errors(where: Path, doing: str) -> Iterator[None]:
     """Turn "disk full", "over quota", "read-only" and "not allowed" in the block into a DiskError.
 
-    Other errors pass. where: the folder whose free space is told. doing: the sentence's start, such as
+    Other errors pass. where: the folder whose free space is named. doing: the sentence's start, such as
     "Computing sample 8f3a1b2c".
     """
     try:
@@ -153,7 +153,7 @@ def disk_errors(where: Path, doing: str) -> Iterator[None]:
 
 
 def free_bytes(where: Path) -> int | None:
-    """Free space of the disk that holds `where`, which need not exist yet; None where nobody says."""
+    """Free bytes of the disk that holds `where`, which need not exist yet; None where that cannot be read."""
     for folder in (where, *where.absolute().parents):
         try:
             return shutil.disk_usage(folder).free

@@ -1,7 +1,7 @@
-"""Is a committed artifact still what was committed? Its manifest says what it is and lists every file.
+"""Check that an artifact is still as it was committed, by its manifest, which lists every file.
 
-The key is computed from the stage, its version, its configuration and the keys of its inputs, all of which the manifest
-has: so a folder that was swapped, renamed or edited is told from the right one by itself.
+The key is computed from the stage, its version, its configuration and the keys of its inputs, all of which the manifest has, so that
+a folder that was swapped, renamed or edited is detected without any other file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dmq_cli.store.digest import digest, file_sha256
 from dmq_cli.store.files import fsync, read_json
 
 MANIFEST = "manifest.json"
-HASHED_BELOW = 64 * 1000 * 1000  # bytes; reading more than this to look something up would be felt
+HASHED_BELOW = 64 * 1000 * 1000  # bytes; reading more than this on every lookup would be slow
 
 _Mark = tuple[int, int, int, int]
 
@@ -30,14 +30,14 @@ class FileRecord(NamedTuple):
     sha256: str
 
 
-class _Seen(NamedTuple):
-    """What was found right in this process: the files' marks then, and whether all were hashed."""
+class _Checked(NamedTuple):
+    """An artifact that this process has checked: the files' marks at that time, and whether all were hashed."""
 
     marks: dict[str, _Mark | None]
     hashed: bool
 
 
-_seen: dict[tuple[Path, str, str], _Seen] = {}
+_checked: dict[tuple[Path, str, str], _Checked] = {}
 
 
 def is_scratch(name: str) -> bool:
@@ -60,14 +60,14 @@ def record_files(folder: Path) -> list[dict[str, str | int]]:
 def check_files(folder: Path, stage: str, key: str, full: bool = False, scratch: bool = False) -> None:
     """Compare a folder with its manifest: stage, key, the set of files, their sizes, their hashes.
 
-    Hashes are compared with `full`, else if the files have less than 64 MB together; what was found right is not read
-    again by this process as long as inodes, sizes and times stay the same. scratch: whether scratch may lie beside
-    the files. Raises ArtifactCorruptError naming the file, the folder and `runtime.force=[<stage>]`.
+    Hashes are compared with `full`, or if the files have less than 64 MB together; files that passed are not read again by
+    this process as long as inodes, sizes and times stay the same. scratch: whether scratch files are allowed. Raises
+    ArtifactCorruptError naming the file, the folder and `runtime.force=[<stage>]`.
     """
     artifact = _Artifact(folder, stage, key)
     marks = {name: mark for name, mark in artifact.marks() if not (scratch and is_scratch(name))}
-    seen = _seen.get((folder, stage, key))
-    if seen is not None and seen.marks == marks and (seen.hashed or not full):
+    checked = _checked.get((folder, stage, key))
+    if checked is not None and checked.marks == marks and (checked.hashed or not full):
         return
     records = artifact.listed()
     for record in records:
@@ -77,23 +77,23 @@ def check_files(folder: Path, stage: str, key: str, full: bool = False, scratch:
     hashed = full or sum(record.size for record in records) < HASHED_BELOW
     for record in records if hashed else ():
         artifact.check_hash(record)
-    _seen[folder, stage, key] = _Seen(marks, hashed)
+    _checked[folder, stage, key] = _Checked(marks, hashed)
 
 
 def check_artifact(folder: Path, stage: str, key: str) -> dict[str, Any]:
-    """check_files with every hash, for an artifact that need not lie in a store; its manifest."""
+    """Check every hash of an artifact, which need not lie in a store, and return its manifest."""
     check_files(folder, stage, key, full=True)
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
     return manifest
 
 
 def committed(folder: Path, stage: str, key: str) -> None:
-    """Remember that this process has just hashed all files of a folder."""
-    _seen[folder, stage, key] = _Seen(dict(_Artifact(folder, stage, key).marks()), hashed=True)
+    """Record that this process has just hashed all files of a folder."""
+    _checked[folder, stage, key] = _Checked(dict(_Artifact(folder, stage, key).marks()), hashed=True)
 
 
 def is_manifest_of(manifest: Any, stage: str, key: str) -> bool:
-    """Whether a manifest says that it is of this stage and key, and has that key if it says what from."""
+    """Whether a manifest is of this stage and key, and that key follows from its configuration and inputs, if it has them."""
     if not isinstance(manifest, Mapping) or (manifest.get("stage"), manifest.get("key")) != (stage, key):
         return False
     if not manifest.keys() & {"version", "config", "inputs"}:
@@ -113,7 +113,7 @@ class _Artifact(NamedTuple):
     key: str
 
     def marks(self) -> Iterator[tuple[str, _Mark | None]]:
-        """Every file below the folder with inode, size and times; None for what is no file."""
+        """Yield every file below the folder with inode, size and times; None for anything that is not a file."""
         waiting = [""]
         while waiting:
             below = waiting.pop()
@@ -128,7 +128,7 @@ class _Artifact(NamedTuple):
                     yield f"{below}{entry.name}", _mark(entry)
 
     def listed(self) -> list[FileRecord]:
-        """What the manifest lists, after a look at what it says it is."""
+        """Read the files that the manifest lists, after checking that it is of this artifact."""
         try:
             manifest = read_json(self.folder / MANIFEST)
         except ArtifactCorruptError as error:

@@ -1,4 +1,4 @@
-"""Locks that vanish with their process (flock), and who holds one.
+"""Locks that vanish with their process (flock), and the process that holds one.
 
 The file holds {"pid", "host", "since"} of the process that took the lock last; it means something only while the lock is held.
 """
@@ -36,7 +36,7 @@ def release(descriptor: int) -> None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock if nobody has it; whether that went."""
+    """Try to take the lock, and return whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -45,7 +45,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def sign(descriptor: int) -> None:
-    """Write who holds the lock, for those who wait; a disk that has no room for it is told of later."""
+    """Write this process into the lock file, for those who wait; a full disk is ignored here and raises later."""
     who = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
@@ -53,7 +53,7 @@ def sign(descriptor: int) -> None:
 
 
 def owner(descriptor: int) -> str:
-    """Who holds the lock, as the end of a sentence; nothing where the file does not say."""
+    """Describe the process that holds the lock, as the end of a sentence; "" where the file does not name it."""
     try:
         who = json.loads(os.pread(descriptor, _MOST, 0))
         return f": process {int(who['pid'])} on {who['host']}, since {who['since']}"
@@ -62,7 +62,7 @@ def owner(descriptor: int) -> str:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds a lock now, looked at without writing; True where that cannot be found out."""
+    """Whether a process holds a lock now, checked without writing; True where that cannot be checked."""
     try:
         descriptor = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an artifact's manifest says about where it was made: versions, checkout, time and memory."""
+"""Record where an artifact was made, for its manifest: versions, checkout, time and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIT_SECONDS = 20
 
 
 def environment() -> dict[str, Any]:
-    """The software this process runs with, as plain values.
+    """Describe the software this process runs with, as plain values.
 
     Keys: dmq, python, platform (str), cpu_count (int or None), versions ({distribution: version or None};
     read from the installed metadata, nothing is imported) and git: {"commit": hex, "dirty": bool}, or None
@@ -93,7 +93,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, env=clean)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, env=clean)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

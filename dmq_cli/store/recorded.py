@@ -1,4 +1,4 @@
-"""Do the files that a run or a cell of a table records its result in say the same?
+"""Check that the files in which a run or a cell records its result agree.
 
 A run folder has config.json, manifest.json and metrics.json; a cell has the last two, the configuration's sha256 in its
 metrics, and a name that ends in its key.
@@ -18,7 +18,7 @@ METRICS, MANIFEST, CONFIG, STATUS = "metrics.json", "manifest.json", "config.jso
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds one object. Raises ArtifactCorruptError."""
+    """Read a JSON file that holds one object. Raises ArtifactCorruptError."""
     value = read_json(file)
     if not isinstance(value, dict):
         raise ArtifactCorruptError(
@@ -28,7 +28,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def check_recorded(folder: Path, metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Compare what metrics.json, manifest.json and, of a run, config.json say. Raises ArtifactCorruptError."""
+    """Check that metrics.json, manifest.json and, of a run, config.json agree. Raises ArtifactCorruptError."""
     wrong = None
     if not isinstance(manifest.get("artifacts"), dict) or manifest["artifacts"] != metrics.get("artifacts"):
         wrong = f"{MANIFEST} and {METRICS} name different artifacts"

@@ -46,7 +46,7 @@ class RowWriter:
         if dtype not in _CODES or not shape:
             raise ArtifactError(
                 f"{path} was to hold rows of shape {tuple(shape)} and {dtype}: give at least one dimension "
-                f"and one of {', '.join(str(known) for known in _CODES)}."
+                f"and one of {', '.join(str(name) for name in _CODES)}."
             )
         self.path, self.shape, self.dtype = Path(path), tuple(shape), dtype
         self.written = 0
@@ -141,13 +141,13 @@ class RowFile:
 
         Raises IndexError for another index, ArtifactCorruptError if the file has shrunk.
         """
-        wanted = _as_list(indices)
-        if wrong := [index for index in wanted if not 0 <= index < len(self)]:
+        row_numbers = _as_list(indices)
+        if wrong := [index for index in row_numbers if not 0 <= index < len(self)]:
             raise IndexError(f"{self.path} has {len(self)} rows, no row {wrong[0]}")
-        out = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+        out = torch.empty((len(row_numbers), *self.shape[1:]), dtype=self.dtype)
         if out.numel():
             view = _bytes_of(out)
-            for position, index, count in _runs(wanted):
+            for position, index, count in _runs(row_numbers):
                 self._read(view[position * self._stride : (position + count) * self._stride], index)
         return out
 
@@ -170,13 +170,15 @@ class RowFile:
 
     def _check_size(self) -> None:
         expected = self._start + len(self) * self._stride
-        found = os.fstat(self._descriptor).st_size
-        if found != expected:
+        size = os.fstat(self._descriptor).st_size
+        if size != expected:
             self.close()
-            raise self._corrupt(f"it has {found} bytes instead of {expected}")
+            raise self._corrupt(f"it has {size} bytes instead of {expected}")
 
-    def _corrupt(self, found: str) -> ArtifactCorruptError:
-        return ArtifactCorruptError(f"Rows were to be read from {self.path}, but {found}: delete it and make it again.")
+    def _corrupt(self, problem: str) -> ArtifactCorruptError:
+        return ArtifactCorruptError(
+            f"Rows were to be read from {self.path}, but {problem}: delete it and make it again."
+        )
 
 
 def _header(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:

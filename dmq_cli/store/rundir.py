@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, what came of it, its log and links to the artifacts it used."""
+"""The folder of one run: its configuration, status, log, results, and links to the artifacts it used."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Run:
         return self.path / name
 
     def finish(self, status: str) -> None:
-        """Say how the run ended: "done", or "failed: " and the sentence.
+        """Write how the run ended: "done", or "failed: " and the sentence.
 
-        Raises OSError for "done" only: what made a run fail is not to be hidden by a disk that keeps no status.
+        Raises OSError for "done" only: an error of the disk must not hide the error that made a run fail.
         """
         try:
             self._write_status(status, _now())
@@ -74,7 +74,7 @@ class Run:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether the process of a run is still there."""
+    """Whether the process of a run is still running."""
     return is_held(folder / LOCK)
 
 

@@ -19,7 +19,7 @@ from dmq_cli.store.rowfile import RowFile, RowWriter
 __all__ = ["WEIGHT_DTYPES", "RowFile", "RowWriter", "check_finite", "load_tensors", "save_tensors"]
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""What a network's weights are stored as. Integers, booleans, complex numbers and 8-bit floats are codes of something."""
+"""Dtypes of a network's weights. Integers, booleans, complex numbers and 8-bit floats are codes of something else."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -35,8 +35,8 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict
             save_file(owned, scratch, metadata=metadata)
             scratch.chmod(mode)
         except SafetensorError as error:
-            if found := re.search(r"os error (\d+)", str(error)):
-                code = int(found.group(1))
+            if match := re.search(r"os error (\d+)", str(error)):
+                code = int(match.group(1))
                 raise OSError(code, os.strerror(code), str(path)) from error
             raise
 
@@ -70,7 +70,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
 
 
 def _owned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values on the CPU, contiguous, each in a storage of its own, as safetensors demands."""
+    """Copy tensors to the CPU, contiguous, each in a storage of its own, as safetensors demands."""
     owned: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():

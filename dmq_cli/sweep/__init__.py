@@ -1,4 +1,4 @@
-"""Sweeps that survive: jobs named by their configuration, a record of each, finished ones skipped, failures collected.
+"""Resumable sweeps: jobs named by their configuration, a record of each, finished ones skipped, failures collected.
 
 hydra_plugins/dmq_sweeper.py is the class that Hydra instantiates. Imports no torch and no Hydra at the top.
 """

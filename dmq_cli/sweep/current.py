@@ -1,4 +1,4 @@
-"""What the command line tells the sweeper, which Hydra makes, and gets back from it."""
+"""The command that the sweeper, an object made by Hydra, runs now, and the jobs that it returns."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dmq_cli.sweep.jobs import Job, TableRows
 
 @dataclass
 class Command:
-    """One command. run: does a job with its composed configuration, in whatever process, and returns what was found.
+    """One command. run: runs a job with its composed configuration, in any process, and returns its result.
 
-    rows: of a paper's table. recorded: finished jobs are kept in outputs/sweeps and skipped next time; `dmq plan` always plans anew.
-    jobs: what came of a sweep; None until there was one.
+    rows: of a paper's table. recorded: finished jobs are recorded in outputs/sweeps and skipped next time, except by `dmq plan`.
+    jobs: of the finished sweep; None before.
     """
 
     verb: str

@@ -1,4 +1,4 @@
-"""Jobs of a sweep: from overrides with commas, or the rows of a paper's table, to a list named by configuration."""
+"""Make the jobs of a sweep, named by their configurations, from overrides with commas or the rows of a paper's table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmq_cli.overrides import as_hydra
-from dmq_cli.sentences import told
+from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest
 
 OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
-"""Sections that say how a job is run and not what it is."""
+"""Sections that say how a job is run, and change none of its numbers."""
 
-_UNSAID = (("layer_bits", None),)  # without it a job is what it was before there was such a key
+_UNSAID = (("layer_bits", None),)  # left out at this value, so that keys are as they were before the setting existed
 
 TableRows = Callable[[dict[str, Any], str], list[list[str]]]
 """The overrides of every runnable row of a paper's table, from config.table and config.scale."""
@@ -22,10 +22,10 @@ TableRows = Callable[[dict[str, Any], str], list[list[str]]]
 
 @dataclass
 class Job:
-    """One configuration. overrides: its words; label: those that tell it from the other jobs; key: see `job_key`.
+    """One configuration. overrides: its words; label: those that distinguish it from other jobs; key: see `job_key`.
 
     status: waiting, running, done, failed or lost (its process ended without a record). ran: whether this command ran it.
-    record: what is known about it: error, exit_code, run, cell, result, seconds, started; see dmq_cli.results.sweeps.
+    record: error, exit_code, run, cell, result, seconds, started; see dmq_cli.results.sweeps.
     """
 
     overrides: list[str]
@@ -37,17 +37,17 @@ class Job:
     record: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """What --json prints."""
-        found = {"job": self.label, "key": self.key, "overrides": self.overrides, "status": self.status}
-        return {**self.record, **found, "ran": self.ran}
+        """Describe the job as --json prints it."""
+        summary = {"job": self.label, "key": self.key, "overrides": self.overrides, "status": self.status}
+        return {**self.record, **summary, "ran": self.ran}
 
     def fail(self, error: str, exit_code: int) -> None:
-        """It failed, and why."""
+        """Mark the job as failed, with the sentence and the exit code."""
         self.status, self.record = "failed", {**self.record, "error": error, "exit_code": exit_code}
 
 
 def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], rows: list[list[str]]) -> list[list[str]]:
-    """The overrides of every job: for each row the product over all that is separated by commas.
+    """List the overrides of every job: for each row the product over all lists separated by commas.
 
     params: of the table; arguments: of the command line. A row's override of a key replaces the params', the command line's
     replaces both. A folder as model becomes what Hydra reads. Raises Hydra's errors for what cannot be parsed or is no list of choices.
@@ -57,16 +57,16 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
 
     parser = OverridesParser.create(config_loader=context.config_loader)
     swept = [f"{key}={value}" for key, value in params.items()]
-    found: list[list[str]] = []
+    expanded: list[list[str]] = []
     for row in rows:
-        found += BasicSweeper.split_arguments(parser.parse_overrides([*swept, *row, *arguments]), None)[0]
-    return [as_hydra(words) for words in found]
+        expanded += BasicSweeper.split_arguments(parser.parse_overrides([*swept, *row, *arguments]), None)[0]
+    return [as_hydra(words) for words in expanded]
 
 
 def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[str]]:
-    """What each job of a table overrides before everything else: of a paper's table its runnable rows, else nothing, once.
+    """List the first overrides of each job: a paper's table has its runnable rows, everything else one empty row.
 
-    table: config.table; scale: paper or digits; read: who knows the rows. Raises ConfigError for rows that cannot be read.
+    table: config.table; scale: paper or digits; read: reads the rows. Raises ConfigError for rows that cannot be read.
     """
     if not table.get("paper"):
         return [[]]
@@ -74,7 +74,7 @@ def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[
 
 
 def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[Job]:
-    """A job for every different configuration; one that cannot be composed has failed already."""
+    """Make a job for every different configuration; one that cannot be composed is marked as failed."""
     from dmq_cli.overrides.check import check_config
 
     jobs: dict[str, Job] = {}
@@ -84,7 +84,7 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
             check_config(config, words)
             job = Job(words, job_key(config), config)
         except Exception as error:
-            if (sentence := told(error)) is None:
+            if (sentence := describe_error(error)) is None:
                 raise
             job = Job(words, digest(words))
             job.fail(*sentence)
@@ -94,29 +94,29 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
 
 
 def job_key(config: Any) -> str:
-    """The name of a job: hash of its composed configuration, wherever its outputs lie, of the versions of its stages, and of the
-    code in it that is not dmq's own. Raises ConfigError for code that is not there or cannot be imported.
+    """Name a job: hash of its composed configuration without runtime settings, of the versions of its stages, and of foreign
+    code in it. Raises ConfigError for code that does not exist or cannot be imported.
     """
     from omegaconf import OmegaConf
 
     from dmq_cli.stages.nodes import versions
     from dmq_cli.stages.plugins import code_of
 
-    own = copy.deepcopy(config)
-    OmegaConf.set_readonly(own, False)
-    OmegaConf.set_struct(own, False)
-    own.pop("hydra", None)
-    if "runtime" in own:
-        own.runtime.outputs = "outputs"  # paths of models begin with it
-    plain: Any = OmegaConf.to_container(own, resolve=True)
+    job_config = copy.deepcopy(config)
+    OmegaConf.set_readonly(job_config, False)
+    OmegaConf.set_struct(job_config, False)
+    job_config.pop("hydra", None)
+    if "runtime" in job_config:
+        job_config.runtime.outputs = "outputs"  # paths of models begin with it
+    plain: Any = OmegaConf.to_container(job_config, resolve=True)
     what = {name: value for name, value in plain.items() if name not in OUTSIDE and (name, value) not in _UNSAID}
     code = code_of(what, what)
     return digest([what, versions(plain), *([code] if code else [])])
 
 
 def _label(jobs: Sequence[Job]) -> None:
-    """Name jobs by the words that not all of them have."""
+    """Label jobs with the words that not all of them have."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
-        own = [word for word in job.overrides if word not in common and not word.startswith("stage=")]
-        job.label = " ".join(own) or "the only job"
+        words = [word for word in job.overrides if word not in common and not word.startswith("stage=")]
+        job.label = " ".join(words) or "the only job"

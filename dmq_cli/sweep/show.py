@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table in a terminal, a line for each job elsewhere, nothing with -q and --json; its last lines."""
+"""Show a sweep: a live table in a terminal, a line for each job elsewhere, nothing with -q and --json; and its summary."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dmq_cli.sweep.jobs import Job
 
 _WIDEST = 48  # characters of a result in the live table
 _MOST_LABELS = 4  # of jobs that failed for the same reason
-_EVERY = 0.5  # seconds between two looks at the records
+_EVERY = 0.5  # seconds between two reads of the records
 _COLOURS = {"done": "green", "failed": "red", "lost": "red", "running": "yellow"}
 
 
 class Display:
-    """Shows, while it is entered, how far the jobs are, by looking at their records in a thread of its own."""
+    """A context manager that shows the progress of jobs, by reading their records in a thread of its own."""
 
     def __init__(self, jobs: Sequence[Job], records: Records, flags: set[str]) -> None:
         self.jobs, self.records = jobs, records
         self.silent = bool(flags & {"quiet", "json"})
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live: Live | None = None
@@ -60,7 +60,7 @@ class Display:
             print(printable(summary(self.jobs)), flush=True)
 
     def stop(self) -> None:
-        """Look no more; returns when the thread has ended."""
+        """Stop reading records; returns when the thread has ended."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -84,12 +84,12 @@ class Display:
             self._live.update(self._table(self._live.console.height), refresh=True)
             return
         for number, job in enumerate(self.jobs, 1):
-            if job.status not in ("waiting", "running") and job.key not in self._told:
-                self._told.add(job.key)
+            if job.status not in ("waiting", "running") and job.key not in self._printed:
+                self._printed.add(job.key)
                 print(printable(f"{number}/{len(self.jobs)} " + "  ".join(filter(None, cells(job)))), flush=True)
 
     def _table(self, height: int) -> Table:
-        """As many jobs as fit, around the first one that is not finished."""
+        """Make a table of as many jobs as fit, around the first one that is not finished."""
         table = Table(*_columns(), title=summary(self.jobs), title_justify="left")
         fitting = max(3, height - 8)
         ended = [job.status not in ("waiting", "running") for job in self.jobs]
@@ -97,17 +97,17 @@ class Display:
         start = max(0, min(first - fitting // 3, len(self.jobs) - fitting))
         for number, job in list(enumerate(self.jobs, 1))[start : start + fitting]:
             state, label, seconds, result, place = cells(job)
-            told = result or place
-            told = (
-                told if len(told) <= _WIDEST else told[: _WIDEST - 1] + "…"
+            text = result or place
+            text = (
+                text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
             )  # a row is a line; the last lines say it whole
-            row = map(_line, (str(number), label, state, seconds, told))
+            row = map(_line, (str(number), label, state, seconds, text))
             table.add_row(*row, style=_COLOURS.get(job.status))
         return table
 
 
 def _columns() -> list[Column]:
-    """The short ones keep their width; in a narrow terminal jobs and results are cut."""
+    """Make the columns: short ones keep their width; in a narrow terminal jobs and results are cut."""
     short = {"": 2, "state": 7, "seconds": 7}
     return [
         Column(name, no_wrap=name in short, min_width=short.get(name))
@@ -121,7 +121,7 @@ def _line(text: str) -> Text:
 
 
 def cells(job: Job) -> tuple[str, str, str, str, str]:
-    """State, label, seconds, result and place of a job, as people read them."""
+    """Format state, label, seconds, result and place of a job."""
     record: dict[str, Any] = job.record
     before = {"done": "skipped", "failed": "failed before" if record.get("started") else "failed"}
     state = job.status if job.ran else before.get(job.status, job.status)
@@ -131,14 +131,14 @@ def cells(job: Job) -> tuple[str, str, str, str, str]:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """N done, M skipped, K failed, and what is not over yet."""
+    """Write "N done, M skipped, K failed", and the numbers of unfinished jobs."""
     counts = Counter("skipped" if job.status == "done" and not job.ran else job.status for job in jobs)
-    rest = [f"{counts[name]} {name}" for name in ("lost", "running", "waiting") if counts[name]]
-    return ", ".join([f"{counts[name]} {name}" for name in ("done", "skipped", "failed")] + rest)
+    unfinished = [f"{counts[name]} {name}" for name in ("lost", "running", "waiting") if counts[name]]
+    return ", ".join([f"{counts[name]} {name}" for name in ("done", "skipped", "failed")] + unfinished)
 
 
 def failure(jobs: Sequence[Job]) -> SweepError | None:
-    """The error that a sweep ends with: every failed or lost job with its sentence; None if there is none."""
+    """Make the error that a sweep ends with: every failed or lost job with its sentence; None if there is none."""
     wrong = [job for job in jobs if job.status != "done"]
     if not wrong:
         return None
@@ -149,7 +149,7 @@ def failure(jobs: Sequence[Job]) -> SweepError | None:
 
 
 def _reasons(wrong: Sequence[Job]) -> dict[str, list[str]]:
-    """The labels of the jobs that ended with the same sentence, by the sentence."""
+    """Group the labels of failed jobs by the sentence they ended with."""
     reasons: dict[str, list[str]] = {}
     for job in wrong:
         reasons.setdefault(str(job.record.get("error", "it was not finished.")), []).append(job.label)
@@ -157,11 +157,11 @@ def _reasons(wrong: Sequence[Job]) -> dict[str, list[str]]:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    """The first few labels, and how many more there are."""
+    """Write the first few labels, and the number of the others."""
     more = len(labels) - _MOST_LABELS
     return ", ".join(labels[:_MOST_LABELS]) + (f" and {more} more" if more > 0 else "")
 
 
 def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What --json prints of a sweep."""
+    """Describe a sweep as --json prints it."""
     return {"jobs": [job.as_json() for job in jobs]}

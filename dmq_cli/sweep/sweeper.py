@@ -1,4 +1,4 @@
-"""The sweep itself: which jobs there are, which are finished, launching the rest, and what came of all."""
+"""Run a sweep: make its jobs, skip the finished ones, launch the others, and read how they ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from dmq_cli.errors import DmqError
 from dmq_cli.results.sweeps import Records
-from dmq_cli.sentences import told
+from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest, read_json
 from dmq_cli.sweep.current import CURRENT, Command
 from dmq_cli.sweep.jobs import Job, compose, expand, job_key, rows_of
@@ -20,10 +20,10 @@ _log = logging.getLogger("dmq")
 
 
 def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Sequence[str]) -> None:
-    """Run what is not finished of the current command's sweep and leave all jobs with the command.
+    """Run the unfinished jobs of the current command's sweep, and set all jobs on the command.
 
-    context, config: of Hydra, composed without what is swept over; params, arguments: see `expand`.
-    Raises ConfigError and Hydra's errors for what concerns all jobs; a job's own error is in its record.
+    context, config: of Hydra, composed without the swept overrides; params, arguments: see `expand`.
+    Raises ConfigError and Hydra's errors that concern all jobs; a job's own error is in its record.
     """
     from omegaconf import OmegaConf
 
@@ -31,7 +31,7 @@ def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Seque
     from dmq_cli.stages.validate import check_choices
 
     command = CURRENT.get()
-    check_config(config, arguments)  # what all jobs share; each job is looked at, too
+    check_config(config, arguments)  # what all jobs share; each job is checked, too
     check_choices(config)
     table: Any = OmegaConf.to_container(config.table, resolve=True)
     jobs = compose(context, config, expand(context, params, arguments, rows_of(table, config.scale, command.rows)))
@@ -43,58 +43,58 @@ def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Seque
     todo = [job for job in jobs if job.status == "waiting"]
     with Display(jobs, records, command.flags) as display:
         if todo:
-            found = _launch(context, config, todo, command, records)
-            display.stop()  # from here on only this thread says how jobs ended
-            _conclude(todo, found, records if command.recorded else None)
+            returned = _launch(context, config, todo, command, records)
+            display.stop()  # from here on only this thread sets the status of jobs
+            _conclude(todo, returned, records if command.recorded else None)
 
 
 def _settle(jobs: Sequence[Job], records: Records, retry: str | None) -> None:
-    """Take up the records of what is finished, or has failed and is not to be tried again; forget the others."""
+    """Read the records of jobs that finished, or failed and are not to be retried; remove the other records."""
     models: dict[str, str | None] = {}
     for job in jobs:
         if job.status == "failed":  # could not be composed
             continue
         record = records.read(job.key)
         if record is not None:
-            done = record.get("status") == "done" and _stands(records.made(record), job, models)
-            if done or (record.get("status") == "failed" and retry != "failed"):
+            finished = record.get("status") == "done" and _stands(records.proof(record), job, models)
+            if finished or (record.get("status") == "failed" and retry != "failed"):
                 job.status, job.record = str(record["status"]), record
                 continue
         records.forget(job.key)
 
 
 def _stands(proof: Path | None, job: Job, models: dict[str, str | None]) -> bool:
-    """Whether what a job made is there and was made with the weights that lie here now. models: their sha256 by path."""
+    """Whether the result of a job still exists and was made with the weights of today. models: their sha256, cached."""
     if proof is None:
         return False
-    found = read_json(proof)
+    content = read_json(proof)
     try:
-        sha256 = found.get("config", found)["model"]["sha256"]
-    except (KeyError, TypeError, AttributeError):  # whole, but not what a run writes: it is made anew
+        sha256 = content.get("config", content)["model"]["sha256"]
+    except (KeyError, TypeError, AttributeError):  # valid JSON, but not what a run writes: the job runs again
         return False
     return _sha256(job.config.model, models) in (None, sha256)
 
 
-def _sha256(model: Any, known: dict[str, str | None]) -> str | None:
-    """Of the weights that lie here; None without weights: what was measured stays measured."""
+def _sha256(model: Any, cache: dict[str, str | None]) -> str | None:
+    """Hash the model's weights on this machine; None without weights, in which case a recorded result stays valid."""
     from omegaconf import OmegaConf
 
     from dmq_cli.models import identified
 
     plain: Any = OmegaConf.to_container(model, resolve=True)
     name = digest(plain)
-    if name not in known:
+    if name not in cache:
         try:
-            known[name] = str(identified(plain)["sha256"])
+            cache[name] = str(identified(plain)["sha256"])
         except DmqError:
-            known[name] = None
-    return known[name]
+            cache[name] = None
+    return cache[name]
 
 
 def _launch(
     context: Any, config: Any, todo: Sequence[Job], command: Command, records: Records
 ) -> dict[str, dict[str, Any]]:
-    """Hand the jobs to Hydra's launcher; what jobs returned, by key: nothing where a process died, or "" and the reason."""
+    """Hand the jobs to Hydra's launcher, and return their records by key; where the launcher failed, only "" with the reason."""
     from hydra.core.plugins import Plugins
 
     work = Work(command.run, records if command.recorded else None)
@@ -102,7 +102,10 @@ def _launch(
     for job in todo:
         job.ran = True
     try:
-        returned = [one.return_value for one in launcher.launch([job.overrides for job in todo], initial_job_idx=0)]
+        returned = [
+            job_return.return_value
+            for job_return in launcher.launch([job.overrides for job in todo], initial_job_idx=0)
+        ]
     except Exception as error:
         _log.debug("the launcher gave up", exc_info=error)
         return {"": {"error": _reason(error)}}
@@ -110,16 +113,16 @@ def _launch(
 
 
 def _reason(error: Exception) -> str:
-    """The sentence about an error of a launcher, as it goes into parentheses."""
-    sentence = told(error)
+    """Write an error of a launcher for use in parentheses."""
+    sentence = describe_error(error)
     return sentence[0].rstrip(".") if sentence else f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
-def _conclude(todo: Sequence[Job], found: Mapping[str, dict[str, Any]], records: Records | None) -> None:
-    """How every job ended: by its record, else by what it returned; a job that has neither is lost."""
-    reason = found.get("", {}).get("error", "it was not started")
+def _conclude(todo: Sequence[Job], returned: Mapping[str, dict[str, Any]], records: Records | None) -> None:
+    """Set the status of every job by its record, else by the record it returned; a job that has neither is lost."""
+    reason = returned.get("", {}).get("error", "it was not started")
     for job in todo:
-        record = (records.read(job.key) if records else None) or found.get(job.key)
+        record = (records.read(job.key) if records else None) or returned.get(job.key)
         job.status = "lost" if record is None else str(record["status"])
         lost = f"Its process, or one beside it, ended without a result ({reason}); run the same command again."
         job.record = {"error": lost, "exit_code": 1} if record is None else record

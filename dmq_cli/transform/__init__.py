@@ -1,4 +1,4 @@
-"""Rewrites of the full-precision network that leave its output as it is and make it easier to quantize."""
+"""Rewrites of the full-precision network that keep its output and make it easier to quantize."""
 
 from dmq_cli.transform.base import NoTransform, Transform
 from dmq_cli.transform.statistics import channel_maxima

@@ -1,6 +1,6 @@
-"""What a transform is: tensors to put into layers, found before any quantizer is fitted.
+"""The interface of a transform: tensors to put into layers, estimated before any quantizer is fitted.
 
-The layers themselves know what to do with them (wrap/layers.py); `wrap.load_extra_state` puts them in.
+The layers use them (wrap/layers.py); `wrap.load_extra_state` puts them in.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Data = Callable[[], Iterable[Call]]
 for each pass."""
 
 BatchReport = Callable[[int], None]
-"""Told how many samples have been seen."""
+"""Called with the number of samples done."""
 
 
 class Transform(Protocol):
     """Finds a rewrite of a network."""
 
     def estimate(self, adapter: Adapter, data: Data, report: BatchReport = ...) -> dict[str, Tensor]:
-        """Tensors named `<layer path>.channel_scale` (in,), `.branch_down` (rank, in, ...) or `.branch_up` (out, rank).
+        """Estimate tensors named `<layer path>.channel_scale` (in,), `.branch_down` (rank, in, ...) or `.branch_up` (out, rank).
 
-        adapter: the full-precision network, which stays as it is; its own dtype and device are those of the result.
+        adapter: the full-precision network, which is not changed; the result has its dtype and device.
         """
         ...
 
     def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
-        """What `estimate` finds, on the meta device: names and shapes, which need no data."""
+        """The tensors of `estimate` on the meta device: names and shapes, which need no data."""
         ...
 
     def cost(self, samples: float) -> float:
@@ -45,23 +45,23 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class NoTransform:
-    """The network as it is."""
+    """No transform: the network as it is."""
 
     def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
-        """Nothing to put in; the data are not looked at."""
+        """See Transform: no tensors; the data are not read."""
         return {}
 
     def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
-        """Nothing to put in."""
+        """See Transform: no tensors."""
         return {}
 
     def cost(self, samples: float) -> float:
-        """The data are not looked at."""
+        """See Transform: 0."""
         return 0.0
 
 
 def check_match(match: str) -> None:
-    """Raise ConfigError for a pattern that fits no role there is (models/roles.py), whatever the network."""
+    """Raise ConfigError for a pattern that fits none of the roles in models/roles.py, whatever the network."""
     for pattern in match.split("|"):
         if not any(fnmatchcase(role, pattern) for role in ROLES):
             raise ConfigError(
@@ -70,12 +70,12 @@ def check_match(match: str) -> None:
 
 
 def matching(adapter: Adapter, match: str) -> list[Layer]:
-    """The layers whose role fits one of the patterns, which are separated by "|". Raises ConfigError if there are none."""
+    """Find the layers whose role fits one of the patterns, which are separated by "|". Raises ConfigError if there are none."""
     layers = adapter.layers()
-    found = [layer for layer in layers if fits(layer.role, match)]
-    if not found:
+    matched = [layer for layer in layers if fits(layer.role, match)]
+    if not matched:
         roles = ", ".join(sorted({layer.role for layer in layers}))
         raise ConfigError(
             f"transform.match={match} fits none of the {len(layers)} layers of this model; roles here: {roles}."
         )
-    return found
+    return matched

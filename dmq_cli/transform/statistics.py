@@ -1,4 +1,4 @@
-"""How far the input of every layer reaches, for each timestep and each channel, found in one pass in bounded memory."""
+"""Measure max |input| of every layer, timestep and channel, in one pass and bounded memory."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Extremes:
     def update(self, value: Tensor, timestep: Tensor) -> None:
         """value: (B, C), (B, N, C) or (B, C, H, W); timestep: (B,)."""
         reach = PerInputChannel().channels(value).abs().amax(2)
-        for one in sorted(set(timestep.tolist())):
-            row = reach[timestep == one].amax(0)
-            self.rows[one] = torch.maximum(self.rows[one], row) if one in self.rows else row
+        for time in sorted(set(timestep.tolist())):
+            row = reach[timestep == time].amax(0)
+            self.rows[time] = torch.maximum(self.rows[time], row) if time in self.rows else row
 
     def table(self) -> ChannelMaxima:
-        """What was seen. Raises NumericsError if that was nothing, or not finite."""
+        """Return the maxima. Raises NumericsError if there were no inputs, or some not finite."""
         if not self.rows:
             raise NumericsError(
-                f"The calibration set showed nothing to the layer {self.name}; use a set with at least one sample."
+                f"The layer {self.name} got no inputs from the calibration set; use a set with at least one sample."
             )
         steps = sorted(self.rows)
         table = torch.stack([self.rows[step] for step in steps])
@@ -48,14 +48,14 @@ class Extremes:
 
 @torch.no_grad()
 def channel_maxima(
-    adapter: Adapter, data: Data, names: Collection[str] | None = None, report: BatchReport = lambda done: None
+    adapter: Adapter, data: Data, names: Collection[str] | None = None, report: BatchReport = lambda num_done: None
 ) -> dict[str, ChannelMaxima]:
-    """Max |input| of layers, by their path, in model order. names: of the layers; None: all.
+    """Measure max |input| of layers, by their path, in model order. names: of the layers; None: all.
 
-    The network runs as it is: give it in full precision. Channels are dimension 1 of (B, C, H, W), else the last one.
+    The network runs as it is, so give it in full precision. Channels are dimension 1 of (B, C, H, W), else the last one.
     Raises NumericsError for NaN or infinity, and for an empty set.
     """
-    found = {layer.name: Extremes(layer.name) for layer in adapter.layers() if names is None or layer.name in names}
+    by_layer = {layer.name: Extremes(layer.name) for layer in adapter.layers() if names is None or layer.name in names}
     current: list[Tensor] = []
 
     def hook(extremes: Extremes) -> Any:
@@ -64,15 +64,15 @@ def channel_maxima(
 
         return see
 
-    hooks = [adapter.model.get_submodule(n).register_forward_pre_hook(hook(e)) for n, e in found.items()]
+    hooks = [adapter.model.get_submodule(n).register_forward_pre_hook(hook(e)) for n, e in by_layer.items()]
     try:
-        denoiser, done = ModelDenoiser(adapter), 0
+        denoiser, num_done = ModelDenoiser(adapter), 0
         for batch in data():
             current[:] = [batch[1].to(next(adapter.model.parameters()).device)]
             denoiser(*batch)
-            done += len(batch[0])
-            report(done)
+            num_done += len(batch[0])
+            report(num_done)
     finally:
-        for one in hooks:
-            one.remove()
-    return {name: extremes.table() for name, extremes in found.items()}
+        for handle in hooks:
+            handle.remove()
+    return {name: extremes.table() for name, extremes in by_layer.items()}

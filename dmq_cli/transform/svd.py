@@ -1,4 +1,4 @@
-"""A branch of low rank takes the outliers: smoothing moves them into the weight, its largest singular values stay in 16 bit.
+"""Low-rank branches for outliers: smoothing moves them into the weight, whose largest singular values stay in 16 bit.
 
 Li et al., SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models, ICLR 2025, arXiv:2411.05007:
 
@@ -33,9 +33,9 @@ _LEAST = 1e-5  # of the largest channel
 
 @dataclass(frozen=True)
 class LowRank:
-    """Options. rank: of the branch, at most; alpha: how much of the range of the input moves into the weight, 0 to 1.
+    """Low-rank branches. rank: of a branch, at most; alpha: how much of the input's range moves into the weight, 0 to 1.
 
-    match: patterns of roles, separated by "|". Raises ConfigError for values that cannot be.
+    match: patterns of roles, separated by "|". Raises ConfigError for impossible values.
     """
 
     rank: int = 16
@@ -51,39 +51,39 @@ class LowRank:
 
     @torch.no_grad()
     def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
-        """`<layer>.channel_scale` (in,), `.branch_down` (rank, in, ...) and `.branch_up` (out, rank) where a layer fits.
+        """Estimate `<layer>.channel_scale` (in,), `.branch_down` (rank, in, ...) and `.branch_up` (out, rank) of fitting layers.
 
         A weight with a dimension of 1 gets no branch. Raises ConfigError if no layer fits, NumericsError for inputs that
         are not finite or a branch that float16 cannot hold.
         """
         names = [layer.name for layer in matching(adapter, self.match)]
-        seen, found = channel_maxima(adapter, data, names, report), {}
+        maxima, tensors = channel_maxima(adapter, data, names, report), {}
         for name in names:
             weight = adapter.model.get_parameter(f"{name}.weight")
-            scale = smoothing(seen[name][1].amax(0), PerChannel(1).grouped(weight).abs().amax(1), self.alpha)
-            found[f"{name}.channel_scale"] = scale.to(weight)
+            scale = smoothing(maxima[name][1].amax(0), PerChannel(1).grouped(weight).abs().amax(1), self.alpha)
+            tensors[f"{name}.channel_scale"] = scale.to(weight)
             if rank := self.rank_of(weight):
                 smoothed = weight * scale.to(weight).view(-1, *(1,) * (weight.dim() - 2))
-                found[f"{name}.branch_down"], found[f"{name}.branch_up"] = branch(name, smoothed, rank)
-        return found
+                tensors[f"{name}.branch_down"], tensors[f"{name}.branch_up"] = branch(name, smoothed, rank)
+        return tensors
 
     def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
         """See Transform."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for layer in matching(adapter, self.match):
             weight = adapter.model.get_parameter(f"{layer.name}.weight")
-            found[f"{layer.name}.channel_scale"] = torch.empty(weight.shape[1], device="meta")
+            tensors[f"{layer.name}.channel_scale"] = torch.empty(weight.shape[1], device="meta")
             if rank := self.rank_of(weight):
-                found[f"{layer.name}.branch_down"] = torch.empty(rank, *weight.shape[1:], device="meta")
-                found[f"{layer.name}.branch_up"] = torch.empty(len(weight), rank, device="meta")
-        return found
+                tensors[f"{layer.name}.branch_down"] = torch.empty(rank, *weight.shape[1:], device="meta")
+                tensors[f"{layer.name}.branch_up"] = torch.empty(len(weight), rank, device="meta")
+        return tensors
 
     def cost(self, samples: float) -> float:
-        """See Transform: one look at the whole set."""
+        """See Transform: one pass over the whole set."""
         return samples
 
     def rank_of(self, weight: Tensor) -> int:
-        """Of the branch beside this weight; 0: none."""
+        """The rank of the branch beside this weight; 0: none."""
         return min(self.rank, min(weight.flatten(1).shape) // 2)
 
 
@@ -97,7 +97,7 @@ def smoothing(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 
 def branch(name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """down (rank, in, ...) and up (out, rank), values of float16 in the weight's dtype; up @ down is near the weight.
+    """Split down (rank, in, ...) and up (out, rank) off a weight, values of float16 in the weight's dtype; up @ down is near it.
 
     Nearest of that rank in the Frobenius norm but for the rounding (Eckart and Young 1936). weight: (out, in, ...).
     Raises NumericsError where a value is not finite, or lies beyond 65504.

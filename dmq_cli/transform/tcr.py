@@ -38,9 +38,9 @@ from dmq_cli.transform.statistics import channel_maxima
 
 @dataclass(frozen=True)
 class Tcr:
-    """Options. groups: of timesteps, None for one each; clamp: the greatest r; match: patterns of roles, separated by "|".
+    """TCR. groups: of timesteps, None for one each; clamp: the greatest r; match: patterns of roles, separated by "|".
 
-    Raises ConfigError for values that cannot be.
+    Raises ConfigError for impossible values.
     """
 
     groups: int | None = None
@@ -57,13 +57,13 @@ class Tcr:
         check_match(self.match)
 
     def estimate(self, adapter: Adapter, data: Data, report: BatchReport = lambda done: None) -> dict[str, Tensor]:
-        """`<layer>.channel_scale` (in,), r >= 1 without unit, for every layer that fits.
+        """Estimate `<layer>.channel_scale` (in,), r >= 1 without unit, of every layer that fits.
 
         Raises ConfigError if none fits, NumericsError for inputs that are not finite.
         """
         names = [layer.name for layer in matching(adapter, self.match)]
-        seen = channel_maxima(adapter, data, names, report)
-        return {f"{name}.channel_scale": self.scale(seen[name][1]) for name in names}
+        maxima = channel_maxima(adapter, data, names, report)
+        return {f"{name}.channel_scale": self.scale(maxima[name][1]) for name in names}
 
     def shapes(self, adapter: Adapter) -> dict[str, Tensor]:
         """See Transform."""
@@ -71,7 +71,7 @@ class Tcr:
         return {f"{name}.channel_scale": torch.empty(w.shape[1], device="meta") for name, w in weights.items()}
 
     def cost(self, samples: float) -> float:
-        """See Transform: one look at the whole set."""
+        """See Transform: one pass over the whole set."""
         return samples
 
     def scale(self, maxima: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Joins quantizers and networks."""
+"""Attach quantizers to networks."""
 
 from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, quantizing
 from dmq_cli.wrap.attention import operands

@@ -1,4 +1,4 @@
-"""Puts quantizers into a network, and opens the scopes in which they are on, off or watched."""
+"""Put quantizers into a network, and open the scopes in which they are on, off or observed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dmq_cli.wrap.scheme import Scheme, Spec
 
 @dataclass(frozen=True)
 class Attached:
-    """A network with quantizers. specs: how every site is quantized; grid: the timesteps that per-step tables know."""
+    """A network with quantizers. specs: how every site is quantized; grid: the timesteps of per-step tables."""
 
     adapter: Adapter
     specs: dict[Site, Spec]
@@ -65,12 +65,12 @@ class Attached:
                 yield path, quantizer, piece, spec
 
     def units(self) -> list[str]:
-        """`Adapter.units`, traced in full precision: no step is set here, and per-step quantizers would ask for one."""
+        """`Adapter.units`, traced in full precision: per-step quantizers would need a step, and none is set."""
         with quantizing(self, weights=False, activations=False):
             return self.adapter.units()
 
     def layers(self) -> dict[str, QuantMixin]:
-        """Every layer that was replaced, by its path."""
+        """Every quantized layer, by its path."""
         return dict(self._layers)
 
     @functools.cached_property
@@ -79,7 +79,7 @@ class Attached:
 
     @functools.cached_property
     def _all(self) -> list[tuple[str, nn.Module, str]]:
-        """Every quantizer, split and choice with its path and slot; they stay the same, whatever happens inside them."""
+        """Every quantizer, split and choice with its path and slot; these objects are never replaced."""
         return [(path, m, site.slot) for name, root, site in self._roots() for path, m in _parts(name, root)]
 
     def _roots(self, *slots: str) -> Iterator[tuple[str, nn.Module, Site]]:
@@ -89,7 +89,7 @@ class Attached:
 
 
 def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The quantizer of a site and all that it is made of."""
+    """Yield the quantizer of a site and all its parts."""
     yield path, module
     for number, part in enumerate(site_quantizer(module).parts):
         yield from _parts(f"{path}.parts.{number}", part)
@@ -98,26 +98,26 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
     """Replace the layers of the network (in place) by quantized ones, with unit scales until ranges are fitted.
 
-    timesteps: (S,) those the sampler visits; per-step scales get one row for each. Raises ModelError for a network that
-    computes attention where no quantizer would be, which one call of it tells.
+    timesteps: (S,) those the sampler visits; per-step scales get one row for each. Raises ModelError for a network that, in one
+    call, computes attention in a module that gets no quantizers.
     """
     check_attentions(adapter, lambda: run_once(adapter))
     specs = scheme.resolve(sites(adapter))
     context, grid = StepContext(), TimeGrid(timesteps)
     maker = Maker(adapter.model, adapter.skip_splits(), context, timesteps)
-    made = {(site.module, site.slot): maker.build(site, spec) for site, spec in specs.items()}
+    quantizers = {(site.module, site.slot): maker.build(site, spec) for site, spec in specs.items()}
     for layer in adapter.layers():
         parent, _, child = layer.name.rpartition(".")
         twin = with_quantizers(
-            adapter.model.get_submodule(layer.name), made[layer.name, "input"], made[layer.name, "weight"]
+            adapter.model.get_submodule(layer.name), quantizers[layer.name, "input"], quantizers[layer.name, "weight"]
         )
         setattr(adapter.model.get_submodule(parent), child, twin)
     for attention in adapter.attentions():
         module = adapter.model.get_submodule(attention.name)
         for slot in ("q", "k", "v", "prob"):
-            module.add_module(f"{slot}_quantizer", made[attention.name, slot])
+            module.add_module(f"{slot}_quantizer", quantizers[attention.name, slot])
         module.processor = QuantAttention(module.processor)  # type: ignore[arg-type, assignment]
-    keep_quantizers(adapter.model, [adapter.model.get_submodule(one.name) for one in adapter.attentions()])
+    keep_quantizers(adapter.model, [adapter.model.get_submodule(attention.name) for attention in adapter.attentions()])
     return Attached(adapter, specs, context, grid)
 
 
@@ -137,8 +137,7 @@ def quantizing(attached: Attached, *, weights: bool, activations: bool) -> Itera
 
 @contextlib.contextmanager
 def observing(attached: Attached, *, weights: bool = False) -> Iterator[None]:
-    """Inside, the network computes in full precision, or with quantized weights, and every quantizer is called with what it
-    would quantize."""
+    """Inside, the network computes in full precision, or with quantized weights, and every quantizer is called with the tensor it would quantize."""
     processors = [attached.model.get_submodule(a.name).processor for a in attached.adapter.attentions()]
     try:
         for processor in processors:
@@ -151,13 +150,13 @@ def observing(attached: Attached, *, weights: bool = False) -> Iterator[None]:
 
 
 def bake(attached: Attached) -> None:
-    """Quantize every weight once; sampling then costs what activations cost."""
+    """Quantize every weight once, so that sampling only quantizes activations."""
     for layer in attached.layers().values():
         layer.bake()
 
 
 @torch.no_grad()
 def freeze(attached: Attached) -> None:
-    """Replace every source of scales by what need not be computed when sampling: networks of scales (TDQ) by their tables."""
+    """Replace scale sources by ones without computation while sampling: networks of scales (TDQ) by their tables."""
     for quantizer in attached.quantizers().values():
         quantizer.scale = source_of(quantizer).frozen()

@@ -21,8 +21,8 @@ from dmq_cli.quant import SiteQuantizer
 class QuantAttention:
     """An attention processor for diffusers: `original` with the product quantized, called as it would be.
 
-    temb is named because diffusers drops keywords that do not stand in the signature. observed: write the product out even
-    where every quantizer is off, so that what they would see can be watched.
+    temb is named because diffusers drops keywords that are not in the signature. observed: write the product out even where
+    every quantizer is off, so that their inputs can be observed.
     """
 
     def __init__(self, original: Callable[..., Any]) -> None:
@@ -61,9 +61,9 @@ def operands(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:  # fmt: skip
-    """(query, key, value, mask, scale) of a call of torch's scaled_dot_product_attention, written out.
+    """Expand a call of torch's scaled_dot_product_attention to (query, key, value, mask, scale).
 
-    The mask of a causal attention is there as a tensor, and key and value as often as there are heads of the query.
+    A causal mask becomes a tensor, and key and value are repeated to the number of the query's heads.
     """
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()

@@ -1,4 +1,4 @@
-"""From the specification of a site to its quantizer."""
+"""Build the quantizer of a site from its specification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dmq_cli.wrap.scheme import Spec
 
 @dataclass(frozen=True)
 class Maker:
-    """What all quantizers of a network share. splits: see `Adapter.skip_splits`; timesteps: (S,) of the sampler."""
+    """Builds the quantizers of a network. splits: see `Adapter.skip_splits`; timesteps: (S,) of the sampler."""
 
     model: nn.Module
     splits: dict[str, tuple[int, int]]
@@ -23,7 +23,7 @@ class Maker:
     timesteps: Tensor
 
     def build(self, site: Site, spec: Spec) -> nn.Module:
-        """The quantizer of a site, or FullPrecision. Raises SchemeError for a specification that the site cannot have."""
+        """Build the quantizer of a site, or FullPrecision. Raises SchemeError for a specification that the site cannot have."""
         if not spec.quantized:
             return FullPrecision()
         _check(site, spec)
@@ -40,7 +40,7 @@ class Maker:
         grid = spec.grid(bits=spec.bits)
         if spec.choice is None:
             return self._quantizer(site, spec, grid, size)
-        parts = [self._quantizer(site, spec, one, size) for one in spec.choice.grids(grid)]
+        parts = [self._quantizer(site, spec, part_grid, size) for part_grid in spec.choice.grids(grid)]
         return Choice(self.context, spec.choice, parts, len(self.timesteps))
 
     def _quantizer(self, site: Site, spec: Spec, grid: Grid, size: int | None) -> TensorQuantizer:
@@ -49,7 +49,7 @@ class Maker:
         return TensorQuantizer(grid, spec.scale.build(slot), Nearest())
 
     def _shape(self, site: Site, spec: Spec, size: int | None) -> tuple[int, ...]:
-        """Of one row of scales; size: input channels of the part, where the site is split."""
+        """The shape of one row of scales. size: input channels of the part, where the site is split."""
         if isinstance(spec.granularity, PerTensor) and site.slot != "weight":
             return ()
         weight = self.model.get_parameter(f"{site.module}.weight")[:, :size]

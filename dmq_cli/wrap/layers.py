@@ -1,7 +1,7 @@
 """Linear and convolution layers with a quantizer in front of the input and around the weight.
 
 They are subclasses that share the original Parameters, so state-dict keys stay `conv_in.weight` and isinstance holds.
-What a transform adds to a layer (a scaling of input channels, a low-rank branch) keeps its full-precision output the same.
+A transform's tensors (a scaling of input channels, a low-rank branch) do not change the layer's full-precision output.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ EXTRAS = ("channel_scale", "branch_down", "branch_up", "tuned")
 class QuantMixin:
     """Adds `input_quantizer` and `weight_quantizer` (see SiteQuantizer).
 
-    channel_scale r (in channels,): the layer reads x / r and its weight is W r. branch_down, branch_up: a branch of low
-    rank beside the quantized path, which takes its product off the weight. tuned: a weight that was fine-tuned, which
-    stands in for the transformed one while weights are quantized.
+    channel_scale r (in channels,): the layer reads x / r and its weight is W r. branch_down, branch_up: a low-rank branch beside
+    the quantized path, whose product is subtracted from the weight. tuned: a fine-tuned weight, used instead of the
+    transformed one while weights are quantized.
     """
 
     weight: Tensor
@@ -34,7 +34,7 @@ class QuantMixin:
     tuned: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer's output: of the quantized path, and of the branch where there is one."""
+        """The layer's output: of the quantized path, plus the branch where there is one."""
         if self.channel_scale is not None:
             input = input / self.per_channel(self.channel_scale)
         output = self.linear_map(self.input_quantizer(input), self.quantized_weight(), cast(Any, self).bias)
@@ -43,7 +43,7 @@ class QuantMixin:
         return output + self.branch(input, self.branch_down, self.branch_up)
 
     def linear_map(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the layer is without quantizers."""
+        """Apply the layer's linear map without quantizers."""
         raise NotImplementedError
 
     def branch(self, input: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ class QuantMixin:
         raise NotImplementedError
 
     def per_channel(self, vector: Tensor) -> Tensor:
-        """(in channels,) in a shape that broadcasts to the input."""
+        """Reshape (in channels,) so that it broadcasts to the input."""
         return vector.view(-1, *(1,) * (self.weight.dim() - 2))
 
     def transformed_weight(self) -> Tensor:
-        """W r - up down: what full precision computes with."""
+        """W r - up down: the weight of full precision."""
         weight = self.weight
         if self.channel_scale is not None:
             weight = weight * self.per_channel(self.channel_scale)
@@ -64,7 +64,7 @@ class QuantMixin:
         return weight
 
     def latent_weight(self) -> Tensor:
-        """What the weight quantizer works on."""
+        """The weight that the weight quantizer quantizes."""
         return self.tuned if self.tuned is not None else self.transformed_weight()
 
     def quantized_weight(self) -> Tensor:
@@ -78,16 +78,16 @@ class QuantMixin:
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Quantize the weight once and keep the result, so that sampling does not round it again at every call.
+        """Quantize the weight once and keep the result, so that calls do not quantize it again.
 
-        A weight whose quantizer is off is not kept: it would pass for quantized when the quantizer is on again.
+        A weight whose quantizer is off is not kept: it would count as quantized once the quantizer is on again.
         """
         self.baked = None
         if self.weight_quantizer.enabled:
             self.baked = self.quantized_weight().detach().contiguous()
 
     def extras(self) -> dict[str, Tensor]:
-        """Those of EXTRAS that the layer has."""
+        """The tensors of EXTRAS that the layer has, by name."""
         return {name: value for name in EXTRAS if (value := getattr(self, name)) is not None}
 
 
@@ -134,10 +134,10 @@ def with_quantizers(layer: nn.Module, input_quantizer: nn.Module, weight_quantiz
     for kind, quantized in ((nn.Linear, QuantLinear), (nn.Conv2d, QuantConv2d), (nn.Conv1d, QuantConv1d)):
         if type(layer) is kind:
             twin = cast(Any, quantized).__new__(quantized)
-            own = ("_parameters", "_modules", "_buffers", "_non_persistent_buffers_set")
-            twin.__dict__ = {k: v.copy() if k in own else v for k, v in layer.__dict__.items()}
+            copied = ("_parameters", "_modules", "_buffers", "_non_persistent_buffers_set")
+            twin.__dict__ = {k: v.copy() if k in copied else v for k, v in layer.__dict__.items()}
             twin.input_quantizer, twin.weight_quantizer = input_quantizer, weight_quantizer
-            for name in ("baked", *EXTRAS):  # as buffers they go along to another device or dtype
+            for name in ("baked", *EXTRAS):  # as buffers they move with the layer to another device or dtype
                 twin.register_buffer(name, None, persistent=False)
             return cast(nn.Module, twin)
     raise TypeError(f"{type(layer).__name__} has no quantized subclass")

@@ -1,4 +1,4 @@
-"""Ways out of a quantized network that would lose its quantizers without a word: refused."""
+"""Refuse diffusers' methods that would silently drop the quantizers of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REPLACED = (
 
 
 class Refusal:
-    """Stands for a method of a module and raises ModelError when it is called; a record, so that it can be copied and pickled."""
+    """Replaces a method of a module and raises ModelError when called; an object, so that it can be copied and pickled."""
 
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
@@ -30,7 +30,7 @@ class Refusal:
 
 
 def keep_quantizers(model: nn.Module, attentions: Iterable[nn.Module]) -> None:
-    """Let diffusers' methods that would drop quantizers raise ModelError, on these objects alone."""
+    """Make diffusers' methods that would drop quantizers raise ModelError, on these objects alone."""
     for name in ("save_pretrained", "push_to_hub"):
         setattr(model, name, Refusal(_SAVED.format(name)))
     for attention in attentions:

@@ -1,4 +1,4 @@
-"""Which tensor is quantized how: ordered rules over roles.
+"""Schemes: ordered rules over roles that say how each tensor is quantized.
 
 A rule sets some fields for all sites whose label (`resnet.conv1.weight`) matches its pattern; later rules win field by
 field. Every rule must match something and every site must end up with bits, so that nothing is left out in silence.
@@ -43,7 +43,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Rule:
-    """Fields to set where `match` fits a site's label and `part` its part of the network; None leaves a field alone.
+    """Fields to set where `match` fits a site's label and `part` its part of the network; None does not change a field.
 
     match: one pattern or several, separated by "|" (see `models.fits`). scope: the rule holds only in a scheme of this scope. optional: it
     may match nothing (a model without such layers).
@@ -66,12 +66,12 @@ class Rule:
         return fits(site.label, self.match) and fnmatchcase(site.part, self.part)
 
     def changes(self) -> dict[str, Any]:
-        names = [one.name for one in fields(Spec)]
+        names = [spec_field.name for spec_field in fields(Spec)]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Scheme:
-    """An ordered list of rules. scope: which of the rules that are marked with a scope hold; range: of the sites for which no
+    """An ordered list of rules. scope: of rules marked with a scope, those with this one apply; range: of the sites for which no
     rule says another, see `Ends`.
 
     network: which network shows the ranges of activations: the full-precision one, or the one whose weights are quantized already, as
@@ -100,13 +100,13 @@ class Scheme:
             _check_bits(number, rule)
 
     def __add__(self, other: Scheme) -> Scheme:
-        """These rules, then the other's."""
-        both = Scheme([], range=self.range, network=self.network, samples=self.samples)
-        both.rules = self.rules + other.rules
-        return both
+        """Join two schemes: these rules, then the other's."""
+        joined = Scheme([], range=self.range, network=self.network, samples=self.samples)
+        joined.rules = self.rules + other.rules
+        return joined
 
     def resolve(self, sites: Sequence[Site]) -> dict[Site, Spec]:
-        """The specification of every site. Raises SchemeError for a rule that matches nothing or a site without bits."""
+        """Find the specification of every site. Raises SchemeError for a rule that matches nothing or a site without bits."""
         for number, rule in enumerate(self.rules, 1):
             if not rule.optional and not any(rule.fits(site) for site in sites):
                 _refuse(number, rule, sites)
@@ -119,7 +119,7 @@ class Scheme:
         return specs
 
     def fold(self, sites: Sequence[Site]) -> dict[Site, Spec]:
-        """What the rules make of these sites, without any demand."""
+        """Apply the rules to these sites, without checking that every rule matches and every site has bits."""
         specs = dict.fromkeys(sites, Spec(range=self.range))
         for rule in self.rules:
             for site in filter(rule.fits, sites):
@@ -137,7 +137,7 @@ def policy(specs: dict[Site, Spec]) -> dict[str, int]:
 
 
 def deployable(specs: dict[Site, Spec]) -> bool:
-    """Whether an integer product can carry the scales: not with one for each input channel of an activation."""
+    """Whether scales can be applied after an integer product: not those of each input channel of an activation."""
     return not any(spec.quantized and isinstance(spec.granularity, PerInputChannel) for spec in specs.values())
 
 

@@ -1,4 +1,4 @@
-"""Everything that quantization adds to a network, as tensors with stable names."""
+"""Save and load all that quantization adds to a network, as tensors with stable names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _GRID = "time_grid.timesteps"
 
 
 def state(attached: Attached) -> dict[str, Tensor]:
-    """Scales, zero points, per-step tables, choices and rounding decisions of all quantizers, what transforms and
-    fine-tuning put into layers, and the time grid."""
+    """Collect scales, zero points, per-step tables, choices and rounding decisions of all quantizers, the tensors of transforms
+    and fine-tuning, and the time grid."""
     return {
         _GRID: attached.grid.timesteps.detach().clone(),
         **extra_state(attached),
@@ -26,7 +26,7 @@ def state(attached: Attached) -> dict[str, Tensor]:
 
 
 def extra_state(attached: Attached) -> dict[str, Tensor]:
-    """What transforms and fine-tuning put into layers."""
+    """Collect the tensors that transforms and fine-tuning put into layers."""
     return {
         f"{name}.{extra}": value.detach().clone()
         for name, layer in attached.layers().items()
@@ -35,9 +35,9 @@ def extra_state(attached: Attached) -> dict[str, Tensor]:
 
 
 def load_extra_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
-    """Put `extra_state` back, and nothing else: layers lose what it has not, and their baked weights.
+    """Load `extra_state`: extras that it lacks, and baked weights, are removed from layers.
 
-    ArtifactCorruptError for a name that is none of its, or a shape that does not fit the layer.
+    Raises ArtifactCorruptError for a name that is not one of a layer's extras, or a shape that does not fit the layer.
     """
     layers = attached.layers()
     for name, value in tensors.items():
@@ -52,28 +52,28 @@ def load_extra_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
-    """Put `state` back, learned rounding included; strict, see load_quantizer_state. Baked weights are dropped."""
+    """Load `state`, learned rounding included; strict, see load_quantizer_state. Baked weights are removed."""
     if _GRID not in tensors or tensors[_GRID].shape != attached.grid.timesteps.shape:
         raise ArtifactCorruptError(
             "The stored quantization state was made for another number of sampler steps; delete the artifact and run again."
         )
     attached.grid.timesteps.copy_(tensors[_GRID])
-    rest = {name: value for name, value in tensors.items() if name != _GRID}
-    extras = {name: value for name, value in rest.items() if name.rpartition(".")[2] in EXTRAS}
+    remaining = {name: value for name, value in tensors.items() if name != _GRID}
+    extras = {name: value for name, value in remaining.items() if name.rpartition(".")[2] in EXTRAS}
     load_extra_state(attached, extras)
     for name, choice in attached.choices().items():
-        if f"{name}.choice" not in rest or rest[f"{name}.choice"].shape != choice.choice.shape:
+        if f"{name}.choice" not in remaining or remaining[f"{name}.choice"].shape != choice.choice.shape:
             raise _misfit(1, f"{name}.choice")
-        choice.choice.copy_(rest.pop(f"{name}.choice"))
+        choice.choice.copy_(remaining.pop(f"{name}.choice"))
     for name, _, weight, _ in attached.weight_pieces():
-        up = rest.get(f"{name}.rounding.up")
+        up = remaining.get(f"{name}.rounding.up")
         if up is not None and up.shape != weight.shape:
             raise _misfit(1, f"{name}.rounding.up")
-    load_quantizer_state(attached.quantizers(), {k: v for k, v in rest.items() if k not in extras})
+    load_quantizer_state(attached.quantizers(), {k: v for k, v in remaining.items() if k not in extras})
 
 
 def quantizer_state(quantizers: Mapping[str, TensorQuantizer]) -> dict[str, Tensor]:
-    """Tensors of some quantizers, named by path."""
+    """Collect the tensors of some quantizers, named by path."""
     return {
         f"{name}.{key}": value.detach().clone()
         for name, quantizer in quantizers.items()
@@ -82,7 +82,7 @@ def quantizer_state(quantizers: Mapping[str, TensorQuantizer]) -> dict[str, Tens
 
 
 def load_quantizer_state(quantizers: Mapping[str, TensorQuantizer], tensors: Mapping[str, Tensor]) -> None:
-    """Put `quantizer_state` back. Raises ArtifactCorruptError unless every tensor has its place, and the right shape."""
+    """Load `quantizer_state`. Raises ArtifactCorruptError unless names and shapes are exactly those of the quantizers."""
     for name, quantizer in quantizers.items():
         up = tensors.get(f"{name}.rounding.up")
         if up is not None:
@@ -94,8 +94,8 @@ def load_quantizer_state(quantizers: Mapping[str, TensorQuantizer], tensors: Map
     if wrong:
         raise _misfit(len(wrong), wrong[0])
     for name, quantizer in quantizers.items():
-        own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-        quantizer.load_state_dict(own)
+        stored = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        quantizer.load_state_dict(stored)
 
 
 def _fits(value: Tensor, extra: str, weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded models: their data, their training and, in weights/, what came of it."""
+"""The embedded models: their data, their training and, in weights/, the trained models."""
 
 from dmq_cli.zoo.autoencoder import AutoencoderTraining, train_autoencoder
 from dmq_cli.zoo.classifier import ClassifierTraining, save_classifier, train_classifier

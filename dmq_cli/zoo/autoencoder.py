@@ -40,7 +40,7 @@ _PULL = 1e-4  # weight of the divergence from the normal distribution, per laten
 
 @dataclass(frozen=True)
 class AutoencoderTraining(Training):
-    """How an autoencoder is made. kind: with a codebook or with a normal distribution."""
+    """Training of an autoencoder. kind: with a codebook ("vq") or with a normal distribution ("kl")."""
 
     kind: Literal["vq", "kl"] = "vq"
 
@@ -97,5 +97,5 @@ def _loss(model: Any, images: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _error(model: Any, images: Tensor) -> float:
-    found = [model.decode(encode(model, batch)).sample - batch for batch in torch.split(images, 256)]
-    return float(torch.cat(found).square().mean())
+    errors = [model.decode(encode(model, batch)).sample - batch for batch in torch.split(images, 256)]
+    return float(torch.cat(errors).square().mean())

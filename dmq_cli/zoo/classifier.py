@@ -31,8 +31,8 @@ from dmq_cli.zoo.digits import digit_images, split, to_float
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """How the weights are made. lr: peak of the cosine; held_out: fraction never trained on; seed: split,
-    weights, order.
+    """Training of the classifier. lr: peak of the cosine; held_out: fraction never trained on; seed: of split, weights
+    and order.
 
     reconstruction, decorrelation: weights of the two terms beside the cross entropy.
     """

@@ -32,7 +32,7 @@ from dmq_cli.zoo.training import (
     stratified,
 )
 
-_CLASSES, _WIDTH = 10, 64  # class 10 is none; _WIDTH: of a condition's token
+_CLASSES, _WIDTH = 10, 64  # class 10 means "no class"; _WIDTH: of a condition's token
 _UNET: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (32, 64),
@@ -101,7 +101,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class LatentTraining(Training):
-    """How a latent model is made. kind: which one; dropped: the fraction of conditions that are left out."""
+    """Training of a latent model. kind: which one; dropped: the fraction of conditions that are left out."""
 
     kind: Literal["ldm_digits", "ldm_digits_class", "sd_digits", "dit_digits"] = "ldm_digits"
     dropped: float = 0.1
@@ -110,7 +110,7 @@ class LatentTraining(Training):
 def train_latent(config: LatentTraining, work: Path, report: StepReport, first_stage: Path) -> dict[str, Any]:
     """Train, going on from the checkpoint in `work` if there is one; write the pipeline's folder to `work`/model.
 
-    first_stage: a folder with the vqvae or the vae that the model's kind wants. Returns the losses of the averaged weights
+    first_stage: a folder with the vqvae or the vae that the model's kind needs. Returns the losses of the averaged weights
     on both parts of the data.
     """
     shutil.rmtree(work / "model", ignore_errors=True)
@@ -154,7 +154,7 @@ def predict(networks: nn.ModuleDict, sample: Tensor, timesteps: Tensor, conditio
 
 
 class _Data:
-    """The scaled latents of all digits (N, C, 8, 8), their labels (N,) and what is fed as condition."""
+    """The scaled latents of all digits (N, C, 8, 8), their labels (N,) and their conditions."""
 
     def __init__(self, config: LatentTraining, folder: Path) -> None:
         kind = VQModel if (folder / VQ.folder).is_dir() else AutoencoderKL
@@ -169,7 +169,7 @@ class _Data:
             self.tokens = text.token_table(folder / "tokenizer")
 
     def conditions(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Classes (B,), or tokens (B, 16) of prompts drawn for them, some of them left out."""
+        """Draw conditions: classes (B,), or tokens (B, 16) of random prompts for them, a fraction of them left out."""
         left_out = torch.rand(len(rows), generator=generator) < self.dropped
         classes = self.labels[rows].masked_fill(left_out, _CLASSES)
         if self.tokens is None:
@@ -178,11 +178,11 @@ class _Data:
 
 
 def _networks(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """What is trained, with random numbers, in evaluation mode: training mode lets each DiT block drop its own classes."""
-    made = {network.folder: create(network) for network in recipe.networks if network not in (VQ, KL)}
+    """Create the networks to train, randomly initialised, in evaluation mode: in training mode each DiT block drops classes."""
+    networks = {network.folder: create(network) for network in recipe.networks if network not in (VQ, KL)}
     if (folder / "tokenizer").is_dir():
-        made["text_encoder"] = text.text_encoder(folder / "tokenizer")
-    return {name: network.eval() for name, network in made.items()}
+        networks["text_encoder"] = text.text_encoder(folder / "tokenizer")
+    return {name: network.eval() for name, network in networks.items()}
 
 
 def _write(folder: Path, recipe: Recipe, networks: nn.ModuleDict) -> None:

@@ -1,4 +1,4 @@
-"""Whether a model repeats its training images: how near samples lie to them, against how near unseen images lie."""
+"""Check whether a model repeats its training images: distance of samples to them, compared with that of unseen images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def nearest_distance(images: Tensor, others: Tensor) -> Tensor:
-    """Root mean squared pixel difference of each image to the nearest of the others. float (N, ...) and (M, ...) -> (N,)."""
+def nearest_distance(images: Tensor, references: Tensor) -> Tensor:
+    """Root mean squared pixel difference of each image to the nearest reference. float (N, ...) and (M, ...) -> (N,)."""
     pixels = images[0].numel()
-    distance: Tensor = torch.cdist(images.flatten(1), others.flatten(1)).amin(1)
+    distance: Tensor = torch.cdist(images.flatten(1), references.flatten(1)).amin(1)
     return distance / math.sqrt(pixels)
 
 
@@ -21,9 +21,9 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, 
     median_sample and median_held_out: of samples and of unseen real images to the training images. copies: the fraction
     of samples nearer to a training image than 99 % of the unseen images are; 0.01 is what chance gives.
     """
-    own, unseen = nearest_distance(samples, train), nearest_distance(held_out, train)
+    seen_distances, unseen = nearest_distance(samples, train), nearest_distance(held_out, train)
     return {
-        "median_sample": float(own.median()),
+        "median_sample": float(seen_distances.median()),
         "median_held_out": float(unseen.median()),
-        "copies": float((own < unseen.quantile(0.01)).float().mean()),
+        "copies": float((seen_distances < unseen.quantile(0.01)).float().mean()),
     }

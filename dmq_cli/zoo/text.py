@@ -63,16 +63,16 @@ def write_tokenizer(folder: Path) -> None:
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
     """Pairs in BPE's order that join the characters of each word from the left."""
-    found: dict[tuple[str, str], None] = {}
+    merges: dict[tuple[str, str], None] = {}
     for word in words:
         parts = [*word[:-1], f"{word[-1]}</w>"]
-        for pair in found:
+        for pair in merges:
             _join(parts, pair)
         while len(parts) > 1:
             pair = (parts[0], parts[1])
-            found[pair] = None
+            merges[pair] = None
             _join(parts, pair)
-    return list(found)
+    return list(merges)
 
 
 def _join(parts: list[str], pair: tuple[str, str]) -> None:

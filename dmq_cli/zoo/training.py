@@ -27,7 +27,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """How weights are made. steps: optimizer steps; warmup in steps; ema: decay per step; held_out: fraction."""
+    """Settings of a training. steps: optimizer steps; warmup in steps; ema: decay per step; held_out: fraction."""
 
     steps: int = 6000
     batch_size: int = 64
@@ -42,8 +42,8 @@ class Training:
 class TrainingRun:
     """A training run that can stop and go on: model, average, optimizer and step, saved together.
 
-    loss(model, rows, generator) is the loss of `rows` (batch_size,), indices below `num_rows`; all its chance comes from
-    the generator, which depends on seed and step only.
+    loss(model, rows, generator) is the loss of `rows` (batch_size,), indices below `num_rows`; all its random numbers come
+    from the generator, which depends on seed and step only.
     """
 
     def __init__(self, config: Training, model: nn.Module, work: Path, num_rows: int, loss: Loss) -> None:
@@ -55,7 +55,7 @@ class TrainingRun:
             self._restore()
 
     def finish(self, report: StepReport) -> Any:
-        """Take the steps that are left, report(step, steps, loss) after each; the averaged model, in evaluation mode."""
+        """Take the remaining steps, report(step, steps, loss) after each, and return the averaged model in evaluation mode."""
         while self.step < self.config.steps:
             loss = self._advance()
             report(self.step, self.config.steps, loss)

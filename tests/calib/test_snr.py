@@ -135,4 +135,4 @@ def test_two_sets_of_widths_and_no_samples_are_told() -> None:
     assert "BySnr with bits [3, 8] and [4, 8]" in one_sentence(caught.value)
     with pytest.raises(NumericsError) as nothing:
         choose_by_snr(mixed(), list, abar())
-    assert "showed nothing to the choice" in one_sentence(nothing.value)
+    assert "got no values from the calibration set" in one_sentence(nothing.value)

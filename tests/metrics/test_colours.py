@@ -133,7 +133,7 @@ def test_grey_among_colours_is_said(tmp_path: Path) -> None:
         Image.fromarray(pixels[..., 0] if index == 1 else pixels).save(tmp_path / f"{index}.png")
     found = folder_source(tmp_path, Framing())
     assert found.kinds == {"RGB": 2, "grey": 1}
-    assert found.told() == "3 images of mixed kinds (RGB 2, grey 1) read as 6x5x3"
+    assert found.describe() == "3 images of mixed kinds (RGB 2, grey 1) read as 6x5x3"
 
 
 def test_an_image_of_too_many_pixels_is_refused_by_its_head(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Told:
     def none(self) -> dict[str, torch.Tensor]:
         return {"class_labels": torch.zeros(1)}
 
-    def asked(self, seeds: Any) -> list[str]:
+    def subjects(self, seeds: Any) -> list[str]:
         return ["" for _ in seeds]
 
 

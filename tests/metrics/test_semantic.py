@@ -200,7 +200,7 @@ def test_a_reference_that_other_dinov2_weights_built_is_refused(folders: dict[st
 @pytest.mark.parametrize(("asked", "sentence"), [(PROMPTS[:3], "4 images and 3 prompts"), (["1"] * 4, "class numbers")])
 def test_wishes_that_are_no_prompts_of_these_images(folders: dict[str, Path], asked: list[str], sentence: str) -> None:
     with pytest.raises(EvaluationError, match=sentence):
-        extract(digits(0, 4), asking(folders, "clip_score"), asked=asked)
+        extract(digits(0, 4), asking(folders, "clip_score"), subjects=asked)
 
 
 @pytest.mark.parametrize(("metric", "name"), [("fd_dinov2", "dinov2"), ("clip_score", "clip")])
@@ -208,13 +208,13 @@ def test_weights_that_are_not_here_or_not_those(
     folders: dict[str, Path], metric: str, name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(MissingWeightsError, match=f"no path was given; copy .* protocol.{name}_path") as caught:
-        extract(digits(0, 4), protocol(metrics=(metric,)), asked=PROMPTS)
+        extract(digits(0, 4), protocol(metrics=(metric,)), subjects=PROMPTS)
     assert caught.value.exit_code == 4
     with pytest.raises(MissingWeightsError, match=r"model\.safetensors is not a file"):
         further_sha256(asking({**folders, name: tmp_path}, metric))
     wrong = asking(folders, metric, weights_sha256={name: "0" * 64})
     with pytest.raises(EvaluationError, match=f"weights of {name} must have the sha256 {'0' * 64}, but .*; copy"):
-        extract(digits(0, 4), wrong, asked=PROMPTS)
+        extract(digits(0, 4), wrong, subjects=PROMPTS)
 
 
 def test_a_folder_that_cannot_be_read(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from tests.tiny import one_sentence
 def test_classes_are_balanced_and_spread(count: int) -> None:
     told = Classes(range(count), none=count)
     for start in (0, 5, 1_000_000):
-        asked = [int(one) for one in told.asked(range(start, start + 3 * count))]
+        asked = [int(one) for one in told.subjects(range(start, start + 3 * count))]
         assert set(Counter(asked).values()) == {3}, "any run of whole rounds has each class equally often"
-    few = sorted(int(one) for one in told.asked(range(1_000_000, 1_000_000 + min(count, 20))))
+    few = sorted(int(one) for one in told.subjects(range(1_000_000, 1_000_000 + min(count, 20))))
     gaps = [b - a for a, b in itertools.pairwise(few)]
     assert max(gaps, default=0) <= 3 * count / len(few), "and a short run is spread over all classes"
 
@@ -33,9 +33,9 @@ def test_classes_are_balanced_and_spread(count: int) -> None:
 def test_chosen_classes_alone(tmp_path: Path) -> None:
     path = pipelines.transformer(tmp_path)
     told = load_conditions(path, [3, 7], None)
-    assert told is not None and sorted(told.asked(range(4))) == ["3", "3", "7", "7"]
+    assert told is not None and sorted(told.subjects(range(4))) == ["3", "3", "7", "7"]
     assert told.none()["class_labels"].tolist() == [pipelines.CLASSES]
-    assert told.of(range(4))["class_labels"].tolist() == [int(one) for one in told.asked(range(4))]
+    assert told.of(range(4))["class_labels"].tolist() == [int(one) for one in told.subjects(range(4))]
 
 
 def test_tokens_come_from_the_embedding(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_prompts_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a handwritten seven\n  the digit 2 \n\n", encoding="utf-8")
     told = load_conditions(path, None, str(tmp_path / "mine.txt"))
     assert told is not None
-    assert told.asked(range(3)) == ["a handwritten seven", "the digit 2", "a handwritten seven"]
+    assert told.subjects(range(3)) == ["a handwritten seven", "the digit 2", "a handwritten seven"]
     rows = told.of(range(3))["encoder_hidden_states"]
     assert torch.equal(rows[0], rows[2]) and not torch.allclose(rows[0], rows[1])
     assert not torch.allclose(told.none()["encoder_hidden_states"][0], rows[0])
@@ -107,7 +107,7 @@ def test_folders_without_what_the_network_reads(tmp_path: Path) -> None:
 
 def test_a_model_with_labels_of_its_own_has_no_class_for_none(tmp_path: Path) -> None:
     told = load_conditions(tiny_folder(tmp_path / "tiny", num_class_embeds=4), None, None)
-    assert told is not None and sorted(told.asked(range(4))) == ["0", "1", "2", "3"]
+    assert told is not None and sorted(told.subjects(range(4))) == ["0", "1", "2", "3"]
     with pytest.raises(ModelError, match="trained without one"):
         told.none()
 

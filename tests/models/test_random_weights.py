@@ -117,7 +117,7 @@ def test_parts_and_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert type(random_network("sd14", 0, "vae")).__name__ == "AutoencoderKL"
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
     told = model_conditions({**MODEL, "name": "sd14"}, None, str(tmp_path / "prompts.txt"))
-    assert told is not None and told.asked(range(3)) == ["a cat", "a dog", "a cat"]
+    assert told is not None and told.subjects(range(3)) == ["a cat", "a dog", "a cat"]
     (rows,) = told.of(range(3)).values()
     assert rows.shape == (3, 77, COND_UNET["cross_attention_dim"])
     assert torch.equal(rows[0], rows[2]) and not torch.allclose(rows[0], rows[1])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
 from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, compare
-from dmq_cli.papers.numbers import Entry, measured, told_apart
+from dmq_cli.papers.numbers import Entry, measured, outside_noise
 from dmq_cli.papers.transcript import Row, paper_table
 from dmq_cli.results.record import Number, as_evaluation
 from dmq_cli.store import read_json, write_json
@@ -49,12 +49,13 @@ def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
     def above(value: float, over: float) -> Entry:
         return Entry(within(value, 1.0), "", within(over, 0.02))
 
-    assert told_apart(number(1.0, 1.0), number(1.2, 1.0)) is False
+    assert outside_noise(number(1.0, 1.0), number(1.2, 1.0)) is False
     assert (
-        told_apart(above(1.0, 0.1), above(1.2, 0.3)) is True and told_apart(above(1.0, 0.1), number(1.2, 1.0)) is False
+        outside_noise(above(1.0, 0.1), above(1.2, 0.3)) is True
+        and outside_noise(above(1.0, 0.1), number(1.2, 1.0)) is False
     )
-    assert told_apart(above(1.0, 0.1), above(1.02, 0.12)) is False
-    assert told_apart(number(0.0), number(0.0, None)) is None
+    assert outside_noise(above(1.0, 0.1), above(1.02, 0.12)) is False
+    assert outside_noise(number(0.0), number(0.0, None)) is None
 
 
 def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -48,10 +46,12 @@ def made(kind: ScaleKind, ends: Ends, grid: Grid | None = None) -> TensorQuantiz
     return quantizer
 
 
-def at(quantizer: TensorQuantizer, call: Callable[[], Tensor]) -> Tensor:
+def at(quantizer: TensorQuantizer, x: Tensor) -> Tensor:
+    """x quantized at the second of the steps."""
     context = getattr(quantizer.scale, "context", StepContext())
     with context.at(torch.tensor([1]), torch.tensor([700])):
-        return call()
+        y: Tensor = quantizer(x)
+    return y
 
 
 def shrink(quantizer: TensorQuantizer, factor: float) -> None:
@@ -74,13 +74,13 @@ def test_the_lower_end_stays_where_calibration_put_it(kind: ScaleKind, factor: f
     for ends in KEPT:
         quantizer = made(kind, ends)
         shrink(quantizer, factor)
-        y = at(quantizer, lambda quantizer=quantizer: quantizer(x))
+        y = at(quantizer, x)
         expected = (np.clip(np.round(x.numpy() / scale) + zero, 0, 15) - zero) * scale
         np.testing.assert_allclose(y.detach(), expected, rtol=1e-9, atol=1e-12)
         assert abs(float(y.min()) - LOW) <= scale / 2 + 1e-9, "the negative lobe is not clipped"
     moving = made(kind, "scale")
     shrink(moving, factor)
-    assert float(at(moving, lambda: moving(x)).min()) == pytest.approx(-scale, rel=1e-9)  # the zero point stays at 1
+    assert float(at(moving, x).min()) == pytest.approx(-scale, rel=1e-9)  # the zero point stays at 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,7 +88,7 @@ def test_the_lower_end_stays_where_calibration_put_it(kind: ScaleKind, factor: f
 def test_it_starts_as_calibration_left_it(kind: ScaleKind, ends: Ends) -> None:
     x = torch.linspace(-1, 6, 50, dtype=DOUBLE)[None]
     moving, kept = made(kind, "scale"), made(kind, ends)
-    assert torch.equal(at(moving, lambda: moving(x)), at(kept, lambda: kept(x)))
+    assert torch.equal(at(moving, x), at(kept, x))
 
 
 def test_a_lower_end_that_rounds_to_zero_is_not_forgotten() -> None:
@@ -114,7 +114,7 @@ def test_gradients_move_the_end_that_clips(kind: ScaleKind) -> None:
             parameter.requires_grad_(True)
         for value, by_scale in ((-4.0, 0.0), (50.0, 15.0)):
             source_of(quantizer).zero_grad()  # type: ignore[attr-defined]
-            at(quantizer, lambda q=quantizer, v=value: q(torch.tensor([[v]], dtype=DOUBLE))).sum().backward()  # type: ignore[no-untyped-call]
+            at(quantizer, torch.tensor([[value]], dtype=DOUBLE)).sum().backward()  # type: ignore[no-untyped-call]
             scale, *low = source.learnable()
             assert scale.grad is not None and float(scale.grad.sum()) == pytest.approx(by_scale + residual, abs=1e-9)
             assert [float(end.grad.sum()) for end in low if end.grad is not None] == pytest.approx([1.0] * len(low))
@@ -162,7 +162,8 @@ def test_learning_recovers_a_planted_range(kind: ScaleKind, ends: Ends) -> None:
 
     def error() -> Tensor:
         with context.at(torch.arange(4), TIMESTEPS):
-            return (quantizer(x) - x).square().mean()
+            squared: Tensor = (quantizer(x) - x).square()
+        return squared.mean()
 
     before = float(error().detach())
     for _ in range(150):
@@ -174,14 +175,15 @@ def test_learning_recovers_a_planted_range(kind: ScaleKind, ends: Ends) -> None:
     after = float(error().detach())
     assert after < 0.3 * before
     assert not any(parameter.requires_grad for parameter in nn.ModuleList([quantizer]).parameters())
-    y = at(quantizer, lambda: quantizer(torch.full((1, 1), LOW, dtype=DOUBLE)))
+    y = at(quantizer, torch.full((1, 1), LOW, dtype=DOUBLE))
     assert ends == "scale" or float(y.detach()) < -0.1
 
 
 def test_a_scheme_says_it_for_all_activations_and_a_rule_for_some() -> None:
     scheme = Scheme([Rule("*", bits=4), Rule("*.input", range="low_learned")], range="low_fixed")
     assert (scheme + Scheme([])).range == "low_fixed"
-    for wrong in (lambda: Scheme([], range="high"), lambda: Scheme([Rule("*", range="high")])):  # type: ignore[arg-type]
-        with pytest.raises(SchemeError, match=r"high.*low_fixed") as caught:
-            wrong()
-        one_sentence(caught.value)
+    with pytest.raises(SchemeError, match=r"high.*low_fixed") as caught:
+        Scheme([], range="high")  # type: ignore[arg-type]
+    one_sentence(caught.value)
+    with pytest.raises(SchemeError, match=r"high.*low_fixed"):
+        Scheme([Rule("*", range="high")])  # type: ignore[arg-type]

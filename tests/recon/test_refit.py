@@ -15,8 +15,8 @@ from dmq_cli.quant import source_of
 from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction
 from dmq_cli.recon.scales import Scales
 from dmq_cli.wrap import Attached, QuantMixin, Scheme
-from tests.recon.runs import FEW_UNITS, NUM, SMALL, brecq, few, run, small
-from tests.tiny import data, network, one_sentence
+from tests.recon.runs import FEW_UNITS, NUM, brecq, few, run, small
+from tests.tiny import SMALL, data, network, one_sentence
 
 
 def shown() -> Iterator[tuple[Tensor, Tensor]]:
@@ -32,7 +32,7 @@ def extremes(attached: Attached) -> dict[str, tuple[float, float]]:
         with torch.no_grad():
             place = model.get_submodule(name)
             quantizer = layer.weight_quantizer
-            place.weight.copy_(quantizer(layer.weight))  # type: ignore[operator, union-attr]
+            place.weight.copy_(quantizer(layer.weight))  # type: ignore[operator]
 
         def watch(_module: object, inputs: tuple[Tensor, ...], name: str = name) -> None:
             ends[name] = (min(0.0, float(inputs[0].min())), max(0.0, float(inputs[0].max())))
@@ -118,7 +118,7 @@ def test_where_nothing_lies_between_learned_weights_and_scales_calibration_s_sta
 def test_values_that_are_not_known_are_refused() -> None:
     for wrong in ({"network": "half"}, {"samples": 0}):
         with pytest.raises(SchemeError, match="full or quantized") as caught:
-            Scheme([], **wrong)  # type: ignore[arg-type]
+            Scheme([], **wrong)
         one_sentence(caught.value)
     added = Scheme([], network="quantized", samples=3) + Scheme([])
     assert (added.network, added.samples) == ("quantized", 3)

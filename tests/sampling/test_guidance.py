@@ -37,7 +37,7 @@ class Told:
             return {"class_labels": torch.tensor([10])}
         return {"encoder_hidden_states": torch.zeros(1, TOKENS, WIDTHS[self.family], dtype=torch.float64)}
 
-    def asked(self, seeds: Sequence[int]) -> list[str]:
+    def subjects(self, seeds: Sequence[int]) -> list[str]:
         return [str(seed) for seed in seeds]
 
 

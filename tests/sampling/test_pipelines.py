@@ -84,7 +84,7 @@ def test_stable_diffusion(tmp_path: Path, sampler: str, scale: float, kind: str)
     assert told is not None
     latents = noise(load_adapter(path).sample_shape(), generators(SEEDS), torch.float32)
     theirs = pipeline(
-        told.asked(SEEDS), latents=latents, guidance_scale=scale, num_inference_steps=STEPS, output_type="np",
+        told.subjects(SEEDS), latents=latents, guidance_scale=scale, num_inference_steps=STEPS, output_type="np",
         height=pipelines.SIZE, width=pipelines.SIZE, return_dict=False,
     )[0]  # fmt: skip
     settings = {"ddim": Sampler, "plms": PLMS}[sampler](STEPS, "ldm", set_alpha_to_one=False)
@@ -107,7 +107,7 @@ def test_diffusion_transformer(tmp_path: Path) -> None:
     assert told is not None
     own = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     theirs = pipeline(
-        [int(one) for one in told.asked(SEEDS)], guidance_scale=3.0, generator=own, num_inference_steps=STEPS,
+        [int(one) for one in told.subjects(SEEDS)], guidance_scale=3.0, generator=own, num_inference_steps=STEPS,
         output_type="np", return_dict=False,
     )[0]  # fmt: skip
     found = ours(path, Sampler(STEPS, "ldm", set_alpha_to_one=False), Guide(told, 3.0))

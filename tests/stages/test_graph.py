@@ -312,7 +312,7 @@ def test_inputs_are_hashed_before_a_stage_computes_from_them(
     ran: list[str] = []
     graph = Graph(toy(ran), ArtifactStore(tmp_path), Progress(quiet=True))
     file = graph.ensure("early", plain(1, 2)) / "number"
-    graph.ensure("late", plain(1, 2)) if seen else monkeypatch.setattr(integrity, "_seen", {})
+    graph.ensure("late", plain(1, 2)) if seen else monkeypatch.setattr(integrity, "_checked", {})
     before = file.stat()
     file.write_text("7", encoding="utf-8")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -20,7 +20,7 @@ from dmq_cli.errors import ConfigError, ModelError
 from dmq_cli.models import Numerics
 from dmq_cli.models.conditions import Classes, Prompts
 from dmq_cli.sampling import Guide
-from dmq_cli.sampling.pipeline import told
+from dmq_cli.sampling.pipeline import guide_for
 from dmq_cli.stages.load import Loaded
 from dmq_cli.wrap import attach
 from tests import families, pipelines
@@ -157,7 +157,7 @@ def test_a_loop_of_ones_own_is_told_once_what_it_leaves_out(
     corrected: tuple[Loaded, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = copy.deepcopy(corrected[0])
-    loaded._told = False
+    loaded._warned = False
     with caplog.at_level(logging.WARNING, logger="dmq"):
         for _ in range(2):
             loaded(torch.zeros(1, 1, 8, 8), loaded.scheduler.timesteps[:1])
@@ -200,19 +200,19 @@ def test_a_guided_text_model_of_latents(tmp_path: Path) -> None:
     pipeline = loaded.as_pipeline()
     assert np.array_equal(np.stack([np.asarray(one)[..., None] for one in pipeline(seeds="0-3").images]), pixels)
     asked: Any = loaded.guide.conditions
-    again = pipeline(asked.asked(range(4)), seeds="0-3", output_type="pt").images
+    again = pipeline(asked.subjects(range(4)), seeds="0-3", output_type="pt").images
     torch.testing.assert_close(again * 2 - 1, loaded.sample("0-3"), rtol=0, atol=1e-5)
-    one = pipeline(asked.asked([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
+    one = pipeline(asked.subjects([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
     torch.testing.assert_close(one[1:], loaded.sample("1-1"), rtol=0, atol=1e-5)
 
 
 def test_what_is_asked_for_is_told_to_the_model_image_by_image() -> None:
     prompts = Prompts(["a", "bb"], lambda text: torch.full((2, 3), float(len(text))))
-    guide = told(Guide(prompts, 4.0), ["ccc", "a", "bb"], None, 3)
+    guide = guide_for(Guide(prompts, 4.0), ["ccc", "a", "bb"], None, 3)
     rows: Any = guide.cond([70, 80, 90])
     assert rows["encoder_hidden_states"][:, 0, 0].tolist() == [3, 1, 2] and guide.scale == 4.0
-    classes = told(Guide(Classes(range(10), 10)), None, 7, 2)
+    classes = guide_for(Guide(Classes(range(10), 10)), None, 7, 2)
     labels: Any = classes.cond([0, 1])
     assert labels["class_labels"].tolist() == [7, 7] and prompts.prompts == ["a", "bb"]
     with pytest.raises(ConfigError, match="class_labels has 12"):
-        told(Guide(Classes(range(10), 10)), None, [12], 1)
+        guide_for(Guide(Classes(range(10), 10)), None, [12], 1)

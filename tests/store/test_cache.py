@@ -167,7 +167,7 @@ def test_an_artifact_is_hashed_once(store: ArtifactStore, monkeypatch: pytest.Mo
     for other in (store, ArtifactStore(store.root), store):
         assert other.find("sample", KEY) == other.verify("sample", KEY) == folder
     assert hashed == [], "the commit hashed them"
-    monkeypatch.setattr(integrity, "_seen", {})  # another process
+    monkeypatch.setattr(integrity, "_checked", {})  # another process
     for other in (store, ArtifactStore(store.root), store):
         assert other.find("sample", KEY) == other.verify("sample", KEY) == folder
     assert len(hashed) == 2, "two files, once each"

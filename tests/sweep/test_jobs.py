@@ -88,8 +88,8 @@ def test_records_follow_outputs_to_another_place(tmp_path: Path) -> None:
     outputs.rename(tmp_path / "two")
     moved = Records(tmp_path / "two", "t")
     found = moved.read("k")
-    assert found is not None and moved.made(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
-    assert moved.made({**found, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
+    assert found is not None and moved.proof(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
+    assert moved.proof({**found, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
     assert moved.below(str(tmp_path / "elsewhere")) == str(tmp_path / "elsewhere") and moved.below(None) is None
     (moved.folder / "k.json").write_text("{", encoding="utf-8")
     assert moved.read("k") is None and moved.read("never") is None

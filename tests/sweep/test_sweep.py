@@ -129,11 +129,11 @@ def test_a_result_stands_while_its_numbers_and_its_manifest_do(kind: str, name: 
     for one in ("config.json", "metrics.json", "manifest.json"):
         write_json(tmp_path / made / one, {})
     kept = Records(tmp_path, "mine")
-    assert kept.made({kind: made}) is not None and kept.made({}) is None
+    assert kept.proof({kind: made}) is not None and kept.proof({}) is None
     (tmp_path / made / name).write_text("{", encoding="utf-8")
-    assert kept.made({kind: made}) is None
+    assert kept.proof({kind: made}) is None
     (tmp_path / made / name).unlink()
-    assert kept.made({kind: made}) is None
+    assert kept.proof({kind: made}) is None
 
 
 def test_the_same_configuration_twice_is_one_job(model: Path, outputs: Path) -> None:

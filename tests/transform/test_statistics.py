@@ -57,7 +57,7 @@ def test_only_the_named_layers_are_watched_and_nothing_stays() -> None:
 
 
 def test_no_samples_and_numbers_that_are_none_are_told() -> None:
-    with pytest.raises(NumericsError, match="showed nothing to the layer conv_in") as nothing:
+    with pytest.raises(NumericsError, match="got no inputs from the calibration set") as nothing:
         channel_maxima(adapter(), lambda: iter(()), ["conv_in"])
     broken = data()[0].clone()
     broken[0, 0, 0, 0] = torch.nan

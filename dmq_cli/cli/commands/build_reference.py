@@ -1,4 +1,4 @@
-"""dmq reference: the statistics of real images that protocols compare with, built from folders and looked at."""
+"""dmq reference: build or show the statistics of real images that protocols compare with."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def reference() -> None:
 @click.option("--device", default="cpu", show_default=True, help="Where the extractor runs: cpu, cuda.")
 @with_flags
 @click.pass_context
-def build(context: click.Context, /, what: str, name: str, file: Path | None, **given: Any) -> None:
+def build(context: click.Context, /, what: str, name: str, file: Path | None, **options: Any) -> None:
     """Statistics of real images: a folder of PNG, JPEG or WEBP files, an .npz of images, digits or digits32."""
-    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
-    run(context, flags, lambda on: _build(what, name, file, given, on))
+    flags = {flag: options.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _build(what, name, file, options, on))
 
 
 @reference.command("show", context_settings=HELP)
@@ -50,8 +50,8 @@ def show_reference(context: click.Context, /, what: str, **flags: bool) -> None:
     run(context, flags, lambda on: _show(what, on))
 
 
-def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], flags: set[str]) -> None:
-    section = protocol_section(given["protocol"], given["words"]) | {"reference": name, "reference_path": None}
+def _build(what: str, name: str, file: Path | None, options: Mapping[str, Any], flags: set[str]) -> None:
+    section = protocol_section(options["protocol"], options["words"]) | {"reference": name, "reference_path": None}
     choices.check_given(section)
     from dmq_cli.metrics.reading.image_files import Framing
     from dmq_cli.stages import build as made
@@ -59,31 +59,31 @@ def _build(what: str, name: str, file: Path | None, given: Mapping[str, Any], fl
     from dmq_cli.stages.validate import check_device, check_types
 
     check_types("protocol", section)
-    device = check_device(given["device"], "--device")
-    framing = Framing(given["crop"], given["resize"], given["resize_filter"])
+    device = check_device(options["device"], "--device")
+    framing = Framing(options["crop"], options["resize"], options["resize_filter"])
     target = file.expanduser().absolute() if file else built_reference(name, OUTPUTS)
-    found = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}), device)
-    _print({"file": str(target), **found}, flags)
+    record = build(what, framing, made.make(section), name, target, bool(flags & {"quiet", "json"}), device)
+    _print({"file": str(target), **record}, flags)
 
 
 def _show(what: str, flags: set[str]) -> None:
     from dmq_cli.stages.find_reference import known_reference
 
-    found = known_reference(what)
-    _print({"name": found.name, "sha256": found.sha256, **found.record}, flags)
+    reference = known_reference(what)
+    _print({"name": reference.name, "sha256": reference.sha256, **reference.record}, flags)
 
 
-def _print(found: dict[str, Any], flags: set[str]) -> None:
-    show(found, pairs({_plain(key): _text(key, value) for key, value in found.items() if value is not None}), flags)
+def _print(record: dict[str, Any], flags: set[str]) -> None:
+    show(record, pairs({_plain(key): _text(key, value) for key, value in record.items() if value is not None}), flags)
 
 
 def _text(key: str, value: object) -> str:
-    """A value of the record for people."""
+    """Format a value of the record."""
     from dmq_cli.metrics.reading.listing import tell_skipped
 
     return _plain(tell_skipped(value) if key == "skipped" and isinstance(value, dict) else str(value))
 
 
 def _plain(text: str) -> str:
-    """Without characters that steer a terminal, which are spelt out: a record may come from a stranger's file."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    """Escape characters that control a terminal: a record may come from a stranger's file."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

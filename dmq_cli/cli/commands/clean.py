@@ -1,4 +1,4 @@
-"""dmq clean: removes artifacts that nothing needs any more."""
+"""dmq clean: remove artifacts that no run and no cell needs any more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEY = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Unneeded:
-    """Something to remove: an artifact, or what a killed attempt left of one (leftover). bytes: what that frees."""
+    """Something to remove: an artifact, or files of a killed attempt (leftover). bytes: freed by removing it."""
 
     stage: str
     key: str
@@ -49,7 +49,7 @@ def clean(
 
 
 def seconds(age: str | None) -> float:
-    """The seconds that "7d" means; 0 for None. Raises ConfigError."""
+    """Parse an age such as "7d" to seconds; 0 for None. Raises ConfigError."""
     match = re.fullmatch(r"(\d+)([mhdw])", age or "0m")
     if match is None:
         raise ConfigError(f"--older-than {age} is no age; write a whole number and m, h, d or w, e.g. 7d.")
@@ -57,62 +57,72 @@ def seconds(age: str | None) -> float:
 
 
 def _clean(outputs: Path, age: float, yes: bool, dry_run: bool, flags: set[str]) -> None:
-    candidates, left = list(unneeded(outputs, age)), [str(path) for path in foreign(outputs)]
-    result, said = _result(candidates, left)
-    told = "".join(f"\nLeft alone, as dmq did not make it: {path}" for path in left)
+    candidates, kept_paths = list(unneeded(outputs, age)), [str(path) for path in foreign(outputs)]
+    result, summary = _result(candidates, kept_paths)
+    notes = "".join(f"\nLeft alone, as dmq did not make it: {path}" for path in kept_paths)
     if not candidates or dry_run:
-        show(result, _table(candidates) + (f"Unneeded: {said}." if candidates else "Nothing to remove.") + told, flags)
+        show(
+            result,
+            _table(candidates) + (f"Unneeded: {summary}." if candidates else "Nothing to remove.") + notes,
+            flags,
+        )
         return
-    if not yes and not _confirmed(candidates, said):
-        show(result, "Nothing was removed." + told, flags)
+    if not yes and not _confirmed(candidates, summary):
+        show(result, "Nothing was removed." + notes, flags)
         return
-    # Again: while somebody thought about the answer, a run may have started that needs some of it.
-    known = {(one.stage, one.key, one.leftover) for one in candidates}
-    removed = [one for one in unneeded(outputs, age) if (one.stage, one.key, one.leftover) in known]
+    # List them again: while the user thought about the answer, a run may have started that needs some of them.
+    offered = {(candidate.stage, candidate.key, candidate.leftover) for candidate in candidates}
+    removed = [
+        candidate
+        for candidate in unneeded(outputs, age)
+        if (candidate.stage, candidate.key, candidate.leftover) in offered
+    ]
     _remove(ArtifactStore(outputs / "artifacts"), removed)
-    result, said = _result(removed, left)
-    show({**result, "removed": True}, f"Removed {said}." + told, flags)
+    result, summary = _result(removed, kept_paths)
+    show({**result, "removed": True}, f"Removed {summary}." + notes, flags)
 
 
 def _remove(store: ArtifactStore, removed: Sequence[Unneeded]) -> None:
-    """All out of the way first, which takes no time, so that no run finds a part of it meanwhile."""
-    for one in removed:
-        store.discard(one.stage, one.key)
-    for one in removed:
-        store.sweep(one.stage, one.key)
+    """Remove items: all are renamed first, which is quick, so that no run finds only a part of them."""
+    for unneeded_item in removed:
+        store.discard(unneeded_item.stage, unneeded_item.key)
+    for unneeded_item in removed:
+        store.sweep(unneeded_item.stage, unneeded_item.key)
 
 
-def _result(found: Sequence[Unneeded], left: Sequence[str]) -> tuple[dict[str, Any], str]:
-    total = sum(one.bytes for one in found)
-    result = {"artifacts": [vars(one) for one in found], "bytes": total, "removed": False, "left": list(left)}
-    return result, f"{len(found)} artifacts and leftovers, {bytes_of(total)}"
+def _result(items: Sequence[Unneeded], kept_paths: Sequence[str]) -> tuple[dict[str, Any], str]:
+    total = sum(item.bytes for item in items)
+    result = {"artifacts": [vars(item) for item in items], "bytes": total, "removed": False, "left": list(kept_paths)}
+    return result, f"{len(items)} artifacts and leftovers, {bytes_of(total)}"
 
 
-def _confirmed(found: Sequence[Unneeded], said: str) -> bool:
-    """Show what would go, ask, and whether the answer is yes. Raises ConfigError where nobody can be asked."""
+def _confirmed(items: Sequence[Unneeded], summary: str) -> bool:
+    """Show what would be removed, ask, and return whether the answer is yes. Raises ConfigError without a terminal."""
     if not sys.stdin.isatty():
-        raise ConfigError(f"There is no terminal to ask whether to remove {said}; write dmq clean --yes, or --dry-run.")
-    click.echo(printable(_table(found)), err=True, nl=False)
-    return click.confirm(f"Remove {said}?", err=True)
+        raise ConfigError(
+            f"There is no terminal to ask whether to remove {summary}; write dmq clean --yes, or --dry-run."
+        )
+    click.echo(printable(_table(items)), err=True, nl=False)
+    return click.confirm(f"Remove {summary}?", err=True)
 
 
-def _table(found: Sequence[Unneeded]) -> str:
-    """A line for each stage: how many and how much."""
+def _table(items: Sequence[Unneeded]) -> str:
+    """Write a line for each stage: number and size."""
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for one in found:
-        name = f"{one.stage} (leftover)" if one.leftover else one.stage
+    for item in items:
+        name = f"{item.stage} (leftover)" if item.leftover else item.stage
         counts[name] += 1
-        sizes[name] += one.bytes
+        sizes[name] += item.bytes
     rows = [[name, f"{counts[name]} artifacts", bytes_of(sizes[name])] for name in sorted(counts)]
     return aligned(rows) + "\n" if rows else ""
 
 
 def unneeded(outputs: Path, age: float = 0.0) -> Iterator[Unneeded]:
-    """What can be removed: not needed by a run, under way or over, nor by a cell, not being computed, older than `age` seconds.
+    """Yield what can be removed: not needed by any run or cell, not being computed, older than `age` seconds.
 
-    Only what dmq made: of a stage it knows, named by a key, with the manifest of that key, and never behind a link. What a
-    killed run left is needed by nobody any more. Raises ArtifactError where what a run under way needs cannot be told.
+    Only artifacts that dmq made: of a known stage, named by a key, with the manifest of that key, and never behind a link. Files of
+    a killed run are not needed. Raises ArtifactError where the needs of a run under way cannot be computed.
     """
     store, before = ArtifactStore(outputs / "artifacts"), time.time() - age
     needed = set(inventory.needed(outputs)) | _under_way(outputs)
@@ -125,12 +135,12 @@ def unneeded(outputs: Path, age: float = 0.0) -> Iterator[Unneeded]:
             if free and folder.stat().st_mtime <= before:
                 yield Unneeded(stage, key, inventory.size(folder), leftover=False)
         for key, folders in store.leftovers(stage).items():
-            if (stage, key) not in needed and max(one.stat().st_mtime for one in folders) <= before:
+            if (stage, key) not in needed and max(folder_left.stat().st_mtime for folder_left in folders) <= before:
                 yield Unneeded(stage, key, sum(map(inventory.size, folders)), leftover=True)
 
 
 def foreign(outputs: Path) -> Iterator[Path]:
-    """What lies among the artifacts and is none, or lies behind a link: not dmq's to remove."""
+    """Yield entries of the artifacts' folder that are no artifacts or links, which dmq does not remove."""
     root = outputs / "artifacts"
     if root.is_symlink():
         yield root
@@ -143,12 +153,12 @@ def foreign(outputs: Path) -> Iterator[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """All entries but those that start with a dot, sorted; none of a folder that is not there."""
+    """List all entries except those that start with a dot, sorted; [] for a folder that does not exist."""
     return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def _is_artifact(folder: Path) -> bool:
-    """Whether a folder is named by a key, is no link, and has the manifest of that stage and key."""
+    """Whether a folder is named by a key, is not a link, and has the manifest of that stage and key."""
     if folder.is_symlink() or not _KEY.fullmatch(folder.name) or not folder.is_dir():
         return False
     try:
@@ -158,26 +168,30 @@ def _is_artifact(folder: Path) -> bool:
 
 
 def _under_way(outputs: Path) -> set[tuple[str, str]]:
-    """What the runs whose processes are still there will need, by their configuration."""
-    found: set[tuple[str, str]] = set()
+    """Find the artifacts that the runs under way will need, by their configurations."""
+    artifacts: set[tuple[str, str]] = set()
     for folder in filter(is_alive, inventory.run_folders(outputs)):
         try:
             config = read_json(folder / "config.json")
             if config["stage"] == "train":
-                found |= _made_since(outputs, (folder / "config.json").stat().st_mtime)
+                artifacts |= _made_since(outputs, (folder / "config.json").stat().st_mtime)
                 continue
             from dmq_cli.stages.verbs import needs
 
-            found |= needs(config)
+            artifacts |= needs(config)
         except (KeyError, TypeError, AttributeError, ValueError, OSError, DmqError) as error:
             raise ArtifactError(
                 f"The run {folder} is under way, but what it needs cannot be told ({error!r}), so nothing was removed; wait"
                 " until it is over, then run the same command again."
             ) from error
-    return found
+    return artifacts
 
 
 def _made_since(outputs: Path, moment: float) -> set[tuple[str, str]]:
-    """What may belong to a training: its model is in no configuration."""
+    """Find the artifacts made since a training began, which may need them: its configuration does not say."""
     store = ArtifactStore(outputs / "artifacts")
-    return {one for one in inventory.stored(store) if (store.root / one[0] / one[1]).stat().st_mtime >= moment}
+    return {
+        artifact
+        for artifact in inventory.stored(store)
+        if (store.root / artifact[0] / artifact[1]).stat().st_mtime >= moment
+    }

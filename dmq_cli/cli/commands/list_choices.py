@@ -1,4 +1,4 @@
-"""dmq list: what there is to choose from, and what there is already."""
+"""dmq list: list the choices, and the runs, tables and artifacts that exist."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 @click.option("--all", "every", is_flag=True, help="Of tables, also those without a finished cell.")
 @with_flags
 @click.pass_context
-def list_choices(context: click.Context, /, what: str, words: tuple[str, ...], every: bool, **given: Any) -> None:
+def list_choices(context: click.Context, /, what: str, words: tuple[str, ...], every: bool, **options: Any) -> None:
     """Print methods, models, metrics, protocols, tables, runs or artifacts: list WHAT.
 
     COLUMN=VALUE keeps the rows that have it, e.g. list runs method=tac,tfmq bits=w4a8 correct.ner=false --sort fd --last 20.
     VALUE may be several with commas, and patterns with *.
     """
-    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
-    run(context, flags, lambda on: _list(what, words, Wanted(**given), every, on))
+    flags = {flag: options.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _list(what, words, Wanted(**options), every, on))
 
 
-def _list(what: str, words: Sequence[str], wanted: Wanted, all_tables: bool, flags: set[str]) -> None:
+def _list(what: str, words: Sequence[str], row_filter: Wanted, all_tables: bool, flags: set[str]) -> None:
     if what not in _LISTS:
         raise ConfigError(f"There is no list of {what}.{nearest(what, _LISTS)}")
     read, lines, columns = _LISTS[what]
     places = [word for word in words if word.startswith("runtime.outputs=")]
     filters = [word for word in words if word not in places]
-    wanted.check(what, columns, filters)
+    row_filter.check(what, columns, filters)
     outputs = outputs_of("list", places)
     every = read(outputs)
-    rows = wanted.of(every, filters)
+    rows = row_filter.of(every, filters)
     printed = [row for row in rows if row["finished"]] if what == "tables" and not (filters or all_tables) else rows
     hidden = len(rows) - len(printed)
     more = f"\n{hidden} more tables have no finished cell; dmq list tables --all shows them." if hidden else ""
@@ -90,7 +90,7 @@ def _metrics(outputs: Path) -> ListedRows:
 
 
 def _needs(metric: type[Metric]) -> list[str]:
-    """What a metric reads besides the sampled images."""
+    """List the inputs of a metric besides the sampled images."""
     from dmq_cli.metrics import SetMetric, TwinMetric
 
     real = issubclass(metric, SetMetric) and metric.reference is not None
@@ -119,7 +119,7 @@ def _table_lines(rows: ListedRows) -> list[list[str]]:
 
 
 def _run_lines(rows: ListedRows) -> list[list[str]]:
-    """What is short first, sentences last, where their width moves nothing."""
+    """Order columns by length: short ones first, sentences last, where their width does not matter."""
 
     def columns(row: dict[str, Any]) -> list[str]:
         names = [str(row[name]) for name in ("verb", "model", "method", "bits")]
@@ -133,7 +133,7 @@ def _run_lines(rows: ListedRows) -> list[list[str]]:
 
 
 def _minute(time: str) -> str:
-    """2026-01-02 03:04 of an ISO time."""
+    """Shorten an ISO time to 2026-01-02 03:04."""
     return str(time)[:16].replace("T", " ")
 
 

@@ -1,4 +1,4 @@
-"""dmq import, dmq doctor, dmq fetch: how models, extractors and references get here."""
+"""dmq import, dmq doctor, dmq fetch: get models, extractors and references onto this machine."""
 
 from __future__ import annotations
 
@@ -50,31 +50,31 @@ def _import(file: Path, name: str, folder: Path | None, tokenizer: Path | None, 
     from dmq_cli.models.importers import import_checkpoint
 
     target = (folder or Path("outputs", "models", name)).expanduser().absolute()
-    done = import_checkpoint(file, name, target, tokenizer and tokenizer.expanduser())
-    weights = "moving averages" if done.average else "as stored"
-    found = {"folder": str(done.folder), "weights": weights}
-    found |= {"entry": done.taken} if done.taken else {}
-    found |= {"left in the file": ", ".join(done.beside)} if done.beside else {}
-    found |= {"source_sha256": done.source_sha256, "model_sha256": done.model_sha256}
-    show(found, pairs(found), flags)
+    imported = import_checkpoint(file, name, target, tokenizer and tokenizer.expanduser())
+    weights = "moving averages" if imported.average else "as stored"
+    summary = {"folder": str(imported.folder), "weights": weights}
+    summary |= {"entry": imported.taken} if imported.taken else {}
+    summary |= {"left in the file": ", ".join(imported.beside)} if imported.beside else {}
+    summary |= {"source_sha256": imported.source_sha256, "model_sha256": imported.model_sha256}
+    show(summary, pairs(summary), flags)
 
 
 def _doctor(words: Sequence[str], flags: set[str]) -> None:
-    """Prints what is here; of models that were asked for by name, what is missing or wrong is an error."""
+    """Print what is on this machine; for models that were named, a missing or wrong part is an error."""
     from dmq_cli.cli.doctor import examine, lines, summary
 
     chosen, outputs = _chosen("doctor", words)
-    found = examine(chosen, outputs)
-    errors = [one.error for one in found if one.error is not None] if chosen else []
-    shown = [one for one in found if one.error is None] if chosen else found
+    findings = examine(chosen, outputs)
+    errors = [finding.error for finding in findings if finding.error is not None] if chosen else []
+    shown = [finding for finding in findings if finding.error is None] if chosen else findings
     if shown and not (errors and "json" in flags):
-        show({"doctor": [one.row() for one in shown]}, f"{aligned(lines(shown))}\n\n{summary(shown)}", flags)
+        show({"doctor": [finding.row() for finding in shown]}, f"{aligned(lines(shown))}\n\n{summary(shown)}", flags)
     if errors:
         raise _joined(errors)
 
 
 def _joined(errors: Sequence[DmqError]) -> DmqError:
-    """One error that says what all of them say."""
+    """Join errors to one with all their sentences."""
     return type(errors[0])(" ".join(map(str, errors)))
 
 
@@ -86,21 +86,21 @@ def _fetch(words: Sequence[str], folder: Path | None, flags: set[str]) -> None:
     from dmq_cli.models.fetch import fetch_model
 
     target = (folder or Path(model["path"])).expanduser().absolute()
-    found = {"folder": str(target), "model_sha256": fetch_model(model, target, bool(flags & {"quiet", "json"}))}
-    show(found, pairs(found), flags)
+    result = {"folder": str(target), "model_sha256": fetch_model(model, target, bool(flags & {"quiet", "json"}))}
+    show(result, pairs(result), flags)
 
 
 def _chosen(command: str, words: Sequence[str]) -> tuple[list[str], str]:
-    """The models that were chosen (model=a model=b or model=a,b), each once, and runtime.outputs. Raises ConfigError."""
-    known = {"model": "", "runtime.outputs": "outputs"}
+    """Read the chosen models (model=a model=b or model=a,b), each once, and runtime.outputs. Raises ConfigError."""
+    values = {"model": "", "runtime.outputs": "outputs"}
     chosen: list[str] = []
     for word in words:
         key, sign, value = word.partition("=")
-        if key not in known or not sign or not value:
+        if key not in values or not sign or not value:
             raise ConfigError(
                 f"The command {command} was given {word}, but reads only model=NAME and runtime.outputs=FOLDER; leave it out."
             )
         if key == "model":
             chosen += value.split(",")
-        known[key] = value
-    return list(dict.fromkeys(chosen)), known["runtime.outputs"]
+        values[key] = value
+    return list(dict.fromkeys(chosen)), values["runtime.outputs"]

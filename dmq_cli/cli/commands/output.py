@@ -1,4 +1,4 @@
-"""What all commands share: flags before and after the name, printing for people and as JSON, exit codes."""
+"""Shared by all commands: flags before and after the name, printing as text or JSON, exit codes."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from dmq_cli.store.files import naming
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def run(context: click.Context, given: dict[str, bool], action: Callable[[set[str]], None]) -> None:
-    """Do something under the flags before and after the command's name, and exit with its code."""
-    flags = set(context.obj) | {flag for flag, on in given.items() if on}
+def run(context: click.Context, own_flags: dict[str, bool], action: Callable[[set[str]], None]) -> None:
+    """Run an action with the flags before and after the command's name, and exit with its code."""
+    flags = set(context.obj) | {flag for flag, on in own_flags.items() if on}
     sys.exit(guarded(lambda: action(flags), "json" in flags))
 
 
-def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
+def show(result: dict[str, Any], text: str, flags: set[str]) -> None:
     """Print a result: one line of JSON with --json, nothing with -q, otherwise the text."""
     with naming(Path("the standard output")):
         if "json" in flags:
-            click.echo(json.dumps(found))
+            click.echo(json.dumps(result))
         elif "quiet" not in flags:
             click.echo(printable(text))
 
 
-def pairs(found: dict[str, str]) -> str:
-    """A line for each entry."""
-    return "\n".join(one_line(f"{key}: {value}") for key, value in found.items())
+def pairs(entries: dict[str, str]) -> str:
+    """Write a line for each entry."""
+    return "\n".join(one_line(f"{key}: {value}") for key, value in entries.items())
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """A line for each row, its columns below each other, whatever their texts hold."""
+    """Write a line for each row, with aligned columns, whatever their texts hold."""
     lines = [[one_line(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{w:{n}}" for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def protocol_section(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """A protocol's section with overrides such as protocol.num_images=500. Raises ConfigError and Hydra's errors."""
+    """Compose a protocol's section with overrides such as protocol.num_images=500. Raises ConfigError and Hydra's errors."""
     from dmq_cli.overrides.check import check_words
 
     check_words(words)
@@ -56,7 +56,7 @@ def protocol_section(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def bytes_of(count: int) -> str:
-    """A size for people, in powers of 1000."""
+    """Format a number of bytes, in powers of 1000."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -64,12 +64,12 @@ def bytes_of(count: int) -> str:
 
 
 def outputs_of(command: str, words: Sequence[str]) -> Path:
-    """The folder that runtime.outputs=FOLDER names; outputs without it. Raises ConfigError for any other word."""
-    found = "outputs"
+    """Read the folder of runtime.outputs=FOLDER; outputs without it. Raises ConfigError for any other word."""
+    outputs = "outputs"
     for word in words:
-        key, _, found = word.partition("=")
-        if key != "runtime.outputs" or not found:
+        key, _, outputs = word.partition("=")
+        if key != "runtime.outputs" or not outputs:
             raise ConfigError(
                 f"The command {command} was given {word}, but reads only runtime.outputs=FOLDER; leave it out."
             )
-    return Path(found).expanduser()
+    return Path(outputs).expanduser()

@@ -1,4 +1,4 @@
-"""dmq pack: a run as one file for somebody else."""
+"""dmq pack: put a run into one file to hand on."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def _pack(folder: Path, file: Path | None, with_model: bool, with_images: bool, 
     with aside(target) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in members.items():
             archive.write(path, f"{above}/{name}")
-    found: dict[str, Any] = {"file": str(target), "bytes": target.stat().st_size, "files": len(members)}
-    show(found, f"Packed: {target} ({len(members)} files, {bytes_of(found['bytes'])})", flags)
+    result: dict[str, Any] = {"file": str(target), "bytes": target.stat().st_size, "files": len(members)}
+    show(result, f"Packed: {target} ({len(members)} files, {bytes_of(result['bytes'])})", flags)
 
 
 def _members(folder: Path, stages: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Name in the archive and path of everything that is packed; artifacts are checked first."""
+    """Yield the name in the archive and the path of every file to pack; artifacts are checked first."""
     yield from ((name, folder / name) for name in _FILES if (folder / name).is_file())
     for name, key in read_json(folder / "manifest.json")["artifacts"].items():
         stage = stage_of(name)
@@ -77,5 +77,5 @@ def _members(folder: Path, stages: tuple[str, ...]) -> Iterator[tuple[str, Path]
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; hidden ones left out."""
+    """List all files below a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))

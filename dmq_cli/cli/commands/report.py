@@ -63,9 +63,9 @@ def _sweep(name: str, file: Path | None, outputs: Path, flags: set[str]) -> None
     target = (file or outputs / "sweeps" / name / "ranked.csv").expanduser()
     write_text(target, as_csv(sweep))
     rows = as_lines(sweep)
-    found = {"sweep": name, "jobs": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]], "failed": sweep.failed}
+    result = {"sweep": name, "jobs": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]], "failed": sweep.failed}
     reasons = [f"{len(jobs)} without numbers ({'; '.join(jobs)}): {reason}" for reason, jobs in sweep.failed.items()]
-    show({**found, "csv": str(target)}, "\n".join([aligned(rows), *reasons, f"CSV: {target}"]), flags)
+    show({**result, "csv": str(target)}, "\n".join([aligned(rows), *reasons, f"CSV: {target}"]), flags)
 
 
 def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
@@ -78,14 +78,14 @@ def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set
     target = (file or default_file(results, names, outputs)).expanduser()
     with whole([result.folder for result in results]):
         page = write_report(results, target)
-    found = {
+    summary = {
         "report": str(target),
         "bytes": target.stat().st_size,
         "runs": [str(result.folder) for result in results],
         "shown": [section.title for section in page.sections],
         "missing": dict(page.missing),
     }
-    show(found, "\n".join([*page.statements, f"Report: {target}"]), flags)
+    show(summary, "\n".join([*page.statements, f"Report: {target}"]), flags)
 
 
 def _compare(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
@@ -94,9 +94,9 @@ def _compare(names: tuple[str, ...], file: Path | None, outputs: Path, flags: se
 
     results = load_results(names, outputs)
     with whole([result.folder for result in results]):
-        found = compare(results)
+        comparison = compare(results)
         if file is not None:
-            write_comparison(found, file.expanduser())
-        text, data = as_text(found), as_json(found)
+            write_comparison(comparison, file.expanduser())
+        text, data = as_text(comparison), as_json(comparison)
     page = {} if file is None else {"page": str(file)}
     show({**data, **page}, text + (f"\n\npage: {file}" if file else ""), flags)

@@ -52,10 +52,10 @@ def write_tables(names: Iterable[str], scale: str, outputs: Path) -> None:
 
     of_papers = papers.names()
     for name in names:
-        (_paper if name in of_papers else _own)(name, scale, outputs)
+        (_paper if name in of_papers else _write_own)(name, scale, outputs)
 
 
-def _own(name: str, scale: str, outputs: Path) -> None:
+def _write_own(name: str, scale: str, outputs: Path) -> None:
     """A table of dmq's own; it has no scale."""
     from dmq_cli.report.picture import picture
     from dmq_cli.report.tables import table

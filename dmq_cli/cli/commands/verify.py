@@ -1,4 +1,4 @@
-"""dmq verify: reads everything that is stored once more, and says what is not what was written."""
+"""dmq verify: read stored files again, and report those that are not as they were written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dmq_cli.store import ArtifactStore, check_artifact, hold_json
 from dmq_cli.store.recorded import CONFIG, MANIFEST, METRICS, check_recorded, read_object
 
 Checks = Iterator[tuple[str, Callable[[], object]]]
-"""What is looked at, and the function that raises ArtifactError if it is damaged."""
+"""Name of what is checked, and the function that raises ArtifactError if it is damaged."""
 
 
 @click.command(context_settings=HELP)
@@ -69,7 +69,7 @@ def _all(outputs: Path) -> Checks:
 
 
 def _of(word: str, outputs: Path) -> Checks:
-    """Of a folder of a run, a cell or an artifact, or STAGE/KEY. Raises ConfigError."""
+    """Yield the checks of the folder of a run, a cell or an artifact, or of STAGE/KEY. Raises ConfigError."""
     folder = Path(word).expanduser()
     stage, _, start = word.rpartition("/")
     store = ArtifactStore(outputs / "artifacts")
@@ -88,7 +88,7 @@ def _of(word: str, outputs: Path) -> Checks:
 
 
 def _used(folder: Path) -> Checks:
-    """What a run or cell says itself, and every artifact it names: where its link leads, else in its outputs."""
+    """Yield the checks of a run or cell and of every artifact it names: at its link's target, else in its outputs."""
     if (folder / METRICS).is_file():
         yield _result(folder)
     store, is_run = ArtifactStore(folder.absolute().parents[2] / "artifacts"), (folder / CONFIG).is_file()

@@ -1,4 +1,4 @@
-"""Which rows of a list are wanted, and in which order."""
+"""Filter and sort the rows of a list."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ class Wanted:
                 raise ConfigError(
                     f"The list of {what} has no column {self.sort}.{nearest(self.sort, [*columns, *numbers])}"
                 )
-        for flag, given, column in (("--failed", self.failed, "state"), ("--last", self.last, "time")):
-            if given and column not in columns:
+        for flag, is_set, column in (("--failed", self.failed, "state"), ("--last", self.last, "time")):
+            if is_set and column not in columns:
                 raise ConfigError(f"The list of {what} has no {column}, so {flag} means nothing there; leave it out.")
 
     def of(self, rows: ListedRows, filters: Sequence[str]) -> ListedRows:
-        """The rows that fit, in order; those without what they are sorted by come last."""
-        kept = [row for row in rows if all(_fits(row, word) for word in filters)]
+        """Select the rows that fit, in order; those without the value to sort by come last."""
+        listed = [row for row in rows if all(_fits(row, word) for word in filters)]
         if self.failed:
-            kept = [row for row in kept if _state(row) in ("failed", "broken")]
-        kept = kept[-self.last :] if self.last else kept
+            listed = [row for row in listed if _state(row) in ("failed", "broken")]
+        listed = listed[-self.last :] if self.last else listed
         if self.sort is None:
-            return kept[::-1] if self.reverse else kept
-        values = [(_value(row, self.sort), row) for row in kept]
-        known = sorted(
+            return listed[::-1] if self.reverse else listed
+        values = [(_value(row, self.sort), row) for row in listed]
+        with_value = sorted(
             [pair for pair in values if pair[0] is not None], key=lambda pair: _order(pair[0]), reverse=self.reverse
         )
-        return [row for _, row in [*known, *(pair for pair in values if pair[0] is None)]]
+        return [row for _, row in [*with_value, *(pair for pair in values if pair[0] is None)]]
 
 
 def _numbers() -> dict[str, str]:
-    """The keys of numbers, and their names in some protocol."""
-    found = {key: name for protocol in choices.protocols() for key, name in protocol.get("columns", {}).items()}
-    return {**found, **{name: name for name in found.values()}, "psnr": "PSNR", "PSNR": "PSNR"}
+    """Keys of numbers, with their headings in some protocol."""
+    headings = {key: name for protocol in choices.protocols() for key, name in protocol.get("columns", {}).items()}
+    return {**headings, **{name: name for name in headings.values()}, "psnr": "PSNR", "PSNR": "PSNR"}
 
 
 def _fits(row: dict[str, Any], word: str) -> bool:
-    """Whether a row has one of the values; of a list, whether it has it among others; `state` by its first word."""
+    """Whether a row has one of the values: a list, among its entries; `state`, by its first word."""
     key, _, value = word.partition("=")
     if key not in row:
         return word in row["overrides"]
-    own = [_state(row)] if key == "state" else row[key] if isinstance(row[key], list) else [row[key]]
+    row_values = [_state(row)] if key == "state" else row[key] if isinstance(row[key], list) else [row[key]]
     patterns = [value] if isinstance(row[key], list) else value.split(",")
-    return any(fnmatchcase(_text(one), pattern) for one in own for pattern in patterns)
+    return any(fnmatchcase(_text(row_value), pattern) for row_value in row_values for pattern in patterns)
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -82,13 +82,13 @@ def _text(value: Any) -> str:
 
 
 def _value(row: dict[str, Any], column: str) -> Any:
-    """What a row is sorted by: of a column, else of a number by its key or its name."""
+    """The value to sort a row by: of a column, else of a number by its key or its heading."""
     if column in row and column != "numbers":
         return row[column] if row[column] not in ("", [], None) else None
     return row.get("measured", {}).get(column, row.get("numbers", {}).get(column))
 
 
 def _order(value: Any) -> tuple[bool, Any]:
-    """Numbers before texts."""
+    """Make a sort key that puts numbers before texts."""
     number = isinstance(value, int | float)
     return (not number, value if number else " ".join(value) if isinstance(value, list) else str(value))

@@ -1,1 +1,1 @@
-"""Images of others: folders and archives, listed, put in order, decoded and looked at."""
+"""Read images from folders and archives: list, order, decode and check them."""

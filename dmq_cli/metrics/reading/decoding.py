@@ -1,4 +1,4 @@
-"""One image file: what its head says, and its pixels as 8-bit grey or RGB."""
+"""Read one image file: its header, and its pixels as 8-bit grey or RGB."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ class Header(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Of its pixels, for people."""
+        """The kind of its pixels, for people."""
         names = {"1": "black and white", "L": "grey", "P": "palette", "RGB": "RGB"}
         return f"{names.get(self.mode, 'grey')}{' of 16 bits' if self.deep else ''}"
 
 
 def read_header(file: Path, lossless: bool) -> Header:
-    """What a file is, without decoding it.
+    """Read the header of an image file, without decoding it.
 
     lossless: whether only PNG will do. Raises EvaluationError for another format, several frames, more pixels than PIL
     deems safe, a transparency, other kinds of pixels than grey and RGB, and for a file that cannot be read.
     """
     with _opened(file) as image:
-        found, mode, frames = str(image.format), image.mode, getattr(image, "n_frames", 1)
+        format_name, mode, frames = str(image.format), image.mode, getattr(image, "n_frames", 1)
         clear, size = "transparency" in image.info, image.size
-    if lossless and found != "PNG":
+    if lossless and format_name != "PNG":
         raise EvaluationError(
-            f"{file} is {found}, which changes the pixels and with them every distance; write the samples as PNG."
+            f"{file} is {format_name}, which changes the pixels and with them every distance; write the samples as PNG."
         )
-    if found not in _FORMATS:
+    if format_name not in _FORMATS:
         raise EvaluationError(
-            f"{file} is {found}, but reference images are read from PNG, JPEG and WEBP; convert it to PNG."
+            f"{file} is {format_name}, but reference images are read from PNG, JPEG and WEBP; convert it to PNG."
         )
     if mode not in (*GREY, *_COLOUR) or clear:
         kind = f"{mode} with a transparency" if clear else mode
@@ -60,14 +60,14 @@ def read_header(file: Path, lossless: bool) -> Header:
         )
     if frames > 1:
         raise EvaluationError(f"{file} has {frames} frames, but an image is one; write each frame as a PNG of its own.")
-    return Header(found, mode, size, _is_deep(file))
+    return Header(format_name, mode, size, _is_deep(file))
 
 
 def decoded(files: Sequence[Path], heads: Sequence[Header], mode: str) -> Iterator[Image.Image]:
-    """Every file as an image of `mode`, L or RGB. Of 16 bits the upper 8 are kept.
+    """Decode every file to an image of `mode`, L or RGB. Of 16 bits the upper 8 are kept.
 
-    Raises EvaluationError for a file that cannot be read, and, where 16 bits are there but not used, for the file (all below
-    256) or, after the last one, for the set (no value in the upper quarter of 12 or 14 bits).
+    Raises EvaluationError for a file that cannot be read, and where 16 bits are declared but not used: for a file with all values
+    below 256, or, after the last one, for a set whose values look like 10, 12 or 14 bits.
     """
     largest = 0
     for file, head in zip(files, heads, strict=True):
@@ -85,7 +85,7 @@ def decoded(files: Sequence[Path], heads: Sequence[Header], mode: str) -> Iterat
 
 
 def _check_deep(file: Path, opened: Image.Image, image: Image.Image) -> int:
-    """The largest of the upper 8 bits. PIL keeps the lower 8 of grey alone: a grey image may be black, a coloured one not."""
+    """Find the largest value of the upper 8 bits. PIL keeps the lower 8 of grey only: a grey image may be black, a coloured one not."""
     largest = int(np.asarray(image).max())
     if not largest and (image.mode != "L" or bool(np.asarray(opened).any())):
         raise EvaluationError(
@@ -107,10 +107,10 @@ def _is_deep(file: Path) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """PIL's image. Turns what it raises, for which it has no class of its own, into EvaluationError."""
+    """Open a file with PIL. Turns whatever it raises, as it has no class of its own, into EvaluationError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what is not read, such as a damaged EXIF
+            warnings.simplefilter("ignore")  # about parts that are not read, such as a damaged EXIF
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 yield image

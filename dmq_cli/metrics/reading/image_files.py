@@ -1,8 +1,8 @@
-"""Folders of images, read in batches, and what is cut and scaled before they are compared.
+"""Read folders of images in batches, cropped and scaled before they are compared.
 
-The centre square is cut first, then scaled, as the loaders of openai/guided-diffusion and CompVis/latent-diffusion do. Scaling
-is PIL's, which averages over all pixels that fall together (antialiased): `bicubic` (latent-diffusion) or `box`.
-Filters that do not, as those of TensorFlow 1 and of OpenCV, move FID by whole points (Parmar et al., CVPR 2022, 2104.11222).
+The centre square is cropped first, then scaled, as the loaders of openai/guided-diffusion and CompVis/latent-diffusion do. Scaling
+is PIL's, which is antialiased: `bicubic` (latent-diffusion) or `box`. Filters without antialiasing, as those of TensorFlow 1 and of
+OpenCV, move FID by whole points (Parmar et al., CVPR 2022, 2104.11222).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX}
 
 @dataclass(frozen=True)
 class Framing:
-    """What is done to every image. crop: `none`, or `center`, the largest square in the middle. resize: the side that squares
-    get, None: their own. resize_filter: PIL's `bicubic` or `box`. Raises ConfigError for other values.
+    """Crop and scale of every image. crop: `none`, or `center`, the largest square in the middle. resize: side of the scaled
+    square, None: not scaled. resize_filter: PIL's `bicubic` or `box`. Raises ConfigError for other values.
     """
 
     crop: str = "none"
@@ -39,14 +39,14 @@ class Framing:
     resize_filter: str = "bicubic"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("crop", self.crop, ("none", "center")), ("filter", self.resize_filter, _FILTERS)):
-            if value not in known:
-                raise ConfigError(f"There is no {what} {value} of images.{nearest(value, known)}")
+        for what, value, names in (("crop", self.crop, ("none", "center")), ("filter", self.resize_filter, _FILTERS)):
+            if value not in names:
+                raise ConfigError(f"There is no {what} {value} of images.{nearest(value, names)}")
         if self.resize is not None and self.resize < 1:
             raise ConfigError(f"Images cannot be resized to {self.resize}; give at least 1.")
 
     def outcome(self, size: Size, name: str) -> Size:
-        """The (width, height) that an image of `size` gets. Raises EvaluationError for a scaling that would distort it."""
+        """The (width, height) of an image of `size` after framing. Raises EvaluationError for a scaling that would distort it."""
         if self.crop == "center":
             size = (min(size),) * 2
         if self.resize is None:
@@ -59,12 +59,12 @@ class Framing:
         return self.resize, self.resize
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The image cut and scaled; the same object where there is nothing to do."""
+        """Crop and scale an image; the same object where there is nothing to do."""
         width, height = image.size
         side = min(width, height)
         if self.crop == "center" and width != height:
-            left, top = (width - side) // 2, (height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
+            x, y = (width - side) // 2, (height - side) // 2
+            image = image.crop((x, y, x + side, y + side))
         if self.resize is not None and image.size != (self.resize, self.resize):
             image = image.resize((self.resize, self.resize), _FILTERS[self.resize_filter])
         return image
@@ -72,9 +72,9 @@ class Framing:
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Images that are read as they are needed. name: where they are; formats: of the files; shape: (N, H, W, C) as framed;
-    batches: all of them anew at every call, uint8 (at most BATCH, H, W, C), in order, looked at as `looked_at` does; files:
-    one for each image, none for arrays; kinds: how many have which kind of pixels; skipped: what lies there besides.
+    """Images that are read when they are needed. name: of their folder or file; formats: of the files; shape: (N, H, W, C) as
+    framed; batches: reads all of them at every call, uint8 (at most BATCH, H, W, C), in order, checked by `looked_at`; files: one
+    for each image, none for arrays; kinds: number of images by kind of pixels; skipped: number of other files by kind.
     """
 
     name: str
@@ -87,22 +87,22 @@ class ImageSource:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def pixels(self) -> Pixels:
-        """All of them, uint8 (N, H, W, C). Raises EvaluationError where they do not fit into memory."""
+        """Read all images, uint8 (N, H, W, C). Raises EvaluationError where they do not fit into memory."""
         check_memory(self.name, self.shape, 1)
-        whole, done = np.empty(self.shape, np.uint8), 0
+        whole, num_done = np.empty(self.shape, np.uint8), 0
         for batch in self.batches():
-            whole[done : done + len(batch)] = batch
-            done += len(batch)
+            whole[num_done : num_done + len(batch)] = batch
+            num_done += len(batch)
         return whole
 
-    def told(self) -> str:
-        """What was read and what was not, in words."""
+    def describe(self) -> str:
+        """Describe the images read and the files skipped, in words."""
         count, height, width, channels = self.shape
         skipped = f"; skipped: {tell_skipped(self.skipped)}" if self.skipped else ""
         return f"{count} images{tell_kinds(self.kinds)} read as {height}x{width}x{channels}{skipped}"
 
     def record(self) -> dict[str, Any]:
-        """What is known of where they come from, plain values."""
+        """Record where they come from, plain values."""
         return {
             "source": self.name,
             "source_format": ", ".join(self.formats),
@@ -114,12 +114,11 @@ class ImageSource:
 
 
 def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> ImageSource:
-    """The images that `list_images` finds. Grey where all are grey, otherwise RGB; 16 bits lose the lower 8.
+    """Open the images that `list_images` finds. Grey where all are grey, otherwise RGB; 16 bits lose the lower 8.
 
     As in the loaders of the original evaluators, colour profiles, gamma and the orientation in a camera's EXIF are not applied.
-    lossless: as for samples, PNG only, because JPEG moves FID by whole points (2104.11222), and in the order of the numbers
-    in the names; otherwise sorted by path. Raises EvaluationError for no images, what `read_header` raises, and sizes
-    that differ as framed.
+    lossless: for samples: PNG only, because JPEG moves FID by whole points (2104.11222), in the order of the numbers in the names;
+    otherwise sorted by path. Raises EvaluationError for no images and for sizes that differ after framing, and as `read_header`.
     """
     listed = _listed(folder)
     files = sorted(listed.files, key=lambda file: natural(file.relative_to(folder))) if lossless else listed.files
@@ -133,7 +132,7 @@ def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> Ima
         images = decoded(files, heads, mode)
         for start in range(0, len(files), BATCH):
             yield _stack([framing.apply(next(images)) for _ in files[start : start + BATCH]])
-        next(images, None)  # what it has to say of all of them
+        next(images, None)  # lets it raise errors about the set
 
     return ImageSource(
         str(folder),
@@ -158,7 +157,7 @@ def _listed(folder: Path) -> Listing:
 
 
 def array_source(name: str, images: Pixels, framing: Framing, kind: str = "npz") -> ImageSource:
-    """Images that are in memory, uint8 (N, H, W, 1 or 3). kind: what stands for the format. Raises as `folder_source`."""
+    """Wrap images in memory, uint8 (N, H, W, 1 or 3). kind: named as their format. Raises as `folder_source`."""
 
     def batches() -> Iterator[Pixels]:
         yield from (images[start : start + BATCH] for start in range(0, len(images), BATCH))
@@ -167,7 +166,7 @@ def array_source(name: str, images: Pixels, framing: Framing, kind: str = "npz")
 
 
 def archive_source(file: Path, framing: Framing) -> ImageSource:
-    """The images of an .npz, see `read_npz`; so far only their shape is read. Raises as `image_shape` and `folder_source`."""
+    """Open the images of an .npz, see `read_npz`; only their shape is read yet. Raises as `image_shape` and `folder_source`."""
     return _array_source(str(file), image_shape(file), lambda: read_batches(file, BATCH), framing, "npz")
 
 
@@ -189,15 +188,15 @@ def _array_source(
 
 
 def _same(files: Sequence[Path], sizes: Sequence[Size]) -> None:
-    other = next((index for index, size in enumerate(sizes) if size != sizes[0]), None)
-    if other is not None:
-        one, two = (f"{files[i]} has {sizes[i][0]}x{sizes[i][1]}" for i in (0, other))
+    differing = next((index for index, size in enumerate(sizes) if size != sizes[0]), None)
+    if differing is not None:
+        first, second = (f"{files[i]} has {sizes[i][0]}x{sizes[i][1]}" for i in (0, differing))
         raise EvaluationError(
-            f"Images must all have one size, but {one} and {two} pixels; make them alike, for a reference with --crop center "
+            f"Images must all have one size, but {first} and {second} pixels; make them alike, for a reference with --crop center "
             "--resize N."
         )
 
 
 def _stack(images: Sequence[Image.Image]) -> Pixels:
-    found: Pixels = np.stack([np.asarray(image) for image in images])
-    return found if found.ndim == 4 else found[..., None]
+    pixels: Pixels = np.stack([np.asarray(image) for image in images])
+    return pixels if pixels.ndim == 4 else pixels[..., None]

@@ -1,4 +1,4 @@
-"""Which files of a folder are its images, and what else lies there: nothing is left out unsaid."""
+"""List the images of a folder, and count the other files by kind, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from dmq_cli.errors import EvaluationError
 
 READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-"""The ends of names that are read as images."""
+"""Suffixes of files that are read as images."""
 
 _OTHER_IMAGES = tuple(
     f".{suffix}"
@@ -45,13 +45,13 @@ _OTHER_IMAGES = tuple(
 )
 _OF_THE_SYSTEM = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
 _HIDDEN, _LOST, _AGAIN = "hidden", "broken links or devices", "folders met before"
-_KINDS = 20  # of other files, told apart
+_KINDS = 20  # of other files, counted separately
 
 
 @dataclass(frozen=True)
 class Listing:
-    """files: the images of a folder and of all below it, sorted by path. skipped: what else is there, how many of each kind:
-    `hidden`, two kinds of links, and the ends of the names of other files.
+    """files: the images of a folder and of all below it, sorted by path. skipped: number of other files by kind: `hidden`, two
+    kinds of links, and the suffixes of the others.
     """
 
     files: tuple[Path, ...]
@@ -59,11 +59,11 @@ class Listing:
 
 
 def list_images(folder: Path) -> Listing:
-    """The images of a folder, by the ends of their names in either case.
+    """List the images of a folder, by their suffixes in either case.
 
-    Links to files and folders count as what they lead to; a folder counts once, so that links in a circle end. A file is
-    an image as often as it is listed. Hidden are names that begin with a dot, what operating systems put beside files, and all
-    below those. Raises EvaluationError for images of a format that is not read, and for a folder that cannot be listed.
+    Links to files and folders are followed; a folder counts once, so that circular links end. A file is an image as often as it is
+    listed. Hidden are names that begin with a dot, files of operating systems, and all below those. Raises EvaluationError for
+    images of a format that is not read, and for a folder that cannot be listed.
     """
     files, skipped = [], Counter[str]()
     for path, kind in _walk(folder):
@@ -83,40 +83,40 @@ def list_images(folder: Path) -> Listing:
 
 
 def tell_skipped(skipped: Mapping[str, int]) -> str:
-    """`15 hidden, 3 other files (.json 1, .txt 2)`; empty where nothing was skipped."""
-    known = {kind: skipped[kind] for kind in (_HIDDEN, _LOST, _AGAIN) if kind in skipped}
-    others = {suffix: count for suffix, count in skipped.items() if suffix not in known}
-    total = sum(others.values())
-    each = ", ".join(f"{suffix} {count}" for suffix, count in others.items())
-    last = [f"{total} other file{'s' if total > 1 else ''} ({each})"] if others else []
-    return ", ".join([*(f"{count} {kind}" for kind, count in known.items()), *last])
+    """Write `15 hidden, 3 other files (.json 1, .txt 2)`; empty where nothing was skipped."""
+    listed = {kind: skipped[kind] for kind in (_HIDDEN, _LOST, _AGAIN) if kind in skipped}
+    by_suffix = {suffix: count for suffix, count in skipped.items() if suffix not in listed}
+    total = sum(by_suffix.values())
+    suffix_counts = ", ".join(f"{suffix} {count}" for suffix, count in by_suffix.items())
+    last = [f"{total} other file{'s' if total > 1 else ''} ({suffix_counts})"] if by_suffix else []
+    return ", ".join([*(f"{count} {kind}" for kind, count in listed.items()), *last])
 
 
 def tell_kinds(kinds: Mapping[str, int]) -> str:
-    """` of mixed kinds (RGB 37, grey 3)`; empty where all images have one kind of pixels."""
-    each = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-    return f" of mixed kinds ({each})" if len(kinds) > 1 else ""
+    """Write ` of mixed kinds (RGB 37, grey 3)`; empty where all images have one kind of pixels."""
+    kind_counts = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    return f" of mixed kinds ({kind_counts})" if len(kinds) > 1 else ""
 
 
 def _few(kinds: Counter[str]) -> dict[str, int]:
-    """Kinds and counts, the rarest of very many together as `more`."""
-    known = {kind: kinds.pop(kind) for kind in (_HIDDEN, _LOST, _AGAIN) if kind in kinds}
-    kept = dict(sorted(kinds.most_common(_KINDS)))
-    more = kinds.total() - sum(kept.values())
-    return {**known, **kept, **({"more": more} if more else {})}
+    """Limit the kinds: the rarest of very many are added up as `more`."""
+    listed = {kind: kinds.pop(kind) for kind in (_HIDDEN, _LOST, _AGAIN) if kind in kinds}
+    commonest = dict(sorted(kinds.most_common(_KINDS)))
+    more = kinds.total() - sum(commonest.values())
+    return {**listed, **commonest, **({"more": more} if more else {})}
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Every file below a folder, and why it does not count. What is there itself comes before what links lead to."""
-    seen, links = set[str](), [folder]
+    """Yield every file below a folder, and why it is skipped, if it is. The targets of links come last."""
+    visited, links = set[str](), [folder]
     while links:
         below = [links.pop(0)]
         while below:
             place = below.pop()
-            if (real := os.path.realpath(place)) in seen:
+            if (real := os.path.realpath(place)) in visited:
                 yield place, _AGAIN
                 continue
-            seen.add(real)
+            visited.add(real)
             for path in _entries(place):
                 if path.name[0] == "." or path.name in _OF_THE_SYSTEM:
                     yield from ((hidden, _HIDDEN) for hidden in _files_below(path))
@@ -127,7 +127,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
 
 
 def _files_below(path: Path) -> Iterator[Path]:
-    """The path itself, or all files below it where it is a folder; no links are followed."""
+    """Yield the path itself, or all files below a folder; no links are followed."""
     if path.is_symlink() or not path.is_dir():
         yield path
         return

@@ -1,4 +1,4 @@
-"""A look at the values of images: sets that cannot be samples of anything, or were written in another range, are refused."""
+"""Check the values of images: sets that cannot be samples, or were written in another range, are refused."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dmq_cli.errors import EvaluationError
 
 Pixels = NDArray[np.uint8]
 DARK = 64
-"""Where all values of a set lie below this, of 255, their range is probably another one."""
+"""If all values of a set lie below this, of 255, their range is probably another one."""
 
 _log = logging.getLogger("dmq")
 
 
 def looked_at(batches: Iterable[Pixels], name: str) -> Iterator[Pixels]:
-    """The same batches, uint8 (B, H, W, C); after the last one EvaluationError for a set that cannot be.
+    """Pass batches on, uint8 (B, H, W, C), and check them; after the last one raises EvaluationError for an impossible set.
 
-    That is: all images of one colour each, all images the same, no value above 1 (of 255). A set without a value above DARK
-    is warned of. name: where the images are.
+    Impossible are: every image of a single colour, all images equal, no value above 1 (of 255). A set without a value above DARK
+    gets a warning. name: where the images are.
     """
     look = _Look()
     for batch in batches:
@@ -36,7 +36,7 @@ class _Look:
         self._first: Pixels | None = None
 
     def add(self, batch: Pixels) -> None:
-        """Looks no longer than it needs to: of most sets at the first batch."""
+        """Add a batch; stops checking as soon as the set has passed, mostly at the first batch."""
         if self._first is None:
             self._first = batch[:1].copy()
         self.count += len(batch)

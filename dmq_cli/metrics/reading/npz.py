@@ -1,4 +1,4 @@
-"""Arrays of an .npz, whose heads are read first: what they claim is checked before anything grows."""
+"""Read arrays of an .npz; their headers are checked before anything is decompressed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.reading.look import looked_at
 
 _HEAD = 1 << 14  # bytes that are read for the head of an array
-_GROWS = 200  # as many bytes of images from one stored byte are no samples, where they are many
+_GROWS = 200  # bytes of images from one stored byte, above which large arrays cannot be samples
 _MANY = 1 << 28
-_LOOKED = 250  # images at a time
+_LOOKED = 250  # images that are checked at a time
 _NUMBERS = "biufc"
 
 
 class Head(NamedTuple):
-    """What an array says of itself. fortran: whether the first index runs fastest; offset: bytes before the numbers; stored:
-    bytes in the file.
+    """The header of an array. fortran: whether the first index runs fastest; offset: bytes before the numbers; stored: bytes in the
+    file.
     """
 
     shape: tuple[int, ...]
@@ -37,10 +37,10 @@ class Head(NamedTuple):
 
 
 def read_heads(file: Path) -> dict[str, Head]:
-    """The heads of all arrays of an .npz, by name; nothing is read of what is not an array.
+    """Read the headers of all arrays of an .npz, by name; other entries are not read.
 
-    Raises EvaluationError for a file that is none, two arrays of one name, and an array whose length is not what its head
-    says, or that would have to be unpickled.
+    Raises EvaluationError for a file that is not an .npz, two arrays of one name, and an array whose length does not fit its
+    header, or that would have to be unpickled.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -55,24 +55,24 @@ def read_heads(file: Path) -> dict[str, Head]:
 
 
 def read_arrays(file: Path, heads: Mapping[str, Head], keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Those of the arrays that the file has. Raises EvaluationError where they do not fit into memory or cannot be read."""
-    wanted = [key for key in keys if key in heads]
-    for key in wanted:
+    """Read those of the arrays that the file has. Raises EvaluationError where they do not fit into memory or cannot be read."""
+    present = [key for key in keys if key in heads]
+    for key in present:
         check_memory(f"{key} of {file}", heads[key].shape, heads[key].dtype.itemsize)
     try:
         with zipfile.ZipFile(file) as archive:
-            return {key: _read(archive, f"{key}.npy") for key in wanted}
+            return {key: _read(archive, f"{key}.npy") for key in present}
     except Exception as error:  # zipfile, zlib, numpy and the OS each have their own
         raise unreadable(file, "an .npz of images or statistics", error) from error
 
 
 def image_shape(file: Path) -> tuple[int, int, int, int]:
-    """The shape (N, H, W, 1 or 3) of the uint8 images under arr_0, which are not read. Raises EvaluationError for others."""
+    """Read the shape (N, H, W, 1 or 3) of the uint8 images under arr_0, not the images. Raises EvaluationError for other arrays."""
     return _image_shape(file, read_heads(file))
 
 
 def read_npz(file: Path) -> NDArray[np.uint8]:
-    """The images under arr_0, uint8 (N, H, W, 1 or 3). Raises as `image_shape`, `read_arrays` and `looked_at`."""
+    """Read the images under arr_0, uint8 (N, H, W, 1 or 3). Raises as `image_shape`, `read_arrays` and `looked_at`."""
     heads = read_heads(file)
     count = _image_shape(file, heads)[0]
     images: NDArray[np.uint8] = read_arrays(file, heads, ["arr_0"])["arr_0"]
@@ -82,7 +82,7 @@ def read_npz(file: Path) -> NDArray[np.uint8]:
 
 
 def read_batches(file: Path, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The same images, at most `size` at a time, without the whole in memory. Raises as `read_npz`."""
+    """Read these images, at most `size` at a time, without holding all in memory. Raises as `read_npz`."""
     heads = read_heads(file)
     count, *shape = _image_shape(file, heads)
     if heads["arr_0"].fortran:  # the first index runs fastest
@@ -93,8 +93,8 @@ def read_batches(file: Path, size: int) -> Iterator[NDArray[np.uint8]]:
         with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as opened:
             opened.read(heads["arr_0"].offset)
             for start in range(0, count, size):
-                wanted = (min(size, count - start), *shape)
-                yield np.frombuffer(opened.read(math.prod(wanted)), np.uint8).reshape(wanted)
+                batch_shape = (min(size, count - start), *shape)
+                yield np.frombuffer(opened.read(math.prod(batch_shape)), np.uint8).reshape(batch_shape)
     except Exception as error:  # zipfile, zlib, numpy and the OS each have their own
         raise unreadable(file, "an .npz of images or statistics", error) from error
 
@@ -109,11 +109,11 @@ def check_memory(what: str, shape: Iterable[int], itemsize: int) -> None:
 
 
 def unreadable(file: Path, what: str, error: Exception) -> EvaluationError:
-    """The error about a file that is not `what`, without the libraries' own words, which advise to unpickle what was refused."""
-    found = error.strerror if isinstance(error, OSError) else None
-    found = found or "it holds something else, is cut off, or would have to be unpickled"
+    """Make the error about a file that is not `what`, without the libraries' messages, which advise to unpickle."""
+    problem = error.strerror if isinstance(error, OSError) else None
+    problem = problem or "it holds something else, is cut off, or would have to be unpickled"
     return EvaluationError(
-        f"{file} was to be read as {what}, but cannot be ({found}); give a file of one of the layouts that dmq reads."
+        f"{file} was to be read as {what}, but cannot be ({problem}); give a file of one of the layouts that dmq reads."
     )
 
 
@@ -123,16 +123,16 @@ def _image_shape(file: Path, heads: Mapping[str, Head]) -> tuple[int, int, int, 
             f"Images were to be read from {file}, but it has none under arr_0; give an .npz of images."
         )
     shape, dtype, stored = heads["arr_0"].shape, heads["arr_0"].dtype, heads["arr_0"].stored
-    asked = f"{file} should have uint8 images (N, H, W, C) under arr_0, but has {dtype} {shape}"
+    problem = f"{file} should have uint8 images (N, H, W, C) under arr_0, but has {dtype} {shape}"
     if dtype != np.uint8 or len(shape) != 4 or 0 in shape:
-        raise EvaluationError(f"{asked}; write them so.")
+        raise EvaluationError(f"{problem}; write them so.")
     if shape[3] not in (1, 3):
         moved = "put the channels last" if shape[1] in (1, 3) else "write them as grey (C = 1) or RGB (C = 3)"
-        raise EvaluationError(f"{asked}; {moved}.")
-    others = [name for name, head in heads.items() if head.dtype == np.uint8 and len(head.shape) == 4]
-    if len(others) > 1:
+        raise EvaluationError(f"{problem}; {moved}.")
+    image_arrays = [name for name, head in heads.items() if head.dtype == np.uint8 and len(head.shape) == 4]
+    if len(image_arrays) > 1:
         raise EvaluationError(
-            f"{file} has images under {' and '.join(sorted(others))}, and only arr_0 would be read; join them under arr_0."
+            f"{file} has images under {' and '.join(sorted(image_arrays))}, and only arr_0 would be read; join them under arr_0."
         )
     if math.prod(shape) > max(_MANY, _GROWS * stored):
         raise EvaluationError(

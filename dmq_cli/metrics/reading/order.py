@@ -1,4 +1,4 @@
-"""In which order images come from the names of their files, and which line of a list of prompts is whose."""
+"""Order images by the names of their files, and assign lines of a list of prompts to them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _NUMBER = re.compile(r"([0-9]+)")
 
 
 def natural(file: PurePath) -> tuple[Any, str]:
-    """A key to sort paths by: numbers in the names of folders and files count as numbers, so that 2.png stands before 10.png.
+    """Make a key to sort paths by: numbers in names of folders and files are compared as numbers, so that 2.png is before 10.png.
 
-    Paths that differ in zeros alone (7 and 007) stand in the order of their text.
+    Paths that differ in leading zeros alone (7 and 007) are ordered as text.
     """
     parts = [(_pieces(folder), ()) for folder in file.parts[:-1]]
     return [*parts, (_pieces(file.stem), _pieces(file.suffix))], str(file)
 
 
 def line_numbers(files: Sequence[PurePath], lines: int, source: str) -> list[int]:
-    """The line, from 0, that belongs to each of N files: the number in its name.
+    """Find the line, from 0, of each of N files by the number in its name.
 
-    A number that is at the same place in all names counts, where it runs from 0 to N - 1 without gaps; or from 1 to N where
-    there are N lines. lines: how many there are; source: what the files are of, for errors. Raises EvaluationError
-    where no number does that, or two do in different ways: then nobody knows which line is whose.
+    The number must be at the same place in all names and run from 0 to N - 1 without gaps, or from 1 to N where there are N
+    lines. lines: their number; source: where the files are, for errors. Raises EvaluationError where no number does that, or two
+    do in different ways.
     """
     columns = list(zip(*([int(n) for n in _NUMBER.findall(file.stem)] for file in files), strict=False))
     starts = (0, 1) if lines == len(files) else (0,)
@@ -45,12 +45,12 @@ def line_numbers(files: Sequence[PurePath], lines: int, source: str) -> list[int
 
 
 def _pieces(name: str) -> tuple[str | int, ...]:
-    """Text, number, text and so on, always beginning with a text."""
+    """Split a name into text, number, text and so on, beginning with text."""
     return tuple(int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(name)))
 
 
 def _why(files: Sequence[PurePath], columns: Sequence[Sequence[int]]) -> str:
-    """What keeps the names from numbering the files. columns: the numbers that all names have, each at one place."""
+    """Say why names do not number the files. columns: the numbers at the same place in all names."""
     varying = [column for column in columns if len(set(column)) > 1]
     if not varying:
         return f"their names have no number of their own (the first is {files[0].name})"

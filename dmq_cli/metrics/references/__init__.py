@@ -1,1 +1,1 @@
-"""What images are measured against: statistics and features, read from files or built from images."""
+"""References that images are measured against: statistics and features, read from files or built from images."""

@@ -1,7 +1,7 @@
-"""Statistics of a set of real images, in one pass over batches of it.
+"""Build the statistics of a set of real images, in one pass over its batches.
 
-Mean and covariance are summed up in float64 by the pairwise update of Chan, Golub, LeVeque (1979), which does not lose digits
-however many images there are. The features of a random subset are kept beside them for KID, precision and recall.
+Mean and covariance are accumulated in float64 by the pairwise update of Chan, Golub, LeVeque (1979), which is stable for any number
+of images. The features of a random subset are kept beside them for KID, precision and recall.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dmq_cli.metrics.references.own import save_reference
 from dmq_cli.metrics.references.reference import Array, Statistics, comparing
 
 KEPT = 10_000
-"""At most as many features are kept, as ADM's reference batches have images for precision and recall."""
+"""Number of images whose features are kept, at most: that of ADM's reference batches for precision and recall."""
 
 _SEED = 2020  # of the subset; torch-fidelity's default seed
 
@@ -47,7 +47,7 @@ class Moments:
         self.count, self.mean, self.scatter = count, mean, scatter
 
     def statistics(self) -> Statistics:
-        """Of everything so far, divided by n - 1; at least two images."""
+        """Statistics of all batches so far, divided by n - 1; at least two images."""
         return Statistics(self.mean, self.scatter / (self.count - 1))
 
 
@@ -61,8 +61,9 @@ def build_reference(
 ) -> dict[str, Any]:
     """Extract the features of all images, write their statistics to `file` and return the record beside them.
 
-    protocol: says the extractor and the layers, those of its metrics that statistics or the kept features serve. report: told how many of how many images are done; device: of the extractor. Raises EvaluationError for
-    fewer than two images and what `extract` raises.
+    protocol: gives the extractor and the layers, of those metrics that need only statistics or the kept features. report(done,
+    total): called with numbers of images; device: of the extractor. Raises EvaluationError for fewer than two images and what
+    `extract` raises.
     """
     count = source.shape[0]
     if count < 2:
@@ -71,26 +72,26 @@ def build_reference(
     protocol = replace(protocol, metrics={metric.name: metric for metric in metrics})
     layers = {"features", *(metric.reference for metric in metrics if metric.reference)}
     moments: dict[str, Moments] = {}
-    kept, chosen = [], _chosen(count)
-    pixels, done = hashlib.sha256(f"torch.uint8 {source.shape}\n".encode()), 0  # as images_sha256
+    kept_features, chosen = [], _chosen(count)
+    pixels, num_done = hashlib.sha256(f"torch.uint8 {source.shape}\n".encode()), 0  # as images_sha256
     for batch in source.batches():
         pixels.update(np.ascontiguousarray(batch).data)
-        found = extract(batch, protocol, device=device, layers=layers)
+        features = extract(batch, protocol, device=device, layers=layers)
         for layer in sorted(layers):
-            moments.setdefault(layer, Moments()).update(found[layer])
-        kept.append(found["features"][chosen[done : done + len(batch)]])
-        done += len(batch)
-        report(done, count)
-    tensors = {"features": torch.cat(kept)}
-    for layer, one in moments.items():
-        for part, array in one.statistics()._asdict().items():
+            moments.setdefault(layer, Moments()).update(features[layer])
+        kept_features.append(features["features"][chosen[num_done : num_done + len(batch)]])
+        num_done += len(batch)
+        report(num_done, count)
+    tensors = {"features": torch.cat(kept_features)}
+    for layer, layer_moments in moments.items():
+        for part, array in layer_moments.statistics()._asdict().items():
             tensors[f"{part}.{layer}"] = torch.from_numpy(array)
     record = _record(source, protocol, name) | {"features": int(chosen.sum()), "images_sha256": pixels.hexdigest()}
     return save_reference(file, tensors, record)
 
 
 def _chosen(count: int) -> Tensor:
-    """Whose features are kept, (count,) bool: all, or a random KEPT of them, since folders are often sorted by class."""
+    """Choose the images whose features are kept, (count,) bool: all, or KEPT at random, as folders are often sorted by class."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
     return torch.zeros(count, dtype=torch.bool).index_fill_(0, order[:KEPT], True)
 
@@ -105,7 +106,7 @@ def _record(source: ImageSource, protocol: Protocol, name: str) -> dict[str, Any
         "resize_filter": None if framing.resize is None else framing.resize_filter,
         "to_uint8": None
         if framing.resize is None
-        else "round",  # PIL's scaling rounds; what is not scaled is uint8 already
+        else "round",  # PIL's scaling rounds; images that are not scaled are uint8 already
         "extractor": protocol.extractor,
         "extractor_sha256": extractor_sha256(protocol),
         "extractor_resize": protocol.resize,

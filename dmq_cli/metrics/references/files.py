@@ -1,11 +1,11 @@
-"""Files of references, in four layouts; nothing is unpickled.
+"""Read files of references, in four layouts; nothing is unpickled.
 
 * .safetensors, dmq's own, see reference_own.py.
 * .npz of openai/guided-diffusion (`mu`, `sigma` of pool_3, `mu_s`, `sigma_s` of sFID's layer, `arr_0` images for precision and
   recall), .npz of clean-fid and pytorch-fid (`mu`, `sigma`), and an .npz of images alone (`arr_0`).
 * .pt of torch-fidelity's cache (`<input>-<extractor>-stat-fid-<layer>.pt`, a dictionary of `mu` and `sigma`).
 
-A file of somebody else's statistics does not say which extractor made them: only their size can be checked.
+A published file of statistics does not say which extractor made them: only their size can be checked.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _ADM = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 def read_reference(file: Path, name: str) -> Reference:
-    """The reference in a file of one of the layouts above. name: for messages. Raises as `read_stored`, and EvaluationError
-    for images that cannot be; their sha256 is that of the pixels.
+    """Read a reference in one of the layouts above. name: for errors. Raises as `read_stored`, and EvaluationError for impossible
+    images; their sha256 is that of the pixels.
     """
     return read_stored(file, name) or reference_of(name, read_npz(file))
 
 
 def read_stored(file: Path, name: str) -> Reference | None:
-    """The statistics in a file, its images not read yet; None for an .npz of images alone.
+    """Read the statistics in a file, but not its images; None for an .npz of images alone.
 
-    The sha256 is the file's; of dmq's own layout that of the images it was built from, where it has the features of all of
-    them, because the numbers are then the same. Raises MissingWeightsError where there is no file, EvaluationError for one that is none of these, or whose
-    statistics cannot be, and ArtifactCorruptError for one of dmq's own that was altered.
+    The sha256 is the file's; in dmq's own layout, where features of all images are kept, that of the images it was built from,
+    because the numbers are then the same. Raises MissingWeightsError where there is no file, EvaluationError for another layout or
+    impossible statistics, and ArtifactCorruptError for one of dmq's own that was altered.
     """
     if not file.is_file():
         raise MissingWeightsError(
@@ -59,11 +59,15 @@ def _read_npz(file: Path, name: str) -> Reference | None:
     for mu, sigma in pairs.values():
         check_statistics_shapes(heads[mu].shape, heads[sigma].shape, file, name)
     arrays = read_arrays(file, heads, [key for pair in pairs.values() for key in pair])
-    found = {layer: checked_statistics(arrays[mu], arrays[sigma], file, name) for layer, (mu, sigma) in pairs.items()}
+    statistics = {
+        layer: checked_statistics(arrays[mu], arrays[sigma], file, name) for layer, (mu, sigma) in pairs.items()
+    }
     images = functools.partial(read_npz, file) if "arr_0" in heads else None
-    if found:
-        layout = "adm" if images is not None or "spatial" in found else "clean-fid"
-        return Reference(name, file_sha256(file), found, images=images, record=_told(layout, file, found))
+    if statistics:
+        layout = "adm" if images is not None or "spatial" in statistics else "clean-fid"
+        return Reference(
+            name, file_sha256(file), statistics, images=images, record=_describe_source(layout, file, statistics)
+        )
     if images is None:
         raise EvaluationError(
             f"The reference {name} was to be read from {file}, but that has neither images (arr_0) nor statistics (mu and "
@@ -78,12 +82,12 @@ def _read_torch_fidelity(file: Path, name: str) -> Reference:
         mu, sigma = read_notes(file, ("mu", "sigma")).values()
     except Exception as error:  # zipfile, the OS and the importers each have their own
         raise unreadable(file, "torch-fidelity's cached mu and sigma", error) from error
-    found = {"features": checked_statistics(mu, sigma, file, name)}
-    return Reference(name, file_sha256(file), found, record=_told("torch-fidelity", file, found))
+    statistics = {"features": checked_statistics(mu, sigma, file, name)}
+    return Reference(name, file_sha256(file), statistics, record=_describe_source("torch-fidelity", file, statistics))
 
 
 def _check_length(file: Path) -> None:
-    """Raise ValueError for a file of more than the largest statistics, or that would grow to more."""
+    """Raise ValueError for a file that is, or would decompress to, more than the largest statistics."""
     length = file.stat().st_size
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -92,6 +96,6 @@ def _check_length(file: Path) -> None:
         raise ValueError("too long")
 
 
-def _told(layout: str, file: Path, found: Mapping[str, Statistics]) -> dict[str, Any]:
-    sizes = {layer: len(statistics.mu) for layer, statistics in found.items()}
+def _describe_source(layout: str, file: Path, by_layer: Mapping[str, Statistics]) -> dict[str, Any]:
+    sizes = {layer: len(layer_statistics.mu) for layer, layer_statistics in by_layer.items()}
     return {"layout": layout, "source": str(file), "statistics": sizes}

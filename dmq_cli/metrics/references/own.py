@@ -1,4 +1,4 @@
-"""dmq's own file of a reference: the numbers that were measured of real images, and the record of which images they were.
+"""dmq's own file of a reference: the statistics of real images, and a record of which images they are.
 
 .safetensors with `mu.<layer>` and `sigma.<layer>` float64, `features` float32 of a random subset, and one JSON text in the
 metadata, `reference`.
@@ -41,7 +41,7 @@ def save_reference(file: Path, tensors: Mapping[str, Tensor], record: Mapping[st
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of named tensors: their names, types, shapes and bytes."""
+    """Hash named tensors: their names, types, shapes and bytes."""
     state = hashlib.sha256()
     for name in sorted(tensors):
         array = tensors[name].contiguous().numpy()
@@ -51,9 +51,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_own(file: Path, name: str) -> Reference:
-    """The reference in such a file. Raises ArtifactCorruptError for a file that was cut off or altered, EvaluationError for one
-    without the numbers or the record that it should have.
-    """
+    """Read the reference in such a file. Raises ArtifactCorruptError for a file that was cut off or altered, EvaluationError for
+    one that lacks statistics or the record."""
     tensors, record = load_tensors(file), _read_record(file, name)
     _check_layout(tensors, record, file, name)
     if record["tensors_sha256"] != tensors_sha256(tensors):
@@ -63,22 +62,24 @@ def read_own(file: Path, name: str) -> Reference:
         )
     arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
     layers = [key.removeprefix("mu.") for key in arrays if key.startswith("mu.")]
-    found = {layer: checked_statistics(arrays[f"mu.{layer}"], arrays[f"sigma.{layer}"], file, name) for layer in layers}
+    statistics = {
+        layer: checked_statistics(arrays[f"mu.{layer}"], arrays[f"sigma.{layer}"], file, name) for layer in layers
+    }
     features = {"features": tensors["features"]}
-    return Reference(name, _own_sha256(record), found, features, record={"layout": "dmq", **record})
+    return Reference(name, _own_sha256(record), statistics, features, record={"layout": "dmq", **record})
 
 
 def _read_record(file: Path, name: str) -> dict[str, Any]:
-    """The record, every entry of a type that it can have."""
+    """Read the record and check the types of its entries."""
     with safe_open(file, framework="pt") as opened:
         text = (opened.metadata() or {}).get(_METADATA, "null")
     try:
         record: dict[str, Any] = json.loads(text, parse_constant=_no_number)
         whole = all(isinstance(record[key], kind) for key, kind in _NEEDED.items())
         texts = all(isinstance(record.get(key), str | None) for key in _TEXTS)
-        told = record.get("extractor_sha256") is None or isinstance(record["extractor"], str)
+        has_extractor = record.get("extractor_sha256") is None or isinstance(record["extractor"], str)
         counts = all(type(count) is int for key in _COUNTS for count in (record.get(key) or {}).values())
-        if not (whole and texts and told and counts and all(map(_is_plain, record.values()))):
+        if not (whole and texts and has_extractor and counts and all(map(_is_plain, record.values()))):
             raise ValueError("an entry of another type")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EvaluationError(
@@ -91,7 +92,7 @@ def _read_record(file: Path, name: str) -> dict[str, Any]:
 def _is_plain(value: object) -> bool:
     """Whether a value of the record is one number or text, or a list or mapping of those."""
     inside = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
-    return all(isinstance(one, _PLAIN) for one in inside)
+    return all(isinstance(entry, _PLAIN) for entry in inside)
 
 
 def _no_number(constant: str) -> NoReturn:
@@ -101,11 +102,13 @@ def _no_number(constant: str) -> NoReturn:
 def _check_layout(tensors: Mapping[str, Tensor], record: Mapping[str, Any], file: Path, name: str) -> None:
     """Raise EvaluationError for other tensors than the layout has."""
     layers = {key.partition(".")[2] for key in tensors if "." in key}
-    known = {"features", *(f"{part}.{layer}" for layer in layers for part in ("mu", "sigma"))}
+    expected = {"features", *(f"{part}.{layer}" for layer in layers for part in ("mu", "sigma"))}
     shape = (record["features"], *tensors["mu.features"].shape) if "mu.features" in tensors else ()
-    if set(tensors) != known or len(shape) != 2 or tensors["features"].shape != shape:
-        found = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in sorted(tensors.items())) or "nothing"
-        _refuse(file, name, f"mu, sigma and {record['features']} rows of features", found)
+    if set(tensors) != expected or len(shape) != 2 or tensors["features"].shape != shape:
+        given_tensors = (
+            ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in sorted(tensors.items())) or "nothing"
+        )
+        _refuse(file, name, f"mu, sigma and {record['features']} rows of features", given_tensors)
     for key, tensor in tensors.items():
         if tensor.dtype not in _NUMBERS:
             _refuse(file, name, "numbers of float32 or float64", f"{key} of {str(tensor.dtype).removeprefix('torch.')}")
@@ -113,9 +116,9 @@ def _check_layout(tensors: Mapping[str, Tensor], record: Mapping[str, Any], file
             _refuse(file, name, "finite numbers", f"NaN or infinity in {key}")
 
 
-def _refuse(file: Path, name: str, wanted: str, found: str) -> NoReturn:
+def _refuse(file: Path, name: str, needed: str, problem: str) -> NoReturn:
     raise EvaluationError(
-        f"The reference {name} in {file} should have {wanted}, but has {found}; build it again with dmq reference build."
+        f"The reference {name} in {file} should have {needed}, but has {problem}; build it again with dmq reference build."
     )
 
 

@@ -1,8 +1,8 @@
-"""What images are compared with: features of real images, or the mean and covariance of them that somebody stored.
+"""The reference that images are compared with: features of real images, or stored mean and covariance of them.
 
 Fréchet distance from stored statistics is torch-fidelity's `fid_statistics_to_metric` in float64 (Heusel et al., NeurIPS
-2017, 1706.08500). Where a file has both statistics and images, as ADM's reference batches have, the distance comes from the
-statistics, which are of the whole data set, and only precision, recall and KID from the images, which are 10,000 of it
+2017, 1706.08500). Where a file has both statistics and images, as ADM's reference batches have, the distance is computed from the
+statistics, which are of the whole data set, and only precision, recall and KID from the images, 10,000 of it
 (openai/guided-diffusion, evaluations/evaluator.py).
 """
 
@@ -30,7 +30,7 @@ SIZES = {
     ("inception-v3-compat", "features"): 2048,
     ("inception-v3-compat", "spatial"): 2023,
 }
-"""How many features an extractor gives for a layer; DINOv2's depend on its folder."""
+"""Number of features of an extractor's layer; DINOv2's depends on its folder."""
 
 
 class Statistics(NamedTuple):
@@ -42,11 +42,11 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as a protocol compares with them.
+    """Real images that a protocol compares with.
 
-    name: how the protocol calls them. sha256: 64 hexadecimal digits that name the contents. statistics: layer -> Statistics
-    as stored; features: layer -> (n, D) float32; images: gives them, uint8 (N, H, W, C). At least one of the three is there.
-    record: what is known of where it comes from, plain values.
+    name: in the protocol. sha256: 64 hexadecimal digits that identify the contents. statistics: layer -> Statistics as stored;
+    features: layer -> (n, D) float32; images: reads them, uint8 (N, H, W, C). At least one of the three is there. record: where it
+    comes from, plain values.
     """
 
     name: str
@@ -70,13 +70,12 @@ class Reference:
         return self.statistics[layer] if layer in self.statistics else statistics_of(self[layer])
 
     def lacks(self, protocol: Protocol) -> list[str]:
-        """The protocol's metrics that statistics and features do not serve: they need the images."""
+        """The names of the protocol's metrics that need the images, as statistics and features are not enough for them."""
         return [metric.name for metric in comparing(protocol) if not self._serves(metric)]
 
     def check(self, protocol: Protocol) -> None:
-        """Raise EvaluationError if it cannot serve the protocol, another one was asked for by `reference_sha256`, or it was
-        built with other weights.
-        """
+        """Raise EvaluationError if it lacks what the protocol needs, is not the one of `reference_sha256`, or was built with other
+        weights."""
         if protocol.reference_sha256 is not None and protocol.reference_sha256.lower() != self.sha256:
             raise EvaluationError(
                 f"The protocol {protocol.name} asks for a reference with the sha256 {protocol.reference_sha256}, but "
@@ -89,10 +88,10 @@ class Reference:
                 f"{' '.join(f'protocol.metrics.{name}=null' for name in lacking)}, or give a reference with images."
             )
         compared = {metric.reference for metric in comparing(protocol)}
-        for layer, known in self.statistics.items():
+        for layer, stored in self.statistics.items():
             size = SIZES.get((protocol.extractor, layer))
             if size is not None and layer in compared:
-                _check_size(self, layer, known, size)
+                _check_size(self, layer, stored, size)
 
     def _check_built(self, protocol: Protocol) -> None:
         built = self.record.get("extractor_sha256"), self.record.get("extractor_resize")
@@ -119,7 +118,7 @@ class Reference:
 
 
 def comparing(protocol: Protocol) -> list[SetMetric]:
-    """The protocol's metrics that compare with a reference; the others read images alone, or hold them against their twins."""
+    """The protocol's metrics that compare with a reference; the others read images alone, or compare them with their twins."""
     return [m for m in protocol.metrics.values() if isinstance(m, SetMetric) and m.reference is not None]
 
 
@@ -129,20 +128,20 @@ def statistics_of(features: Tensor) -> Statistics:
 
 
 def frechet(images: Features, reference: Reference, layer: str) -> float:
-    """Fréchet distance between the features (N, D) of images and a reference, >= 0 but for rounding.
+    """Fréchet distance between the features (N, D) of images and a reference, >= 0 except for rounding.
 
     Raises EvaluationError where the reference's features have another size.
     """
-    theirs = reference.moments(layer)
-    _check_size(reference, layer, theirs, images[layer].shape[1])
-    ours = statistics_of(images[layer])
-    found = fid_statistics_to_metric(ours._asdict(), theirs._asdict(), verbose=False)
-    return float(found[KEY_METRIC_FID])
+    real_statistics = reference.moments(layer)
+    _check_size(reference, layer, real_statistics, images[layer].shape[1])
+    image_statistics = statistics_of(images[layer])
+    distances = fid_statistics_to_metric(image_statistics._asdict(), real_statistics._asdict(), verbose=False)
+    return float(distances[KEY_METRIC_FID])
 
 
-def _check_size(reference: Reference, layer: str, theirs: Statistics, size: int) -> None:
-    if len(theirs.mu) != size:
+def _check_size(reference: Reference, layer: str, real_statistics: Statistics, size: int) -> None:
+    if len(real_statistics.mu) != size:
         raise EvaluationError(
-            f"The reference {reference.name} has statistics of {len(theirs.mu)} features, but the extractor gives {size} for"
+            f"The reference {reference.name} has statistics of {len(real_statistics.mu)} features, but the extractor gives {size} for"
             f" '{layer}'; give the statistics of this extractor, or the protocol of these."
         )

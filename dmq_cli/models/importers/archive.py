@@ -37,7 +37,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Span:
-    """Where the bytes of a storage lie in the file."""
+    """The place of a storage's bytes in the file."""
 
     start: int
     nbytes: int
@@ -86,15 +86,17 @@ def _zip(file: BinaryIO, path: Path, memory: mmap.mmap) -> tuple[object, dict[st
     root = pickles[0].parent
     if (order := places.get(root / "byteorder")) and memory[order.start : order.start + order.nbytes] != b"little":
         raise ModelError(f"The file {path} was written on a big-endian machine; save it again on a common one.")
-    found = places[pickles[0]]
-    if found.nbytes > _LONGEST_PICKLE:
-        raise ModelError(f"The file {path} declares a pickle of {found.nbytes} bytes, far too many; download it again.")
-    tree = read_pickle(io.BytesIO(memory[found.start : found.start + found.nbytes]), path).tree
+    pickle = places[pickles[0]]
+    if pickle.nbytes > _LONGEST_PICKLE:
+        raise ModelError(
+            f"The file {path} declares a pickle of {pickle.nbytes} bytes, far too many; download it again."
+        )
+    tree = read_pickle(io.BytesIO(memory[pickle.start : pickle.start + pickle.nbytes]), path).tree
     return tree, {name.name: span for name, span in places.items() if name.parent == root / "data"}
 
 
 def _span(entry: zipfile.ZipInfo, path: Path, memory: mmap.mmap) -> Span:
-    """Where an entry's bytes lie; names are only looked up, never used as paths, but bad ones show a forged file."""
+    """Find the place of an entry's bytes; names are only looked up, never used as paths, but bad ones show a forged file."""
     name = PurePosixPath(entry.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
         raise ModelError(f"The zip archive {path} has an entry named {entry.filename!r}, which no checkpoint has.")
@@ -115,10 +117,10 @@ def _legacy(file: BinaryIO, path: Path, size: int) -> tuple[object, dict[str, Sp
         raise ModelError(f"The file {path} is a pickle, but not one that PyTorch wrote; give a checkpoint.")
     read_pickle(file, path)  # version of the format
     read_pickle(file, path)  # sizes of C types where it was written
-    found = read_pickle(file, path)
+    pickle = read_pickle(file, path)
     keys = read_pickle(file, path).tree
-    referred = [one for one in found.persistent if not _is_source(one)]
-    widths = {key: dtype.itemsize for key, dtype, _ in (storage(one, path) for one in referred)}
+    referred = [reference for reference in pickle.persistent if not _is_source(reference)]
+    widths = {key: dtype.itemsize for key, dtype, _ in (storage(reference, path) for reference in referred)}
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in widths for key in keys):
         raise ModelError(f"The file {path} lists numbers that nothing in it uses; download it again.")
     spans, place = {}, file.tell()
@@ -129,7 +131,7 @@ def _legacy(file: BinaryIO, path: Path, size: int) -> tuple[object, dict[str, Sp
         place += 8 + spans[key].nbytes
         if place > size:
             raise ModelError(f"The file {path} ends before its numbers do; download it again.")
-    return found.tree, spans
+    return pickle.tree, spans
 
 
 def _is_source(reference: Persistent) -> bool:

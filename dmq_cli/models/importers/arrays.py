@@ -1,4 +1,4 @@
-"""NumPy arrays of a file that torch.save wrote, made from the notes of their parts: dtype, shape and bytes."""
+"""Read the NumPy arrays in a file of torch.save from what it says of their dtype, shape and bytes, without unpickling."""
 
 from __future__ import annotations
 

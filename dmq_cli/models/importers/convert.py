@@ -12,7 +12,7 @@ from torch import Tensor
 from dmq_cli.errors import ConfigError, ModelError, nearest
 from dmq_cli.models.folder import folder_sha256
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import TEXTS, build, modules, wanted
+from dmq_cli.models.importers.networks import TEXTS, build, modules, target_tensors
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe
 from dmq_cli.models.importers.shares import share
 from dmq_cli.models.importers.state import State, read_state
@@ -27,8 +27,8 @@ from dmq_cli.store.tensors import check_finite, save_tensors
 class Imported:
     """folder: the result; source_sha256: of the checkpoint; model_sha256: identity of the model, as runs record it.
 
-    average: whether averages were found beside the weights and taken; taken: the entry of the checkpoint that the weights are
-    from, "" for all of it; beside: other entries with weights, which were left.
+    average: whether averages beside the weights were used instead of them; taken: the entry of the checkpoint that the weights
+    come from, "" for all of it; beside: other entries with weights, which were not used.
     """
 
     folder: Path
@@ -70,12 +70,12 @@ def import_checkpoint(file: Path, name: str, folder: Path, tokenizer: Path | Non
 def _networks(recipe: Recipe, state: State, what: str) -> tuple[list[tuple[Network, dict[str, Tensor]]], bool]:
     """Every network with its tensors, checked; and whether they are averages."""
     shares = share(recipe, state.tensors, what)
-    found = []
-    for network, given in zip(recipe.networks, shares.tensors, strict=True):
-        tensors = collect(wanted(network), modules(network), given, what)
+    networks = []
+    for network, share_tensors in zip(recipe.networks, shares.tensors, strict=True):
+        tensors = collect(target_tensors(network), modules(network), share_tensors, what)
         check_finite(tensors, what)
-        found.append((_scaled(network, shares.scale, what), tensors))
-    return found, state.average or shares.average
+        networks.append((_scaled(network, shares.scale, what), tensors))
+    return networks, state.average or shares.average
 
 
 def _scaled(network: Network, scale: float | None, what: str) -> Network:

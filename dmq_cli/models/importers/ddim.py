@@ -23,7 +23,7 @@ _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_o
 
 
 def ddim_unet(config: Mapping[str, Any]) -> Modules:
-    """Where the modules of a UNet2DModel with this diffusers configuration are in the original layout."""
+    """Map the modules of a UNet2DModel with this diffusers configuration to the original layout."""
     levels, layers = len(config["block_out_channels"]), int(config["layers_per_block"])
     time = {"time_embedding.linear_1": Source("temb.dense.0"), "time_embedding.linear_2": Source("temb.dense.1")}
     return time | edges("") | down_path("", levels, layers) | middle("") | up_path("", levels, layers + 1)
@@ -32,40 +32,40 @@ def ddim_unet(config: Mapping[str, Any]) -> Modules:
 def edges(prefix: str) -> Modules:
     """First convolution, last normalisation and last convolution; prefix: "" or ends with a dot, in both layouts."""
     names = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
-    return {prefix + own: Source(prefix + other) for own, other in names.items()}
+    return {prefix + name: Source(prefix + original) for name, original in names.items()}
 
 
 def down_path(prefix: str, levels: int, layers: int) -> Modules:
     """Blocks, attentions and strided convolutions of every level."""
-    found: Modules = {}
+    modules: Modules = {}
     for level in range(levels):
-        own, other = f"{prefix}down_blocks.{level}", f"{prefix}down.{level}"
-        found |= _level(own, other, layers)
-        found |= renamed(own, other, {"downsamplers.0.conv": "downsample.conv"})
-    return found
+        target, source = f"{prefix}down_blocks.{level}", f"{prefix}down.{level}"
+        modules |= _level(target, source, layers)
+        modules |= renamed(target, source, {"downsamplers.0.conv": "downsample.conv"})
+    return modules
 
 
 def up_path(prefix: str, levels: int, layers: int) -> Modules:
-    """The same upwards; layers: blocks of a level, one more than in the down path."""
-    found: Modules = {}
+    """Blocks, attentions and upsampling convolutions of every level; layers: blocks of a level, one more than in the down path."""
+    modules: Modules = {}
     for level in range(levels):
-        own, other = f"{prefix}up_blocks.{levels - 1 - level}", f"{prefix}up.{level}"
-        found |= _level(own, other, layers)
-        found |= renamed(own, other, {"upsamplers.0.conv": "upsample.conv"})
-    return found
+        target, source = f"{prefix}up_blocks.{levels - 1 - level}", f"{prefix}up.{level}"
+        modules |= _level(target, source, layers)
+        modules |= renamed(target, source, {"upsamplers.0.conv": "upsample.conv"})
+    return modules
 
 
 def middle(prefix: str) -> Modules:
     """Block, attention and block at the lowest resolution."""
-    own, other = f"{prefix}mid_block", f"{prefix}mid"
-    blocks = renamed(f"{own}.resnets.0", f"{other}.block_1", _RESNET)
-    blocks |= renamed(f"{own}.resnets.1", f"{other}.block_2", _RESNET)
-    return blocks | renamed(f"{own}.attentions.0", f"{other}.attn_1", _ATTENTION)
+    target, source = f"{prefix}mid_block", f"{prefix}mid"
+    blocks = renamed(f"{target}.resnets.0", f"{source}.block_1", _RESNET)
+    blocks |= renamed(f"{target}.resnets.1", f"{source}.block_2", _RESNET)
+    return blocks | renamed(f"{target}.attentions.0", f"{source}.attn_1", _ATTENTION)
 
 
-def _level(own: str, other: str, layers: int) -> Modules:
-    found: Modules = {}
+def _level(target: str, source: str, layers: int) -> Modules:
+    modules: Modules = {}
     for layer in range(layers):
-        found |= renamed(f"{own}.resnets.{layer}", f"{other}.block.{layer}", _RESNET)
-        found |= renamed(f"{own}.attentions.{layer}", f"{other}.attn.{layer}", _ATTENTION)
-    return found
+        modules |= renamed(f"{target}.resnets.{layer}", f"{source}.block.{layer}", _RESNET)
+        modules |= renamed(f"{target}.attentions.{layer}", f"{source}.attn.{layer}", _ATTENTION)
+    return modules

@@ -1,7 +1,7 @@
-"""Which of the state dicts in a training checkpoint are a network's weights, which are their averages, and what else lies there.
+"""Find the state dicts in a training checkpoint: a network's weights, their averages, and other entries.
 
 A training script keeps more than it samples with: optimizers, moving averages under names of its own, another network's weights.
-Averages of the same tensors are what the published projects sample with, so they are taken; nothing is dropped unsaid.
+Averages of the same tensors are what the published projects sample with, so they are taken; entries that are not used are reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Node = object
 
 @dataclass(frozen=True)
 class Nodes:
-    """How a file's notes are read. mapping: a node's entries, None for another node; is_tensor: whether it is a tensor's note."""
+    """Functions that read a file's nodes. mapping: a node's entries, None for another node; is_tensor: whether it is a tensor."""
 
     mapping: Callable[[Node], dict[object, object] | None]
     is_tensor: Callable[[Node], bool]
@@ -52,25 +52,27 @@ def choose(nodes: Nodes, tree: Node, path: Path) -> ChosenEntry:
 
     Raises ModelError for several averages and for averages without names, between which only a person can choose.
     """
-    found = {name: node for name, node in _states(nodes, tree)}
-    averages = {name: node for name, node in found.items() if _AVERAGED.search(name)}
-    taken = next((name for name in _PLAIN if name in found and name not in averages), "")
+    states = {name: node for name, node in _states(nodes, tree)}
+    averages = {name: node for name, node in states.items() if _AVERAGED.search(name)}
+    taken = next((name for name in _PLAIN if name in states and name not in averages), "")
     if not taken:
         taken = _only(averages, path)
-        return ChosenEntry(_tensors(nodes, averages[taken]), taken, {}, tuple(name for name in found if name != taken))
-    plain = {str(name) for name in _tensors(nodes, found[taken])}
+        return ChosenEntry(_tensors(nodes, averages[taken]), taken, {}, tuple(name for name in states if name != taken))
+    plain = {str(name) for name in _tensors(nodes, states[taken])}
     _refuse_unnamed(nodes, tree, len(plain), path)
-    fitting = {name: own for name, node in averages.items() if (own := _fitted(_tensors(nodes, node), plain))}
-    same = {name for name in found if _own(_names(nodes, found[name])) == _own(plain)}
-    beside = tuple(name for name in found if name != taken and name not in fitting and name in (same | averages.keys()))
+    fitting = {name: named for name, node in averages.items() if (named := _fitted(_tensors(nodes, node), plain))}
+    same = {name for name in states if _without_module(_names(nodes, states[name])) == _without_module(plain)}
+    beside = tuple(
+        name for name in states if name != taken and name not in fitting and name in (same | averages.keys())
+    )
     if not fitting:
-        return ChosenEntry(found[taken], taken, {}, beside)
+        return ChosenEntry(states[taken], taken, {}, beside)
     chosen = _only(fitting, path)
-    return ChosenEntry(found[taken], chosen, fitting[chosen], (taken, *beside))
+    return ChosenEntry(states[taken], chosen, fitting[chosen], (taken, *beside))
 
 
 def is_average(name: str) -> bool:
-    """Whether an entry is called as averages are."""
+    """Whether an entry's name says that it holds averages."""
     return bool(_AVERAGED.search(name))
 
 
@@ -80,11 +82,13 @@ def is_bare(nodes: Nodes, tree: Node) -> bool:
     return not entries or any(nodes.is_tensor(value) for value in entries.values())
 
 
-def others(nodes: Nodes, items: Iterable[Node], names: Iterable[str]) -> list[str]:
-    """Places of the items that hold the same tensors as a state dict with these names."""
-    wanted = _own(names)
+def places_of_copies(nodes: Nodes, items: Iterable[Node], names: Iterable[str]) -> list[str]:
+    """Find the indices of the items that hold the same tensors as a state dict with these names."""
+    tensor_names = _without_module(names)
     return [
-        str(i) for i, item in enumerate(items) if any(_own(_names(nodes, x)) == wanted for _, x in _states(nodes, item))
+        str(i)
+        for i, item in enumerate(items)
+        if any(_without_module(_names(nodes, x)) == tensor_names for _, x in _states(nodes, item))
     ]
 
 
@@ -100,9 +104,9 @@ def _only(averages: Mapping[str, object], path: Path) -> str:
 
 def _fitted(average: Mapping[str, Node], plain: set[str]) -> dict[str, Node]:
     """An average by the names of the weights; nothing where it does not belong to them, or to less than half of them."""
-    for own in ("", "module.", "model."):
+    for wrapper in ("", "module.", "model."):
         for prefix in _PREFIXES:
-            named = {f"{own}{n.removeprefix(prefix)}": node for n, node in average.items() if n.startswith(prefix)}
+            named = {f"{wrapper}{n.removeprefix(prefix)}": node for n, node in average.items() if n.startswith(prefix)}
             if named.keys() <= plain and 2 * len(named) >= len(plain):
                 return named
     return {}
@@ -128,7 +132,7 @@ def _names(nodes: Nodes, node: Node) -> list[str]:
     return list(_tensors(nodes, node))
 
 
-def _own(names: Iterable[str]) -> set[str]:
+def _without_module(names: Iterable[str]) -> set[str]:
     return {name.removeprefix("module.") for name in names}
 
 
@@ -140,15 +144,15 @@ def _tensors(nodes: Nodes, node: Node) -> dict[str, Node]:
 
 def _walk(nodes: Nodes, tree: Node) -> Iterator[tuple[str, Node]]:
     """Every container with its path, each once: a hostile file may refer to itself."""
-    waiting, seen = deque([("", tree, 0)]), set[int]()
-    while waiting and len(seen) < _MOST:
+    waiting, visited = deque([("", tree, 0)]), set[int]()
+    while waiting and len(visited) < _MOST:
         name, node, depth = waiting.popleft()
         entries = nodes.mapping(node)
         if entries is None and isinstance(node, list | tuple):
             entries = dict(enumerate(node))
-        if entries is None or id(node) in seen or depth > _DEEPEST:
+        if entries is None or id(node) in visited or depth > _DEEPEST:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         yield name, node
         waiting += [(f"{name}.{_word(key)}".lstrip("."), value, depth + 1) for key, value in entries.items()]
 
@@ -160,5 +164,5 @@ def _word(key: object) -> str:
     return str(key) if type(key) is int and abs(key) < 1 << 32 else f"({type(key).__name__})"
 
 
-def _refuse(path: Path, found: str, advice: str) -> NoReturn:
-    raise ModelError(f"The checkpoint {path} {found}, and dmq does not guess; {advice}.")
+def _refuse(path: Path, problem: str, advice: str) -> NoReturn:
+    raise ModelError(f"The checkpoint {path} {problem}, and dmq does not guess; {advice}.")

@@ -29,29 +29,31 @@ Modules = dict[str, Source]
 
 def renamed(target: str, source: str, names: Mapping[str, str]) -> Modules:
     """Modules inside `target` and where they are inside `source`; names: target name -> source name."""
-    return {f"{target}.{own}": Source(f"{source}.{other}") for own, other in names.items()}
+    return {f"{target}.{name}": Source(f"{source}.{original}") for name, original in names.items()}
 
 
 def collect(
-    wanted: Mapping[str, Tensor], modules: Modules, given: Mapping[str, Tensor], what: str
+    targets: Mapping[str, Tensor], modules: Modules, tensors: Mapping[str, Tensor], what: str
 ) -> dict[str, Tensor]:
     """The tensors of a network by its own names, in float32 and its own shapes.
 
     wanted: the network's state dict (on the meta device will do). modules: may name more than the network has. given: the
     checkpoint. what: the sentence's start, such as "The network in file.ckpt". Raises ModelError where names are missing,
-    left over, given to nobody, of other shapes or no floating-point numbers of 16 bits or more.
+    left over, not used by any module, of other shapes or no floating-point numbers of 16 bits or more.
     """
-    sources = {name: _source(name, modules) for name in wanted}
+    sources = {name: _source(name, modules) for name in targets}
     needed = {name for _, name in sources.values()}
-    if lost := sorted(needed - set(given)):
+    if lost := sorted(needed - set(tensors)):
         raise ModelError(f"{what} lacks {some(lost)}; it is a checkpoint of another architecture.")
-    if left := sorted(set(given) - needed):
-        raise ModelError(f"{what} has {some(left)}, which have no place; it is a checkpoint of another architecture.")
-    return {name: _take(given[key], key, source, wanted[name].shape, what) for name, (source, key) in sources.items()}
+    if extra := sorted(set(tensors) - needed):
+        raise ModelError(f"{what} has {some(extra)}, which have no place; it is a checkpoint of another architecture.")
+    return {
+        name: _take(tensors[key], key, source, targets[name].shape, what) for name, (source, key) in sources.items()
+    }
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """How many names there are, and the first few."""
+    """Write the number of names, and the first few."""
     listed = list(names)
     more = ", ..." if len(listed) > most else ""
     return f"{len(listed)} tensor{'s' * (len(listed) != 1)} ({', '.join(listed[:most])}{more})"
@@ -67,10 +69,10 @@ def _source(name: str, modules: Modules) -> tuple[Source, str]:
 def _take(tensor: Tensor, key: str, source: Source, shape: Sequence[int], what: str) -> Tensor:
     """The rows of `source`, without the trailing ones that make a 1x1 convolution of a linear layer."""
     rows = tuple(shape) if source.part is None else (3 * shape[0], *shape[1:])
-    found = tuple(tensor.shape)
-    if found[: len(rows)] != rows or set(found[len(rows) :]) - {1} or tensor.dtype not in WEIGHT_DTYPES:
+    found_shape = tuple(tensor.shape)
+    if found_shape[: len(rows)] != rows or set(found_shape[len(rows) :]) - {1} or tensor.dtype not in WEIGHT_DTYPES:
         raise ModelError(
-            f"{what} has {key} of shape {found} and type {tensor.dtype}, where {rows} is needed;"
+            f"{what} has {key} of shape {found_shape} and type {tensor.dtype}, where {rows} is needed;"
             " it is a checkpoint of another architecture."
         )
     if source.part is not None:

@@ -34,62 +34,62 @@ _EDGES = {
 
 
 def ldm_unet(config: Mapping[str, Any]) -> Modules:
-    """Where the modules of a UNet with this diffusers configuration are in the original layout.
+    """Map the modules of a UNet with this diffusers configuration to the original layout.
 
     config: of a UNet2DModel, a HeadsUNet2DModel or a UNet2DConditionModel with one transformer block in each attention.
     """
-    edges = {own: Source(other) for own, other in _EDGES.items()}
+    edges = {name: Source(original) for name, original in _EDGES.items()}
     return edges | _down(config) | _middle(config) | _up(config)
 
 
 def _down(config: Mapping[str, Any]) -> Modules:
-    found: Modules = {}
+    modules: Modules = {}
     number = 1  # 0 is the first convolution
     for level, width in enumerate(config["block_out_channels"]):
         for layer in range(config["layers_per_block"]):
-            found |= _pair(config, f"down_blocks.{level}", layer, f"input_blocks.{number}", width)
+            modules |= _pair(config, f"down_blocks.{level}", layer, f"input_blocks.{number}", width)
             number += 1
-        found |= _resample(f"down_blocks.{level}.downsamplers.0", f"input_blocks.{number}.0", "op", config)
+        modules |= _resample(f"down_blocks.{level}.downsamplers.0", f"input_blocks.{number}.0", "op", config)
         number += 1
-    return found
+    return modules
 
 
 def _middle(config: Mapping[str, Any]) -> Modules:
     width = config["block_out_channels"][-1]
-    found = renamed("mid_block.resnets.0", "middle_block.0", _RESNET)
-    found |= _attention("mid_block.attentions.0", "middle_block.1", width, config)
-    return found | renamed("mid_block.resnets.1", "middle_block.2", _RESNET)
+    modules = renamed("mid_block.resnets.0", "middle_block.0", _RESNET)
+    modules |= _attention("mid_block.attentions.0", "middle_block.1", width, config)
+    return modules | renamed("mid_block.resnets.1", "middle_block.2", _RESNET)
 
 
 def _up(config: Mapping[str, Any]) -> Modules:
-    found: Modules = {}
+    modules: Modules = {}
     number = 0
     kinds = zip(config["up_block_types"], reversed(config["block_out_channels"]), strict=True)
     for level, (kind, width) in enumerate(kinds):
         for layer in range(config["layers_per_block"] + 1):
-            found |= _pair(config, f"up_blocks.{level}", layer, f"output_blocks.{number}", width)
+            modules |= _pair(config, f"up_blocks.{level}", layer, f"output_blocks.{number}", width)
             number += 1
         last = f"output_blocks.{number - 1}.{2 if 'Attn' in kind else 1}"
-        found |= _resample(f"up_blocks.{level}.upsamplers.0", last, "conv", config)
-    return found
+        modules |= _resample(f"up_blocks.{level}.upsamplers.0", last, "conv", config)
+    return modules
 
 
-def _pair(config: Mapping[str, Any], own: str, layer: int, other: str, width: int) -> Modules:
+def _pair(config: Mapping[str, Any], target: str, layer: int, source: str, width: int) -> Modules:
     """A residual block and the attention that may follow it."""
-    found = renamed(f"{own}.resnets.{layer}", f"{other}.0", _RESNET)
-    return found | _attention(f"{own}.attentions.{layer}", f"{other}.1", width, config)
+    modules = renamed(f"{target}.resnets.{layer}", f"{source}.0", _RESNET)
+    return modules | _attention(f"{target}.attentions.{layer}", f"{source}.1", width, config)
 
 
-def _attention(own: str, other: str, width: int, config: Mapping[str, Any]) -> Modules:
+def _attention(target: str, source: str, width: int, config: Mapping[str, Any]) -> Modules:
     if "cross_attention_dim" in config:
-        return renamed(own, other, {name: name for name in _TRANSFORMER})
+        return renamed(target, source, {name: name for name in _TRANSFORMER})
     heads = config.get("num_attention_heads") or width // config["attention_head_dim"]
-    joint = {f"{own}.to_{x}": Source(f"{other}.qkv", part, heads) for part, x in enumerate("qkv")}
-    return joint | renamed(own, other, {"group_norm": "norm", "to_out.0": "proj_out"})
+    joint = {f"{target}.to_{x}": Source(f"{source}.qkv", part, heads) for part, x in enumerate("qkv")}
+    return joint | renamed(target, source, {"group_norm": "norm", "to_out.0": "proj_out"})
 
 
-def _resample(own: str, other: str, conv: str, config: Mapping[str, Any]) -> Modules:
+def _resample(target: str, source: str, conv: str, config: Mapping[str, Any]) -> Modules:
     """Between two levels: a residual block (resblock_updown) or a convolution."""
     if config.get("downsample_type") == "resnet":
-        return renamed(own, other, _RESNET)
-    return renamed(own, other, {"conv": conv})
+        return renamed(target, source, _RESNET)
+    return renamed(target, source, {"conv": conv})

@@ -41,10 +41,10 @@ def build(network: Network) -> Any:
         return create(network)
 
 
-def wanted(network: Network) -> dict[str, Tensor]:
-    """The tensors of its file in a diffusers folder, without numbers."""
-    found: dict[str, Tensor] = build(network).state_dict()
-    return published_names(found) if network.kind == TEXTS else found
+def target_tensors(network: Network) -> dict[str, Tensor]:
+    """The tensors that the network's file in a diffusers folder needs, on the meta device."""
+    tensors: dict[str, Tensor] = build(network).state_dict()
+    return published_names(tensors) if network.kind == TEXTS else tensors
 
 
 def published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,9 +53,9 @@ def published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def modules(network: Network) -> Modules:
-    """Where each of its modules is in the checkpoint, behind the network's prefix."""
+    """Map each of the network's modules to its name in the checkpoint, behind the network's prefix."""
     if network.kind == TEXTS:
-        return {name: Source(name) for name in (tensor.rpartition(".")[0] for tensor in wanted(network))}
+        return {name: Source(name) for name in (tensor.rpartition(".")[0] for tensor in target_tensors(network))}
     if network.kind == "ClassEmbedding":
         return {"embedding": Source("embedding")}
     if network.kind in ("VQModel", "AutoencoderKL"):

@@ -69,7 +69,7 @@ def _pixels(size: int, factors: tuple[int, ...], attended: set[int], dropout: fl
 
 
 def ddpm_schedule() -> Config:
-    """Of Ho et al. 2020."""
+    """The noise schedule of Ho et al. 2020."""
     return schedule("linear", 1e-4, 0.02) | {"set_alpha_to_one": True, "steps_offset": 0}
 
 
@@ -112,21 +112,21 @@ _CLIP = Network(
 )
 
 
-def _first_stage(folder: str, kind: str, factors: tuple[int, ...], **own: Any) -> Network:
+def _first_stage(folder: str, kind: str, factors: tuple[int, ...], **config: Any) -> Network:
     levels = len(factors)
     types = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
-    return Network(folder, kind, "first_stage_model.", {**own, **types, **_widths(128, factors)})
+    return Network(folder, kind, "first_stage_model.", {**config, **types, **_widths(128, factors)})
 
 
 def _vq_f4() -> Network:
-    own = {"sample_size": 256, "latent_channels": 3, "scaling_factor": 1.0}
-    return _first_stage("vqvae", "VQModel", (1, 2, 4), vq_embed_dim=3, num_vq_embeddings=8192, **own)
+    config = {"sample_size": 256, "latent_channels": 3, "scaling_factor": 1.0}
+    return _first_stage("vqvae", "VQModel", (1, 2, 4), vq_embed_dim=3, num_vq_embeddings=8192, **config)
 
 
 def kl_f8(size: int, scale: float | None) -> Network:
     """An autoencoder whose latents have 1/8 of a picture's height and width. size: of pictures, pixels; scale: of latents."""
-    own = {"sample_size": size, "latent_channels": 4, "scaling_factor": scale}
-    return _first_stage("vae", "AutoencoderKL", (1, 2, 4, 4), **own)
+    config = {"sample_size": size, "latent_channels": 4, "scaling_factor": scale}
+    return _first_stage("vae", "AutoencoderKL", (1, 2, 4, 4), **config)
 
 
 def _bedroom() -> Recipe:
@@ -180,9 +180,9 @@ def _imagenet() -> Recipe:
 def _stable() -> Recipe:
     unet = _conditioned(320, (1, 2, 4, 4), {0, 1, 2}, latent=4, width=768, heads=8)
     betas = schedule("scaled_linear", 0.00085, 0.012) | {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
-    others = {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
-    others |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    return Recipe((unet, kl_f8(512, 0.18215), _CLIP), betas, "StableDiffusionPipeline", others)
+    parts = {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
+    parts |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    return Recipe((unet, kl_f8(512, 0.18215), _CLIP), betas, "StableDiffusionPipeline", parts)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -22,14 +22,14 @@ _FAULTS = (ValueError, IndexError, KeyError, TypeError, OverflowError, Attribute
 
 @dataclass(frozen=True, eq=False)
 class Global:
-    """What a file names and an unpickler would import, e.g. "torch.FloatStorage"."""
+    """A name that an unpickler would import, e.g. "torch.FloatStorage"."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What an unpickler would call. items: key and value pairs, states: states that are set on the result."""
+    """A call that an unpickler would make. items: key and value pairs, states: states that are set on the result."""
 
     function: object
     args: object
@@ -91,16 +91,16 @@ class _Machine:
     def marked(self) -> list[Any]:
         """Everything above the last mark, taken from the stack."""
         start = self.marks.pop()
-        found = self.stack[start:]
+        values = self.stack[start:]
         del self.stack[start:]
-        return found
+        return values
 
     def take(self, count: int) -> list[Any]:
         if count > len(self.stack):
             raise IndexError("it takes more from the stack than there is")
-        found = self.stack[len(self.stack) - count :]
+        values = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
-        return found
+        return values
 
     def call(self, function: object, args: object) -> None:
         self.stack.append(Call(function, args))

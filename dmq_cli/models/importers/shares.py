@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint belong to which network, and what else is in it. Every name is accounted for."""
+"""Assign the tensors of a checkpoint to its networks; every name in it must have a place."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ def share(recipe: Recipe, state: Mapping[str, Tensor], what: str) -> Shares:
     """
     if not recipe.networks[0].prefix:
         return Shares((dict(state),), None, False)
-    kept = {k: v for k, v in state.items() if k not in _UNUSED and not k.startswith(_LOSS)}
-    parts = [_behind(network.prefix, kept) for network in recipe.networks]
-    averages, scale = _behind(_AVERAGES, kept), kept.get("scale_factor")
-    known = (*(network.prefix for network in recipe.networks), _AVERAGES)
-    if left := [name for name in kept if not name.startswith(known) and name != "scale_factor"]:
-        raise ModelError(f"{what} has {some(left)}, which have no place; it is a checkpoint of another architecture.")
+    tensors = {k: v for k, v in state.items() if k not in _UNUSED and not k.startswith(_LOSS)}
+    parts = [_behind(network.prefix, tensors) for network in recipe.networks]
+    averages, scale = _behind(_AVERAGES, tensors), tensors.get("scale_factor")
+    prefixes = (*(network.prefix for network in recipe.networks), _AVERAGES)
+    if unplaced := [name for name in tensors if not name.startswith(prefixes) and name != "scale_factor"]:
+        raise ModelError(
+            f"{what} has {some(unplaced)}, which have no place; it is a checkpoint of another architecture."
+        )
     if "betas" in state:
         _check_betas(state["betas"], recipe.schedule, what)
     if averages:
@@ -84,12 +86,12 @@ def _averaged(plain: dict[str, Tensor], averages: dict[str, Tensor], what: str) 
     if len(set(flat.values())) != len(flat) or set(flat.values()) != set(averages):
         odd = sorted(set(flat.values()) ^ set(averages)) or sorted(flat)
         raise ModelError(f"{what} has averages (model_ema) that do not belong to its weights: {some(odd)}.")
-    return {name: averages[other] for name, other in flat.items()}
+    return {name: averages[flat_name] for name, flat_name in flat.items()}
 
 
-def _check_betas(found: Tensor, schedule: Mapping[str, Any], what: str) -> None:
+def _check_betas(given_betas: Tensor, schedule: Mapping[str, Any], what: str) -> None:
     expected = betas(schedule)
-    if found.shape != expected.shape or float((found.double() - expected).abs().max()) > 1e-6:
+    if given_betas.shape != expected.shape or float((given_betas.double() - expected).abs().max()) > 1e-6:
         raise ModelError(
             f"{what} was trained with another noise schedule than {schedule['beta_schedule']} from"
             f" {schedule['beta_start']} to {schedule['beta_end']}; choose the name of the right model."

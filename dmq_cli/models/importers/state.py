@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.models.importers.archive import Archive, open_archive, storage
-from dmq_cli.models.importers.entries import Nodes, choose, is_average, is_bare, others
+from dmq_cli.models.importers.entries import Nodes, choose, is_average, is_bare, places_of_copies
 from dmq_cli.models.importers.restricted import Call, Global, Persistent
 
 _TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
@@ -43,12 +43,12 @@ def read_state(path: Path) -> State:
     if path.suffix == ".safetensors":
         return State(_safetensors(path), False)
     archive = open_archive(path)
-    found = archive.tree
-    if isinstance(found, list | tuple) and found:
-        return _listed(archive, found)
-    if is_bare(_NODES, found):
-        return State(_tensors(archive, found), False)
-    choice = choose(_NODES, found, path)
+    tree = archive.tree
+    if isinstance(tree, list | tuple) and tree:
+        return _listed(archive, tree)
+    if is_bare(_NODES, tree):
+        return State(_tensors(archive, tree), False)
+    choice = choose(_NODES, tree, path)
     state = _tensors(archive, choice.plain)
     average = {name if name in state else name.removeprefix("module."): node for name, node in choice.average.items()}
     if average:
@@ -56,20 +56,20 @@ def read_state(path: Path) -> State:
     return State(state, bool(average) or is_average(choice.taken), choice.taken, choice.beside)
 
 
-def _listed(archive: Archive, found: list[object] | tuple[object, ...]) -> State:
-    state = _tensors(archive, found[0])
-    average = _average(archive, found[-1], state) if len(found) > 1 else {}
-    if places := others(_NODES, found[1:-1], state):
+def _listed(archive: Archive, items: list[object] | tuple[object, ...]) -> State:
+    state = _tensors(archive, items[0])
+    average = _average(archive, items[-1], state) if len(items) > 1 else {}
+    if places := places_of_copies(_NODES, items[1:-1], state):
         _refuse(archive.path, f"its entry {int(places[0]) + 1} holds the same tensors once more")
     return State({**state, **average}, bool(average))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The file {path} is not a whole safetensors file ({error}); download it again.") from error
-    return found
+    return tensors
 
 
 def _average(archive: Archive, node: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,20 +86,20 @@ def _tensors(archive: Archive, node: object) -> dict[str, Tensor]:
     entries = entries_of(node)
     if not entries:
         _refuse(archive.path, f"its state dict is {_word(node)}")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in entries.items():
         tensor = tensor_of(archive, value)
         if not isinstance(name, str) or tensor is None:
             shown = repr(name[:80]) if isinstance(name, str) else _word(name)
             _refuse(archive.path, f"its entry {shown} is {_word(value)}")
-        found[name] = tensor
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
-    return found
+        tensors[name] = tensor
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def entries_of(node: object) -> dict[object, object] | None:
-    """What a dictionary, or the note of an ordered one, holds; None for another node."""
+    """The entries of a dictionary, or of the note of an ordered one; None for another node."""
     if isinstance(node, dict):
         return node
     if not isinstance(node, Call) or name_of(node.function) != _MAPPING:
@@ -160,16 +160,16 @@ def _sizes(numbers: object) -> bool:
 
 
 def name_of(function: object) -> str:
-    """What the function of a call is named; "" for one that is no name."""
+    """The name of a call's function; "" where it is not a Global."""
     return function.name if isinstance(function, Global) else ""
 
 
 def _word(node: object) -> str:
-    """What a note is, without its contents."""
+    """Describe the kind of a node, without its contents."""
     if isinstance(node, Call):
         return f"a call of {name_of(node.function)[:80]!r}"
     return f"the name {node.name[:80]!r}" if isinstance(node, Global) else f"a {type(node).__name__}"
 
 
-def _refuse(path: Path, found: str) -> NoReturn:
-    raise ModelError(f"The file {path} is not a state dict of tensors ({found}); nothing else is read from it.")
+def _refuse(path: Path, problem: str) -> NoReturn:
+    raise ModelError(f"The file {path} is not a state dict of tensors ({problem}); nothing else is read from it.")

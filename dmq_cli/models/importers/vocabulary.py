@@ -50,9 +50,9 @@ def find_vocabulary(recipe: Recipe, folder: Path | None, what: str) -> Vocabular
         if folder is not None:
             raise ConfigError(f"{what} was given --tokenizer {folder}, but this model reads no texts; leave it out.")
         return None
-    found = _complete(folder, what)
-    _check_words(found / "vocab.json", encoder["vocab_size"], what)
-    return Vocabulary(found, encoder["max_position_embeddings"])
+    source = _complete(folder, what)
+    _check_words(source / "vocab.json", encoder["vocab_size"], what)
+    return Vocabulary(source, encoder["max_position_embeddings"])
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
@@ -67,9 +67,9 @@ def _complete(folder: Path | None, what: str) -> Path:
     lacking = [name for name in _FILES if folder is None or not (folder / name).is_file()]
     if folder is not None and not lacking:
         return folder
-    found = "no folder with one was given" if folder is None else f"{folder} has no {lacking[0]}"
+    problem = "no folder with one was given" if folder is None else f"{folder} has no {lacking[0]}"
     raise MissingWeightsError(
-        f"{what} needs the vocabulary of its tokenizer, which is in no checkpoint, and {found}; download {VOCABULARY} and give"
+        f"{what} needs the vocabulary of its tokenizer, which is in no checkpoint, and {problem}; download {VOCABULARY} and give"
         " their folder as --tokenizer FOLDER."
     )
 

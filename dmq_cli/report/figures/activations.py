@@ -1,4 +1,4 @@
-"""Figures of what the quantizers see: ranges over timesteps and channels, and the intervals chosen for them."""
+"""Figures of the quantizers' inputs: ranges over timesteps and channels, and the intervals chosen for them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _MOST_BOXES = 25
 
 
 def telling(trace: Trace, count: int = 4) -> list[int]:
-    """The sites whose width (max - min) varies most over the calls, as a ratio; in execution order.
+    """Find the sites whose width (max - min) varies most over the calls, as a ratio; in execution order.
 
     Of layers that read the same tensor (queries, keys and values; projections of the timestep) only the first counts.
     """
-    seen: set[bytes] = set()
+    tensors: set[bytes] = set()
     ranked = []
     for site in np.argsort(-_ratios(trace), kind="stable").tolist():
         values = trace.activations[:, site].tobytes()
-        if values not in seen:
-            seen.add(values)
+        if values not in tensors:
+            tensors.add(values)
             ranked.append(site)
     return sorted(ranked[:count])
 
 
 def _ratios(trace: Trace) -> Array:
-    """Of every site, its greatest width over its least; 0 where it is constant at some call."""
+    """Greatest width over least of every site; 0 where it is constant at some call."""
     width = trace.activations[..., 4] - trace.activations[..., 0]
     least = width.min(axis=0)
-    found: Array = np.where(least > 0, width.max(axis=0) / np.maximum(least, 1e-12), 0)
-    return found
+    ratios: Array = np.where(least > 0, width.max(axis=0) / np.maximum(least, 1e-12), 0)
+    return ratios
 
 
 def boxes(trace: Trace, colour: str = COLOURS[0]) -> str:
@@ -86,7 +86,7 @@ def channels(trace: Trace, count: int = 4) -> str:
 def intervals(
     traces: Mapping[str, Trace], bits: Mapping[str, Mapping[str, int]], looks: Mapping[str, Look], sites: Sequence[str]
 ) -> str:
-    """What the input quantizers cover, scale x (2^bits - 1), beside the range of the inputs (TDQ Fig. 9); bits: by run and site."""
+    """The intervals of input quantizers, scale x (2^bits - 1), beside the range of the inputs (TDQ Fig. 9). bits: by run and site."""
     first = next(iter(traces.values()))
 
     def draw(figure: Figure) -> None:
@@ -94,11 +94,11 @@ def intervals(
         for axes in list(grid.flat)[len(sites) :]:
             axes.set_axis_off()
         for axes, site in zip(grid.flat, sites, strict=False):
-            seen = first.activations[:, first.sites.index(site)]
+            extremes = first.activations[:, first.sites.index(site)]
             axes.fill_between(
-                range(len(seen)),
+                range(len(extremes)),
                 0,
-                seen[:, 4] - seen[:, 0],
+                extremes[:, 4] - extremes[:, 0],
                 color=INK,
                 alpha=0.14,
                 linewidth=0,
@@ -136,12 +136,12 @@ def _band(axes: Axes, values: Array) -> None:
 
 
 def covered(traces: Mapping[str, Trace], bits: Mapping[str, Mapping[str, int]], count: int = 4) -> list[str]:
-    """Of the sites with an interval of known bits in some run those that `telling` names."""
+    """Find the sites of `telling` among those with an interval of known bits in some run."""
     first = next(iter(traces.values()))
-    kept = [
+    usable = [
         site
         for site, name in enumerate(first.sites)
         if any(name in bits[label] and np.isfinite(trace.scales[:, site]).all() for label, trace in traces.items())
     ]
-    inner = replace(first, activations=first.activations[:, kept])
-    return [first.sites[kept[place]] for place in telling(inner, count)]
+    inner = replace(first, activations=first.activations[:, usable])
+    return [first.sites[usable[place]] for place in telling(inner, count)]

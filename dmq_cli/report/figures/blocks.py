@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dmq_cli.report.figures.style import drawn, logarithmic, short, steps
 from dmq_cli.results.trace import Trace
 
-_DECADES = 6  # of the scale: what is smaller still is drawn as the smallest
+_DECADES = 6  # of the scale: smaller values are drawn as the smallest
 
 
 def errors(traces: Mapping[str, Trace]) -> str:
@@ -41,8 +41,8 @@ def errors(traces: Mapping[str, Trace]) -> str:
             axes.set_title(name)
             places = range(0, len(trace.blocks), -(-len(trace.blocks) // 16))
             names = [short(trace.blocks[place]) for place in places]
-            told = axes.get_subplotspec().is_first_col()
-            axes.set_yticks(list(places), names if told else [""] * len(places), fontsize=7)
+            is_first = axes.get_subplotspec().is_first_col()
+            axes.set_yticks(list(places), names if is_first else [""] * len(places), fontsize=7)
             steps(axes, trace.timesteps, most=8)
         bar = figure.colorbar(image, ax=grid, label="squared error relative to FP", fraction=0.03, pad=0.01)
         bar.outline.set_visible(False)

@@ -12,20 +12,20 @@ from dmq_cli.report.figures.style import INK, counted, drawn, logarithmic
 
 def curves(passes: Losses) -> str:
     """A panel for each pass, a line for each unit; from dark (first in the network) to light (last)."""
-    kept = {name: units for name, units in passes.items() if units}
-    columns = min(2, len(kept))
-    rows = -(-len(kept) // columns)
+    learned = {name: units for name, units in passes.items() if units}
+    columns = min(2, len(learned))
+    rows = -(-len(learned) // columns)
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(rows, columns, squeeze=False)
         colours = mpl.colormaps["viridis"]
-        for axes in list(grid.flat)[len(kept) :]:
+        for axes in list(grid.flat)[len(learned) :]:
             axes.set_axis_off()
-        for place, (axes, (name, units)) in enumerate(zip(grid.flat, kept.items(), strict=False)):
+        for place, (axes, (name, units)) in enumerate(zip(grid.flat, learned.items(), strict=False)):
             for depth, curve in enumerate(units.values()):
                 where = 0.9 * depth / max(len(units) - 1, 1)
                 axes.plot(*zip(*curve, strict=True), color=colours(where), linewidth=1)
-            axes.set(title=f"pass {name}", xlabel="iteration" if place + columns >= len(kept) else "", yscale="log")
+            axes.set(title=f"pass {name}", xlabel="iteration" if place + columns >= len(learned) else "", yscale="log")
             counted(axes.xaxis)
             logarithmic(axes.yaxis)
         for row in grid:

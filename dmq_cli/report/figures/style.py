@@ -1,4 +1,4 @@
-"""How all figures look: drawn by matplotlib into SVG that takes its colours and its font from the page around it.
+"""The style of all figures: drawn by matplotlib into SVG that takes its colours and its font from the page around it.
 
 The page defines --ink, --rule, --soft and --c0 ... --c6 for light and dark; --c are Okabe and Ito's colours, which colour-blind
 people can tell apart. No pyplot: nothing here is global.
@@ -40,7 +40,7 @@ _RC: Any = {
 
 
 class Kind(NamedTuple):
-    """What a run's look stands for."""
+    """The properties of a run that its look shows."""
 
     method: str
     bits: str
@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """How a run is drawn everywhere on a page. bits: what its marker mostly stands for."""
+    """How a run is drawn everywhere on a page. bits: of the run, mostly shown by its marker."""
 
     colour: str
     marker: str
@@ -66,23 +66,23 @@ def looks(first: Mapping[str, Kind], rest: Mapping[str, Kind] | None = None) -> 
     chosen = [_colours(dict.fromkeys(kind.method for kind in part.values())) for part in (runs, first)]
     widths = list(dict.fromkeys(kind.bits for kind in runs.values()))
     turns = len(set(runs.values())) < len(runs)
-    found: dict[str, Look] = {}
+    by_label: dict[str, Look] = {}
     for place, (label, kind) in enumerate(runs.items()):
         colour = COLOURS[place % len(COLOURS)] if single else {**chosen[0], **chosen[1]}[kind.method]
-        found[label] = Look(colour, MARKERS[(place if turns else widths.index(kind.bits)) % len(MARKERS)], kind.bits)
-    return found
+        by_label[label] = Look(colour, MARKERS[(place if turns else widths.index(kind.bits)) % len(MARKERS)], kind.bits)
+    return by_label
 
 
 def _colours(methods: Iterable[str]) -> dict[str, str]:
-    """The colour that each method prefers, and for the others what is left, in turn."""
-    found = {method: COLOURS[_PREFERRED[method]] for method in methods if method in _PREFERRED}
-    left = [colour for colour in COLOURS if colour not in found.values()] or list(COLOURS)
-    others = (method for method in methods if method not in found)
-    return found | {method: left[place % len(left)] for place, method in enumerate(others)}
+    """Give each method its preferred colour, and the others the free ones in turn."""
+    preferred = {method: COLOURS[_PREFERRED[method]] for method in methods if method in _PREFERRED}
+    free = [colour for colour in COLOURS if colour not in preferred.values()] or list(COLOURS)
+    unassigned = (method for method in methods if method not in preferred)
+    return preferred | {method: free[place % len(free)] for place, method in enumerate(unassigned)}
 
 
 def drawn(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
-    """The SVG element of what `draw` puts on a figure; size in inches. Same input, same text."""
+    """Draw a figure and return its SVG element; size in inches. Deterministic."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
@@ -136,8 +136,8 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def legend(figure: Figure, axes: Axes | Iterable[Axes]) -> None:
     """One legend above the axes, each name once, in as many columns as fit."""
     entries: dict[str, Any] = {}
-    for one in [axes] if isinstance(axes, Axes) else axes:
-        handles, names = one.get_legend_handles_labels()
+    for axis in [axes] if isinstance(axes, Axes) else axes:
+        handles, names = axis.get_legend_handles_labels()
         entries = {**dict(zip(names, handles, strict=True)), **entries}
     points = figure.get_figwidth() * 72
     columns = int(points // (50 + 5 * max(map(len, entries))))  # a line and its gaps, and a letter of 8 points

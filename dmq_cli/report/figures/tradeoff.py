@@ -22,8 +22,8 @@ class Point:
 
 
 def pareto(points: Mapping[str, Point], full: Point, looks: Mapping[str, Look], distance: str) -> str:
-    """Every run and full precision; a line joins those that nothing cheaper beats. Of many runs only these are named, and the
-    bits of the others.
+    """Every run and full precision; a line joins those that no cheaper run beats. Of many runs only these are labelled in full, the
+    others with their bits.
     """
     many = len(points) > _MOST_NAMED
     front = _front({**points, "full precision": full})
@@ -74,10 +74,10 @@ def _mark(axes: Axes, point: Point, colour: str, marker: str, label: str, grey: 
 
 
 def _front(points: Mapping[str, Point]) -> dict[str, Point]:
-    """From cheap to dear, each nearer than everything cheaper."""
-    found: dict[str, Point] = {}
+    """Find the runs that no cheaper run beats, ordered by cost."""
+    front: dict[str, Point] = {}
     best = math.inf
     for label, point in sorted(points.items(), key=lambda item: (item[1].gbops, item[1].distance.value)):
         if point.distance.value < best:
-            found[label], best = point, point.distance.value
-    return found
+            front[label], best = point, point.distance.value
+    return front

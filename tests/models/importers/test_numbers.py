@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import build, modules, wanted
+from dmq_cli.models.importers.networks import build, modules, target_tensors
 from dmq_cli.models.importers.recipes import RECIPES, Network
 from tests.models.importers.miniatures import randomized
 from tests.models.importers.original_ddim import Model, sines
@@ -30,7 +30,7 @@ def mini(recipe: str, /, **changes: Any) -> Network:
 
 def pair(original: Any, network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     """The original with random weights (those of norms too), and the diffusers network that it is imported into."""
-    found = collect(wanted(network), modules(network), randomized(original).state_dict(), "The test")
+    found = collect(target_tensors(network), modules(network), randomized(original).state_dict(), "The test")
     model = build(network).to_empty(device="cpu")
     model.load_state_dict(found)
     first, second = (one.to(dtype).eval().requires_grad_(False) for one in (original, model))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmq_cli.errors import ModelError
 from dmq_cli.models.conditions import ClassEmbedding
 from dmq_cli.models.importers.keymap import collect
-from dmq_cli.models.importers.networks import build, modules, wanted
+from dmq_cli.models.importers.networks import build, modules, target_tensors
 from dmq_cli.models.importers.recipes import RECIPES
 from dmq_cli.models.importers.shares import share
 from tests.models.importers.miniatures import single_file
@@ -73,7 +73,7 @@ def test_parameter_counts(recipe: str) -> None:
 )
 def test_every_name_has_one_place(recipe: str) -> None:
     for network, original in zip(RECIPES[recipe].networks, originals(recipe), strict=True):
-        target, places = wanted(network), modules(network)
+        target, places = target_tensors(network), modules(network)
         given = {name: tensor for name, tensor in original.state_dict().items() if not name.endswith("position_ids")}
         found = collect(target, places, given, "The test")
         assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in target.items()}
@@ -95,7 +95,7 @@ def whole() -> dict[str, Tensor]:
 def placed(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     recipe = RECIPES["sd14"]
     parts = zip(recipe.networks, share(recipe, state, "The test").tensors, strict=True)
-    return [collect(wanted(network), modules(network), given, "The test") for network, given in parts]
+    return [collect(target_tensors(network), modules(network), given, "The test") for network, given in parts]
 
 
 def test_the_whole_file_of_stable_diffusion() -> None:
