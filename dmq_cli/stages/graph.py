@@ -18,6 +18,7 @@ import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.metrics.flat import flat
+from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import LABELS
 from dmq_cli.stages.build import Parts
 from dmq_cli.stages.plugins import code_of, is_foreign
@@ -195,7 +196,7 @@ def _named(differing: Iterable[str], sections: Mapping[str, Any]) -> list[str]:
 
 
 def _as_keyed(name: str, section: Any) -> Any:
-    return flat(section) if name == "protocol" else section
+    return flat(section) if name == "protocol" else without_later(section)
 
 
 def identity(section: Any) -> Any:

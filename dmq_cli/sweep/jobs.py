@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmq_cli.overrides import as_hydra
+from dmq_cli.results.later import without_later
 from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest
 
 OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
 """Sections that say how a job is run, and change none of its numbers."""
-
-_UNSAID = (("layer_bits", None),)  # left out at this value, so that keys are as they were before the setting existed
 
 TableRows = Callable[[dict[str, Any], str], list[list[str]]]
 """The overrides of every runnable row of a paper's table, from config.table and config.scale."""
@@ -109,7 +108,7 @@ def job_key(config: Any) -> str:
     if "runtime" in job_config:
         job_config.runtime.outputs = "outputs"  # paths of models begin with it
     plain: Any = OmegaConf.to_container(job_config, resolve=True)
-    what = {name: value for name, value in plain.items() if name not in OUTSIDE and (name, value) not in _UNSAID}
+    what = without_later({name: value for name, value in plain.items() if name not in OUTSIDE}, top=True)
     code = code_of(what, what)
     return digest([what, versions(plain), *([code] if code else [])])
 
