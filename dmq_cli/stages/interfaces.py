@@ -65,7 +65,7 @@ INTERFACES: dict[str, tuple[str, ...]] = {
         "name", "results", "layers", "weights", "asks", "check(protocol)", "files(protocol)",
         "measure(images, reference, protocol) or compare(images, twin, protocol)",
     ),
-    "logger": ("package", "log(run, found)"),
+    "logger": ("package", "log(run, metrics)"),
     "rule": ("match", "part", "bits", "scope", "optional", "scale", "choice", "range", "fits(site)", "changes()"),
     "scale": members(ScaleKind),
     "choice": members(ChoiceKind),
