@@ -122,12 +122,16 @@ def _sections(group: str, chosen: Iterable[str], outputs: str = "outputs") -> di
 def _composed_sections(
     group: str, chosen: tuple[str, ...], outputs: str, folders: tuple[Path, ...], changed: tuple[int, ...]
 ) -> dict[str, dict[str, Any]]:
-    sections: dict[str, dict[str, Any]] = _resolved(_composed_choices(group, chosen, folders, changed), outputs)["chosen"]
+    sections: dict[str, dict[str, Any]] = _resolved(_composed_choices(group, chosen, folders, changed), outputs)[
+        "chosen"
+    ]
     return sections
 
 
 @lru_cache(maxsize=64)
-def _composed_choices(group: str, chosen: tuple[str, ...], _folders: tuple[Path, ...], _changed: tuple[int, ...]) -> Any:
+def _composed_choices(
+    group: str, chosen: tuple[str, ...], _folders: tuple[Path, ...], _changed: tuple[int, ...]
+) -> Any:
     """What is the same wherever outputs lie; the last two only say whether it still holds."""
     return compose_words("evaluate", [f"+{group}@chosen.{name}={name}" for name in chosen])
 
@@ -156,9 +160,10 @@ def compose_words(verb: str, words: Sequence[str]) -> Any:
 
     first, *others = conf_folders()
     with initialize_config_dir(str(first), version_base="1.3"):
-        search_path = GlobalHydra.instance().config_loader().get_search_path()
+        loader = GlobalHydra.instance().config_loader()
         for folder in others:
-            search_path.append("dmq", str(folder))
+            loader.get_search_path().prepend("dmq", str(folder), anchor="schema")  # which has to stay the last
+        loader.repository.initialize_sources(loader.get_search_path())
         return compose("config", [f"stage={verb}", *words])
 
 

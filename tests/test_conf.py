@@ -121,6 +121,10 @@ def combinations() -> tuple[list[Combination], list[Combination]]:
     return [row[:3] for row in few], [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
 
 
+def words(row: Combination) -> list[str]:
+    return [f"{group}={choice}" for group, choice in zip(("model", "method", "bits"), row, strict=True)]
+
+
 def test_the_fast_and_the_slow_combinations_are_all() -> None:
     few, others = combinations()
     every = [{row[place] for row in few} for place in range(3)]
@@ -133,7 +137,7 @@ def test_the_fast_and_the_slow_combinations_are_all() -> None:
 def test_every_model_method_and_bits_compose_and_fit(part: str) -> None:
     bound, every = 0, combinations()[part == "others"]
     for model, method, bits in every:
-        config = composed(f"model={model}", f"method={method}", f"bits={bits}")
+        config = composed(*words((model, method, bits)))
         assert (config["method"]["name"], config["bits"]["name"]) == (method, bits)
         assert list(unread(config)) == []
         bound += bind(config)
@@ -158,7 +162,11 @@ def test_every_other_choice_composes_and_fits() -> None:
     tables = set(others.pop("table")) - set(papers.names())  # theirs are data, which test_rows composes with
     assert tables >= {"none", "demo", "main"}  # override choices of others, so each is alone
     hydra = others.pop("hydra/launcher", [])
-    rows = [*together(others), *({"table": name} for name in sorted(tables)), *({"hydra/launcher": name} for name in hydra)]
+    rows = [
+        *together(others),
+        *({"table": name} for name in sorted(tables)),
+        *({"hydra/launcher": name} for name in hydra),
+    ]
     for row in rows:
         config = composed(*(f"{group}={name}" for group, name in row.items()))
         assert bind(config) > 0 and list(unread(config)) == []
@@ -267,7 +275,7 @@ def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     from dmq_cli.stages.validate import check_seeds
 
     tables = [composed(f"table={table}") for table in choices("table") if table not in papers.names()]
-    methods = [composed(f"method={method}") for method in choices("method")]
+    methods = [composed(*words(row)) for row in combinations()[0]]
     swept = 0
     for table, method in itertools.product(tables, methods):
         check_seeds({**table, "calib": method["calib"]}, make(method["correct"]).seeds)
