@@ -34,7 +34,7 @@ def parse_once() -> None:
             kept[name] = load(file)
         return copy.deepcopy(kept[name])
 
-    OmegaConf.load = staticmethod(loaded)
+    OmegaConf.load = staticmethod(loaded)  # type: ignore[method-assign, assignment]
 
 
 def compose_once() -> None:
