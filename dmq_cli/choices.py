@@ -50,7 +50,7 @@ def model(name: str, outputs: str = "outputs") -> dict[str, Any]:
     """A model's configuration, with its path under `outputs`. Raises ConfigError for an unknown name."""
     if name not in names("model"):
         raise ConfigError(f"There is no model {name}.{nearest(name, names('model'))}")
-    return _sections("model", (name,), outputs)[name]
+    return _sections("model", names("model"), outputs)[name]  # two cost as much as all
 
 
 def protocol(name: str) -> dict[str, Any]:
@@ -122,9 +122,18 @@ def _sections(group: str, chosen: Iterable[str], outputs: str = "outputs") -> di
 def _composed_sections(
     group: str, chosen: tuple[str, ...], outputs: str, folders: tuple[Path, ...], changed: tuple[int, ...]
 ) -> dict[str, dict[str, Any]]:
-    words = tuple(f"+{group}@chosen.{name}={name}" for name in chosen)
-    sections: dict[str, dict[str, Any]] = composed(words, outputs)["chosen"]
+    sections: dict[str, dict[str, Any]] = _resolved(_composed_choices(group, chosen, folders, changed), outputs)[
+        "chosen"
+    ]
     return sections
+
+
+@lru_cache(maxsize=64)
+def _composed_choices(
+    group: str, chosen: tuple[str, ...], _folders: tuple[Path, ...], _changed: tuple[int, ...]
+) -> Any:
+    """What is the same wherever outputs lie; the last two only say whether it still holds."""
+    return compose_words("evaluate", [f"+{group}@chosen.{name}={name}" for name in chosen])
 
 
 def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]:
@@ -132,9 +141,12 @@ def composed(words: Sequence[str], outputs: str | None = None) -> dict[str, Any]
 
     outputs: the value of runtime.outputs, where the words do not give it. Raises Hydra's errors for words that do not compose.
     """
+    return _resolved(compose_words("evaluate", words), outputs)
+
+
+def _resolved(config: Any, outputs: str | None) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    config = compose_words("evaluate", words)
     if outputs is not None:
         config.runtime.outputs = outputs
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -148,9 +160,10 @@ def compose_words(verb: str, words: Sequence[str]) -> Any:
 
     first, *more_folders = conf_folders()
     with initialize_config_dir(str(first), version_base="1.3"):
-        search_path = GlobalHydra.instance().config_loader().get_search_path()
+        loader = GlobalHydra.instance().config_loader()
         for folder in more_folders:
-            search_path.append("dmq", str(folder))
+            loader.get_search_path().prepend("dmq", str(folder), anchor="schema")  # which has to stay the last
+        loader.repository.initialize_sources(loader.get_search_path())
         return compose("config", [f"stage={verb}", *words])
 
 

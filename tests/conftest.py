@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 import torch
 
 import dmq_cli  # noqa: F401 (before anything imports diffusers)
+from tests.kept import compose_once, parse_once
 
+# Bytecode is kept, whatever the shell says: without it every process rewrites the assertions of 300 files and compiles dmq anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)
+parse_once()
+compose_once()
 
 
 def pytest_collection_finish() -> None:

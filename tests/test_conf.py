@@ -109,15 +109,35 @@ def test_the_choices_are_those_of_the_issue() -> None:
     assert choices("policy") == ["common", "eda", "ptq4dm", "ptqd", "qdiffusion", "quest", "tdq", "tfmq", "uniform"]
 
 
-def test_every_model_method_and_bits_compose_and_fit() -> None:
-    pairs = list(itertools.product(["ddim_digits", "folder"], choices("method")))
-    pairs += list(zip(choices("model"), itertools.cycle(choices("method")), strict=False))
-    every = [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
-    assert len(every) >= 2 * 21 + 14 and {bits for _, _, bits in every} == set(BITS)
-    assert {model for model, _, _ in every} == set(choices("model"))
-    bound = 0
+Combination = tuple[str, str, str]  # model, method, bits
+
+
+def combinations() -> tuple[list[Combination], list[Combination]]:
+    """Every model, method and bits, each in turn; then every method with a network of pixels and with a folder of one's own."""
+    models, methods = choices("model"), choices("method")
+    longest = max(models, methods, BITS, key=len)
+    few = list(zip(itertools.cycle(models), itertools.cycle(methods), itertools.cycle(BITS), longest, strict=False))
+    pairs = itertools.product(["ddim_digits", "folder"], methods)
+    return [row[:3] for row in few], [(*pair, bits) for pair, bits in zip(pairs, itertools.cycle(BITS), strict=False)]
+
+
+def words(row: Combination) -> list[str]:
+    return [f"{group}={choice}" for group, choice in zip(("model", "method", "bits"), row, strict=True)]
+
+
+def test_the_fast_and_the_slow_combinations_are_all() -> None:
+    few, others = combinations()
+    every = [{row[place] for row in few} for place in range(3)]
+    assert every == [set(choices("model")), set(choices("method")), set(BITS)]
+    assert len(few) + len(others) >= 3 * 21
+    assert {row[:2] for row in others} == set(itertools.product(["ddim_digits", "folder"], choices("method")))
+
+
+@pytest.mark.parametrize("part", ["few", pytest.param("others", marks=pytest.mark.slow)])
+def test_every_model_method_and_bits_compose_and_fit(part: str) -> None:
+    bound, every = 0, combinations()[part == "others"]
     for model, method, bits in every:
-        config = composed(f"model={model}", f"method={method}", f"bits={bits}")
+        config = composed(*words((model, method, bits)))
         assert (config["method"]["name"], config["bits"]["name"]) == (method, bits)
         assert list(unread(config)) == []
         bound += bind(config)
@@ -129,21 +149,34 @@ def test_every_model_method_and_bits_compose_and_fit() -> None:
     assert bound >= 15 * len(every), "sections, five rules and their parts in each"
 
 
+def together(groups: Mapping[str, list[str]]) -> list[dict[str, str]]:
+    """Rows that take a choice of every group, until each choice was in one."""
+    longest = max(map(len, groups.values()))
+    return [{group: found[row % len(found)] for group, found in groups.items()} for row in range(longest)]
+
+
 def test_every_other_choice_composes_and_fits() -> None:
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.glob("*/*.yaml")}
-    others = groups - {"model", "method", "bits", "metric"}
-    assert others >= {"budget", "train", "table", *BUILT}
-    count = len(papers.names())  # data, which test_rows composes with
-    for group in sorted(others):
-        for name in set(choices(group)) - set(papers.names()):
-            config = composed(f"{group}={name}")
-            assert bind(config) > 0 and list(unread(config)) == []
-            for section in BUILT:
-                check_types(section, config[section])
-            count += 1
-    elsewhere = [*choices("model"), *choices("method"), *choices("metric"), *BITS]
-    assert count == len(list(CONF.glob("*/*.yaml"))) - len(elsewhere)
-    assert count >= 55
+    others = {group: choices(group) for group in sorted(groups - {"model", "method", "bits", "metric"})}
+    assert set(others) >= {"budget", "train", "table", *BUILT}
+    tables = set(others.pop("table")) - set(papers.names())  # theirs are data, which test_rows composes with
+    assert tables >= {"none", "demo", "main"}  # override choices of others, so each is alone
+    hydra = others.pop("hydra/launcher", [])
+    rows = [
+        *together(others),
+        *({"table": name} for name in sorted(tables)),
+        *({"hydra/launcher": name} for name in hydra),
+    ]
+    for row in rows:
+        config = composed(*(f"{group}={name}" for group, name in row.items()))
+        assert bind(config) > 0 and list(unread(config)) == []
+        for section in BUILT:
+            check_types(section, config[section])
+    composes = {(group, name) for row in rows for group, name in row.items()}
+    elsewhere = {("table", name) for name in papers.names()}
+    elsewhere |= {(group, name) for group in ("model", "method", "bits", "metric") for name in choices(group)}
+    files = {(str(path.parent.relative_to(CONF)), path.stem) for path in CONF.glob("*/*.yaml")}
+    assert composes | elsewhere == files and len(composes) >= 75
 
 
 @pytest.mark.parametrize("name", choices("metric"))
@@ -242,7 +275,7 @@ def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     from dmq_cli.stages.validate import check_seeds
 
     tables = [composed(f"table={table}") for table in choices("table") if table not in papers.names()]
-    methods = [composed(f"method={method}") for method in choices("method")]
+    methods = [composed(*words(row)) for row in combinations()[0]]
     swept = 0
     for table, method in itertools.product(tables, methods):
         check_seeds({**table, "calib": method["calib"]}, make(method["correct"]).seeds)
