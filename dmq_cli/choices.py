@@ -100,14 +100,16 @@ def table(name: str) -> dict[str, Any]:
 
 
 def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
-    """name, extractor, images, columns and present (whether weights and references lie where it says) of every protocol."""
+    """name, extractor, images, columns (or metrics) and present (whether weights and references lie where it says) of every protocol."""
     rows = []
     for one in protocols():
         files = [resolve(str(value)) for key, value in one.items() if key.endswith("_path") and value is not None]
-        reference = reference_file(one["reference"], one["reference_path"], outputs)
+        name, path = one["reference"], one["reference_path"]
+        reference = None if name is None else reference_file(name, path, outputs)
         present = all(file.exists() for file in [*files, *([] if reference is None else [reference])])
-        row = {"name": one["name"], "extractor": one["extractor"], "images": one["num_images"]}
-        rows.append({**row, "columns": list(one.get("columns", {}).values()), "present": present})
+        row = {"name": one["name"], "extractor": one["extractor"] or "", "images": one["num_images"]}
+        columns = list(one.get("columns", {}).values()) or [key for key, metric in one["metrics"].items() if metric]
+        rows.append({**row, "columns": columns, "present": present})
     return rows
 
 

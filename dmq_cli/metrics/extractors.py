@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from dmq_cli.errors import EvaluationError
+from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics.digits import SIDES, DigitsFeatures
 from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
@@ -32,10 +32,12 @@ _OWN = ("features", "logits", SPATIAL)  # layers of the protocol's extractor
 _SEMANTIC_BATCH = 50  # of vision transformers, whose images are made 224x224
 
 
-def extractor_sha256(protocol: Protocol) -> str:
-    """The sha256 of the weights a protocol uses, checked against the one it asks for. Errors as in
-    `read_weights`.
+def extractor_sha256(protocol: Protocol) -> str | None:
+    """The sha256 of the weights a protocol uses, checked against the one it asks for; None of one without an extractor.
+    Errors as in `read_weights`.
     """
+    if protocol.extractor is None:
+        return None
     return read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
 
 
@@ -55,12 +57,18 @@ def load_extractor(protocol: Protocol) -> Any:
     process.
 
     It gives what the Fréchet distance reads, what the inception score reads and, where asked for, what sFID reads.
-    Errors as in `read_weights`.
+    Raises ConfigError for a protocol that has none; errors as in `read_weights`.
     """
-    registered, path = EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path))
+    if protocol.extractor is None:
+        raise ConfigError(
+            f"Features were to be read of images, but the protocol {protocol.name} has no extractor; give protocol.extractor"
+            " and protocol.extractor_path, or another protocol."
+        )
+    sha256 = read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
+    registered, path = EXTRACTORS[protocol.extractor], str(resolve(str(protocol.extractor_path)))
     layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
     more = (SPATIAL,) if SPATIAL in protocol.layers() else ()
-    return _build(registered, (layer("fid"), layer("isc"), *more), path, extractor_sha256(protocol))
+    return _build(registered, (layer("fid"), layer("isc"), *more), path, sha256)
 
 
 @torch.no_grad()
@@ -80,8 +88,10 @@ def extract(
     Raises EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
     Numerics().set_tf32(device)
-    pixels, wanted = _channels_first(images), protocol.layers(asked is not None) if layers is None else set(layers)
-    found: dict[str, Tensor] = {}
+    wanted = protocol.layers(asked is not None) if layers is None else set(layers)
+    if not wanted:
+        return {}
+    pixels, found = _channels_first(images), dict[str, Tensor]()
     if wanted & set(_OWN):
         extractor = load_extractor(protocol).to(device)
         found |= zip(_OWN, _batched(extractor, pixels, batch_size, protocol.resize), strict=False)

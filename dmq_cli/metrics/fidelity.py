@@ -31,15 +31,20 @@ def fidelity(
     image was to show; without it there is no agreement and no clip_score. Raises EvaluationError for another number of
     images or a reference that is too small; errors of weights as in `read_weights`.
     """
-    known = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
+    known = reference if isinstance(reference, Reference) else reference_of(str(protocol.reference), reference)
     check_images(len(images), protocol)
     sample = Sample(extract(images, protocol, asked=asked), asked)
     return dict(measure(sample, with_features(known, protocol), protocol).numbers)
 
 
 def measure(images: Sample, reference: Features | Reference, protocol: Protocol) -> Measurement:
-    """What the protocol's metrics find in images, with what `extract` read of the reference, or `with_features` gave."""
-    known = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
+    """What the protocol's metrics find in images, with what `extract` read of the reference, or `with_features` gave.
+
+    reference: {} where there is none; then no metric of the protocol compares with it.
+    """
+    known = (
+        reference if isinstance(reference, Reference) else Reference(str(protocol.reference), "", features=reference)
+    )
     for features in images.features.values():
         check_images(len(features), protocol)
     _check_reference(known, protocol)

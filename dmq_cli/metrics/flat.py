@@ -41,10 +41,11 @@ def flat(section: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol's section in that form; one that is in it already stays.
 
     metrics: names of those that could be in the list; further: {name: its section} of all others, and of those that were always
-    measured {name: None} where they are not.
+    measured {name: None} where they are not. Without `seeds`, which say what is sampled and not what a number means.
     """
+    section = {key: value for key, value in section.items() if key != "seeds"}
     if not isinstance(section.get("metrics"), Mapping):
-        return dict(section)
+        return section
     given = {name: dict(metric) for name, metric in section["metrics"].items() if metric is not None}
     targets = {**_LISTED, **_ALWAYS}
     former = {name for name, metric in given.items() if metric.get("_target_") == targets.get(name)}

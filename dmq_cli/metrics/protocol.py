@@ -30,26 +30,26 @@ class Protocol:
     """A recipe for numbers. Two rows of a table are comparable if and only if their protocols have the same
     hash.
 
-    name: of the configuration. extractor: a key of EXTRACTORS. extractor_path: its weights, a path or
+    name: of the configuration. extractor: a key of EXTRACTORS, None for no features. extractor_path: its weights, a path or
     `package:` and a path inside dmq_cli. extractor_sha256: what these weights must hash to, or None.
-    reference: name of the reference set; reference_path: where it lies, or None where the name says it.
+    reference: name of the reference set, None for no real images; reference_path: where it lies, or None where the name says it.
     to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. metrics: name -> Metric, None for one
     that was taken away. columns: result key -> heading in tables. rng_seed: of what metrics draw: the shuffle before the
     splits of IS, the subsets of KID, the parts of FD-inf. resize: the side that larger images are averaged down to for the
     extractor, None: as they are. reference_sha256: what the reference must hash to, or None. dinov2_path, clip_path:
     folders of transformers' Dinov2Model and CLIPModel, for the metrics that read them. lpips_path: torchvision's AlexNet
     weights; with them, evaluation adds LPIPS. weights_sha256: what the weights of `dinov2`, `clip` and `lpips` must hash
-    to. tabulated: whether its numbers may enter a table.
+    to. tabulated: whether its numbers may enter a table. seeds: what `seeds` is where nobody gives others; part of no number.
 
     Raises ConfigError for values that cannot be and for a column that claims Inception's name for another
     extractor.
     """
 
     name: str
-    extractor: str
-    extractor_path: str
+    extractor: str | None
+    extractor_path: str | None
     extractor_sha256: str | None
-    reference: str
+    reference: str | None
     reference_path: str | None
     to_uint8: str
     num_images: int
@@ -63,12 +63,14 @@ class Protocol:
     lpips_path: str | None = None
     weights_sha256: Mapping[str, str | None] = field(default_factory=dict)
     tabulated: bool = True
+    seeds: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _by_name(self.name, self.metrics))
         object.__setattr__(self, "columns", dict(self.columns))
         object.__setattr__(self, "weights_sha256", dict(self.weights_sha256))
-        _known("extractor", self.extractor, EXTRACTORS)
+        if self.extractor is not None:
+            _known("extractor", self.extractor, EXTRACTORS)
         _known("to_uint8", self.to_uint8, _ROUNDINGS)
         if self.extractor != "digits_cnn" and self.resize is not None:
             raise ConfigError(f"Protocol {self.name} asks for resize, which only digits_cnn has; leave it out.")
@@ -88,36 +90,43 @@ class Protocol:
         return {name: path for name, path in paths.items() if name in used}
 
     def layers(self, asked: bool = True) -> set[str]:
-        """What `extract` finds for it: what its metrics read, and the extractor's own two layers in any case.
+        """What `extract` finds for it: what its metrics read, and of an extractor its own two layers in any case.
 
         asked: whether it is known what images were to show; without that some metrics measure nothing.
         """
         read = (metric.layers for metric in self.metrics.values() if asked or not metric.asks)
-        return {"features", "logits"}.union(*read)
+        own = {"features", "logits"} if self.extractor is not None else set()
+        return own.union(*read)
 
     def record(
-        self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """The protocol as it enters metrics.json: its labels, everything that defines its numbers, and
         their `hash`.
 
         Files are known by their sha256 and not by where they lie, so moving one changes nothing. further: sha256 of
-        other weights, as `further_sha256` finds them. `tabulated` is there where it is false.
+        other weights, as `further_sha256` finds them. `tabulated` is there where it is false, and of the reference and the
+        extractor nothing where there is none.
         """
-        labels = {"name": self.name, "reference": self.reference, "columns": self._headings()}
+        against = {} if self.reference is None else {"reference": self.reference}
+        labels = {"name": self.name, **against, "columns": self._headings()}
         numbers = self._numbers(reference_sha256, extractor_sha256, further)
         mark = {} if self.tabulated else {"tabulated": False}
         return {**labels, **numbers, "hash": digest(numbers, length=16), **mark}
 
-    def hash(self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None) -> str:
+    def hash(
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None = None
+    ) -> str:
         """16 hexadecimal digits that change with everything that can change a number, and with nothing
         else.
         """
         return digest(self._numbers(reference_sha256, extractor_sha256, further), length=16)
 
     def _numbers(
-        self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None
     ) -> dict[str, Any]:
+        if self.extractor is None:
+            return self._numbers_without_features(reference_sha256, further)
         form = self._flat()
         # What came later enters only where it is used: protocols from before keep their hash.
         later = {"resize": self.resize, "weights_sha256": dict(further or {}) or None}
@@ -133,6 +142,20 @@ class Protocol:
             "torch_fidelity": importlib.metadata.version("torch-fidelity"),
             **{name: value for name, value in later.items() if value is not None},
         }
+
+    def _numbers_without_features(
+        self, reference_sha256: str | None, further: Mapping[str, str] | None
+    ) -> dict[str, Any]:
+        """Such protocols came later than `flat`, so that each metric stands there as it is."""
+        found = {
+            "reference_sha256": reference_sha256,
+            "to_uint8": self.to_uint8,
+            "num_images": self.num_images,
+            "metrics": {name: _section(metric) for name, metric in self.metrics.items()},
+            "rng_seed": self.rng_seed,
+            "weights_sha256": dict(further or {}) or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def _headings(self) -> dict[str, str]:
         """Those of `columns`, and of a metric that came later its own."""

@@ -24,12 +24,15 @@ _log = logging.getLogger("dmq")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
-def find_reference(protocol: Protocol, outputs: str | Path) -> Reference:
-    """What the protocol compares with, checked to serve it. outputs: the folder whose `references` hold what was built.
+def find_reference(protocol: Protocol, outputs: str | Path) -> Reference | None:
+    """What the protocol compares with, checked to serve it; None where it compares with nothing real. outputs: the folder whose
+    `references` hold what was built.
 
     Raises MissingWeightsError where it is not there, EvaluationError where it is another one than the protocol asks for or
     lacks what it needs.
     """
+    if protocol.reference is None:
+        return None
     found = _read(protocol.reference, reference_file(protocol.reference, protocol.reference_path, outputs))
     found.check(protocol)
     return found
@@ -47,11 +50,12 @@ def reference_section(what: str) -> dict[str, str | None]:
 
 
 def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
-    """The reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none."""
+    """The reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none, and where there is no reference."""
     found = find_reference(protocol, outputs)
-    if found.images is None:
+    if found is None or found.images is None:
+        holds = "there is none" if found is None else "it has statistics alone"
         raise EvaluationError(
-            f"The images of the reference {found.name} were asked for, but it has statistics alone; give one with images."
+            f"The images of the reference {protocol.reference} were asked for, but {holds}; give one with images."
         )
     pixels: Any = found.images()
     images: Pixels = pixels
@@ -59,9 +63,11 @@ def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
 
 
 def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
-    """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it is not there and
+    """The sha256 of the reference's file, None for an embedded one or none. Raises MissingWeightsError where it is not there and
     EvaluationError where it is another one than the protocol asks for, or of statistics that do not serve it.
     """
+    if protocol.reference is None:
+        return None
     file = reference_file(protocol.reference, protocol.reference_path, outputs)
     if protocol.reference_sha256 is not None:
         find_reference(protocol, outputs)  # of images it is the sha256 of all pixels

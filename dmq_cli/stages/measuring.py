@@ -45,18 +45,19 @@ def judge(
     device: torch.device | str = "cpu",
     twins: Pixels | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """{"numbers", "intervals", "protocol"} of images, uint8 (N, H, W, 1 or 3); and the influence (N,) of every image on each
-    distance. With twins, also {"paired", "paired_intervals"}.
+    """{"numbers", "intervals", "protocol"} of images, uint8 (N, H, W, 1 or 3), of any shape where the protocol reads no features;
+    and the influence (N,) of every image on each distance. With twins, also {"paired", "paired_intervals"}.
 
     outputs: the folder whose `references` hold what was built; asked: what each image was to show; twins: what full precision
     makes of the same noise. Raises EvaluationError for images or a reference that do not fit the protocol, errors of weights
     as in `read_weights`.
     """
     check_images(len(images), protocol)
-    known = with_features(find_reference(protocol, outputs), protocol, device)
+    real = find_reference(protocol, outputs)
     sample = Sample(extract(images, protocol, asked=asked, device=device), asked, images)
-    found = measure(sample, known, protocol)
-    record = protocol.record(known.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    found = measure(sample, {} if real is None else with_features(real, protocol, device), protocol)
+    reference_sha256 = None if real is None else real.sha256
+    record = protocol.record(reference_sha256, extractor_sha256(protocol), further_sha256(protocol))
     numbers = {"numbers": dict(found.numbers), "intervals": dict(found.intervals), "protocol": record}
     if twins is None:
         return numbers, dict(found.influences)
