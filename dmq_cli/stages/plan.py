@@ -95,4 +95,7 @@ def _disk(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[
     images = sum(
         len(parse_range(row["seeds"])) for row in rows if row["stage"].startswith("sample") and not row["cached"]
     )
-    return {"images": images * sample_bytes(config["model"]) if images else 0, "free": free_bytes(Path(config["runtime"]["outputs"]))}
+    return {
+        "images": images * sample_bytes(config["model"]) if images else 0,
+        "free": free_bytes(Path(config["runtime"]["outputs"])),
+    }

@@ -63,6 +63,16 @@ def bytes_of(count: int) -> str:
     return f"{count} B"
 
 
+def confirmed(listing: str, said: str, command: str) -> bool:
+    """Show what would go, ask, and whether the answer is yes. Raises ConfigError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"There is no terminal to ask whether to remove {said}; write dmq {command} --yes, or --dry-run."
+        )
+    click.echo(printable(listing), err=True, nl=False)
+    return click.confirm(f"Remove {said}?", err=True)
+
+
 def outputs_of(command: str, words: Sequence[str]) -> Path:
     """The folder that runtime.outputs=FOLDER names; outputs without it. Raises ConfigError for any other word."""
     found = "outputs"
