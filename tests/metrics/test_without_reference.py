@@ -20,7 +20,13 @@ from tests.tiny import one_sentence
 
 
 def plan(**changes: Any) -> Protocol:
-    nothing = {"extractor": None, "extractor_path": None, "reference": None, "columns": {}, "metrics": PAIRED}
+    nothing: dict[str, Any] = {
+        "extractor": None,
+        "extractor_path": None,
+        "reference": None,
+        "columns": {},
+        "metrics": PAIRED,
+    }
     return protocol(**{**nothing, **changes})
 
 

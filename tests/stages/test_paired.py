@@ -17,7 +17,12 @@ from tests import toy_family as toy
 from tests.chain import artifact, dmq, tiny_folder
 from tests.tiny import SCHEDULE
 
-FEW = ("method=minmax", "sampler.num_inference_steps=2", "calib.seeds=1000000-1000003", "trace.seeds=3000000-3000003")
+FEW: tuple[str, ...] = (
+    "method=minmax",
+    "sampler.num_inference_steps=2",
+    "calib.seeds=1000000-1000003",
+    "trace.seeds=3000000-3000003",
+)
 FEW += ("budget=smoke", "runtime.threads=1")
 
 
