@@ -108,10 +108,10 @@ def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Find
     found: dict[tuple[str, str], Finding] = {}
     for one in protocols:
         reference = one["name"] if one["reference"] == "???" else one["reference"]
-        rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
+        rows = [_found("extractor", one["extractor"], partial(_extractor, one))] if one["extractor"] else []
         read = {classes()[name].weights for name, section in one["metrics"].items() if section is not None}
         rows += [_found("extractor", name, partial(_semantic, name, one)) for name in FOLDERS if name in read]
-        rows.append(_found("reference", reference, partial(_reference, one, outputs)))
+        rows += [_found("reference", reference, partial(_reference, one, outputs))] if reference else []
         found |= {(row.kind, row.name): row for row in rows}
     return sorted(found.values(), key=lambda row: row.kind)
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from dmq_cli.results.images import load_images
+from dmq_cli.results.images import are_pictures, load_images
 from dmq_cli.results.runs import Result
 from dmq_cli.results.trace import Trace, load_trace
 from dmq_cli.store import read_json
@@ -121,6 +121,14 @@ def pictures(result: Result) -> dict[str, Array]:
 
     From the trace, else from the samples, which are what the run made: corrected if it corrects.
     """
+    found = _sampled(result)
+    if not are_pictures(found["full"]):
+        raise Absent("its samples are neither grey nor RGB images")
+    return found
+
+
+def _sampled(result: Result) -> dict[str, Array]:
+    """The samples themselves, whatever they are."""
     if result.artifact("trace") is not None:
         return dict(trace(result).images)
     full, own = result.artifact("sample_fp"), result.artifact("sample")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,8 @@ def default_file(results: Sequence[Result], names: Sequence[str], outputs: Path)
 def page_of(results: Sequence[Result]) -> Page:
     """Everything on the page. Of many runs, only the best few are drawn; all are in the tables."""
     named = dict(zip(labels(results), results, strict=True))
-    groups = by_protocol({label: run for label, run in named.items() if run.evaluation.quantized})
-    sampled = {label: run for label, run in named.items() if not run.evaluation.quantized}
+    groups = by_protocol({label: run for label, run in named.items() if run.evaluation.headline})
+    sampled = {label: run for label, run in named.items() if not run.evaluation.headline}
     ordered = {label: run for group in groups for label, run in group.items()} | sampled
     drawn = dict(list((_drawn(groups) | sampled).items())[:MOST_DRAWN])
     kinds = {label: Kind(run.evaluation.method, run.evaluation.bits) for label, run in ordered.items()}
@@ -124,9 +125,11 @@ def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
 
 
 def _distance(result: Result) -> float:
-    evaluation = result.evaluation
-    key = "fd" if "fd" in evaluation.quantized else next(iter(evaluation.quantized))
-    return evaluation.quantized[key].value if lower_is_better(key) else -evaluation.quantized[key].value
+    headline = result.evaluation.headline
+    number = None if headline is None else result.evaluation.number(*headline)
+    if headline is None or number is None:
+        return math.inf
+    return number.value if lower_is_better(headline[1]) else -number.value
 
 
 def _left_out(drawn: int, total: int) -> str:
@@ -153,7 +156,7 @@ def _shared(runs: Mapping[str, Result]) -> list[str]:
 
 def _subtitle(runs: Mapping[str, Result]) -> str:
     protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
-    measured = any(run.evaluation.quantized for run in runs.values())
+    measured = any(run.evaluation.headline for run in runs.values())
     told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
     budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "

@@ -18,7 +18,7 @@ def picture(folder: Path) -> Path | None:
     Of more than 12 cells, only those at the bits where the methods' distances differ most.
     Not for a table over settings of one method, whose rows look alike.
     """
-    from dmq_cli.results.images import grid, load_images
+    from dmq_cli.results.images import are_pictures, grid, load_images
 
     rows: dict[str, Any] = {}
     artifacts = folder.parents[1] / "artifacts"
@@ -31,7 +31,7 @@ def picture(folder: Path) -> Path | None:
             rows.setdefault("full precision", load_images(full))
             name = with_overrides(f"{cell.method} {cell.bits}", words)
             rows[name], names[name] = load_images(own), cell.bits
-    if not rows or varied(cells):
+    if not rows or varied(cells) or not all(map(are_pictures, rows.values())):
         return None
     if len(cells) > _MOST_ROWS:
         kept = telling_bits(cells)

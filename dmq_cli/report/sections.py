@@ -258,8 +258,14 @@ def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
     figures, absent = [], []
     for group in groups:
         first = next(iter(group.values())).evaluation
-        key, name = next(iter(first.protocol["columns"].items()))
-        full = first.fp.get(key)
+        side, key = first.headline or ("", "")
+        if side == "paired":
+            names = _names(group)
+            absent.append(
+                f"Not shown for {names}: compared with full precision alone, which has no distance to itself."
+            )
+            continue
+        name, full = first.protocol["columns"].get(key, key), first.fp.get(key)
         counted = {label: cost for label, run in group.items() if (cost := run.evaluation.cost) is not None}
         absent += [
             f"Not shown for {label}: its cost was not counted when it was made."

@@ -8,10 +8,10 @@ from typing import Any
 
 from dmq_cli.metrics import shown
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import columns
+from dmq_cli.report.tables import columns, paired_shown
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
-from dmq_cli.results.record import Evaluation, as_evaluation
+from dmq_cli.results.record import Evaluation, Number, as_evaluation
 from dmq_cli.results.verdict import verdict, with_noise
 
 
@@ -31,10 +31,11 @@ def headline(found: Mapping[str, Any]) -> str | None:
     if "quantized" not in found:
         return None
     evaluation = as_evaluation(found)
-    for key, name in evaluation.protocol["columns"].items():
-        if key in evaluation.quantized:
-            return f"{name} {with_noise(evaluation.quantized[key])}"
-    return None
+    number = None if evaluation.headline is None else evaluation.number(*evaluation.headline)
+    if evaluation.headline is None or number is None:
+        return None
+    how = shown(evaluation.headline[1])
+    return f"{evaluation.protocol['columns'].get(how.key, how.heading)} {_with_unit(number, how.digits)}"
 
 
 def _evaluation(evaluation: Evaluation, run: str) -> str:
@@ -46,13 +47,18 @@ def _evaluation(evaluation: Evaluation, run: str) -> str:
     for key, title in columns(evaluation).items():
         full, quantized = with_noise(evaluation.fp[key]), with_noise(evaluation.quantized[key])
         lines.append(f"  {title:12s} fp {full}   quantized {quantized}")
-    if "psnr" in evaluation.paired:
-        lines.append(f"  {'PSNR to fp':12s} {with_noise(evaluation.paired['psnr'])} dB")
+    for key in paired_shown([evaluation]):
+        how = shown(key)
+        lines.append(f"  {how.heading.replace('FP', 'fp'):12s} {_with_unit(evaluation.paired[key], how.digits)}")
     lines += [f"  {line}" for line in _differences(evaluation)]
     lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
     if spent := latency(evaluation):
         lines.append(f"  {'latency':12s} {spent}")
     return "\n".join([*lines, f"  run: {run}"])
+
+
+def _with_unit(number: Number, digits: int) -> str:
+    return with_noise(number, digits) + (f" {number.unit}" if number.unit else "")
 
 
 def _differences(evaluation: Evaluation) -> list[str]:

@@ -84,10 +84,11 @@ def own_overrides(cells: Sequence[Evaluation]) -> list[list[str]]:
 
 
 def telling_bits(cells: Iterable[Evaluation]) -> str:
-    """The bits at which the worst distance is the greatest multiple of the best one."""
+    """The bits at which the greatest headline number is the greatest multiple of the least one."""
     found: dict[str, list[float]] = {}
     for cell in cells:
-        found.setdefault(str(cell.bits), []).append(cell.quantized["fd"].value)
+        number = None if cell.headline is None else cell.number(*cell.headline)
+        found.setdefault(str(cell.bits), []).append(0.0 if number is None else number.value)
     return max(found, key=lambda bits: max(found[bits]) / max(min(found[bits]), 1e-9))
 
 
@@ -148,12 +149,23 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
         title = f"{name} {shown_as(key).arrow}".strip()
         return _Column(title, with_noise(first.fp[key]), lambda cell: _beside_full(cell, key))
 
-    paired = [_Column("PSNR to FP ↑", "", _psnr)] if any("psnr" in cell.paired for cell in cells) else []
-    return [*(distance(key, name) for key, name in columns(first).items()), *paired]
+    return [*(distance(key, name) for key, name in columns(first).items()), *map(_paired, paired_shown(cells))]
 
 
-def _psnr(cell: Evaluation) -> str:
-    return with_noise(cell.paired["psnr"]) + " dB" if "psnr" in cell.paired else ""
+def paired_shown(cells: Sequence[Evaluation]) -> list[str]:
+    """The comparisons with full precision that are shown in brief: PSNR, and all where there is nothing else."""
+    keys = dict.fromkeys(key for cell in cells for key in cell.paired)
+    return [key for key in keys if key == "psnr" or not any(cell.quantized for cell in cells)]
+
+
+def _paired(key: str) -> _Column:
+    how = shown_as(key)
+
+    def text(cell: Evaluation) -> str:
+        unit = f" {how.unit}" if how.unit else ""
+        return with_noise(cell.paired[key], how.digits) + unit if key in cell.paired else ""
+
+    return _Column(f"{how.heading} {how.arrow}".strip(), "", text)
 
 
 def _beside_full(cell: Evaluation, key: str) -> str:

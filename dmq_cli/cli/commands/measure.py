@@ -43,7 +43,8 @@ def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
     protocol, device = build.make(section), check_device(given["device"], "--device")
     prompts = read_prompts(given["prompts"], "--prompts") if given["prompts"] else None
     found = measure_images(what, protocol, prompts, device)
-    told = {"reference": found["protocol"]["reference"], "protocol": found["protocol"]["hash"]}
+    told = {key: value for key, value in found["protocol"].items() if key == "reference"}
+    told["protocol"] = found["protocol"]["hash"]
     show(found, pairs({**_numbers(found), **told, **_images(found["images"])}), flags)
 
 
