@@ -17,6 +17,7 @@ from dmq_cli.store.files import aside
 
 Pixels = NDArray[np.uint8]
 FILE = "images.npz"
+_SIZE = 96  # pixels of an image in a grid
 
 
 def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
@@ -54,10 +55,14 @@ def load_images(folder: Path) -> Pixels:
     return found
 
 
-def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:
-    """One row of pictures for each entry, the same noise below the same noise, the entry's name on the left."""
-    font = ImageFont.load_default(size=13)
+def grid(rows: Mapping[str, Pixels], columns: int = 8) -> Image.Image:
+    """One row of pictures for each entry, the same noise below the same noise, the entry's name on the left.
+
+    A pixel of small images becomes a square of pixels, so that an image is about 96 high; larger images are as they are.
+    """
+    font = ImageFont.load_default(size=15)
     height, width = next(iter(rows.values())).shape[1:3]
+    zoom = max(1, round(_SIZE / height))
     cell_w, cell_h = width * zoom + 2, height * zoom + 2
     label = 16 + max(int(font.getlength(name)) for name in rows)
     picture = Image.new("RGB", (label + columns * cell_w, len(rows) * cell_h), "white")
