@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.report import heading
 from dmq_cli.report.html import render
 from dmq_cli.report.result_table import by_protocol, caption, columns_of
 from dmq_cli.report.sections import images
@@ -118,7 +119,17 @@ def as_text(found: Comparison) -> str:
 
 def write_comparison(found: Comparison, file: Path) -> None:
     """A self-contained HTML page, with the images side by side."""
-    write_text(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
+    write_text(
+        file,
+        render(
+            "compare.html.j2",
+            found=found,
+            days=heading.days(found.runs),
+            in_full=heading.in_full(found.runs),
+            images=images(found.runs),
+            cell=cell_text,
+        ),
+    )
 
 
 def cell_text(number: Compared, label: str) -> str:
