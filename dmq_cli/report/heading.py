@@ -20,7 +20,7 @@ def title(runs: Mapping[str, Result]) -> str:
 
 
 def subtitle(runs: Mapping[str, Result]) -> str:
-    """How many runs, how they were measured, with which budget and when."""
+    """How many runs, how they were measured and with which budget."""
     protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
     measured = any(run.evaluation.quantized for run in runs.values())
     told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
@@ -28,15 +28,13 @@ def subtitle(runs: Mapping[str, Result]) -> str:
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "
     shared = _shared(runs)
     more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
-    return f"{count}{told}, budget {', '.join(budgets)}{more}{days(runs)}"
+    return f"{count}{told}, budget {', '.join(budgets)}{more}"
 
 
-def days(runs: Mapping[str, Result]) -> str:
-    """`; finished on 2026-11-21`, or from the first to the last day; empty where no run says, as cells of tables do not."""
+def days(runs: Mapping[str, Result]) -> list[str]:
+    """The first and the last day on which a run ended, one where they are the same; none where no run says, as cells of tables."""
     known = sorted(run.finished[:10] for run in runs.values() if run.finished)
-    if not known:
-        return ""
-    return f"; finished on {known[0]}" + (f" to {known[-1]}" if known[-1] != known[0] else "")
+    return list(dict.fromkeys([*known[:1], *known[-1:]]))
 
 
 def in_full(runs: Mapping[str, Result]) -> list[tuple[str, str]]:

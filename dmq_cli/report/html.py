@@ -39,6 +39,7 @@ class Page:
 
     title: str
     subtitle: str
+    days: list[str]
     in_full: list[tuple[str, str]]
     statements: list[str]
     tables: list[Table]
@@ -83,6 +84,7 @@ def page_of(results: Sequence[Result]) -> Page:
     return Page(
         title=heading.title(ordered),
         subtitle=heading.subtitle(ordered),
+        days=heading.days(ordered),
         in_full=heading.in_full(ordered),
         statements=[statement(group) for group in groups],
         tables=[result_table(group) for group in groups],

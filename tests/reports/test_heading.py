@@ -39,8 +39,8 @@ def test_days_are_those_when_runs_ended_and_cells_have_none(tmp_path: Path) -> N
     first = result(tmp_path, "a", "2026-11-21T10:00:00+00:00")
     last = result(tmp_path, "b", "2026-11-29T10:00:00+00:00")
     cell = load_result(runs.cell(tmp_path, "t", runs.metrics("tac")))
-    assert heading.days({"b": last, "a": first, "c": cell}) == "; finished on 2026-11-21 to 2026-11-29"
-    assert heading.days({"a": first}) == "; finished on 2026-11-21" and heading.days({"c": cell}) == ""
+    assert heading.days({"b": last, "a": first, "c": cell}) == ["2026-11-21", "2026-11-29"]
+    assert heading.days({"a": first}) == ["2026-11-21"] and heading.days({"c": cell}) == []
 
 
 def test_pages_begin_with_papers_and_dates(tmp_path: Path) -> None:
@@ -49,4 +49,5 @@ def test_pages_begin_with_papers_and_dates(tmp_path: Path) -> None:
     write_comparison(compare(given), tmp_path / "compare.html")
     for page in ("report.html", "compare.html"):
         top = (tmp_path / page).read_text(encoding="utf-8").partition("</header>")[0]
-        assert "Nobody, 2026" in top and "finished on 2026-11-21; page written on 20" in top
+        dates = "finished on <time>2026-11-21</time>; page written on <time>20"
+        assert "Nobody, 2026" in top and dates in top
