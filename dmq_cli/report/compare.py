@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.report import heading
 from dmq_cli.report.html import render
-from dmq_cli.report.result_table import by_protocol, caption, columns_of
+from dmq_cli.report.result_table import Value, by_protocol, caption, columns_of
 from dmq_cli.report.sections import images
 from dmq_cli.results.noise import alike
 from dmq_cli.results.pairs import Pairs
@@ -118,19 +119,35 @@ def as_text(found: Comparison) -> str:
 
 def write_comparison(found: Comparison, file: Path) -> None:
     """A self-contained HTML page, with the images side by side."""
-    write_text(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
+    write_text(
+        file,
+        render(
+            "compare.html.j2",
+            found=found,
+            days=heading.days(found.runs),
+            in_full=heading.in_full(found.runs),
+            images=images(found.runs),
+            value=cell_value,
+        ),
+    )
+
+
+def cell_value(number: Compared, label: str) -> Value:
+    """A number with its difference to the first run; an empty one where the run does not have it."""
+    if label not in number.values:
+        return Value()
+    text, value = with_unit(number.values[label]), number.values[label].value
+    if label not in number.deltas:
+        return Value(text)
+    delta, judged = number.deltas[label]
+    return Value(text, delta=difference(value, value - delta), judged=judged)
 
 
 def cell_text(number: Compared, label: str) -> str:
     """`0.60 (+0.07 inside the noise)`; nothing where the run does not have it."""
-    if label not in number.values:
-        return ""
-    text, value = with_unit(number.values[label]), number.values[label].value
-    if label not in number.deltas:
-        return text
-    delta, judged = number.deltas[label]
-    told = difference(value, value - delta)
-    return f"{text} ({told}{'' if judged == 'noise unknown' else ' ' + judged})"
+    cell = cell_value(number, label)
+    judged = "" if cell.judged == "noise unknown" else f" {cell.judged}"
+    return f"{cell.text} ({cell.delta}{judged})" if cell.delta else cell.text
 
 
 def _numbers(group: Mapping[str, Result]) -> ComparedGroup:

@@ -86,7 +86,7 @@ def transformed(result: Result) -> Trace:
 
 
 def corrections(result: Result) -> dict[str, Array]:
-    """gain K (S, C) and bias B (S, C, H, W) of TAC's correction. Raises Absent."""
+    """gain K (S, C) and bias B (S, ...), as a sample, of TAC's correction. Raises Absent."""
     if NO_CORRECTION in _target(result, "correct"):
         raise Absent(_UNCORRECTED)
     folder = result.artifact("correct")

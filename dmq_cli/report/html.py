@@ -6,17 +6,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 import dmq_cli
+from dmq_cli.report import heading
 from dmq_cli.report.figures.style import Kind, looks
 from dmq_cli.report.result_table import SECONDS, CostRow, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
-from dmq_cli.results.naming import few
 from dmq_cli.results.runs import Result, flatten, labels
 from dmq_cli.results.verdict import lower_is_better
 from dmq_cli.store import digest
@@ -27,16 +28,20 @@ _NOTE = (
     "Below a number stand its deviation over seed ranges (±) or its 95 % interval [low, high], then the difference to full"
     " precision (on the same seeds where that is known) and whether that is inside the noise of the two; where one of the two"
     " has no interval, only the difference."
-    " The best of each column is bold."
+    " ↓: lower is better, ↑: higher is better; the best of each column is bold."
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows, in its order. records: titles with pairs of keys and values."""
+    """What the template shows, in its order. in_full: short names and what they stand for; records: titles with pairs of keys
+    and values.
+    """
 
     title: str
     subtitle: str
+    days: list[str]
+    in_full: list[tuple[str, str]]
     statements: list[str]
     tables: list[Table]
     reading: str
@@ -78,8 +83,10 @@ def page_of(results: Sequence[Result]) -> Page:
     made = sections(drawn, groups, seen)
     left_out = "" if len(drawn) == len(ordered) else _left_out(len(drawn), len(ordered))
     return Page(
-        title=_title(ordered),
-        subtitle=_subtitle(ordered),
+        title=heading.title(ordered),
+        subtitle=heading.subtitle(ordered),
+        days=heading.days(ordered),
+        in_full=heading.in_full(ordered),
         statements=[statement(group) for group in groups],
         tables=[result_table(group) for group in groups],
         reading=_NOTE,
@@ -97,12 +104,14 @@ def page_of(results: Sequence[Result]) -> Page:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package with what it shows; everything that is not markup already is escaped."""
+    """A template of this package with what it shows; everything that is not markup already is escaped; dated today."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dmq_cli.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(template).render(version=dmq_cli.__version__, **values)
+    return environment.get_template(template).render(
+        version=dmq_cli.__version__, today=date.today().isoformat(), **values
+    )
 
 
 def _missing(made: Sequence[Section]) -> list[tuple[str, str]]:
@@ -134,35 +143,6 @@ def _distance(result: Result) -> float:
 
 def _left_out(drawn: int, total: int) -> str:
     return f"The images and figures below show the {drawn} of {total} runs with the best distances; name fewer runs to see others."
-
-
-def _title(runs: Mapping[str, Result]) -> str:
-    def distinct(key: str) -> list[str]:
-        return list(dict.fromkeys(getattr(run.evaluation, key) for run in runs.values()))
-
-    methods, bits = distinct("method"), [name.upper() for name in distinct("bits")]
-    told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
-    shared = few(_shared(runs))
-    return f"{', '.join(distinct('model'))}: {told} at {', '.join(bits)}" + (
-        f" with {', '.join(shared)}" if shared else ""
-    )
-
-
-def _shared(runs: Mapping[str, Result]) -> list[str]:
-    """The overrides that all runs have."""
-    first, *others = [run.evaluation.overrides for run in runs.values()]
-    return [word for word in first if all(word in other for other in others)]
-
-
-def _subtitle(runs: Mapping[str, Result]) -> str:
-    protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
-    measured = any(run.evaluation.headline for run in runs.values())
-    told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
-    budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
-    count = "" if len(runs) == 1 else f"{len(runs)} runs, "
-    shared = _shared(runs)
-    more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
-    return f"{count}{told}, budget {', '.join(budgets)}{more}"
 
 
 def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -79,12 +79,25 @@ def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
 def images(runs: Runs) -> Section:
     """The images of every run beside those of full precision, and the differences."""
     found = gather(runs, evidence.pictures)
-    strips = [(label, _rows(own)) for label, own in found.present.items()]
+    fitting = {
+        label: {name: pictures.fitting(images) for name, images in own.items()} for label, own in found.present.items()
+    }
+    strips = [(label, _rows(own)) for label, own in fitting.items()]
+    chosen = dict.fromkeys(_chosen(runs[label], own) for label, own in fitting.items())
     about = (
-        "Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
+        f"Nobody picked these images: they are {' or '.join(chosen)}. Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
         " of full precision, multiplied by what is written beside it, which is chosen for each run: black is no difference."
     )  # fmt: skip
     return Section("images", "Images from the same noise", about, strips=strips, absent=found.without())
+
+
+def _chosen(result: Result, own: Mapping[str, evidence.Array]) -> str:
+    """Which seeds the images of a run are of."""
+    if "sampled" in own:
+        seeds, by = result.evaluation.seeds[0], "that the run sampled"
+    else:
+        seeds, by = (result.config.get("trace") or {}).get("seeds", ""), "that the trace walked"
+    return f"the first {len(own['full'])} of the seeds {seeds} {by}".replace("  ", " ")
 
 
 def _rows(own: Mapping[str, evidence.Array]) -> list[Strip]:

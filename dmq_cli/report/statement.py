@@ -75,7 +75,7 @@ def _price(result: Result) -> str:
     if (size, cost.bops) == (full, cost.bops_fp):
         return f"The network keeps its {full:.2f} MB and its {cost.bops / 1e9:.1f} billion bit operations in one call, as nothing of it is quantized."
     return (
-        f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times) and one call of it from"
+        f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times fewer bytes) and one call of it from"
         f" {cost.bops_fp / 1e9:.1f} to {cost.bops / 1e9:.1f} billion bit operations ({cost.bops_fp / cost.bops:.0f} times fewer)."
     )
 

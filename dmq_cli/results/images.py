@@ -18,6 +18,7 @@ from dmq_cli.store.files import aside
 Pixels = NDArray[np.uint8]
 """Images, uint8 (N, H, W, C); float32 (N, ...) of samples that are none."""
 FILE = "images.npz"
+_SIZE = 96  # pixels of an image in a grid
 
 
 def pixels_of(samples: Tensor, rounding: str) -> Pixels:
@@ -78,10 +79,14 @@ def load_images(folder: Path) -> Pixels:
     return pixels
 
 
-def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:
-    """Draw a row of pictures for each entry, with its name on the left; pictures from the same noise stand below each other."""
-    font = ImageFont.load_default(size=13)
+def grid(rows: Mapping[str, Pixels], columns: int = 8) -> Image.Image:
+    """Draw a row of pictures for each entry, with its name on the left; pictures from the same noise stand below each other.
+
+    Small images are enlarged by a whole factor, to a height of about 96; larger ones keep their size.
+    """
+    font = ImageFont.load_default(size=15)
     height, width = next(iter(rows.values())).shape[1:3]
+    zoom = max(1, round(_SIZE / height))
     cell_w, cell_h = width * zoom + 2, height * zoom + 2
     label = 16 + max(int(font.getlength(name)) for name in rows)
     picture = Image.new("RGB", (label + columns * cell_w, len(rows) * cell_h), "white")

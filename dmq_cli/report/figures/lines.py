@@ -59,7 +59,7 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
         for label, table in tables.items():
             for channel, gain in enumerate(table["gain"].T):
                 _line(left, gain - 1, label if channel == 0 else "", looks[label])
-            _line(right, np.sqrt((table["bias"].astype(float) ** 2).mean(axis=(1, 2, 3))), label, looks[label])
+            _line(right, size_by_call(table["bias"]), label, looks[label])
         left.axhline(0, color=INK, linewidth=0.6)
         left.set(title="gain of the noise estimate", ylabel="K - 1, a line for each channel", xlabel="network call")
         right.set(title="bias of the input", ylabel="root mean square of B", xlabel="network call")
@@ -68,6 +68,12 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
         legend(figure, (left, right))
 
     return drawn(draw, 3.0)
+
+
+def size_by_call(bias: Array) -> Array:
+    """Root mean square of B at every call, (S,): over all elements, whatever the shape of a sample. bias: (S, ...)."""
+    found: Array = np.sqrt((bias.astype(float) ** 2).reshape(len(bias), -1).mean(axis=1))
+    return found
 
 
 def _line(axes: Axes, values: Array, label: str, look: Look, without: bool = False) -> None:
