@@ -13,28 +13,28 @@ from dmq_cli.results.runs import Result
 def title(runs: Mapping[str, Result]) -> str:
     """Models, methods, bits, and the overrides that all runs have."""
     methods, bits = _distinct(runs, "method"), [name.upper() for name in _distinct(runs, "bits")]
-    told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
+    methods_text = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
     shared = few(_shared(runs))
     more = f" with {', '.join(shared)}" if shared else ""
-    return f"{', '.join(_distinct(runs, 'model'))}: {told} at {', '.join(bits)}{more}"
+    return f"{', '.join(_distinct(runs, 'model'))}: {methods_text} at {', '.join(bits)}{more}"
 
 
 def subtitle(runs: Mapping[str, Result]) -> str:
     """How many runs, how they were measured and with which budget."""
     protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
     measured = any(run.evaluation.headline for run in runs.values())
-    told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
+    measurement = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
     budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
     count = "" if len(runs) == 1 else f"{len(runs)} runs, "
     shared = _shared(runs)
     more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
-    return f"{count}{told}, budget {', '.join(budgets)}{more}"
+    return f"{count}{measurement}, budget {', '.join(budgets)}{more}"
 
 
 def days(runs: Mapping[str, Result]) -> list[str]:
     """The first and the last day on which a run ended, one where they are the same; none where no run says, as cells of tables."""
-    known = sorted(run.finished[:10] for run in runs.values() if run.finished)
-    return list(dict.fromkeys([*known[:1], *known[-1:]]))
+    finished = sorted(run.finished[:10] for run in runs.values() if run.finished)
+    return list(dict.fromkeys([*finished[:1], *finished[-1:]]))
 
 
 def in_full(runs: Mapping[str, Result]) -> list[tuple[str, str]]:
@@ -47,9 +47,9 @@ def in_full(runs: Mapping[str, Result]) -> list[tuple[str, str]]:
 
 def _paper(runs: Iterable[Result]) -> str:
     """The paper of one method, as its configuration cites it, and every set of options these runs gave it."""
-    first, *others = runs
+    first, *further = runs
     cite = first.config["method"].get("cite") or first.evaluation.cite or "no source is named in its configuration"
-    options = dict.fromkeys(" ".join(run.evaluation.overrides) for run in (first, *others))
+    options = dict.fromkeys(" ".join(run.evaluation.overrides) for run in (first, *further))
     if not any(options):
         return str(cite)
     return f"{cite}; with {' | '.join(words or 'no options' for words in options)}"
@@ -68,5 +68,5 @@ def _distinct(runs: Mapping[str, Result], name: str) -> list[str]:
 
 def _shared(runs: Mapping[str, Result]) -> list[str]:
     """The overrides that all runs have."""
-    first, *others = [run.evaluation.overrides for run in runs.values()]
-    return [word for word in first if all(word in other for other in others)]
+    first, *further = [run.evaluation.overrides for run in runs.values()]
+    return [word for word in first if all(word in overrides for overrides in further)]

@@ -79,8 +79,8 @@ def page_of(results: Sequence[Result]) -> Page:
     ordered = {label: run for group in groups for label, run in group.items()} | sampled
     drawn = dict(list((_drawn(groups) | sampled).items())[:MOST_DRAWN])
     kinds = {label: Kind(run.evaluation.method, run.evaluation.bits) for label, run in ordered.items()}
-    seen = looks({label: kinds[label] for label in drawn}, kinds)
-    made = sections(drawn, groups, seen)
+    run_looks = looks({label: kinds[label] for label in drawn}, kinds)
+    all_sections = sections(drawn, groups, run_looks)
     left_out = "" if len(drawn) == len(ordered) else _left_out(len(drawn), len(ordered))
     return Page(
         title=heading.title(ordered),
@@ -93,8 +93,8 @@ def page_of(results: Sequence[Result]) -> Page:
         costs=costs(ordered),
         seconds=SECONDS,
         left_out=left_out,
-        sections=[section for section in made if section.shows],
-        missing=_missing(made),
+        sections=[section for section in all_sections if section.shows],
+        missing=_missing(all_sections),
         commands=[(label, run.evaluation.command) for label, run in ordered.items()],
         records=[*_protocols(groups), *_environments(drawn)],
         configurations=[
@@ -114,10 +114,10 @@ def render(template: str, **values: Any) -> str:
     )
 
 
-def _missing(made: Sequence[Section]) -> list[tuple[str, str]]:
+def _missing(all_sections: Sequence[Section]) -> list[tuple[str, str]]:
     """Titles of sections that show nothing, and why; those with the same reason together."""
     reasons: dict[str, list[str]] = {}
-    for section in made:
+    for section in all_sections:
         if not section.shows:
             reasons.setdefault(" ".join(section.absent), []).append(section.title)
     return [("; ".join(titles), reason) for reason, titles in reasons.items()]
@@ -129,8 +129,8 @@ def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
     ranks = {
         label: rank for group in groups for rank, label in enumerate(sorted(group, key=lambda k: _distance(group[k])))
     }
-    kept = sorted(ordered, key=lambda label: ranks[label])[:MOST_DRAWN]
-    return {label: run for label, run in ordered.items() if label in kept}
+    best = sorted(ordered, key=lambda label: ranks[label])[:MOST_DRAWN]
+    return {label: run for label, run in ordered.items() if label in best}
 
 
 def _distance(result: Result) -> float:
@@ -154,8 +154,11 @@ def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[t
 
 def _environments(runs: Mapping[str, Result]) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Each environment once, with the runs it was that of."""
-    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    by_content: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for label, run in runs.items():
         environment = run.manifest.get("environment", {})
-        found.setdefault(json.dumps(environment, sort_keys=True), ([], environment))[0].append(label)
-    return [(f"Environment of {', '.join(names)}", list(flatten(one).items())) for names, one in found.values()]
+        by_content.setdefault(json.dumps(environment, sort_keys=True), ([], environment))[0].append(label)
+    return [
+        (f"Environment of {', '.join(names)}", list(flatten(settings).items()))
+        for names, settings in by_content.values()
+    ]

@@ -29,17 +29,17 @@ def statement(runs: Mapping[str, Result]) -> str:
     model = f"{first.model} "
     if len(ranked) == 1:
         verb = f"brings {model}to {name}" if side == "quantized" else f"on {model}has a {name} of"
-        told = [f"{ranked[0]} {verb} {_against_full(best, side, key)}"]
+        sentences = [f"{ranked[0]} {verb} {_against_full(best, side, key)}"]
     else:
-        told = [
+        sentences = [
             f"Of {len(ranked)} runs on {model.strip()}, {ranked[0].removeprefix(model)} has the best {name}: {_against_full(best, side, key)}"
         ]
-    told += [_twins(best) if side == "quantized" else "", _price(best)]
+    sentences += [_twins(best) if side == "quantized" else "", _price(best)]
     if len(ranked) > 1:
         alike = _text(worst, side, key) == _text(best, side, key)
         last = f"The worst is {ranked[-1].removeprefix(model)} with {_text(worst, side, key)}."
-        told.append("The others do not differ by more than the digits shown." if alike else last)
-    return " ".join(filter(None, [*told, _doubts(runs)]))
+        sentences.append("The others do not differ by more than the digits shown." if alike else last)
+    return " ".join(filter(None, [*sentences, _doubts(runs)]))
 
 
 def _value(result: Result, side: str, key: str) -> float:
@@ -54,9 +54,9 @@ def _against_full(result: Result, side: str, key: str) -> str:
             f"{_text(result, side, key)}, each image held against the one that full precision makes of the same noise."
         )
     over, inside = over_full(result.evaluation, key)
-    own = result.evaluation.quantized[key].value
+    quantized = result.evaluation.quantized[key].value
     twins = " on the same seeds," if key in result.evaluation.over_fp else ""
-    judged = _JUDGED[verdict(inside)].format(f" of {difference(own, own - over)}{twins}")
+    judged = _JUDGED[verdict(inside)].format(f" of {difference(quantized, quantized - over)}{twins}")
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 

@@ -43,14 +43,14 @@ def strip(images: Pixels) -> tuple[str, int, int]:
     return source, picture.width * times, picture.height * times
 
 
-def amplified(full: Pixels, other: Pixels, factor: int) -> Pixels:
+def amplified(full: Pixels, changed: Pixels, factor: int) -> Pixels:
     """|other - full| x factor as an image of its own: black where they agree."""
-    found: Pixels = np.clip(np.abs(other.astype(int) - full.astype(int)) * factor, 0, 255).astype(np.uint8)
-    return found
+    difference: Pixels = np.clip(np.abs(changed.astype(int) - full.astype(int)) * factor, 0, 255).astype(np.uint8)
+    return difference
 
 
 def factor(pairs: Iterable[tuple[Pixels, Pixels]]) -> int:
     """The greatest of 16, 8, 4, 2, 1 at which 99 % of all differences still fit into 255."""
     sizes = [np.abs(a.astype(int) - b.astype(int)).ravel() for a, b in pairs]
     high = float(np.quantile(np.concatenate(sizes), 0.99)) if sizes else 0.0
-    return next((one for one in _FACTORS if high * one <= 255), 1)
+    return next((candidate for candidate in _FACTORS if high * candidate <= 255), 1)
