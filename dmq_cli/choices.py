@@ -100,14 +100,17 @@ def table(name: str) -> dict[str, Any]:
 
 
 def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
-    """List name, extractor, images, columns and present (whether its weights and reference exist) of every protocol."""
+    """List name, extractor, images, columns (or metrics) and present (whether its weights and reference exist) of every protocol."""
     rows = []
     for settings in protocols():
         files = [resolve(str(value)) for key, value in settings.items() if key.endswith("_path") and value is not None]
-        reference = reference_file(settings["reference"], settings["reference_path"], outputs)
+        name, path = settings["reference"], settings["reference_path"]
+        reference = None if name is None else reference_file(name, path, outputs)
         present = all(file.exists() for file in [*files, *([] if reference is None else [reference])])
-        row = {"name": settings["name"], "extractor": settings["extractor"], "images": settings["num_images"]}
-        rows.append({**row, "columns": list(settings.get("columns", {}).values()), "present": present})
+        row = {"name": settings["name"], "extractor": settings["extractor"] or "", "images": settings["num_images"]}
+        columns = list(settings.get("columns", {}).values())
+        columns = columns or [key for key, metric in settings["metrics"].items() if metric]
+        rows.append({**row, "columns": columns, "present": present})
     return rows
 
 

@@ -23,6 +23,7 @@ from tests.tiny import SCHEDULE
 IMAGES = 40
 STEPS = 4
 FEW = (
+    "protocol=digits",
     f"sampler.num_inference_steps={STEPS}",
     "calib.seeds=1000000-1000007",
     f"seeds=0-{IMAGES - 1}",

@@ -12,12 +12,14 @@ import pytest
 from dmq_cli import choices
 from dmq_cli.paths import PACKAGE
 from dmq_cli.report import documents
+from dmq_cli.report.tables import read_cells, table
 from dmq_cli.stages.nodes import NODES
 from tests.chain import artifacts, dmq, tiny_folder, words
 from tests.test_floors import FILES, FLOORS, UPWARD, imports, own, part
 
 ROOT = PACKAGE.parent
 DOCS = ROOT / "docs"
+TABLES = ROOT / "outputs" / "tables"
 PAGES = [*documents(ROOT), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BASE = "base"  # all parts of floor 0: what every other may import
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is in a checkout")
@@ -89,7 +91,7 @@ def test_pictures_are_those_of_the_tables() -> None:
     pictures = sorted((DOCS / "images").glob("*.png"))
     assert len(pictures) >= 3
     for picture in pictures:
-        assert picture.read_bytes() == (ROOT / "outputs" / "tables" / picture.stem / "samples.png").read_bytes()
+        assert picture.read_bytes() == (TABLES / picture.stem / "samples.png").read_bytes()
 
 
 def test_help_and_pages_of_reports_name_pages_that_are_there() -> None:
@@ -137,6 +139,21 @@ def test_the_readme_is_short_and_says_what_the_tool_is_for_first() -> None:
     assert len(text.encode()) < 8192 and "∞" not in text
     (table,) = re.findall(r"<!-- table .*?-->\n(.*?)\n\n", text, re.DOTALL)
     assert len(table.splitlines()) == 2 + 6, "six rows below the heading"
+
+
+def test_the_demo_in_the_readme_is_what_such_cells_are() -> None:
+    """What needs no learning is in the committed cells of `main`, too: of the same seeds, whatever the budget."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^3 done, .*?\n(\|.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    heads, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines())
+    printed = table(TABLES / "main", ["w3a8"]).splitlines()[0].strip("|").split(" | ")
+    assert set(heads) <= {head.strip() for head in printed}
+    assert [row[1] for row in rows] == ["full precision", "minmax", "qdiffusion", "tac"]
+    (minmax,) = (cell for cell in read_cells(TABLES / "main") if (cell.method, cell.bits) == ("minmax", "w3a8"))
+    for row, numbers in zip(rows, (minmax.fp, {**minmax.quantized, **minmax.paired}), strict=False):
+        for key, name in (("fd", "FD-digits ↓"), ("is", "IS-digits ↑"), ("psnr", "PSNR to FP ↑")):
+            shown = row[heads.index(name)]
+            assert shown == "" if key not in numbers else shown.startswith(f"{numbers[key].seeds[0]:.2f} ["), name
 
 
 def test_a_method_of_ones_own_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def small(folder: Path) -> Path:
 def test_the_embedded_reference_and_protocol_keep_their_names(tmp_path: Path) -> None:
     plan: Protocol = build.make(choices.protocol("digits"))
     found = find_reference(plan, tmp_path)
-    assert found.sha256 == DIGITS
+    assert found is not None and found.sha256 == DIGITS
     assert plan.record(found.sha256, extractor_sha256(plan))["hash"] == "abad2ad904322c33"
     assert real_images(plan, tmp_path).shape == (1797, 16, 16, 1)
     latent: Protocol = build.make(choices.protocol("digits_latent"))

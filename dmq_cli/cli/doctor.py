@@ -50,28 +50,30 @@ def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
     Raises ConfigError for an unknown name.
     """
     models = {name: _model(name, outputs) for name in chosen or choices.names("model")}
-    found = [_found("model", name, partial(_network, model)) for name, model in models.items()]
-    return found if chosen else [*found, *_measures(choices.protocols(), outputs), *_built(outputs)]
+    findings = [_finding("model", name, partial(_network, model)) for name, model in models.items()]
+    return findings if chosen else [*findings, *_measures(choices.protocols(), outputs), *_built(outputs)]
 
 
 def lines(findings: Iterable[Finding]) -> list[list[str]]:
     """For each kind, name, state, and where it is with its hash, or what to do."""
-    return [[one.kind, one.name, one.state, _told(one)] for one in findings]
+    return [[finding.kind, finding.name, finding.state, _place_or_advice(finding)] for finding in findings]
 
 
 def summary(findings: Sequence[Finding]) -> str:
     """How much is here: "models 4 of 19 present; extractors 1 of 4 present; references 2 of 8 present"."""
-    kinds = dict.fromkeys(one.kind for one in findings)
+    kinds = dict.fromkeys(finding.kind for finding in findings)
     parts = []
     for kind in kinds:
-        states = [one.state for one in findings if one.kind == kind]
+        states = [finding.state for finding in findings if finding.kind == kind]
         wrong = f", {states.count('wrong')} wrong" if "wrong" in states else ""
         parts.append(f"{kind}s {states.count('present')} of {len(states)} present{wrong}")
     return "; ".join(parts)
 
 
-def _told(one: Finding) -> str:
-    return str(one.error) if one.error else f"{one.where}" + (f"  sha256 {one.sha256[:16]}" if one.sha256 else "")
+def _place_or_advice(finding: Finding) -> str:
+    if finding.error is not None:
+        return str(finding.error)
+    return f"{finding.where}" + (f"  sha256 {finding.sha256[:16]}" if finding.sha256 else "")
 
 
 def _model(name: str, outputs: str) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _model(name: str, outputs: str) -> dict[str, Any]:
     return choices.model(name, outputs)
 
 
-def _found(kind: str, name: str, look: Callable[[], tuple[str, str | None]]) -> Finding:
+def _finding(kind: str, name: str, look: Callable[[], tuple[str, str | None]]) -> Finding:
     """What `look` returns, its place and sha256, or the error that it ends in."""
     try:
         return Finding(kind, name, *look())
@@ -105,15 +107,16 @@ def _measures(protocols: Iterable[Mapping[str, Any]], outputs: str) -> list[Find
     from dmq_cli.metrics.shown import classes
     from dmq_cli.metrics.weights import FOLDERS
 
-    found: dict[tuple[str, str], Finding] = {}
-    for one in protocols:
-        reference = one["name"] if one["reference"] == "???" else one["reference"]
-        rows = [_found("extractor", one["extractor"], partial(_extractor, one))]
-        read = {classes()[name].weights for name, section in one["metrics"].items() if section is not None}
-        rows += [_found("extractor", name, partial(_semantic, name, one)) for name in FOLDERS if name in read]
-        rows.append(_found("reference", reference, partial(_reference, one, outputs)))
-        found |= {(row.kind, row.name): row for row in rows}
-    return sorted(found.values(), key=lambda row: row.kind)
+    findings: dict[tuple[str, str], Finding] = {}
+    for protocol in protocols:
+        reference = protocol["name"] if protocol["reference"] == "???" else protocol["reference"]
+        extractor = protocol["extractor"]
+        rows = [_finding("extractor", extractor, partial(_extractor, protocol))] if extractor else []
+        read = {classes()[name].weights for name, section in protocol["metrics"].items() if section is not None}
+        rows += [_finding("extractor", name, partial(_semantic, name, protocol)) for name in FOLDERS if name in read]
+        rows += [_finding("reference", reference, partial(_reference, protocol, outputs))] if reference else []
+        findings |= {(row.kind, row.name): row for row in rows}
+    return sorted(findings.values(), key=lambda row: row.kind)
 
 
 def _extractor(protocol: Mapping[str, Any]) -> tuple[str, str]:
@@ -144,7 +147,7 @@ def _reference(protocol: Mapping[str, Any], outputs: str) -> tuple[str, None]:
 def _built(outputs: str) -> list[Finding]:
     """What `dmq reference build` left below `outputs`, in the order of names."""
     files = sorted(resolve(outputs).glob("references/*.safetensors"))
-    return [_found("reference", file.stem, partial(_statistics, file)) for file in files]
+    return [_finding("reference", file.stem, partial(_statistics, file)) for file in files]
 
 
 def _statistics(file: Path) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from dmq_cli.errors import EvaluationError
+from dmq_cli.errors import ConfigError, EvaluationError
 from dmq_cli.metrics.digits import SIDES, DigitsFeatures
 from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
 from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
@@ -32,8 +32,11 @@ _EXTRACTOR_LAYERS = ("features", "logits", SPATIAL)  # layers of the protocol's 
 _SEMANTIC_BATCH = 50  # of vision transformers, whose images are made 224x224
 
 
-def extractor_sha256(protocol: Protocol) -> str:
-    """Hash the weights a protocol uses, and check them against the sha256 it asks for. Raises as `read_weights`."""
+def extractor_sha256(protocol: Protocol) -> str | None:
+    """Hash the weights a protocol uses, and check them against the sha256 it asks for; None without an extractor. Raises as
+    `read_weights`."""
+    if protocol.extractor is None:
+        return None
     return read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
 
 
@@ -52,12 +55,18 @@ def load_extractor(protocol: Protocol) -> Any:
     """Load the torch-fidelity extractor of a protocol, in evaluation mode, weights checked, once per process.
 
     It gives the features of the Fréchet distance, those of the inception score and, if the protocol needs them, those of sFID.
-    Raises as `read_weights`.
+    Raises ConfigError for a protocol without an extractor; otherwise as `read_weights`.
     """
-    registered, path = EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path))
+    if protocol.extractor is None:
+        raise ConfigError(
+            f"Features were to be read of images, but the protocol {protocol.name} has no extractor; give protocol.extractor"
+            " and protocol.extractor_path, or another protocol."
+        )
+    sha256 = read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
+    registered, path = EXTRACTORS[protocol.extractor], str(resolve(str(protocol.extractor_path)))
     layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
     more = (SPATIAL,) if SPATIAL in protocol.layers() else ()
-    return _build(registered, (layer("fid"), layer("isc"), *more), path, extractor_sha256(protocol))
+    return _build(registered, (layer("fid"), layer("isc"), *more), path, sha256)
 
 
 @torch.no_grad()
@@ -77,8 +86,10 @@ def extract(
     Raises EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
     Numerics().set_tf32(device)
-    pixels, needed = _channels_first(images), protocol.layers(subjects is not None) if layers is None else set(layers)
-    features: dict[str, Tensor] = {}
+    needed = protocol.layers(subjects is not None) if layers is None else set(layers)
+    if not needed:
+        return {}
+    pixels, features = _channels_first(images), dict[str, Tensor]()
     if needed & set(_EXTRACTOR_LAYERS):
         extractor = load_extractor(protocol).to(device)
         features |= zip(_EXTRACTOR_LAYERS, _batched(extractor, pixels, batch_size, protocol.resize), strict=False)

@@ -30,15 +30,17 @@ def fidelity(
     prompt of each image; without it there is no agreement and no clip_score. Raises EvaluationError for another number of
     images or a reference that is too small; errors of weights as in `read_weights`.
     """
-    real = reference if isinstance(reference, Reference) else reference_of(protocol.reference, reference)
+    real = reference if isinstance(reference, Reference) else reference_of(str(protocol.reference), reference)
     check_images(len(images), protocol)
     sample = Sample(extract(images, protocol, subjects=subjects), subjects)
     return dict(measure(sample, with_features(real, protocol), protocol).numbers)
 
 
 def measure(images: Sample, reference: Features | Reference, protocol: Protocol) -> Measurement:
-    """Measure images by the protocol's SetMetrics. reference: features of `extract`, or a Reference of `with_features`."""
-    real = reference if isinstance(reference, Reference) else Reference(protocol.reference, "", features=reference)
+    """Measure images by the protocol's SetMetrics. reference: features of `extract`, or a Reference of `with_features`; {} if
+    there is none, and then no metric of the protocol compares with it.
+    """
+    real = reference if isinstance(reference, Reference) else Reference(str(protocol.reference), "", features=reference)
     for features in images.features.values():
         check_images(len(features), protocol)
     _check_reference(real, protocol)

@@ -41,10 +41,11 @@ def flat(section: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a protocol's section to the flat form; one that has it already is copied.
 
     metrics: names of those of the former list; further: {name: its section} of all others, and {name: None} for one that was
-    always measured and now is not.
+    always measured and now is not. `seeds` is left out: it says what is sampled and not what a number means.
     """
+    section = {key: value for key, value in section.items() if key != "seeds"}
     if not isinstance(section.get("metrics"), Mapping):
-        return dict(section)
+        return section
     sections = {name: dict(metric) for name, metric in section["metrics"].items() if metric is not None}
     targets = {**_LISTED, **_ALWAYS}
     former = {name for name, metric in sections.items() if metric.get("_target_") == targets.get(name)}

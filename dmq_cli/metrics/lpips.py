@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,15 @@ class Lpips(PairMetric):
             return {}
         return {"lpips": read_weights("lpips", protocol.lpips_path, protocol.weights_sha256.get("lpips"))[1]}
 
-    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
+    def pairwise(self, shape: Sequence[int], protocol: Protocol) -> Pairwise | None:
         """See PairMetric. Raises ConfigError without the package, MissingWeightsError without the file, EvaluationError for
-        another file than torchvision's or for images that are too small."""
+        another file than torchvision's or for samples that AlexNet cannot read."""
         if protocol.lpips_path is None:
             return None
         network = _build(protocol.lpips_path, self.files(protocol)["lpips"])
-        if min(height, width) < _SMALLEST:
+        if len(shape) != 3 or min(shape[:2]) < _SMALLEST or shape[2] not in (1, 3):
             raise EvaluationError(
-                f"LPIPS reads images of at least {_SMALLEST}x{_SMALLEST} pixels, but found {height}x{width};"
+                f"LPIPS reads grey or RGB images of at least {_SMALLEST}x{_SMALLEST} pixels, but found {'x'.join(map(str, shape))};"
                 " leave protocol.lpips_path out."
             )
         return functools.partial(_distance, network)

@@ -96,6 +96,11 @@ class Metric(ABC):
                 f"Protocol {protocol.name} asks for {self.name}, which only {' and '.join(self.extractors)} has; take it away"
                 f" with protocol.metrics.{self.name}=null."
             )
+        if self.layers and self.weights is None and protocol.extractor is None:
+            raise ConfigError(
+                f"Protocol {protocol.name} asks for {self.name}, which reads features, but has no extractor; give"
+                f" protocol.extractor, or take it away with protocol.metrics.{self.name}=null."
+            )
 
     def files(self, protocol: Protocol) -> dict[str, str]:
         """Hash every file besides the extractor's that its numbers depend on. Raises as `read_weights`."""
@@ -115,6 +120,15 @@ class SetMetric(Metric):
 
     reference: ClassVar[str | None] = None
     whole: ClassVar[bool] = False
+
+    def check(self, protocol: Protocol) -> None:
+        """See Metric; also where the protocol lacks the real images that it compares with."""
+        super().check(protocol)
+        if self.reference is not None and protocol.reference is None:
+            raise ConfigError(
+                f"Protocol {protocol.name} asks for {self.name}, which compares with real images, but has no reference; give"
+                f" protocol.reference, or take it away with protocol.metrics.{self.name}=null."
+            )
 
     @property
     def least(self) -> int:

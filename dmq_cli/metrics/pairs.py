@@ -1,9 +1,9 @@
-"""Base of metrics that compare each image with its twin from the same noise, pixel by pixel, and average."""
+"""Base of metrics that compare each image, or other sample, with its twin from the same noise, value by value, and average."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,20 +16,22 @@ from dmq_cli.metrics.protocol import Protocol
 
 _VALUES = 2**19  # of a batch of images; SSIM holds ten times as many
 Pairwise = Callable[[Tensor, Tensor], Tensor]
-"""From two batches of images, uint8 (B, H, W, C), to the number of every pair, (B,) float64."""
+"""From two batches of images, uint8 (B, H, W, C), or of other samples, float32 (B, ...), to the number of every pair, (B,) float64."""
 
 
 class PairMetric(TwinMetric):
-    """The mean of a number of every pair of images; a pair's influence is its own number."""
+    """The mean of a number of every pair; a pair's influence is its own number."""
 
     @abstractmethod
-    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
-        """Make the function that compares pairs of images of this size; None where these have no such number."""
+    def pairwise(self, shape: Sequence[int], protocol: Protocol) -> Pairwise | None:
+        """Make the function that compares pairs; None where these have no such number. shape: of a sample, (H, W, C) if it is an
+        image, any other if it is not.
+        """
 
     def compare(self, images: Sample, twin: Sample, protocol: Protocol) -> Measurement:
-        """The mean over pairs. Raises EvaluationError for other types than uint8, differing shapes or no images."""
+        """The mean over pairs. Raises EvaluationError for other types than those of Pairwise, differing shapes or no images."""
         image_pixels, twin_pixels = _checked(images.pixels, twin.pixels)
-        number = self.pairwise(int(image_pixels.shape[1]), int(image_pixels.shape[2]), protocol)
+        number = self.pairwise(tuple(image_pixels.shape[1:]), protocol)
         if number is None:
             return Measurement()
         values = _over_batches(number, image_pixels, twin_pixels)
@@ -42,10 +44,11 @@ def _checked(images: Images | None, twin: Images | None) -> tuple[Tensor, Tensor
             "Images were to be compared with their twins pixel by pixel, but there are none; give both."
         )
     a, b = as_tensor(images), as_tensor(twin)
-    if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.shape != b.shape or a.numel() == 0 or a.dim() != 4:
+    dtype = torch.uint8 if a.dim() == 4 else torch.float32
+    if {a.dtype, b.dtype} != {dtype} or a.shape != b.shape or a.numel() == 0 or a.dim() < 2:
         raise EvaluationError(
-            f"Images and their twins must be uint8 (N, H, W, C) of one shape, but found {a.dtype} {tuple(a.shape)} and {b.dtype} "
-            f"{tuple(b.shape)}; give both sets from the same seeds, as uint8."
+            "Images and their twins must be uint8 (N, H, W, C), and other samples float32 (N, ...), of one shape, but found"
+            f" {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}; give both sets from the same seeds."
         )
     return a, b
 

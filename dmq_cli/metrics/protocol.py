@@ -29,25 +29,25 @@ _WEIGHTS = ("dinov2", "clip", "lpips")
 class Protocol:
     """A recipe for measuring. Two rows of a table are comparable if and only if their protocols have the same hash.
 
-    name: of the configuration. extractor: a key of EXTRACTORS. extractor_path: its weights, a path or
+    name: of the configuration. extractor: a key of EXTRACTORS, None for no features. extractor_path: its weights, a path or
     `package:` and a path inside dmq_cli. extractor_sha256: what these weights must hash to, or None.
-    reference: name of the reference set; reference_path: where it lies, or None where the name says it.
+    reference: name of the reference set, None for no real images; reference_path: where it lies, or None where the name says it.
     to_uint8: see `to_uint8`. num_images: how many images are measured, exactly. metrics: name -> Metric, None for one
     that was taken away. columns: result key -> heading in tables. rng_seed: of what metrics draw: the shuffle before the
     splits of IS, the subsets of KID, the parts of FD-inf. resize: the side that larger images are averaged down to for the
     extractor, None: as they are. reference_sha256: what the reference must hash to, or None. dinov2_path, clip_path:
     folders of transformers' Dinov2Model and CLIPModel, for the metrics that read them. lpips_path: torchvision's AlexNet
     weights; with them, evaluation adds LPIPS. weights_sha256: what the weights of `dinov2`, `clip` and `lpips` must hash
-    to. tabulated: whether its numbers may enter a table.
+    to. tabulated: whether its numbers may enter a table. seeds: what `seeds` is where nobody gives others; part of no number.
 
     Raises ConfigError for impossible values and for a column that claims Inception's name for another extractor.
     """
 
     name: str
-    extractor: str
-    extractor_path: str
+    extractor: str | None
+    extractor_path: str | None
     extractor_sha256: str | None
-    reference: str
+    reference: str | None
     reference_path: str | None
     to_uint8: str
     num_images: int
@@ -61,12 +61,14 @@ class Protocol:
     lpips_path: str | None = None
     weights_sha256: Mapping[str, str | None] = field(default_factory=dict)
     tabulated: bool = True
+    seeds: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _by_name(self.name, self.metrics))
         object.__setattr__(self, "columns", dict(self.columns))
         object.__setattr__(self, "weights_sha256", dict(self.weights_sha256))
-        _require_known("extractor", self.extractor, EXTRACTORS)
+        if self.extractor is not None:
+            _require_known("extractor", self.extractor, EXTRACTORS)
         _require_known("to_uint8", self.to_uint8, _ROUNDINGS)
         if self.extractor != "digits_cnn" and self.resize is not None:
             raise ConfigError(f"Protocol {self.name} asks for resize, which only digits_cnn has; leave it out.")
@@ -86,33 +88,39 @@ class Protocol:
         return {name: path for name, path in paths.items() if name in used}
 
     def layers(self, with_subjects: bool = True) -> set[str]:
-        """The layers that `extract` computes for it: those its metrics read, and always the extractor's own two.
+        """The layers that `extract` computes for it: those its metrics read, and always an extractor's own two.
 
         with_subjects: whether the class or prompt of each image is known; without these some metrics are left out.
         """
         read = (metric.layers for metric in self.metrics.values() if with_subjects or not metric.asks)
-        return {"features", "logits"}.union(*read)
+        always = {"features", "logits"} if self.extractor is not None else set()
+        return always.union(*read)
 
     def record(
-        self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Record the protocol for metrics.json: its labels, everything that defines its numbers, and their `hash`.
 
         Files are identified by their sha256 and not by their path, so moving one changes nothing. further: of `further_sha256`.
-        `tabulated` is there only where it is false.
+        `tabulated` is there only where it is false, and entries of the reference and the extractor only where these exist.
         """
-        labels = {"name": self.name, "reference": self.reference, "columns": self._headings()}
+        reference = {} if self.reference is None else {"reference": self.reference}
+        labels = {"name": self.name, **reference, "columns": self._headings()}
         numbers = self._numbers(reference_sha256, extractor_sha256, further)
         mark = {} if self.tabulated else {"tabulated": False}
         return {**labels, **numbers, "hash": digest(numbers, length=16), **mark}
 
-    def hash(self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None = None) -> str:
+    def hash(
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None = None
+    ) -> str:
         """Hash everything that can change a number, and nothing else, to 16 hexadecimal digits."""
         return digest(self._numbers(reference_sha256, extractor_sha256, further), length=16)
 
     def _numbers(
-        self, reference_sha256: str, extractor_sha256: str, further: Mapping[str, str] | None
+        self, reference_sha256: str | None, extractor_sha256: str | None, further: Mapping[str, str] | None
     ) -> dict[str, Any]:
+        if self.extractor is None:
+            return self._numbers_without_features(reference_sha256, further)
         form = self._flat()
         # Newer settings enter only where they are used, so that older protocols keep their hash.
         later = {"resize": self.resize, "weights_sha256": dict(further or {}) or None}
@@ -128,6 +136,20 @@ class Protocol:
             "torch_fidelity": importlib.metadata.version("torch-fidelity"),
             **{name: value for name, value in later.items() if value is not None},
         }
+
+    def _numbers_without_features(
+        self, reference_sha256: str | None, further: Mapping[str, str] | None
+    ) -> dict[str, Any]:
+        """As `_numbers`; such protocols are newer than `flat`, so each metric is recorded as it is."""
+        numbers = {
+            "reference_sha256": reference_sha256,
+            "to_uint8": self.to_uint8,
+            "num_images": self.num_images,
+            "metrics": {name: _section(metric) for name, metric in self.metrics.items()},
+            "rng_seed": self.rng_seed,
+            "weights_sha256": dict(further or {}) or None,
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
 
     def _headings(self) -> dict[str, str]:
         """Headings of `columns`, and the own ones of newer metrics."""

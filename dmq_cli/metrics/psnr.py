@@ -1,7 +1,8 @@
-"""Peak signal-to-noise ratio of each image and its full-precision twin."""
+"""Peak signal-to-noise ratio of each image, or other sample, and its full-precision twin."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,16 +20,20 @@ of N values PSNR is 48.13 + 10 log10(N) dB, 96.3 dB there.
 
 @dataclass(frozen=True)
 class Psnr(PairMetric):
-    """psnr in dB, 10 log10(255^2 / MSE) of every pair, then averaged; float64, up to PSNR_CAP."""
+    """psnr in dB, 10 log10(255^2 / MSE) of every pair, then averaged; float64, up to PSNR_CAP.
+
+    Of samples that are no images, whose values are meant to lie in [-1, 1], 10 log10(2^2 / MSE).
+    """
 
     name = "psnr"
     results = (Shown("psnr", "PSNR to FP", UP, "dB"),)
 
-    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise:
-        """See PairMetric; images of any size."""
+    def pairwise(self, shape: Sequence[int], protocol: Protocol) -> Pairwise:
+        """See PairMetric; samples of any shape."""
         return _psnr
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:
+    peak = 255.0 if a.dtype == torch.uint8 else 2.0
     mse = (a.double() - b.double()).square().flatten(1).mean(1)
-    return (10 * torch.log10(255.0**2 / mse)).clamp(max=PSNR_CAP)
+    return (10 * torch.log10(peak**2 / mse)).clamp(max=PSNR_CAP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,9 +26,9 @@ class Ssim(PairMetric):
     name = "ssim"
     results = (Shown("ssim", "SSIM to FP", UP, digits=3),)
 
-    def pairwise(self, height: int, width: int, protocol: Protocol) -> Pairwise | None:
-        """See PairMetric; None for images smaller than the window."""
-        return _ssim if min(height, width) >= SSIM_WINDOW else None
+    def pairwise(self, shape: Sequence[int], protocol: Protocol) -> Pairwise | None:
+        """See PairMetric; None for images smaller than the window, and for samples that are no images."""
+        return _ssim if len(shape) == 3 and min(shape[:2]) >= SSIM_WINDOW else None
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:

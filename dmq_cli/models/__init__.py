@@ -11,7 +11,7 @@ from dmq_cli.models.expected import check_expected
 from dmq_cli.models.families import Family, Told, families, register
 from dmq_cli.models.first_stage import Decoder
 from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule
-from dmq_cli.models.image_shape import image_shape
+from dmq_cli.models.image_shape import image_shape, sample_bytes
 from dmq_cli.models.module_calls import is_by_sample, named_arguments, nested, packed
 from dmq_cli.models.numerics import Numerics
 from dmq_cli.models.origin import (
@@ -90,6 +90,7 @@ __all__ = [
     "prediction_of",
     "register",
     "run_once",
+    "sample_bytes",
     "scheduler_defaults",
     "sites",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,12 @@ def image_shape(model: Mapping[str, Any]) -> tuple[int, int, int]:
         return height, width, channels
     scale = 2 ** (len(config.get("block_out_channels", _BLOCKS)) - 1)
     return height * scale, width * scale, int(config.get("out_channels", _CHANNELS))
+
+
+def sample_bytes(model: Mapping[str, Any]) -> int:
+    """The size of a stored sample in bytes: one for each value of an image, four for each value of any other sample."""
+    shape = model_shapes(model).sample_shape()
+    return math.prod(image_shape(model)) if len(shape) == 3 else 4 * math.prod(shape)
 
 
 def _first_stage(model: Mapping[str, Any]) -> dict[str, Any] | None:

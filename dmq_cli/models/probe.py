@@ -42,13 +42,15 @@ def probe(path: Path) -> None:
     """Call the network of a folder, and its decoder, without numbers; weights need not be there.
 
     Raises ModelError where a layer has no role, an attention no place for quantizers, the network needs what the folder does not give, its estimate has not the
-    shape of a sample, or what would be saved is no image; and for whatever the calls raise.
+    shape of a sample, or images have neither 1 nor 3 channels; and for whatever the calls raise.
     """
     adapter = shapes_of_folder(path)
     sample = _tried(path, "network", lambda: _estimated(path, adapter))
     decode = shapes_of_decoder(path)
     with _NormsPass():
         images = sample if decode is None else _tried(path, "first stage", lambda: decode(sample))
+    if decode is None and sample.dim() != 4:
+        return  # samples that are not meant to be images
     if images.dim() != 4 or images.shape[1] not in _IMAGES:
         maker = "its first stage makes" if decode else "it has no first stage (vae/ or vqvae/) and makes"
         raise ModelError(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.report import heading
 from dmq_cli.report.html import render
-from dmq_cli.report.result_table import by_protocol, caption, columns_of
+from dmq_cli.report.result_table import Value, by_protocol, caption, columns_of
 from dmq_cli.report.sections import images
 from dmq_cli.results.noise import alike
 from dmq_cli.results.pairs import Pairs
@@ -65,85 +66,106 @@ def compare(results: Sequence[Result]) -> Comparison:
         raise ConfigError("A comparison was asked for with one run; give two or more runs, or use dmq report.")
     runs = dict(zip(labels(results), results, strict=True))
     flat = [{**run.settings, **flatten(run.manifest.get("environment", {}), "environment")} for run in results]
-    keys = sorted({key for one in flat for key in one if not key.startswith("table.") or key == "table.name"})
-    found = [Difference(key, [one.get(key, ABSENT) for one in flat]) for key in keys]
-    differing = [one for one in found if any(value != one.values[0] for value in one.values)]
+    keys = sorted({key for settings in flat for key in settings if not key.startswith("table.") or key == "table.name"})
+    entries = [Difference(key, [settings.get(key, ABSENT) for settings in flat]) for key in keys]
+    differing = [entry for entry in entries if any(value != entry.values[0] for value in entry.values)]
     return Comparison(
         runs,
-        [one for one in differing if one.key.partition(".")[0] not in _HOW],
-        [one for one in differing if one.key.partition(".")[0] in _HOW],
+        [entry for entry in differing if entry.key.partition(".")[0] not in _HOW],
+        [entry for entry in differing if entry.key.partition(".")[0] in _HOW],
         [_numbers({label: run for label, run in runs.items() if label in group}) for group in by_protocol(runs)],
     )
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Plain values."""
     return {
-        "runs": {label: str(run.folder) for label, run in found.runs.items()},
-        "configuration": {one.key: one.values for one in found.configuration},
-        "circumstances": {one.key: one.values for one in found.circumstances},
+        "runs": {label: str(run.folder) for label, run in comparison.runs.items()},
+        "configuration": {entry.key: entry.values for entry in comparison.configuration},
+        "circumstances": {entry.key: entry.values for entry in comparison.circumstances},
         "numbers": [
             {
                 "about": group.about,
                 **{
-                    n.key: {"values": {label: one.value for label, one in n.values.items()}, "deltas": n.deltas}
+                    n.key: {"values": {label: number.value for label, number in n.values.items()}, "deltas": n.deltas}
                     for n in group.numbers
                 },
             }
-            for group in found.numbers
+            for group in comparison.numbers
         ],
     }
 
 
-def as_text(found: Comparison) -> str:
+def as_text(comparison: Comparison) -> str:
     """For the terminal."""
-    parts = ["runs:", *(f"  {label}: {run.folder}" for label, run in found.runs.items())]
-    for title, differences in (("configuration", found.configuration), ("machine and versions", found.circumstances)):
+    parts = ["runs:", *(f"  {label}: {run.folder}" for label, run in comparison.runs.items())]
+    for title, differences in (
+        ("configuration", comparison.configuration),
+        ("machine and versions", comparison.circumstances),
+    ):
         parts.append(f"\n{title}: " + ("nothing differs" if not differences else f"{len(differences)} differ"))
         parts += _aligned(
-            [["", "", *found.runs], *(["", one.key, *map(_brief, one.values)] for one in differences)]
+            [["", "", *comparison.runs], *(["", entry.key, *map(_brief, entry.values)] for entry in differences)]
             if differences
             else []
         )
-    for group in found.numbers:
+    for group in comparison.numbers:
         parts.append(f"\nnumbers: {group.about}")
-        if len(found.numbers) > 1:
+        if len(comparison.numbers) > 1:
             parts.append("  (other runs were measured in another way and are not compared with these)")
-        own = list(dict.fromkeys(label for number in group.numbers for label in number.values))
+        columns = list(dict.fromkeys(label for number in group.numbers for label in number.values))
         parts += _aligned(
-            [["", "", *own], *(["", n.title, *(cell_text(n, label) for label in own)] for n in group.numbers)]
+            [["", "", *columns], *(["", n.title, *(cell_text(n, label) for label in columns)] for n in group.numbers)]
         )
     return "\n".join(parts)
 
 
-def write_comparison(found: Comparison, file: Path) -> None:
+def write_comparison(comparison: Comparison, file: Path) -> None:
     """A self-contained HTML page, with the images side by side."""
-    write_text(file, render("compare.html.j2", found=found, images=images(found.runs), cell=cell_text))
+    write_text(
+        file,
+        render(
+            "compare.html.j2",
+            comparison=comparison,
+            days=heading.days(comparison.runs),
+            in_full=heading.in_full(comparison.runs),
+            images=images(comparison.runs),
+            value=cell_value,
+        ),
+    )
+
+
+def cell_value(number: Compared, label: str) -> Value:
+    """A number with its difference to the first run; an empty one where the run does not have it."""
+    if label not in number.values:
+        return Value()
+    text, value = with_unit(number.values[label]), number.values[label].value
+    if label not in number.deltas:
+        return Value(text)
+    delta, judged = number.deltas[label]
+    return Value(text, delta=difference(value, value - delta), judged=judged)
 
 
 def cell_text(number: Compared, label: str) -> str:
     """`0.60 (+0.07 inside the noise)`; nothing where the run does not have it."""
-    if label not in number.values:
-        return ""
-    text, value = with_unit(number.values[label]), number.values[label].value
-    if label not in number.deltas:
-        return text
-    delta, judged = number.deltas[label]
-    told = difference(value, value - delta)
-    return f"{text} ({told}{'' if judged == 'noise unknown' else ' ' + judged})"
+    cell = cell_value(number, label)
+    judged = "" if cell.judged == "noise unknown" else f" {cell.judged}"
+    return f"{cell.text} ({cell.delta}{judged})" if cell.delta else cell.text
 
 
 def _numbers(group: Mapping[str, Result]) -> ComparedGroup:
     measured = {label: run.evaluation for label, run in group.items()}
     columns = columns_of([*measured.values()])
-    folders = {one.name: one for run in group.values() for one in run.artifacts.values() if one is not None}
+    folders = {folder.name: folder for run in group.values() for folder in run.artifacts.values() if folder is not None}
     pairs = Pairs(lambda key: folders.get(key, Path()))
     numbers = [_number(measured, c.key, c.title, c.side, pairs) for c in columns]
     return ComparedGroup(caption(next(iter(measured.values()))), numbers)
 
 
 def _number(measured: Mapping[str, Evaluation], key: str, title: str, side: str, pairs: Pairs) -> Compared:
-    values = {label: number for label, one in measured.items() if (number := one.number(side, key)) is not None}
+    values = {
+        label: number for label, evaluation in measured.items() if (number := evaluation.number(side, key)) is not None
+    }
     first, base = next(iter(values.items()))
     deltas = {}
     for label in [label for label in values if label != first]:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from dmq_cli.results.images import load_images
+from dmq_cli.results.images import are_pictures, load_images
 from dmq_cli.results.runs import Result
 from dmq_cli.results.trace import Trace, load_trace
 from dmq_cli.store import read_json
@@ -27,16 +27,16 @@ class Absent(Exception):
 
 
 @dataclass(frozen=True)
-class Found(Generic[T]):
+class Gathered(Generic[T]):
     """What several runs have: by label, and the reason for each run that has nothing."""
 
     present: dict[str, T]
     absent: dict[str, str]
 
-    def then(self, read: Callable[[T], S]) -> Found[S]:
+    def then(self, read: Callable[[T], S]) -> Gathered[S]:
         """What can be read of what is there; the reasons of both."""
-        found = gather(self.present, read)
-        return Found(found.present, self.absent | found.absent)
+        gathered = gather(self.present, read)
+        return Gathered(gathered.present, self.absent | gathered.absent)
 
     def without(self) -> list[str]:
         """A sentence for each reason, naming the runs it holds for."""
@@ -46,7 +46,7 @@ class Found(Generic[T]):
         return [f"Not shown for {_listed(names)}: {reason}." for reason, names in reasons.items()]
 
 
-def gather(sources: Mapping[str, S], read: Callable[[S], T]) -> Found[T]:
+def gather(sources: Mapping[str, S], read: Callable[[S], T]) -> Gathered[T]:
     """Read one kind of evidence of every source, a run or what was read of it, by the label of the run."""
     present, absent = {}, {}
     for label, source in sources.items():
@@ -54,7 +54,7 @@ def gather(sources: Mapping[str, S], read: Callable[[S], T]) -> Found[T]:
             present[label] = read(source)
         except Absent as reason:
             absent[label] = str(reason)
-    return Found(present, absent)
+    return Gathered(present, absent)
 
 
 def trace(result: Result) -> Trace:
@@ -67,26 +67,26 @@ def trace(result: Result) -> Trace:
     return load_trace(folder)
 
 
-def erring(found: Trace) -> Trace:
+def with_errors(traced: Trace) -> Trace:
     """The same trace, if its run is not full precision bit for bit. Raises Absent."""
-    errors = [one for kind in (found.trajectory, found.eps, found.block_error) for one in kind.values()]
-    if not any((one > 0).any() for one in errors):
+    errors = [error for kind in (traced.trajectory, traced.eps, traced.block_error) for error in kind.values()]
+    if not any((error > 0).any() for error in errors):
         raise Absent("it does what full precision does, so there is no error")
-    return found
+    return traced
 
 
 def transformed(result: Result) -> Trace:
     """The trace of a run whose transform rescales channels. Raises Absent."""
     if NO_TRANSFORM in str(result.config.get("transform")):
         raise Absent("nothing is rewritten before quantizing (transform=none)")
-    found = trace(result)
-    if not found.channel_max["transformed"]:
+    traced = trace(result)
+    if not traced.channel_max["transformed"]:
         raise Absent("the transform rescales no channels of these layers")
-    return found
+    return traced
 
 
 def corrections(result: Result) -> dict[str, Array]:
-    """gain K (S, C) and bias B (S, C, H, W) of TAC's correction. Raises Absent."""
+    """gain K (S, C) and bias B (S, ...), as a sample, of TAC's correction. Raises Absent."""
     if NO_CORRECTION in _target(result, "correct"):
         raise Absent(_UNCORRECTED)
     folder = result.artifact("correct")
@@ -121,12 +121,20 @@ def pictures(result: Result) -> dict[str, Array]:
 
     From the trace, else from the samples, which are what the run made: corrected if it corrects.
     """
+    samples = _sampled(result)
+    if not are_pictures(samples["full"]):
+        raise Absent("its samples are neither grey nor RGB images")
+    return samples
+
+
+def _sampled(result: Result) -> dict[str, Array]:
+    """The samples themselves, whatever they are."""
     if result.artifact("trace") is not None:
         return dict(trace(result).images)
-    full, own = result.artifact("sample_fp"), result.artifact("sample")
-    if full is None or own is None:
+    full, quantized = result.artifact("sample_fp"), result.artifact("sample")
+    if full is None or quantized is None:
         raise Absent("neither trace nor samples are on this machine; evaluate again to make them")
-    return {"full": load_images(full)[:_MOST], "sampled": load_images(own)[:_MOST]}
+    return {"full": load_images(full)[:_MOST], "sampled": load_images(quantized)[:_MOST]}
 
 
 _UNCORRECTED = "nothing is corrected by K and B (correct=none, or a correction of another kind)"

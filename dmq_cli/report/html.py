@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 import dmq_cli
+from dmq_cli.report import heading
 from dmq_cli.report.figures.style import Kind, looks
 from dmq_cli.report.result_table import SECONDS, CostRow, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
-from dmq_cli.results.naming import few
 from dmq_cli.results.runs import Result, flatten, labels
 from dmq_cli.results.verdict import lower_is_better
 from dmq_cli.store import digest
@@ -26,16 +28,20 @@ _NOTE = (
     "Below a number stand its deviation over seed ranges (±) or its 95 % interval [low, high], then the difference to full"
     " precision (on the same seeds where that is known) and whether that is inside the noise of the two; where one of the two"
     " has no interval, only the difference."
-    " The best of each column is bold."
+    " ↓: lower is better, ↑: higher is better; the best of each column is bold."
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows, in its order. records: titles with pairs of keys and values."""
+    """What the template shows, in its order. in_full: short names and what they stand for; records: titles with pairs of keys
+    and values.
+    """
 
     title: str
     subtitle: str
+    days: list[str]
+    in_full: list[tuple[str, str]]
     statements: list[str]
     tables: list[Table]
     reading: str
@@ -68,25 +74,27 @@ def default_file(results: Sequence[Result], names: Sequence[str], outputs: Path)
 def page_of(results: Sequence[Result]) -> Page:
     """Everything on the page. Of many runs, only the best few are drawn; all are in the tables."""
     named = dict(zip(labels(results), results, strict=True))
-    groups = by_protocol({label: run for label, run in named.items() if run.evaluation.quantized})
-    sampled = {label: run for label, run in named.items() if not run.evaluation.quantized}
+    groups = by_protocol({label: run for label, run in named.items() if run.evaluation.headline})
+    sampled = {label: run for label, run in named.items() if not run.evaluation.headline}
     ordered = {label: run for group in groups for label, run in group.items()} | sampled
     drawn = dict(list((_drawn(groups) | sampled).items())[:MOST_DRAWN])
     kinds = {label: Kind(run.evaluation.method, run.evaluation.bits) for label, run in ordered.items()}
-    seen = looks({label: kinds[label] for label in drawn}, kinds)
-    made = sections(drawn, groups, seen)
+    run_looks = looks({label: kinds[label] for label in drawn}, kinds)
+    all_sections = sections(drawn, groups, run_looks)
     left_out = "" if len(drawn) == len(ordered) else _left_out(len(drawn), len(ordered))
     return Page(
-        title=_title(ordered),
-        subtitle=_subtitle(ordered),
+        title=heading.title(ordered),
+        subtitle=heading.subtitle(ordered),
+        days=heading.days(ordered),
+        in_full=heading.in_full(ordered),
         statements=[statement(group) for group in groups],
         tables=[result_table(group) for group in groups],
         reading=_NOTE,
         costs=costs(ordered),
         seconds=SECONDS,
         left_out=left_out,
-        sections=[section for section in made if section.shows],
-        missing=_missing(made),
+        sections=[section for section in all_sections if section.shows],
+        missing=_missing(all_sections),
         commands=[(label, run.evaluation.command) for label, run in ordered.items()],
         records=[*_protocols(groups), *_environments(drawn)],
         configurations=[
@@ -96,18 +104,20 @@ def page_of(results: Sequence[Result]) -> Page:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package with what it shows; everything that is not markup already is escaped."""
+    """A template of this package with what it shows; everything that is not markup already is escaped; dated today."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dmq_cli.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(template).render(version=dmq_cli.__version__, **values)
+    return environment.get_template(template).render(
+        version=dmq_cli.__version__, today=date.today().isoformat(), **values
+    )
 
 
-def _missing(made: Sequence[Section]) -> list[tuple[str, str]]:
+def _missing(all_sections: Sequence[Section]) -> list[tuple[str, str]]:
     """Titles of sections that show nothing, and why; those with the same reason together."""
     reasons: dict[str, list[str]] = {}
-    for section in made:
+    for section in all_sections:
         if not section.shows:
             reasons.setdefault(" ".join(section.absent), []).append(section.title)
     return [("; ".join(titles), reason) for reason, titles in reasons.items()]
@@ -119,47 +129,20 @@ def _drawn(groups: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
     ranks = {
         label: rank for group in groups for rank, label in enumerate(sorted(group, key=lambda k: _distance(group[k])))
     }
-    kept = sorted(ordered, key=lambda label: ranks[label])[:MOST_DRAWN]
-    return {label: run for label, run in ordered.items() if label in kept}
+    best = sorted(ordered, key=lambda label: ranks[label])[:MOST_DRAWN]
+    return {label: run for label, run in ordered.items() if label in best}
 
 
 def _distance(result: Result) -> float:
-    evaluation = result.evaluation
-    key = "fd" if "fd" in evaluation.quantized else next(iter(evaluation.quantized))
-    return evaluation.quantized[key].value if lower_is_better(key) else -evaluation.quantized[key].value
+    headline = result.evaluation.headline
+    number = None if headline is None else result.evaluation.number(*headline)
+    if headline is None or number is None:
+        return math.inf
+    return number.value if lower_is_better(headline[1]) else -number.value
 
 
 def _left_out(drawn: int, total: int) -> str:
     return f"The images and figures below show the {drawn} of {total} runs with the best distances; name fewer runs to see others."
-
-
-def _title(runs: Mapping[str, Result]) -> str:
-    def distinct(key: str) -> list[str]:
-        return list(dict.fromkeys(getattr(run.evaluation, key) for run in runs.values()))
-
-    methods, bits = distinct("method"), [name.upper() for name in distinct("bits")]
-    told = ", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods"
-    shared = few(_shared(runs))
-    return f"{', '.join(distinct('model'))}: {told} at {', '.join(bits)}" + (
-        f" with {', '.join(shared)}" if shared else ""
-    )
-
-
-def _shared(runs: Mapping[str, Result]) -> list[str]:
-    """The overrides that all runs have."""
-    first, *others = [run.evaluation.overrides for run in runs.values()]
-    return [word for word in first if all(word in other for other in others)]
-
-
-def _subtitle(runs: Mapping[str, Result]) -> str:
-    protocols = list(dict.fromkeys(run.evaluation.protocol["name"] for run in runs.values()))
-    measured = any(run.evaluation.quantized for run in runs.values())
-    told = f"protocol {', '.join(protocols)}" if measured else "images only, nothing was measured"
-    budgets = list(dict.fromkeys(str(run.config.get("budget", {}).get("name")) for run in runs.values()))
-    count = "" if len(runs) == 1 else f"{len(runs)} runs, "
-    shared = _shared(runs)
-    more = f"; {', '.join(shared)}" if len(few(shared)) < len(shared) else ""
-    return f"{count}{told}, budget {', '.join(budgets)}{more}"
 
 
 def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -171,8 +154,11 @@ def _protocols(groups: Sequence[Mapping[str, Result]]) -> list[tuple[str, list[t
 
 def _environments(runs: Mapping[str, Result]) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Each environment once, with the runs it was that of."""
-    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    by_content: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for label, run in runs.items():
         environment = run.manifest.get("environment", {})
-        found.setdefault(json.dumps(environment, sort_keys=True), ([], environment))[0].append(label)
-    return [(f"Environment of {', '.join(names)}", list(flatten(one).items())) for names, one in found.values()]
+        by_content.setdefault(json.dumps(environment, sort_keys=True), ([], environment))[0].append(label)
+    return [
+        (f"Environment of {', '.join(names)}", list(flatten(settings).items()))
+        for names, settings in by_content.values()
+    ]

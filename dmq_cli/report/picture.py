@@ -18,7 +18,7 @@ def picture(folder: Path) -> Path | None:
     Of more than 12 cells, only those at the bits where the methods' distances differ most.
     Not for a table over settings of one method, whose rows look alike.
     """
-    from dmq_cli.results.images import grid, load_images
+    from dmq_cli.results.images import are_pictures, grid, load_images
 
     rows: dict[str, Any] = {}
     artifacts = folder.parents[1] / "artifacts"
@@ -26,16 +26,16 @@ def picture(folder: Path) -> Path | None:
     names: dict[str, str] = {}
     for cell, words in zip(cells, own_overrides(cells), strict=True):
         first = cell.seeds[0]
-        full, own = (artifacts / s / cell.artifacts.get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
-        if full.is_dir() and own.is_dir():
+        full, quantized = (artifacts / s / cell.artifacts.get(f"{s}-{first}", "-") for s in ("sample_fp", "sample"))
+        if full.is_dir() and quantized.is_dir():
             rows.setdefault("full precision", load_images(full))
             name = with_overrides(f"{cell.method} {cell.bits}", words)
-            rows[name], names[name] = load_images(own), cell.bits
-    if not rows or varied(cells):
+            rows[name], names[name] = load_images(quantized), cell.bits
+    if not rows or varied(cells) or not all(map(are_pictures, rows.values())):
         return None
     if len(cells) > _MOST_ROWS:
-        kept = telling_bits(cells)
-        rows = {name: images for name, images in rows.items() if names.get(name, kept) == kept}
+        bits = telling_bits(cells)
+        rows = {name: images for name, images in rows.items() if names.get(name, bits) == bits}
     with aside(folder / "samples.png") as scratch:
         grid(rows).save(scratch, format="PNG")
     return folder / "samples.png"

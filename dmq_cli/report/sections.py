@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dmq_cli.report import evidence
-from dmq_cli.report.evidence import Found, gather
+from dmq_cli.report.evidence import Gathered, gather
 from dmq_cli.report.figures import activations, blocks, learning, lines, pictures, tradeoff
 from dmq_cli.report.figures.style import Look
 from dmq_cli.report.widths import input_bits
@@ -61,7 +61,7 @@ class Section:
 def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
     """All of them, in the order of the page. runs: those that are drawn; groups: every run, by protocol."""
     traces = gather(runs, evidence.trace)
-    errors = traces.then(evidence.erring)
+    errors = traces.then(evidence.with_errors)
     return [
         images(runs),
         _blocks(errors),
@@ -78,23 +78,37 @@ def sections(runs: Runs, groups: Sequence[Runs], looks: Looks) -> list[Section]:
 
 def images(runs: Runs) -> Section:
     """The images of every run beside those of full precision, and the differences."""
-    found = gather(runs, evidence.pictures)
-    strips = [(label, _rows(own)) for label, own in found.present.items()]
+    gathered = gather(runs, evidence.pictures)
+    fitting = {
+        label: {name: pictures.fitting(images) for name, images in shown_images.items()}
+        for label, shown_images in gathered.present.items()
+    }
+    strips = [(label, _rows(shown_images)) for label, shown_images in fitting.items()]
+    chosen = dict.fromkeys(_chosen(runs[label], shown_images) for label, shown_images in fitting.items())
     about = (
-        "Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
+        f"Nobody picked these images: they are {' or '.join(chosen)}. Every column starts from the same noise. Below each row of a quantized network is its absolute difference to the row"
         " of full precision, multiplied by what is written beside it, which is chosen for each run: black is no difference."
     )  # fmt: skip
-    return Section("images", "Images from the same noise", about, strips=strips, absent=found.without())
+    return Section("images", "Images from the same noise", about, strips=strips, absent=gathered.without())
 
 
-def _rows(own: Mapping[str, evidence.Array]) -> list[Strip]:
+def _chosen(result: Result, shown_images: Mapping[str, evidence.Array]) -> str:
+    """Which seeds the images of a run are of."""
+    if "sampled" in shown_images:
+        seeds, by = result.evaluation.seeds[0], "that the run sampled"
+    else:
+        seeds, by = (result.config.get("trace") or {}).get("seeds", ""), "that the trace walked"
+    return f"the first {len(shown_images['full'])} of the seeds {seeds} {by}".replace("  ", " ")
+
+
+def _rows(shown_images: Mapping[str, evidence.Array]) -> list[Strip]:
     """The images of one run; its factor is its own, so that a bad run leaves the others' differences visible."""
-    others = {name: other for name, other in own.items() if name != "full"}
-    times = pictures.factor((own["full"], other) for other in others.values())
-    rows = [_strip("full precision", own["full"])]
-    for name, other in others.items():
-        difference = pictures.amplified(own["full"], other, times)
-        rows += [_strip(_words(name, own), other), _strip(f"difference \u00d7{times}", difference)]
+    compared = {name: compared_images for name, compared_images in shown_images.items() if name != "full"}
+    times = pictures.factor((shown_images["full"], compared_images) for compared_images in compared.values())
+    rows = [_strip("full precision", shown_images["full"])]
+    for name, compared_images in compared.items():
+        difference = pictures.amplified(shown_images["full"], compared_images, times)
+        rows += [_strip(_words(name, shown_images), compared_images), _strip(f"difference \u00d7{times}", difference)]
     return rows
 
 
@@ -105,43 +119,43 @@ _WORDS = {
 }
 
 
-def _words(name: str, own: Mapping[str, object]) -> str:
-    return "quantized, not corrected" if name == "quantized" and "corrected" in own else _WORDS[name]
+def _words(name: str, shown_images: Mapping[str, object]) -> str:
+    return "quantized, not corrected" if name == "quantized" and "corrected" in shown_images else _WORDS[name]
 
 
-def _blocks(found: Found[Trace]) -> Section:
+def _blocks(gathered: Gathered[Trace]) -> Section:
     figures = []
-    if found.present:
+    if gathered.present:
         caption = (
             "Squared error of every block's output, divided by the squared output of full precision at the same step, each on"
-            f" its own trajectory, median over {_samples(found.present)} samples. Rows are blocks in the order they run, columns the steps of sampling; the colours are logarithmic."
+            f" its own trajectory, median over {_samples(gathered.present)} samples. Rows are blocks in the order they run, columns the steps of sampling; the colours are logarithmic."
         )
         figures = [
             _figure(
-                blocks.errors(found.present),
+                blocks.errors(gathered.present),
                 caption,
-                f"Heat maps of block error over steps for {_names(found.present)}.",
+                f"Heat maps of block error over steps for {_names(gathered.present)}.",
             )
         ]
-    return Section("blocks", "Error by block and step", figures=figures, absent=found.without())
+    return Section("blocks", "Error by block and step", figures=figures, absent=gathered.without())
 
 
-def _trajectory(found: Found[Trace], looks: Looks) -> Section:
+def _trajectory(gathered: Gathered[Trace], looks: Looks) -> Section:
     figures = []
-    if found.present:
+    if gathered.present:
         caption = (
             "Left: squared distance of the sampler's state to that of full precision from the same noise, divided by the squared"
             " size of the latter, before every step and for the finished image. Right: the same of the network's estimate."
-            f" Median over {_samples(found.present)} samples."
+            f" Median over {_samples(gathered.present)} samples."
         )
-        alt = f"Lines of relative error over sampling steps for {_names(found.present)}; at the end {_ends(found.present)}."
-        figures = [_figure(lines.trajectory(found.present, looks), caption, alt)]
-    return Section("trajectory", "Error along the trajectory", figures=figures, absent=found.without())
+        alt = f"Lines of relative error over sampling steps for {_names(gathered.present)}; at the end {_ends(gathered.present)}."
+        figures = [_figure(lines.trajectory(gathered.present, looks), caption, alt)]
+    return Section("trajectory", "Error along the trajectory", figures=figures, absent=gathered.without())
 
 
-def _ranges(runs: Runs, found: Found[Trace]) -> Section:
+def _ranges(runs: Runs, gathered: Gathered[Trace]) -> Section:
     figures = []
-    watched = {label: trace for label, trace in found.present.items() if trace.sites}
+    watched = {label: trace for label, trace in gathered.present.items() if trace.sites}
     networks = _networks(runs, watched)
     for label, group in networks.items():
         trace = group[label]
@@ -153,13 +167,13 @@ def _ranges(runs: Runs, found: Found[Trace]) -> Section:
         figures.append(
             _figure(activations.boxes(trace), caption, f"Box plots over timesteps of the inputs of {names}.")
         )
-    absent = found.without()
-    if found.present and not watched:
+    absent = gathered.without()
+    if gathered.present and not watched:
         absent.append("Not shown: no layer of these runs quantizes its input.")
     return Section("ranges", "Activation ranges over timesteps", figures=figures, absent=absent)
 
 
-def _channels(found: Found[Trace]) -> Section:
+def _channels(gathered: Gathered[Trace]) -> Section:
     figures = [
         _figure(
             activations.channels(trace),
@@ -167,14 +181,14 @@ def _channels(found: Found[Trace]) -> Section:
             " most uneven channels. Bars: over all timesteps; line: at the timestep where the channel is smallest. Every panel has a scale of its own: how even the channels are is what counts.",
             f"Bar charts of channel maxima before and after the transform of {label}.",
         )
-        for label, trace in found.present.items()
+        for label, trace in gathered.present.items()
     ]
-    return Section("channels", "Channels before and after the transform", figures=figures, absent=found.without())
+    return Section("channels", "Channels before and after the transform", figures=figures, absent=gathered.without())
 
 
-def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
+def _intervals(runs: Runs, gathered: Gathered[Trace], looks: Looks) -> Section:
     figures = []
-    networks = _networks(runs, {label: trace for label, trace in found.present.items() if trace.sites})
+    networks = _networks(runs, {label: trace for label, trace in gathered.present.items() if trace.sites})
     for label, alike in networks.items():
         bits = {name: input_bits(runs[name].evaluation.policy, trace.sites) for name, trace in alike.items()}
         sites = activations.covered(alike, bits)
@@ -187,32 +201,32 @@ def _intervals(runs: Runs, found: Found[Trace], looks: Looks) -> Section:
         )
         svg = activations.intervals(alike, bits, looks, sites)
         figures.append(_figure(svg, caption, f"Quantizer intervals over timesteps for {_names(alike)}."))
-    absent = found.without()
-    if found.present and not figures:
+    absent = gathered.without()
+    if gathered.present and not figures:
         absent.append(
             "Not shown: no input quantizer of these runs has a uniform interval of its own and bits that are known."
         )
     return Section("intervals", "Intervals of the quantizers over timesteps", figures=figures, absent=absent)
 
 
-def _corrections(found: Found[dict[str, evidence.Array]], looks: Looks) -> Section:
+def _corrections(gathered: Gathered[dict[str, evidence.Array]], looks: Looks) -> Section:
     figures = []
-    if found.present:
+    if gathered.present:
         caption = (
             "Left: K multiplies the noise estimate; 0 means no change. Right: B is subtracted from the network's input, in units of"
             " the sampler's state. Calls are counted from the noise to the image."
         )
         figures = [
             _figure(
-                lines.correction(found.present, looks),
+                lines.correction(gathered.present, looks),
                 caption,
-                f"Lines of K and B over network calls for {_names(found.present)}.",
+                f"Lines of K and B over network calls for {_names(gathered.present)}.",
             )
         ]
-    return Section("correction", "Correction over steps", figures=figures, absent=found.without())
+    return Section("correction", "Correction over steps", figures=figures, absent=gathered.without())
 
 
-def _losses(found: Found[evidence.Losses]) -> Section:
+def _losses(gathered: Gathered[evidence.Losses]) -> Section:
     figures = [
         _figure(
             learning.curves(passes),
@@ -220,46 +234,52 @@ def _losses(found: Found[evidence.Losses]) -> Section:
             " loss as the pass defines it; dark blocks come first in the network.",
             f"Loss curves of {sum(map(len, passes.values()))} blocks of {_names(labels)}.",
         )
-        for labels, passes in _shared(found.present)
+        for labels, passes in _shared(gathered.present)
     ]
-    return Section("losses", "Losses of reconstruction", figures=figures, absent=found.without())
+    return Section("losses", "Losses of reconstruction", figures=figures, absent=gathered.without())
 
 
 def _shared(present: Mapping[str, evidence.Losses]) -> list[tuple[list[str], evidence.Losses]]:
     """Every reconstruction once, with the runs that share it."""
-    found: list[tuple[list[str], evidence.Losses]] = []
+    reconstructions: list[tuple[list[str], evidence.Losses]] = []
     for label, passes in present.items():
-        same = next((labels for labels, known in found if known == passes), None)
+        same = next((labels for labels, losses in reconstructions if losses == passes), None)
         if same is None:
-            found.append(([label], passes))
+            reconstructions.append(([label], passes))
         else:
             same.append(label)
-    return found
+    return reconstructions
 
 
-def _cosine(found: Found[Trace], looks: Looks) -> Section:
+def _cosine(gathered: Gathered[Trace], looks: Looks) -> Section:
     figures = []
-    if found.present:
+    if gathered.present:
         caption = (
             "Cosine similarity between each block's output and that of full precision at the same step, mean over"
-            f" {_samples(found.present)} samples; 1 is the same direction. Left: mean over all blocks; right: the block that is worst at each step."
+            f" {_samples(gathered.present)} samples; 1 is the same direction. Left: mean over all blocks; right: the block that is worst at each step."
         )
         figures = [
             _figure(
-                lines.cosine(found.present, looks),
+                lines.cosine(gathered.present, looks),
                 caption,
-                f"Lines of cosine similarity over steps for {_names(found.present)}.",
+                f"Lines of cosine similarity over steps for {_names(gathered.present)}.",
             )
         ]
-    return Section("cosine", "Similarity of the blocks' outputs over steps", figures=figures, absent=found.without())
+    return Section("cosine", "Similarity of the blocks' outputs over steps", figures=figures, absent=gathered.without())
 
 
 def _pareto(groups: Sequence[Runs], looks: Looks) -> Section:
     figures, absent = [], []
     for group in groups:
         first = next(iter(group.values())).evaluation
-        key, name = next(iter(first.protocol["columns"].items()))
-        full = first.fp.get(key)
+        side, key = first.headline or ("", "")
+        if side == "paired":
+            names = _names(group)
+            absent.append(
+                f"Not shown for {names}: compared with full precision alone, which has no distance to itself."
+            )
+            continue
+        name, full = first.protocol["columns"].get(key, key), first.fp.get(key)
         counted = {label: cost for label, run in group.items() if (cost := run.evaluation.cost) is not None}
         absent += [
             f"Not shown for {label}: its cost was not counted when it was made."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from dmq_cli.metrics.shown import shown as shown_as
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.runs import Result
-from dmq_cli.results.verdict import difference, lower_is_better, shown, spread, verdict
+from dmq_cli.results.verdict import difference, lower_is_better, shown, spread, verdict, with_unit
 
 _JUDGED = {
     "inside the noise": ", a difference{} inside the noise of the measurement",
@@ -18,31 +20,43 @@ _JUDGED = {
 def statement(runs: Mapping[str, Result]) -> str:
     """One paragraph about runs that share a table: the best, what it saves, and the worst."""
     first = next(iter(runs.values())).evaluation
-    key, name = next(iter(first.protocol["columns"].items()))
-    ranked = sorted(
-        runs, key=lambda label: runs[label].evaluation.quantized[key].value, reverse=not lower_is_better(key)
-    )
+    if first.headline is None:
+        return _doubts(runs)
+    side, key = first.headline
+    name = first.protocol["columns"].get(key, shown_as(key).heading)
+    ranked = sorted(runs, key=lambda label: _value(runs[label], side, key), reverse=not lower_is_better(key))
     best, worst = runs[ranked[0]], runs[ranked[-1]]
     model = f"{first.model} "
     if len(ranked) == 1:
-        told = [f"{ranked[0]} brings {model}to {name} {_against_full(best, key)}"]
+        verb = f"brings {model}to {name}" if side == "quantized" else f"on {model}has a {name} of"
+        sentences = [f"{ranked[0]} {verb} {_against_full(best, side, key)}"]
     else:
-        told = [
-            f"Of {len(ranked)} runs on {model.strip()}, {ranked[0].removeprefix(model)} has the best {name}: {_against_full(best, key)}"
+        sentences = [
+            f"Of {len(ranked)} runs on {model.strip()}, {ranked[0].removeprefix(model)} has the best {name}: {_against_full(best, side, key)}"
         ]
-    told += [_twins(best), _price(best)]
+    sentences += [_twins(best) if side == "quantized" else "", _price(best)]
     if len(ranked) > 1:
-        alike = _text(worst, "quantized", key) == _text(best, "quantized", key)
-        last = f"The worst is {ranked[-1].removeprefix(model)} with {_text(worst, 'quantized', key)}."
-        told.append("The others do not differ by more than the digits shown." if alike else last)
-    return " ".join(filter(None, [*told, _doubts(runs)]))
+        alike = _text(worst, side, key) == _text(best, side, key)
+        last = f"The worst is {ranked[-1].removeprefix(model)} with {_text(worst, side, key)}."
+        sentences.append("The others do not differ by more than the digits shown." if alike else last)
+    return " ".join(filter(None, [*sentences, _doubts(runs)]))
 
 
-def _against_full(result: Result, key: str) -> str:
+def _value(result: Result, side: str, key: str) -> float:
+    """What a run is ranked by; the last place for one that did not measure it."""
+    number = result.evaluation.number(side, key)
+    return number.value if number is not None else math.inf if lower_is_better(key) else -math.inf
+
+
+def _against_full(result: Result, side: str, key: str) -> str:
+    if side == "paired":
+        return (
+            f"{_text(result, side, key)}, each image held against the one that full precision makes of the same noise."
+        )
     over, inside = over_full(result.evaluation, key)
-    own = result.evaluation.quantized[key].value
+    quantized = result.evaluation.quantized[key].value
     twins = " on the same seeds," if key in result.evaluation.over_fp else ""
-    judged = _JUDGED[verdict(inside)].format(f" of {difference(own, own - over)}{twins}")
+    judged = _JUDGED[verdict(inside)].format(f" of {difference(quantized, quantized - over)}{twins}")
     return f"{_text(result, 'quantized', key)} against {_text(result, 'fp', key)} at full precision{judged}."
 
 
@@ -61,7 +75,7 @@ def _price(result: Result) -> str:
     if (size, cost.bops) == (full, cost.bops_fp):
         return f"The network keeps its {full:.2f} MB and its {cost.bops / 1e9:.1f} billion bit operations in one call, as nothing of it is quantized."
     return (
-        f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times) and one call of it from"
+        f"The network shrinks from {full:.2f} to {size:.2f} MB ({full / size:.1f} times fewer bytes) and one call of it from"
         f" {cost.bops_fp / 1e9:.1f} to {cost.bops / 1e9:.1f} billion bit operations ({cost.bops_fp / cost.bops:.0f} times fewer)."
     )
 
@@ -79,4 +93,4 @@ def _doubts(runs: Mapping[str, Result]) -> str:
 
 def _text(result: Result, side: str, key: str) -> str:
     number = result.evaluation.number(side, key)
-    return "nothing" if number is None else " ".join(filter(None, (shown(number.value), spread(number))))
+    return "nothing" if number is None else " ".join(filter(None, (with_unit(number), spread(number))))

@@ -8,51 +8,57 @@ from typing import Any
 
 from dmq_cli.metrics import shown
 from dmq_cli.report.costs import cost_text, latency
-from dmq_cli.report.tables import columns
+from dmq_cli.report.tables import columns, paired_shown
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
-from dmq_cli.results.record import Evaluation, as_evaluation
+from dmq_cli.results.record import Evaluation, Number, as_evaluation
 from dmq_cli.results.verdict import verdict, with_noise
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     """A few lines about the result of a verb."""
-    if "plan" in found:
-        return "\n".join([_plan(found["plan"]), *_room(found), *_sampled(found)])
-    if "macs" in found:
-        return cost_text(found, _policy(found["policy"]))
-    if "quantized" in found:
-        return _evaluation(as_evaluation(found), found.get("run", "a finished cell of the table"))
-    return "\n".join(f"{name}: {path}" for name, path in found.get("artifacts", {}).items())
+    if "plan" in result:
+        return "\n".join([_plan(result["plan"]), *_room(result), *_sampled(result)])
+    if "macs" in result:
+        return cost_text(result, _policy(result["policy"]))
+    if "quantized" in result:
+        return _evaluation(as_evaluation(result), result.get("run", "a finished cell of the table"))
+    return "\n".join(f"{name}: {path}" for name, path in result.get("artifacts", {}).items())
 
 
-def headline(found: Mapping[str, Any]) -> str | None:
+def headline(result: Mapping[str, Any]) -> str | None:
     """The first number of an evaluation in a few words: "FD-digits 0.52"; None for what measured nothing."""
-    if "quantized" not in found:
+    if "quantized" not in result:
         return None
-    evaluation = as_evaluation(found)
-    for key, name in evaluation.protocol["columns"].items():
-        if key in evaluation.quantized:
-            return f"{name} {with_noise(evaluation.quantized[key])}"
-    return None
+    evaluation = as_evaluation(result)
+    number = None if evaluation.headline is None else evaluation.number(*evaluation.headline)
+    if evaluation.headline is None or number is None:
+        return None
+    how = shown(evaluation.headline[1])
+    return f"{evaluation.protocol['columns'].get(how.key, how.heading)} {_with_unit(number, how.digits)}"
 
 
 def _evaluation(evaluation: Evaluation, run: str) -> str:
     random = " (random weights)" if evaluation.random else ""
     name = with_overrides(f"{evaluation.model}{random} {evaluation.method} {evaluation.bits}", evaluation.overrides)
     head = f"{name}, {evaluation.num_images} images, seeds {', '.join(evaluation.seeds)}"
-    other = evaluation.fp_seeds != evaluation.seeds
-    lines = [head + (f" (fp: {', '.join(evaluation.fp_seeds)})" if other else "")]
+    fp_differs = evaluation.fp_seeds != evaluation.seeds
+    lines = [head + (f" (fp: {', '.join(evaluation.fp_seeds)})" if fp_differs else "")]
     for key, title in columns(evaluation).items():
         full, quantized = with_noise(evaluation.fp[key]), with_noise(evaluation.quantized[key])
         lines.append(f"  {title:12s} fp {full}   quantized {quantized}")
-    if "psnr" in evaluation.paired:
-        lines.append(f"  {'PSNR to fp':12s} {with_noise(evaluation.paired['psnr'])} dB")
+    for key in paired_shown([evaluation]):
+        how = shown(key)
+        lines.append(f"  {how.heading.replace('FP', 'fp'):12s} {_with_unit(evaluation.paired[key], how.digits)}")
     lines += [f"  {line}" for line in _differences(evaluation)]
     lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
     if spent := latency(evaluation):
         lines.append(f"  {'latency':12s} {spent}")
     return "\n".join([*lines, f"  run: {run}"])
+
+
+def _with_unit(number: Number, digits: int) -> str:
+    return with_noise(number, digits) + (f" {number.unit}" if number.unit else "")
 
 
 def _differences(evaluation: Evaluation) -> list[str]:
@@ -74,17 +80,17 @@ def _policy(bits: Mapping[str, int]) -> str:
     parts = []
     for kind, widths in kinds.items():
         most = statistics.mode(widths.values())
-        others = ", ".join(f"{label} {width}" for label, width in widths.items() if width != most)
-        parts.append(f"{kind} {most} bits" + (f" but {others}" if others else ""))
+        exceptions = ", ".join(f"{label} {width}" for label, width in widths.items() if width != most)
+        parts.append(f"{kind} {most} bits" + (f" but {exceptions}" if exceptions else ""))
     return "; ".join(parts)
 
 
-def _sampled(found: Mapping[str, Any]) -> list[str]:
+def _sampled(result: Mapping[str, Any]) -> list[str]:
     """Where the sampler's settings come from, and what has to be said about guidance."""
     from dmq_cli.stages.sampler_notes import sampler_line
 
-    lines = [sampler_line(found["sampler"])] if "sampler" in found else []
-    return [*lines, *([found["guidance"]] if "guidance" in found else [])]
+    lines = [sampler_line(result["sampler"])] if "sampler" in result else []
+    return [*lines, *([result["guidance"]] if "guidance" in result else [])]
 
 
 def _plan(rows: list[dict[str, Any]]) -> str:
@@ -95,8 +101,8 @@ def _plan(rows: list[dict[str, Any]]) -> str:
         lines.append(f"{row['stage']:13s}{row['seeds']:16s}{row['key']:10s}{state:12s}{estimate:>10s}  {row['why']}")
     waiting = [row for row in rows if not row["cached"]]
     if waiting:
-        known = sum(row["from"] == "earlier runs" for row in waiting)
-        basis = f"{known} of {len(waiting)} stages by earlier runs, the others by a call of the network timed now"
+        timed = sum(row["from"] == "earlier runs" for row in waiting)
+        basis = f"{timed} of {len(waiting)} stages by earlier runs, the others by a call of the network timed now"
         lines.append(f"about {duration(sum(row['seconds'] for row in waiting))} in all ({basis})")
     return "\n".join(lines)
 
@@ -108,9 +114,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _room(found: Mapping[str, Any]) -> list[str]:
+def _room(result: Mapping[str, Any]) -> list[str]:
     """A warning where the images would not fit on the disk."""
-    disk = found.get("disk", {})
+    disk = result.get("disk", {})
     if not disk.get("free") or disk["images"] < disk["free"]:
         return []
     return [f"The images take {disk['images'] / 1e9:.1f} GB, but only {disk['free'] / 1e9:.1f} GB are free there."]

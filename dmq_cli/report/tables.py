@@ -53,7 +53,7 @@ def table(
     Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where cells counted
     them. Raises ConfigError if there are no cells, or if two protocols would share a column.
     """
-    cells = [cell for cell in read_cells(folder) if _wanted(cell.bits, bits) and _wanted(cell.method, methods)]
+    cells = [cell for cell in read_cells(folder) if _selected(cell.bits, bits) and _selected(cell.method, methods)]
     if not cells:
         which = "".join(f" of {', '.join(names)}" for names in (methods, bits) if names)
         raise ConfigError(
@@ -62,14 +62,14 @@ def table(
     _require_one_protocol(folder, cells)
     settings = varied(cells)
     columns = [*_names(settings), *_overrides(cells, settings), *_numbers(cells), *_costs(cells)]
-    columns = [column for column in columns if _wanted(column.title.split()[0], shown)]
+    columns = [column for column in columns if _selected(column.title.split()[0], shown)]
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings])):
         rows.append([column.value(cell) for column in columns])
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
 
 
-def _wanted(name: str, names: Sequence[str] | None) -> bool:
+def _selected(name: str, names: Sequence[str] | None) -> bool:
     return names is None or name in names
 
 
@@ -84,11 +84,12 @@ def own_overrides(cells: Sequence[Evaluation]) -> list[list[str]]:
 
 
 def telling_bits(cells: Iterable[Evaluation]) -> str:
-    """The bits at which the worst distance is the greatest multiple of the best one."""
-    found: dict[str, list[float]] = {}
+    """The bits at which the greatest headline number is the greatest multiple of the least one."""
+    numbers: dict[str, list[float]] = {}
     for cell in cells:
-        found.setdefault(str(cell.bits), []).append(cell.quantized["fd"].value)
-    return max(found, key=lambda bits: max(found[bits]) / max(min(found[bits]), 1e-9))
+        number = None if cell.headline is None else cell.number(*cell.headline)
+        numbers.setdefault(str(cell.bits), []).append(0.0 if number is None else number.value)
+    return max(numbers, key=lambda bits: max(numbers[bits]) / max(min(numbers[bits]), 1e-9))
 
 
 def order(cell: Evaluation) -> tuple[Any, ...]:
@@ -104,7 +105,7 @@ def varied(cells: Iterable[Evaluation]) -> list[str]:
     for cell in cells:
         for key, value in _settings(cell).items():
             values.setdefault(f"{cell.method} {key}", set()).add(str(value))
-    return sorted({name.split()[1] for name, seen in values.items() if len(seen) > 1})
+    return sorted({name.split()[1] for name, distinct in values.items() if len(distinct) > 1})
 
 
 def columns(evaluation: Evaluation) -> dict[str, str]:
@@ -116,10 +117,10 @@ def columns(evaluation: Evaluation) -> dict[str, str]:
 
 def headings(evaluation: Evaluation) -> dict[str, str]:
     """The headings of all that the protocol shows, measured or not; FD-inf stands beside FD."""
-    found: dict[str, str] = {}
+    titles: dict[str, str] = {}
     for key, name in evaluation.protocol["columns"].items():
-        found |= {key: name, **({"fd_inf": f"{name}∞"} if key == "fd" else {})}
-    return found
+        titles |= {key: name, **({"fd_inf": f"{name}∞"} if key == "fd" else {})}
+    return titles
 
 
 def _names(settings: Sequence[str]) -> list[_Column]:
@@ -134,8 +135,8 @@ def _names(settings: Sequence[str]) -> list[_Column]:
 def _overrides(cells: Sequence[Evaluation], settings: Sequence[str]) -> list[_Column]:
     """A column of what tells cells apart besides the settings that have one of their own, if there is anything."""
     words = {
-        id(cell): [word for word in own if word.partition("=")[0].rpartition(".")[2] not in settings]
-        for cell, own in zip(cells, own_overrides(cells), strict=True)
+        id(cell): [word for word in overrides if word.partition("=")[0].rpartition(".")[2] not in settings]
+        for cell, overrides in zip(cells, own_overrides(cells), strict=True)
     }
     return [_Column("overrides", "", lambda cell: " ".join(words[id(cell)]))] if any(words.values()) else []
 
@@ -148,12 +149,23 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
         title = f"{name} {shown_as(key).arrow}".strip()
         return _Column(title, with_noise(first.fp[key]), lambda cell: _beside_full(cell, key))
 
-    paired = [_Column("PSNR to FP ↑", "", _psnr)] if any("psnr" in cell.paired for cell in cells) else []
-    return [*(distance(key, name) for key, name in columns(first).items()), *paired]
+    return [*(distance(key, name) for key, name in columns(first).items()), *map(_paired, paired_shown(cells))]
 
 
-def _psnr(cell: Evaluation) -> str:
-    return with_noise(cell.paired["psnr"]) + " dB" if "psnr" in cell.paired else ""
+def paired_shown(cells: Sequence[Evaluation]) -> list[str]:
+    """The comparisons with full precision that are shown in brief: PSNR, and all where there is nothing else."""
+    keys = dict.fromkeys(key for cell in cells for key in cell.paired)
+    return [key for key in keys if key == "psnr" or not any(cell.quantized for cell in cells)]
+
+
+def _paired(key: str) -> _Column:
+    how = shown_as(key)
+
+    def text(cell: Evaluation) -> str:
+        unit = f" {how.unit}" if how.unit else ""
+        return with_noise(cell.paired[key], how.digits) + unit if key in cell.paired else ""
+
+    return _Column(f"{how.heading} {how.arrow}".strip(), "", text)
 
 
 def _beside_full(cell: Evaluation, key: str) -> str:
@@ -186,22 +198,24 @@ def _method(cell: Evaluation) -> str:
 
 def _time(cell: Evaluation) -> str:
     """Wall time of every stage when it was made; what other cells share was made once."""
-    return ", ".join(f"{sum(s for n, s in cell.seconds.items() if n.startswith(own)):.0f}" for own in _STAGES.values())
+    return ", ".join(
+        f"{sum(s for n, s in cell.seconds.items() if n.startswith(prefixes)):.0f}" for prefixes in _STAGES.values()
+    )
 
 
 def _require_one_protocol(folder: Path, cells: Sequence[Evaluation]) -> None:
-    found = {(c.protocol["hash"], c.model, c.random, c.seeds, c.fp_seeds, str(_numerics(c))) for c in cells}
-    if len(found) > 1:
+    conditions = {(c.protocol["hash"], c.model, c.random, c.seeds, c.fp_seeds, str(_numerics(c))) for c in cells}
+    if len(conditions) > 1:
         raise ConfigError(
-            f"The cells in {folder} were measured under {len(found)} protocols, models, seeds or numerics, which cannot share a"
+            f"The cells in {folder} were measured under {len(conditions)} protocols, models, seeds or numerics, which cannot share a"
             " column; remove those that do not belong."
         )
 
 
 def _numerics(cell: Evaluation) -> dict[str, Any]:
     """What it was sampled in; empty for the default."""
-    found: dict[str, Any] = cell.config.get("numerics", {})
-    return found
+    numerics: dict[str, Any] = cell.config.get("numerics", {})
+    return numerics
 
 
 def _at(cell: Evaluation, key: str) -> Any:
@@ -219,16 +233,16 @@ def _sortable(value: Any) -> str:
 
 def _under(cells: Sequence[Evaluation]) -> str:
     cell = cells[0]
-    shared = [word for word in cell.overrides if all(word in other.overrides for other in cells)]
+    shared = [word for word in cell.overrides if all(word in c.overrides for c in cells)]
     shared = [word for word in shared if not word.startswith(_SAID)]
     alike = "".join(f"; {word}" for word in shared)
     protocol, budget = cell.protocol, cell.config["budget"]["name"]
     full = "" if cell.fp_seeds == cell.seeds else f"; full precision: {_over(cell.fp_seeds)}"
     numerics = "".join(f"; {key} {value}" for key, value in _numerics(cell).items() if value and key != "_target_")
     guidance = cell.config.get("cond", {}).get("guidance")
-    told = "" if guidance is None else f", guidance {guidance}"
+    guidance_text = "" if guidance is None else f", guidance {guidance}"
     return (
-        f"{cell.model}, {cell.config['sampler']['num_inference_steps']} steps{told}, {protocol['num_images']} images in each range,"
+        f"{cell.model}, {cell.config['sampler']['num_inference_steps']} steps{guidance_text}, {protocol['num_images']} images in each range,"
         f" {_over(cell.seeds)}{full}{numerics}{alike}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
     )
 

@@ -1,4 +1,4 @@
-"""Write and read sampled images, and draw grids of them."""
+"""Write and read sampled images, or samples of other shapes, and draw grids of images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,46 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.errors import ArtifactCorruptError, NumericsError
 from dmq_cli.metrics import to_uint8
 from dmq_cli.store.files import aside
 
 Pixels = NDArray[np.uint8]
+"""Images, uint8 (N, H, W, C); float32 (N, ...) of samples that are none."""
 FILE = "images.npz"
+_SIZE = 96  # pixels of an image in a grid
 
 
-def write_chunk(file: Path, images: Tensor, rounding: str) -> None:
-    """Write images (B, C, H, W) in [-1, 1] to a .npy of uint8 (B, H, W, C), aside and renamed."""
+def pixels_of(samples: Tensor, rounding: str) -> Pixels:
+    """Convert samples to what is stored: images (B, C, H, W) in [-1, 1] to uint8 (B, H, W, C), others to float32.
+
+    Raises NumericsError for NaN and infinity, ConfigError as `to_uint8`.
+    """
+    if samples.dim() == 4:
+        stored = to_uint8(samples, rounding).permute(0, 2, 3, 1)
+    elif bool(samples.isfinite().all()):
+        stored = samples.float()
+    else:
+        raise NumericsError(
+            "Samples to evaluate must be finite, but some values are NaN or infinite; look at the sampler."
+        )
+    pixels: Pixels = stored.cpu().numpy()
+    return pixels
+
+
+def are_pictures(pixels: NDArray[Any]) -> bool:
+    """Whether they are images that can be drawn: grey or RGB."""
+    return pixels.ndim == 4 and pixels.shape[3] in (1, 3)
+
+
+def write_chunk(file: Path, samples: Tensor, rounding: str) -> None:
+    """Write samples, as `pixels_of` converts them, to a .npy, aside and renamed."""
     with aside(file) as scratch, scratch.open("wb") as handle:
-        np.save(handle, to_uint8(images, rounding).permute(0, 2, 3, 1).cpu().numpy(), allow_pickle=False)
+        np.save(handle, pixels_of(samples, rounding), allow_pickle=False)
 
 
 def save_images(folder: Path, chunks: Sequence[Path]) -> None:
-    """Join chunks into images.npz: `arr_0` uint8 (N, H, W, C), the layout that ADM's evaluator reads."""
+    """Join chunks into images.npz: `arr_0`, of images uint8 (N, H, W, C), the layout that ADM's evaluator reads."""
     write_arrays(folder / FILE, arr_0=np.concatenate([np.load(chunk, allow_pickle=False) for chunk in chunks]))
 
 
@@ -37,7 +61,7 @@ def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
 
 
 def load_images(folder: Path) -> Pixels:
-    """Load all images of an artifact, uint8 (N, H, W, C). Raises ArtifactCorruptError for another file."""
+    """Load all images of an artifact, see Pixels. Raises ArtifactCorruptError for another file."""
     file = folder / FILE
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -46,18 +70,23 @@ def load_images(folder: Path) -> Pixels:
         raise ArtifactCorruptError(
             f"{file} could not be read as images ({error}); delete its folder and run again."
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != (np.uint8 if images.ndim == 4 else np.float32) or images.ndim < 2:
         raise ArtifactCorruptError(
-            f"{file} holds {images.dtype} {images.shape} instead of uint8 images (N, H, W, C); delete its folder and run again."
+            f"{file} holds {images.dtype} {images.shape} instead of uint8 images (N, H, W, C) or float32 samples of another shape;"
+            " delete its folder and run again."
         )
     pixels: Pixels = images
     return pixels
 
 
-def grid(rows: Mapping[str, Pixels], columns: int = 16, zoom: int = 3) -> Image.Image:
-    """Draw a row of pictures for each entry, with its name on the left; pictures from the same noise stand below each other."""
-    font = ImageFont.load_default(size=13)
+def grid(rows: Mapping[str, Pixels], columns: int = 8) -> Image.Image:
+    """Draw a row of pictures for each entry, with its name on the left; pictures from the same noise stand below each other.
+
+    Small images are enlarged by a whole factor, to a height of about 96; larger ones keep their size.
+    """
+    font = ImageFont.load_default(size=15)
     height, width = next(iter(rows.values())).shape[1:3]
+    zoom = max(1, round(_SIZE / height))
     cell_w, cell_h = width * zoom + 2, height * zoom + 2
     label = 16 + max(int(font.getlength(name)) for name in rows)
     picture = Image.new("RGB", (label + columns * cell_w, len(rows) * cell_h), "white")

@@ -36,7 +36,9 @@ def runs(outputs: Path) -> list[dict[str, Any]]:
     done, running, killed, "failed: ..." or broken; numbers: of an evaluation, by the headings of its protocol; measured: by their
     keys; run: the folder.
     """
-    return sorted((_run(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2])
+    return sorted(
+        (run_row(folder) for folder in run_folders(outputs)), key=lambda row: str(row["run"]).rpartition("/")[2]
+    )
 
 
 def run_folders(outputs: Path) -> list[Path]:
@@ -45,7 +47,8 @@ def run_folders(outputs: Path) -> list[Path]:
     return sorted(folder for folder in folders if folder.is_dir() and folder.parent.name != "multirun")
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def run_row(folder: Path) -> dict[str, Any]:
+    """The row of one run in `runs`."""
     row: dict[str, Any] = dict.fromkeys(("time", "model", "method", "bits", "protocol", "images", "budget"), "")
     row |= {"overrides": [], "numbers": {}, "measured": {}}
     row |= {"verb": folder.parent.name, "run": str(folder), "state": "broken"}

@@ -105,6 +105,15 @@ class Evaluation:
         count: int = self.protocol["num_images"]
         return count
 
+    @property
+    def headline(self) -> tuple[str, str] | None:
+        """Side and name of the number that runs are ranked by: the protocol's first column that was measured, else the first
+        comparison with full precision; None where nothing was measured.
+        """
+        columns = [("quantized", key) for key in self.protocol["columns"] if key in self.quantized]
+        further = [(side, key) for side in ("quantized", "paired") for key in getattr(self, side)]
+        return next(iter([*columns, *further]), None)
+
     def number(self, side: str, key: str) -> Number | None:
         """A number by its side (fp, quantized, paired, over_fp) and name; None where it was not measured."""
         numbers: Numbers = getattr(self, side) if side in SIDES else {}

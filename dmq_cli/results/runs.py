@@ -50,6 +50,12 @@ class Result:
         """Whether it is a run folder; a cell of a table is not."""
         return (self.folder / STATUS).is_file()
 
+    @property
+    def finished(self) -> str | None:
+        """When a run ended, ISO 8601; None for a cell of a table, which does not say."""
+        time = read_object(self.folder / STATUS).get("finished") if self.is_run else None
+        return None if time is None else str(time)
+
     def used(self, stage: str) -> bool:
         """Whether the run had such a stage."""
         return _find(self.artifacts, stage) is not None

@@ -32,7 +32,7 @@ class Trace:
     activations (S, sites, 5): min, quartiles, max of what the input quantizer would read in full precision (after the
     transform); scales (S, sites): its interval, the mean over parts of a split, channels or samples; NaN for a log2 grid.
     channel_max: "full" and "transformed" by layer, (S, C), greatest |input| before and after the transform.
-    images: "full", "quantized", "corrected"?, uint8 (k, H, W, C).
+    images: "full", "quantized", "corrected"?, uint8 (k, H, W, C), or samples of another shape.
     """
 
     samples: int

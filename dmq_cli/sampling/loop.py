@@ -91,9 +91,13 @@ def walk(
 
 @torch.inference_mode()
 def sample_images(steps: Iterator[Step], decode: Decoder | None = None) -> Tensor:
-    """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only. decode: of a latent model."""
+    """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only; samples of another shape as they are.
+
+    decode: of a latent model.
+    """
     last = deque(steps, maxlen=1).pop().following
-    return (last if decode is None else decode(last)).clamp(-1, 1)
+    images = last if decode is None else decode(last)
+    return images.clamp(-1, 1) if images.dim() == 4 else images
 
 
 def batches(seeds: range, size: int) -> Iterator[range]:

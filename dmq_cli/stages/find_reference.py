@@ -24,12 +24,15 @@ _log = logging.getLogger("dmq")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
-def find_reference(protocol: Protocol, outputs: str | Path) -> Reference:
-    """Read the reference that the protocol compares with, and check it. outputs: the folder whose `references` hold built ones.
+def find_reference(protocol: Protocol, outputs: str | Path) -> Reference | None:
+    """Read the reference that the protocol compares with, and check it; None for a protocol without one. outputs: the folder
+    whose `references` hold built ones.
 
     Raises MissingWeightsError where it does not exist, EvaluationError where it is not the one that the protocol asks for or
     lacks what the protocol needs.
     """
+    if protocol.reference is None:
+        return None
     reference = _read(protocol.reference, reference_file(protocol.reference, protocol.reference_path, outputs))
     reference.check(protocol)
     return reference
@@ -47,11 +50,12 @@ def reference_section(what: str) -> dict[str, str | None]:
 
 
 def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
-    """Read the reference's images, uint8 (N, H, W, C). Raises EvaluationError for one that has none."""
+    """Read the reference's images, uint8 (N, H, W, C). Raises EvaluationError where it has none, or where there is no reference."""
     reference = find_reference(protocol, outputs)
-    if reference.images is None:
+    if reference is None or reference.images is None:
+        holds = "there is none" if reference is None else "it has statistics alone"
         raise EvaluationError(
-            f"The images of the reference {reference.name} were asked for, but it has statistics alone; give one with images."
+            f"The images of the reference {protocol.reference} were asked for, but {holds}; give one with images."
         )
     pixels: Any = reference.images()
     images: Pixels = pixels
@@ -59,9 +63,11 @@ def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
 
 
 def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
-    """The sha256 of the reference's file, None for an embedded one. Raises MissingWeightsError where it does not exist and
+    """The sha256 of the reference's file, None for an embedded one or none. Raises MissingWeightsError where it does not exist and
     EvaluationError where it is not the one that the protocol asks for, or lacks statistics that it needs.
     """
+    if protocol.reference is None:
+        return None
     file = reference_file(protocol.reference, protocol.reference_path, outputs)
     if protocol.reference_sha256 is not None:
         find_reference(protocol, outputs)  # of images it is the sha256 of all pixels

@@ -45,18 +45,19 @@ def judge(
     device: torch.device | str = "cpu",
     twins: Pixels | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Measure images, uint8 (N, H, W, 1 or 3): {"numbers", "intervals", "protocol"}, and the influence (N,) of every image on
-    each distance. With twins, also {"paired", "paired_intervals"}.
+    """Measure images, uint8 (N, H, W, 1 or 3), or of any shape if the protocol reads no features: {"numbers", "intervals",
+    "protocol"}, and the influence (N,) of every image on each distance. With twins, also {"paired", "paired_intervals"}.
 
     outputs: the folder whose `references` hold built ones; subjects: the class or prompt of each image; twins: the
     full-precision images from the same noise. Raises EvaluationError for images or a reference that do not fit the protocol,
     errors of weights as in `read_weights`.
     """
     check_images(len(images), protocol)
-    reference = with_features(find_reference(protocol, outputs), protocol, device)
+    real = find_reference(protocol, outputs)
     sample = Sample(extract(images, protocol, subjects=subjects, device=device), subjects, images)
-    measured = measure(sample, reference, protocol)
-    record = protocol.record(reference.sha256, extractor_sha256(protocol), further_sha256(protocol))
+    measured = measure(sample, {} if real is None else with_features(real, protocol, device), protocol)
+    reference_sha256 = None if real is None else real.sha256
+    record = protocol.record(reference_sha256, extractor_sha256(protocol), further_sha256(protocol))
     numbers = {"numbers": dict(measured.numbers), "intervals": dict(measured.intervals), "protocol": record}
     if twins is None:
         return numbers, dict(measured.influences)

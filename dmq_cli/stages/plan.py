@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dmq_cli.models import Adapter, image_shape
+from dmq_cli.models import Adapter, sample_bytes
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Graph
@@ -95,5 +95,7 @@ def _disk(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[
     images = sum(
         len(parse_range(row["seeds"])) for row in rows if row["stage"].startswith("sample") and not row["cached"]
     )
-    height, width, channels = image_shape(config["model"]) if images else (0, 0, 0)
-    return {"images": images * height * width * channels, "free": free_bytes(Path(config["runtime"]["outputs"]))}
+    return {
+        "images": images * sample_bytes(config["model"]) if images else 0,
+        "free": free_bytes(Path(config["runtime"]["outputs"])),
+    }

@@ -99,7 +99,8 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
-        check_readable(image_shape(model), objects["protocol"], f"the model {model['name']}", drawn=True)
+        if objects["protocol"].layers():
+            check_readable(image_shape(model), objects["protocol"], f"the model {model['name']}", drawn=True)
         check_tabulated(config, objects["protocol"])
     for name in _HOW:
         whole.pop(name, None)

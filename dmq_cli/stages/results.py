@@ -13,7 +13,7 @@ from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.metrics import difference_interval
 from dmq_cli.models import is_random
 from dmq_cli.printing import SafeFormatter
-from dmq_cli.results.images import grid, load_images
+from dmq_cli.results.images import are_pictures, grid, load_images
 from dmq_cli.results.naming import few, with_overrides
 from dmq_cli.results.record import INFLUENCE, Evaluation, NetworkCost, as_evaluation, as_metrics, over_ranges
 from dmq_cli.sampling import parse_ranges, show
@@ -89,10 +89,13 @@ def costs(paths: Paths) -> dict[str, dict[str, float]]:
 
 
 def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:
-    """samples.png: the first images of the full-precision and of the quantized network from the same noise."""
+    """Write samples.png: the first images of the full-precision and of the quantized network from the same noise; no file where samples
+    are no images."""
     first = show(parse_ranges(config["seeds"])[0])
     label = with_overrides(f"{config['method']['name']} {config['bits']['name']}", few(config.get("overrides", [])))
     rows = {"fp": load_images(paths[f"sample_fp-{first}"]), label: load_images(paths[f"sample-{first}"])}
+    if not are_pictures(rows["fp"]):
+        return
     with aside(file) as scratch:
         grid(rows).save(scratch, format="PNG")
 

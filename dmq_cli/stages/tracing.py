@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dmq_cli.diagnose import Walks
 from dmq_cli.diagnose import trace as traced
-from dmq_cli.metrics import to_uint8
-from dmq_cli.results.images import write_arrays
+from dmq_cli.results.images import pixels_of, write_arrays
 from dmq_cli.results.trace import IMAGES, SUMMARY, TENSORS
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build
@@ -58,5 +57,5 @@ def _save_images(task: Task, finals: Mapping[str, Tensor]) -> None:
     pictures: dict[str, Any] = {}
     for side, last in finals.items():
         images = last[:_SHOWN] if decode is None else decode(last[:_SHOWN])
-        pictures[side] = to_uint8(images.clamp(-1, 1), task.config["to_uint8"]).permute(0, 2, 3, 1).cpu().numpy()
+        pictures[side] = pixels_of(images, task.config["to_uint8"])
     write_arrays(task.work / IMAGES, **pictures)

@@ -13,9 +13,11 @@ from pathlib import Path
 from dmq_cli.store.files import disk_errors, read_json, write_json
 from dmq_cli.store.locks import is_held, release, sign, try_lock
 
-__all__ = ["LOCK", "Run", "create_run", "is_alive", "read_json", "write_json"]
+__all__ = ["LOCK", "RUN_FILES", "Run", "create_run", "is_alive", "read_json", "write_json"]
 
 LOCK = ".lock"
+RUN_FILES = ("config.json", "manifest.json", "status.json", "metrics.json", "run.log", "samples.png", "report.html")
+"""What dmq writes into the folder of a run, besides its lock and links to its artifacts."""
 _log = logging.getLogger("dmq")
 
 

@@ -93,7 +93,7 @@ def test_building_draws_no_random_numbers(file: Path) -> None:
 
 def test_images_that_are_too_small(file: Path) -> None:
     with pytest.raises(
-        EvaluationError, match=r"at least 31x31 pixels, but found 30x30; leave protocol\.lpips_path out"
+        EvaluationError, match=r"at least 31x31 pixels, but found 30x30x3; leave protocol\.lpips_path out"
     ):
         paired(*images(30), plan(file))
 

@@ -44,6 +44,7 @@ LABELS: dict[str, Any] = {
     "lpips_path": "/elsewhere/alexnet.pth",
     "weights_sha256": {"clip": "c" * 64},
     "tabulated": False,
+    "seeds": "0-299",
 }
 
 

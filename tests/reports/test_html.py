@@ -12,7 +12,8 @@ import pytest
 
 from dmq_cli.report import evidence
 from dmq_cli.report.figures.blocks import errors
-from dmq_cli.report.figures.pictures import amplified, factor, strip
+from dmq_cli.report.figures.lines import size_by_call
+from dmq_cli.report.figures.pictures import amplified, factor, fitting, strip
 from dmq_cli.report.figures.style import COLOURS, Kind, looks
 from dmq_cli.report.html import default_file, write_report
 from dmq_cli.report.result_table import by_protocol, result_table
@@ -186,7 +187,11 @@ def test_the_statement_names_the_best_the_worst_and_its_doubts(tmp_path: Path) -
     assert text.startswith(
         "Of 2 runs on ddim_digits, run 0 has the best FD-digits: 0.60 [0.52, 0.68] against 0.53 [0.46, 0.60]"
     )
-    assert "inside the noise" in text and "(9.1 times)" in text and "The worst is run 1 with 5.40 [5.32, 5.48]." in text
+    assert (
+        "inside the noise" in text
+        and "(9.1 times fewer bytes)" in text
+        and "The worst is run 1 with 5.40 [5.32, 5.48]." in text
+    )
     assert "budget was smoke" in text and "random" not in text
     (alone,) = measured(tmp_path / "alone", runs.metrics("tac", weights="random"))
     assert statement(alone).startswith(
@@ -216,9 +221,34 @@ def test_differences_are_amplified_as_far_as_they_fit() -> None:
     assert amplified(full, near, 16).tolist() == (full * 0 + 48).tolist() == amplified(near, full, 16).tolist()
 
 
-@pytest.mark.parametrize(("size", "width"), [(16, 816), (32, 792), (64, 812), (256, 803)])
-def test_sixteen_images_fit_the_page(size: int, width: int) -> None:
-    assert strip(np.zeros((16, size, size, 3), np.uint8))[1] == width
+@pytest.mark.parametrize(
+    ("size", "count", "shown"), [(16, 8, 96), (28, 9, 84), (32, 8, 96), (64, 6, 128), (96, 8, 96), (256, 8, 96)]
+)
+def test_as_many_images_as_fit_are_shown_large(size: int, count: int, shown: int) -> None:
+    images = fitting(np.zeros((16, size, size, 3), np.uint8))
+    _, width, height = strip(images)
+    assert (len(images), height) == (count, shown) and count * shown <= width <= 816
+
+
+def test_the_page_says_how_the_images_were_chosen(tmp_path: Path) -> None:
+    traced = load_result(runs.run(tmp_path, runs.metrics("tac", config={"trace": {"seeds": "3000000-3000063"}})))
+    sampled = load_result(runs.run(tmp_path / "other", runs.metrics("tac"), traced=False))
+    about = images({"a": traced, "b": sampled}).about
+    assert "the first 8 of the seeds 3000000-3000063 that the trace walked or" in about
+    assert "the first 8 of the seeds 0-1999 that the run sampled." in about
+
+
+def test_the_size_of_a_bias_is_over_all_of_a_sample_whatever_its_shape() -> None:
+    bias = np.random.default_rng(0).normal(size=(3, 2, 4, 4))
+    expected = [np.linalg.norm(call) / np.sqrt(call.size) for call in bias]
+    for shape in ((2, 4, 4), (8, 4), (32,), (2, 2, 2, 2, 2)):
+        assert size_by_call(bias.reshape(3, *shape)) == pytest.approx(expected)
+
+
+def test_headings_say_of_what_there_are_fewer(page: str) -> None:
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', page)
+    assert {"times fewer<br>bytes", "times fewer<br>GBOPs"} <= set(heads) and not {"smaller", "fewer"} & set(heads)
+    assert "Times fewer is against full precision" in page and "times fewer bytes)" in page
 
 
 @pytest.mark.filterwarnings("error")

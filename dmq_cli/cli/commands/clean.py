@@ -1,9 +1,8 @@
-"""dmq clean: remove artifacts that no run and no cell needs any more."""
+"""dmq clean: remove artifacts that no run and no cell needs any more; with --runs, folders of runs (clean_runs.py)."""
 
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import click
 
-from dmq_cli.cli.commands.output import HELP, aligned, bytes_of, outputs_of, run, show
+from dmq_cli.cli.commands.clean_runs import clean_runs
+from dmq_cli.cli.commands.output import HELP, aligned, bytes_of, confirmed, outputs_of, run, show
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, DmqError
-from dmq_cli.printing import printable
 from dmq_cli.results import inventory
 from dmq_cli.sentences import with_flags
 from dmq_cli.store import ArtifactStore, is_alive, is_manifest_of, read_json
@@ -38,14 +37,27 @@ class Unneeded:
 @click.option("--older-than", "age", metavar="AGE", help="Only what is older: 30m, 12h, 7d or 2w.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--runs", is_flag=True, help="Remove folders of runs that are over, not artifacts.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Of runs, leave the N newest.")
 @click.argument("words", nargs=-1, metavar="[runtime.outputs=FOLDER]")
 @with_flags
 @click.pass_context
 def clean(
-    context: click.Context, /, age: str | None, yes: bool, dry_run: bool, words: tuple[str, ...], **flags: bool
-) -> None:
-    """Remove artifacts that no run and no cell of a table needs, after asking."""
-    run(context, flags, lambda on: _clean(outputs_of("clean", words), seconds(age), yes, dry_run, on))
+    context: click.Context, /, age: str | None, yes: bool, dry_run: bool, runs: bool, keep: int | None,
+    words: tuple[str, ...], **flags: bool,
+) -> None:  # fmt: skip
+    """Remove artifacts that no run and no cell of a table needs, after asking; with --runs, folders of runs that are over."""
+
+    def action(on: set[str]) -> None:
+        outputs = outputs_of("clean", words)
+        if runs:
+            clean_runs(outputs, seconds(age), keep or 0, yes, dry_run, on)
+        elif keep is not None:
+            raise ConfigError(f"--keep {keep} says how many runs stay; write dmq clean --runs --keep {keep}.")
+        else:
+            _clean(outputs, seconds(age), yes, dry_run, on)
+
+    run(context, flags, action)
 
 
 def seconds(age: str | None) -> float:
@@ -67,7 +79,7 @@ def _clean(outputs: Path, age: float, yes: bool, dry_run: bool, flags: set[str])
             flags,
         )
         return
-    if not yes and not _confirmed(candidates, summary):
+    if not yes and not confirmed(_table(candidates), summary, "clean"):
         show(result, "Nothing was removed." + notes, flags)
         return
     # List them again: while the user thought about the answer, a run may have started that needs some of them.
@@ -94,16 +106,6 @@ def _result(items: Sequence[Unneeded], kept_paths: Sequence[str]) -> tuple[dict[
     total = sum(item.bytes for item in items)
     result = {"artifacts": [vars(item) for item in items], "bytes": total, "removed": False, "left": list(kept_paths)}
     return result, f"{len(items)} artifacts and leftovers, {bytes_of(total)}"
-
-
-def _confirmed(items: Sequence[Unneeded], summary: str) -> bool:
-    """Show what would be removed, ask, and return whether the answer is yes. Raises ConfigError without a terminal."""
-    if not sys.stdin.isatty():
-        raise ConfigError(
-            f"There is no terminal to ask whether to remove {summary}; write dmq clean --yes, or --dry-run."
-        )
-    click.echo(printable(_table(items)), err=True, nl=False)
-    return click.confirm(f"Remove {summary}?", err=True)
 
 
 def _table(items: Sequence[Unneeded]) -> str:

@@ -23,14 +23,14 @@ from dmq_cli.sentences import with_flags
 @click.option("--device", default="cpu", show_default=True, help="Where extractors run: cpu, cuda.")
 @with_flags
 @click.pass_context
-def measure(context: click.Context, /, what: str, **given: Any) -> None:
+def measure(context: click.Context, /, what: str, **options: Any) -> None:
     """Measure a folder of PNG files, or an .npz of images, against a reference: measure samples/ --protocol digits."""
-    flags = {flag: given.pop(flag) for flag in ("verbose", "quiet", "json")}
-    run(context, flags, lambda on: _measure(what, given, on))
+    flags = {flag: options.pop(flag) for flag in ("verbose", "quiet", "json")}
+    run(context, flags, lambda on: _measure(what, options, on))
 
 
-def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
-    section = protocol_section(given["protocol"], given["words"])
+def _measure(what: str, options: Mapping[str, Any], flags: set[str]) -> None:
+    section = protocol_section(options["protocol"], options["words"])
     from dmq_cli.models.texts import read_prompts
     from dmq_cli.stages import build
     from dmq_cli.stages.find_reference import reference_section
@@ -38,13 +38,14 @@ def _measure(what: str, given: Mapping[str, Any], flags: set[str]) -> None:
     from dmq_cli.stages.validate import check_device, check_types
 
     check_types("protocol", section)
-    section |= reference_section(given["reference"]) if given["reference"] else {}
+    section |= reference_section(options["reference"]) if options["reference"] else {}
     choices.check_given(section)
-    protocol, device = build.make(section), check_device(given["device"], "--device")
-    prompts = read_prompts(given["prompts"], "--prompts") if given["prompts"] else None
-    found = measure_images(what, protocol, prompts, device)
-    told = {"reference": found["protocol"]["reference"], "protocol": found["protocol"]["hash"]}
-    show(found, pairs({**_numbers(found), **told, **_images(found["images"])}), flags)
+    protocol, device = build.make(section), check_device(options["device"], "--device")
+    prompts = read_prompts(options["prompts"], "--prompts") if options["prompts"] else None
+    result = measure_images(what, protocol, prompts, device)
+    identity = {key: value for key, value in result["protocol"].items() if key == "reference"}
+    identity["protocol"] = result["protocol"]["hash"]
+    show(result, pairs({**_numbers(result), **identity, **_images(result["images"])}), flags)
 
 
 def _images(record: Mapping[str, Any]) -> dict[str, str]:
@@ -56,9 +57,9 @@ def _images(record: Mapping[str, Any]) -> dict[str, str]:
     return {"images": f"{record['count']} of {record['source']}{kinds}", **skipped}
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, str]:
+def _numbers(result: Mapping[str, Any]) -> dict[str, str]:
     """Every number, with its 95 % interval where it has one."""
     from dmq_cli.results.record import over_ranges
     from dmq_cli.results.verdict import precise
 
-    return {key: precise(number) for key, number in over_ranges([found["numbers"]], found["intervals"]).items()}
+    return {key: precise(number) for key, number in over_ranges([result["numbers"]], result["intervals"]).items()}

@@ -63,6 +63,16 @@ def bytes_of(count: int) -> str:
     return f"{count} B"
 
 
+def confirmed(listing: str, summary: str, command: str) -> bool:
+    """Show what would be removed, ask, and return whether the answer is yes. Raises ConfigError without a terminal."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"There is no terminal to ask whether to remove {summary}; write dmq {command} --yes, or --dry-run."
+        )
+    click.echo(printable(listing), err=True, nl=False)
+    return click.confirm(f"Remove {summary}?", err=True)
+
+
 def outputs_of(command: str, words: Sequence[str]) -> Path:
     """Read the folder of runtime.outputs=FOLDER; outputs without it. Raises ConfigError for any other word."""
     outputs = "outputs"

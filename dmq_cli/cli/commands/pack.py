@@ -16,8 +16,8 @@ from dmq_cli.results.naming import stage_of
 from dmq_cli.sentences import with_flags
 from dmq_cli.store import check_artifact, read_json
 from dmq_cli.store.files import aside
+from dmq_cli.store.rundir import RUN_FILES
 
-_FILES = ("config.json", "manifest.json", "status.json", "metrics.json", "run.log", "samples.png", "report.html")
 _NEEDED = ("config.json", "manifest.json", "status.json")
 _STAGES = ("reconstruct", "correct", "trace", "evaluate", "evaluate_fp")  # what loading and reports read
 _IMAGES = ("sample", "sample_fp")
@@ -64,7 +64,7 @@ def _pack(folder: Path, file: Path | None, with_model: bool, with_images: bool, 
 
 def _members(folder: Path, stages: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """Yield the name in the archive and the path of every file to pack; artifacts are checked first."""
-    yield from ((name, folder / name) for name in _FILES if (folder / name).is_file())
+    yield from ((name, folder / name) for name in RUN_FILES if (folder / name).is_file())
     for name, key in read_json(folder / "manifest.json")["artifacts"].items():
         stage = stage_of(name)
         if stage not in stages:

@@ -89,7 +89,7 @@ class Reference:
             )
         compared = {metric.reference for metric in comparing(protocol)}
         for layer, stored in self.statistics.items():
-            size = SIZES.get((protocol.extractor, layer))
+            size = SIZES.get((str(protocol.extractor), layer))
             if size is not None and layer in compared:
                 _check_size(self, layer, stored, size)
 
@@ -99,7 +99,7 @@ class Reference:
             raise EvaluationError(
                 f"The reference {self.name} was built with the extractor {self.record['extractor']} {built[0][:8]} and "
                 f"resize {built[1]}, but the protocol {protocol.name} measures with {protocol.extractor} "
-                f"{extractor_sha256(protocol)[:8]} and resize {protocol.resize}; build it again with that protocol."
+                f"{str(extractor_sha256(protocol))[:8]} and resize {protocol.resize}; build it again with that protocol."
             )
         dinov2 = self.record.get("dinov2_sha256")
         if dinov2 is not None and "dinov2" in protocol.folders() and dinov2 != further_sha256(protocol)["dinov2"]:

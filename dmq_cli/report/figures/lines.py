@@ -40,8 +40,8 @@ def cosine(traces: Mapping[str, Trace], looks: Mapping[str, Look]) -> str:
         for label, trace in traces.items():
             for twin in trace.twins:
                 without = trace.corrected and twin == "quantized"
-                found = trace.block_cosine[twin]
-                for place, values in zip(axes, (np.nanmean(found, axis=1), np.nanmin(found, axis=1)), strict=True):
+                cosines = trace.block_cosine[twin]
+                for place, values in zip(axes, (np.nanmean(cosines, axis=1), np.nanmin(cosines, axis=1)), strict=True):
                     _line(place, values, label, looks[label], without)
         _over_steps(axes[0], traces, "mean over blocks", log=False)
         _over_steps(axes[1], traces, "worst block of each step", log=False)
@@ -59,7 +59,7 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
         for label, table in tables.items():
             for channel, gain in enumerate(table["gain"].T):
                 _line(left, gain - 1, label if channel == 0 else "", looks[label])
-            _line(right, np.sqrt((table["bias"].astype(float) ** 2).mean(axis=(1, 2, 3))), label, looks[label])
+            _line(right, size_by_call(table["bias"]), label, looks[label])
         left.axhline(0, color=INK, linewidth=0.6)
         left.set(title="gain of the noise estimate", ylabel="K - 1, a line for each channel", xlabel="network call")
         right.set(title="bias of the input", ylabel="root mean square of B", xlabel="network call")
@@ -68,6 +68,12 @@ def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Lo
         legend(figure, (left, right))
 
     return drawn(draw, 3.0)
+
+
+def size_by_call(bias: Array) -> Array:
+    """Root mean square of B at every call, (S,): over all elements, whatever the shape of a sample. bias: (S, ...)."""
+    sizes: Array = np.sqrt((bias.astype(float) ** 2).reshape(len(bias), -1).mean(axis=1))
+    return sizes
 
 
 def _line(axes: Axes, values: Array, label: str, look: Look, without: bool = False) -> None:
@@ -80,7 +86,7 @@ def _line(axes: Axes, values: Array, label: str, look: Look, without: bool = Fal
 
 def _over_steps(axes: Axes, traces: Mapping[str, Trace], title: str, final: bool = False, log: bool = True) -> None:
     every = [trace.timesteps for trace in traces.values()]
-    if all(one == every[0] for one in every):
+    if all(timesteps == every[0] for timesteps in every):
         steps(axes, every[0], final, most=8)
     else:
         axes.set_xlabel("network call (sampling goes to the right)")

@@ -55,13 +55,13 @@ class Look:
     bits: str
 
 
-def looks(first: Mapping[str, Kind], rest: Mapping[str, Kind] | None = None) -> dict[str, Look]:
+def looks(first: Mapping[str, Kind], further: Mapping[str, Kind] | None = None) -> dict[str, Look]:
     """A look for every label. Colours by method, markers by bits; those of `first` are given out before those of `rest`.
 
     Where that would not tell labels apart: colours by label if there is one method only, markers by turns if several have
     the same method and bits.
     """
-    runs = {**first, **(rest or {})}
+    runs = {**first, **(further or {})}
     single = len(runs) > 1 and len({kind.method for kind in runs.values()}) == 1
     chosen = [_colours(dict.fromkeys(kind.method for kind in part.values())) for part in (runs, first)]
     widths = list(dict.fromkeys(kind.bits for kind in runs.values()))
