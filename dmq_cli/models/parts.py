@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import MissingWeightsError, ModelError
-from dmq_cli.models.families import current_name, families, names
 from dmq_cli.models.files import class_name, read_json
 from dmq_cli.obtain import find_network
 
@@ -40,6 +39,8 @@ def network_folder(path: Path) -> Path:
             f"The model folder {path} does not exist; give the path of a diffusers folder on this machine."
         )
     if found := _foreign(path):
+        from dmq_cli.models.families import names  # diffusers takes seconds to import
+
         raise ModelError(
             f"The folder {path} was given as a model, but is {found}, which dmq does not know; families known here:"
             f" {names()}."
@@ -97,6 +98,8 @@ def check_parts(path: Path) -> None:
 
 def _check_kind(path: Path, part: str, kind: str) -> None:
     """That config.json of a part names the class that model_index.json does."""
+    from dmq_cli.models.families import current_name  # diffusers takes seconds to import
+
     found = class_name(read_json(path / part / "config.json"))
     if kind != _UNNAMED and found and current_name(found) != current_name(kind):
         raise ModelError(
@@ -134,6 +137,8 @@ def _indexed(path: Path) -> dict[str, str]:
 
 def _foreign(path: Path) -> str:
     """What a folder without a network where one is looked for says that it is: its pipeline and its parts; "" if nothing."""
+    from dmq_cli.models.families import current_name, families  # diffusers takes seconds to import
+
     index = path / "model_index.json"
     whole = class_name(read_json(index)) if index.is_file() else ""
     own_words = {file.parent.name: class_name(read_json(file)) for file in sorted(path.glob("*/config.json"))}

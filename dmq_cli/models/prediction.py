@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
@@ -72,5 +71,7 @@ def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
 
 def levels(schedule: Mapping[str, Any]) -> Tensor:
     """abar of the training timesteps, (T,) float32; LEAST where nothing of the image is left."""
+    from diffusers import DDIMScheduler  # seconds to import
+
     found: Tensor = DDIMScheduler(**noise_schedule(schedule)).alphas_cumprod
     return found.where(found > 0, LEAST)
