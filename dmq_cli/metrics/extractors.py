@@ -1,4 +1,4 @@
-"""From uint8 images to features, by the extractors a protocol names; torch-fidelity finds them by name.
+"""From uint8 images to features, by the extractors a protocol names; torch-fidelity finds them by name (registered.py).
 
 Each reads its weights from files the user names and never downloads: `dmq-digits-cnn` (digits.py), `dmq-inception`
 (inception.py), `dmq-dinov2` and `dmq-clip` (semantic.py).
@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-from torch_fidelity.utils import create_feature_extractor
 
 from dmq_cli.errors import EvaluationError
-from dmq_cli.metrics.digits import SIDES, DigitsFeatures
-from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
-from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
-from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_texts
+from dmq_cli.metrics.protocol import EXTRACTORS, SIDES, SPATIAL, Protocol
 from dmq_cli.metrics.weights import FOLDERS, find_folder, read_weights
 from dmq_cli.models import Numerics
 from dmq_cli.paths import resolve
@@ -57,10 +52,12 @@ def load_extractor(protocol: Protocol) -> Any:
     It gives what the Fréchet distance reads, what the inception score reads and, where asked for, what sFID reads.
     Errors as in `read_weights`.
     """
+    from dmq_cli.metrics.registered import layer_for
+
     registered, path = EXTRACTORS[protocol.extractor], str(resolve(protocol.extractor_path))
-    layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
     more = (SPATIAL,) if SPATIAL in protocol.layers() else ()
-    return _build(registered, (layer("fid"), layer("isc"), *more), path, extractor_sha256(protocol))
+    layers = (layer_for(registered, "fid"), layer_for(registered, "isc"), *more)
+    return _build(registered, layers, path, extractor_sha256(protocol))
 
 
 @torch.no_grad()
@@ -89,6 +86,8 @@ def extract(
         network = _semantic(name, protocol).to(device)
         (found[name],) = _batched(network, pixels, min(batch_size, _SEMANTIC_BATCH))
     if "clip_text" in wanted and asked is not None:
+        from dmq_cli.metrics.semantic import clip_texts
+
         found["clip_text"] = clip_texts(_semantic("clip", protocol).to(device), asked, len(pixels))
     return found
 
@@ -147,16 +146,6 @@ def _semantic(name: str, protocol: Protocol) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _build(registered: str, layers: tuple[str, ...], path: str, _sha256: str) -> Any:
-    return create_feature_extractor(
-        registered, list(layers), cuda=False, verbose=False, feature_extractor_weights_path=path
-    )
+    from dmq_cli.metrics.registered import build
 
-
-for _name, _class in (
-    ("dmq-digits-cnn", DigitsFeatures),
-    ("dmq-inception", InceptionFeatures),
-    ("dmq-dinov2", Dinov2Features),
-    ("dmq-clip", ClipFeatures),
-):
-    if _name not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(_name, _class)
+    return build(registered, layers, path)

@@ -1,0 +1,33 @@
+"""dmq's feature extractors as torch-fidelity knows them, which finds them by name. Slow to import: with torch-fidelity and torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+from torch_fidelity.utils import create_feature_extractor
+
+from dmq_cli.metrics.digits import DigitsFeatures
+from dmq_cli.metrics.inception import InceptionFeatures
+from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features
+
+for _name, _class in (
+    ("dmq-digits-cnn", DigitsFeatures),
+    ("dmq-inception", InceptionFeatures),
+    ("dmq-dinov2", Dinov2Features),
+    ("dmq-clip", ClipFeatures),
+):
+    if _name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(_name, _class)
+
+
+def layer_for(registered: str, metric: str) -> str:
+    """The layer of an extractor that torch-fidelity reads for one of its metrics: fid, isc."""
+    return str(FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric(metric))
+
+
+def build(registered: str, layers: tuple[str, ...], path: str) -> Any:
+    """An extractor of these layers in evaluation mode, with the weights at `path`."""
+    return create_feature_extractor(
+        registered, list(layers), cuda=False, verbose=False, feature_extractor_weights_path=path
+    )
