@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from dmq_cli.models.adapter import sites as sites
     from dmq_cli.models.attention_calls import check_attentions as check_attentions
     from dmq_cli.models.cond_unet import CondUNetAdapter as CondUNetAdapter
-    from dmq_cli.models.conditions import Cond as Cond
     from dmq_cli.models.conditions import Conditions as Conditions
-    from dmq_cli.models.conditions import cond_rows as cond_rows
     from dmq_cli.models.denoiser import Call as Call
+    from dmq_cli.models.denoiser import Cond as Cond
     from dmq_cli.models.denoiser import Denoiser as Denoiser
     from dmq_cli.models.denoiser import InBatches as InBatches
     from dmq_cli.models.denoiser import ModelDenoiser as ModelDenoiser
+    from dmq_cli.models.denoiser import cond_rows as cond_rows
     from dmq_cli.models.denoiser import device_of as device_of
     from dmq_cli.models.denoiser import predict as predict
     from dmq_cli.models.digits_cnn import DigitsCNN as DigitsCNN
@@ -77,12 +77,10 @@ __getattr__, __all__ = late(
         ),
         "attention_calls": ("check_attentions",),
         "cond_unet": ("CondUNetAdapter",),
-        "conditions": (
-            "Cond",
-            "Conditions",
-            "cond_rows",
-        ),
+        "conditions": ("Conditions",),
         "denoiser": (
+            "Cond",
+            "cond_rows",
             "Call",
             "Denoiser",
             "InBatches",

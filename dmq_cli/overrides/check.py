@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from dmq_cli.errors import ConfigError, nearest
@@ -79,8 +79,11 @@ def _known(group: str) -> str:
     return f" There is: {', '.join(choices(group))}."
 
 
-def check_config(config: Any, words: Sequence[str]) -> None:
-    """Raise ConfigError for a key that nobody reads, and for one that lacks. config: composed by Hydra; words: overrides."""
+def check_config(config: Any, words: Sequence[str], sections: Collection[str] | None = None) -> None:
+    """Raise ConfigError for a key that nobody reads, and for one that lacks. config: composed by Hydra; words: overrides.
+
+    sections: the only ones in which such keys are looked for; None: all, for which what they name is imported.
+    """
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(config, resolve=False)
@@ -88,7 +91,7 @@ def check_config(config: Any, words: Sequence[str]) -> None:
     _check_needed(plain, words)
     if not any(word.lstrip("+~").startswith(_OPTIONAL) for word in words) and plain["stage"] != _OPTIONAL:
         plain.pop(_OPTIONAL, None)  # as conf/ has it; looking at its constructors would import what trains
-    if wrong := list(unread(plain)):
+    if wrong := list(unread(plain, sections)):
         meant = suggestion(wrong[0], plain, wrong)
         raise ConfigError(f"{_asked(wrong[0], words)} is read by nobody;{meant} leave it out.")
 

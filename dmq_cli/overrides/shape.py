@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ _INSIDE = ("metric",)  # groups whose choices are parts of another section
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
 
-def unread(config: Mapping[str, Any]) -> Iterator[str]:
-    """Every key that nobody reads, with all it is in. config: composed, plain, its interpolations not resolved."""
+def unread(config: Mapping[str, Any], sections: Collection[str] | None = None) -> Iterator[str]:
+    """Every key that nobody reads, with all it is in. config: composed, plain, its interpolations not resolved.
+
+    sections: where keys are looked for; None: everywhere.
+    """
     referred = set(_references(config))
-    for key in _section(config, "", _base() | dict.fromkeys(groups(), ANY)):
+    asked = {name: value for name, value in config.items() if sections is None or name in sections}
+    for key in _section(asked, "", _base() | dict.fromkeys(groups(), ANY)):
         if not any(key == one or key.startswith(f"{one}.") for one in referred):
             yield key
 

@@ -12,17 +12,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.metrics.flat import flat
 from dmq_cli.results.naming import LABELS
-from dmq_cli.stages.build import Parts
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
+
+if TYPE_CHECKING:
+    from dmq_cli.stages.build import Parts
 
 Config = Mapping[str, Any]
 _log = logging.getLogger("dmq")

@@ -69,7 +69,7 @@ def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
     found: Code = {}
     for section in sections:
         for key, target in targets_of(config.get(section), section):
-            if (code := resolve(key, target).code) is not None:
+            if is_foreign(target) and (code := resolve(key, target).code) is not None:
                 found.setdefault(section, {})[target] = code
     return found
 

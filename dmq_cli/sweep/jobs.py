@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,13 +75,10 @@ def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[
 
 def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[Job]:
     """A job for every different configuration; one that cannot be composed has failed already."""
-    from dmq_cli.overrides.check import check_config
-
     jobs: dict[str, Job] = {}
     for words in overrides:
         try:
             config = context.config_loader.load_sweep_config(master, words)
-            check_config(config, words)
             job = Job(words, job_key(config), config)
         except Exception as error:
             if (sentence := told(error)) is None:
@@ -91,6 +88,19 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
         jobs.setdefault(job.key, job)
     _label(list(jobs.values()))
     return list(jobs.values())
+
+
+def check(jobs: Iterable[Job]) -> None:
+    """Fail the jobs that have a key nobody reads, or lack one."""
+    from dmq_cli.overrides.check import check_config
+
+    for job in jobs:
+        try:
+            check_config(job.config, job.overrides)
+        except Exception as error:
+            if (sentence := told(error)) is None:
+                raise
+            job.fail(*sentence)
 
 
 def job_key(config: Any) -> str:

@@ -35,6 +35,12 @@ def show(found: dict[str, Any], text: str, flags: set[str]) -> None:
             click.echo(printable(text))
 
 
+def say(text: str, flags: set[str]) -> None:
+    """Say on stderr what is about to happen, before the seconds that imports take; nothing with -q and --json."""
+    if not flags & {"quiet", "json"}:
+        click.echo(printable(text), err=True)
+
+
 def pairs(found: dict[str, str]) -> str:
     """A line for each entry."""
     return "\n".join(one_line(f"{key}: {value}") for key, value in found.items())

@@ -1,0 +1,27 @@
+"""Where what a command does is said, and its first line: at once, before the seconds that imports take. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from dmq_cli.printing import SafeFormatter
+
+_log = logging.getLogger("dmq")
+
+
+def set_up_logging(flags: set[str]) -> None:
+    """Send the log to stderr: with "verbose" more of it, with "quiet" warnings alone."""
+    _log.setLevel(logging.DEBUG if "verbose" in flags else logging.INFO)
+    _log.propagate = False
+    if not any(type(handler) is logging.StreamHandler for handler in _log.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
+        _log.addHandler(handler)
+
+
+def say_loading(what: str) -> None:
+    """Say what is asked for, and that the libraries it needs are imported now; nothing where they are there."""
+    if "diffusers" not in sys.modules:
+        _log.info("%s: loading PyTorch and diffusers ...", what)
