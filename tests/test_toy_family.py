@@ -134,7 +134,7 @@ def test_reconstruction_lowers_the_error(temporal: str, tmp_path: Path) -> None:
         "scales": Pass(2, scales=Scales(lr=1e-3), fine=0.5, mix=0.5),
     }
     config = Reconstruction(passes, batch_size=8, temporal=temporal)  # type: ignore[arg-type]
-    config.run(attached, lambda: toy.batches(shape), 8, tmp_path, lambda *_: None)
+    config.run(attached, lambda: toy.batches(shape), 8, tmp_path, lambda *_, **__: None)
     assert error() < 0.8 * before
 
 

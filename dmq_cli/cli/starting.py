@@ -10,12 +10,23 @@ from dmq_cli.printing import SafeFormatter
 _log = logging.getLogger("dmq")
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what sys.stderr is at the time: a sweep's table puts its own in its place while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
 def set_up_logging(flags: set[str]) -> None:
     """Send the log to stderr: with "verbose" more of it, with "quiet" warnings alone."""
     _log.setLevel(logging.DEBUG if "verbose" in flags else logging.INFO)
     _log.propagate = False
-    if not any(type(handler) is logging.StreamHandler for handler in _log.handlers):
-        handler = logging.StreamHandler()
+    if not any(isinstance(handler, _ToStderr) for handler in _log.handlers):
+        handler = _ToStderr()
         handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         _log.addHandler(handler)

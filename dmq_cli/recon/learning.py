@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +24,26 @@ from dmq_cli.recon.passes import ACTIVATIONS, Pass
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, quantizing
 
-LossReport = Callable[[str, int, int, float], None]
+
+class LossReport(Protocol):
+    """Called at every iteration of a unit. where: its place among all, "weights: unit 3 of 23"; share: how much of all work is done, in [0, 1]."""
+
+    def __call__(
+        self, unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
+    ) -> None: ...
+
+
+def placed(report: LossReport, place: str, start: float, size: float) -> LossReport:
+    """The report of a part of the work, `size` of all, that begins when `start` of it is done. place: put before what it says itself."""
+
+    def told(
+        unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
+    ) -> None:
+        inside = iteration / iterations if share is None else share
+        whole = ", ".join(filter(None, (place, where)))
+        report(unit, iteration, iterations, loss, where=whole, share=start + size * inside)
+
+    return told
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ class ReconMethod(Protocol):
     ) -> None:
         """Learn, in place.
 
-        data: one pass over num calibration samples in batches; report(unit, iteration, iterations, loss): called at every
-        iteration; targets: where those asked for lie. What is kept in `work` as `tmp-*` is there again in the next attempt after
+        data: one pass over num calibration samples in batches; report: see LossReport; targets: where those asked for lie. What is kept in `work` as `tmp-*` is there again in the next attempt after
         a kill, which ends in the same bytes. Raises NumericsError if a loss diverges.
         """
         ...

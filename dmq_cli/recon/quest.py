@@ -26,7 +26,7 @@ from dmq_cli.recon.calls import Batches, joined, rows_of
 from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
-from dmq_cli.recon.learning import LossReport, descend, draws
+from dmq_cli.recon.learning import LossReport, descend, draws, placed
 from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import ACTIVATIONS
 from dmq_cli.recon.reconstruction import Reconstruction
@@ -90,10 +90,12 @@ class Quest:
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None
     ) -> None:
         """The base's reconstruction, then both stages, in place; see Reconstruction.run."""
-        self.base.run(attached, data, num, work, report, targets)
-        call = joined(data)
+        first = self.base.cost(num) / self.cost(num)  # of all its work
+        self.base.run(attached, data, num, work, placed(report, "", 0.0, first), targets)
+        call, each = joined(data), (1 - first) / 2
         for number, (name, pattern) in enumerate((("temporal", self.temporal), ("attention", self.attention))):
-            _stage(_Stage(self, attached, name, pattern, number), call, work, report)
+            told = placed(report, f"tuning: stage {number + 1} of 2", first + number * each, each)
+            _stage(_Stage(self, attached, name, pattern, number), call, work, told)
         bake(attached)
 
 

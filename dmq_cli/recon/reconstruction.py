@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
-from dmq_cli.recon.learning import LossReport, Setting, learn, start
+from dmq_cli.recon.learning import LossReport, Setting, learn, placed, start
 from dmq_cli.recon.method import Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
@@ -100,9 +100,13 @@ class Reconstruction:
         setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
         units = units_of(attached, self.units, self.temporal)
         bake(attached)
+        total, done = max(1, sum(one.iterations for one in self.passes.values()) * len(units)), 0
         for number, (name, one) in enumerate(self.passes.items()):
             for index, unit in enumerate(units if one.iterations else ()):
-                _reconstruct(setting, name, one, unit, number * 10_000 + index)
+                place = f"{name}: unit {index + 1} of {len(units)}"
+                here = replace(setting, report=placed(report, place, done / total, one.iterations / total))
+                _reconstruct(here, name, one, unit, number * 10_000 + index)
+                done += one.iterations
 
 
 @dataclass(frozen=True)

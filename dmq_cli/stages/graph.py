@@ -8,8 +8,11 @@ it makes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +82,22 @@ class Node:
         return {**identity(sections), **({"code": code} if code else {})}
 
 
+StageObserver = Callable[[str, str], AbstractContextManager[None]]
+"""Called with the name and the key of a stage that is about to be computed; what it returns is open until that is done."""
+
+_observers: ContextVar[tuple[StageObserver, ...]] = ContextVar("observers", default=())
+
+
+@contextlib.contextmanager
+def observing(observer: StageObserver) -> Iterator[None]:
+    """Inside the block, have every graph of this thread tell `observer` what it computes; an error that it raises stops the run."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
 class Graph:
     """The nodes and the store their artifacts live in."""
 
@@ -130,8 +149,11 @@ class Graph:
 
     def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Any) -> Path:
         task = Task(node.sections(config), inputs, claim.work, config["runtime"], self.progress)
-        with self.progress.stage(node.name, key), Stopwatch() as watch:
-            node.run(task)
+        with contextlib.ExitStack() as observed:
+            for observer in (self.progress.stage, *_observers.get()):
+                observed.enter_context(observer(node.name, key))
+            with Stopwatch() as watch:
+                node.run(task)
         manifest = {
             "stage": node.name,
             "key": key,
@@ -165,9 +187,15 @@ class Graph:
         """Those of a stage's artifacts that say from which sections they were made."""
         for key in self.store.keys(name):
             with contextlib.suppress(ArtifactCorruptError):
-                manifest = read_json(self.store.root / name / key / "manifest.json")
+                manifest = _manifest(self.store.root / name / key / "manifest.json")
                 if isinstance(manifest, Mapping) and isinstance(manifest.get("config", {}), Mapping):
                     yield {"config": {}, **manifest}
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _manifest(file: Path) -> Any:
+    """Of a committed artifact, which never changes; every job of a sweep asks for all of them."""
+    return read_json(file)
 
 
 def chain(nodes: Mapping[str, Node], name: str, config: Config) -> list[str]:

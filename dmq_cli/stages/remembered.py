@@ -1,9 +1,9 @@
-"""How long a stage took here before, for `dmq plan`: the manifests of artifacts say it."""
+"""How long a stage took here before, for `dmq plan` and the time left of a job: the manifests of artifacts say it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmq_cli.sampling import parse_range
@@ -28,6 +28,19 @@ def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> f
         if differing <= {*_SAME_WORK, "seeds"}:
             times.append(float(manifest["seconds"]) * _share(wanted, sections))
     return statistics.median(times) if times else None
+
+
+def expected_seconds(
+    graph: Graph, targets: Iterable[tuple[str, Mapping[str, Any]]]
+) -> dict[tuple[str, str], float | None]:
+    """Stage and key of all that these targets, stages with their configurations, have to compute; see remembered_seconds."""
+    found: dict[tuple[str, str], float | None] = {}
+    for name, config in targets:
+        for part in graph.chain(name, config):
+            key = graph.key(part, config)
+            if part in config["runtime"]["force"] or graph.store.find(part, key) is None:
+                found[part, key] = remembered_seconds(graph, part, config)
+    return found
 
 
 def _share(wanted: Mapping[str, Any], sections: Mapping[str, Any]) -> float:

@@ -90,7 +90,9 @@ def _sha256(model: Any, known: dict[str, str | None]) -> str | None:
     name = digest(plain)
     if name not in known:
         try:
-            known[name] = _of_random(plain) if plain.get("weights") == "random" else folder_sha256(resolve(plain["path"]))
+            known[name] = (
+                _of_random(plain) if plain.get("weights") == "random" else folder_sha256(resolve(plain["path"]))
+            )
         except DmqError:
             known[name] = None
     return known[name]
