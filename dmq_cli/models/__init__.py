@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.first_stage import Decoder as Decoder
     from dmq_cli.models.folder import load_adapter as load_adapter
     from dmq_cli.models.folder import load_schedule as load_schedule
-    from dmq_cli.models.image_shape import image_shape as image_shape
+    from dmq_cli.models.image_sizes import image_shape as image_shape
     from dmq_cli.models.module_calls import is_by_sample as is_by_sample
     from dmq_cli.models.module_calls import named_arguments as named_arguments
     from dmq_cli.models.module_calls import nested as nested
@@ -101,7 +101,7 @@ __getattr__, __all__ = late(
             "load_adapter",
             "load_schedule",
         ),
-        "image_shape": ("image_shape",),
+        "image_sizes": ("image_shape",),
         "module_calls": (
             "is_by_sample",
             "named_arguments",
