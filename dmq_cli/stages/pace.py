@@ -10,7 +10,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None  # when, and the share then
-        self._steps, self._done, self._label = 0, 0, ""
+        self._steps, self._done, self._label, self._share = 0, 0, "", 0.0
         self.per_second: float | None = None
         self.seconds_left: float | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 
 from dmq_cli.recon import placed
-from dmq_cli.stages import progress as module
 from dmq_cli.stages import runs
 from dmq_cli.stages.graph import Graph, Node, observing
 from dmq_cli.stages.nodes import NODES
@@ -41,7 +41,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What time.monotonic tells."""
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
