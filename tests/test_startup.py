@@ -62,6 +62,7 @@ def test_a_finished_sweep_and_its_report_import_no_diffusers(tmp_path: Path) -> 
     command = words("calibrate", model, tmp_path, "-m", "bits.weight=4,3")
     assert dmq(*command).out.splitlines()[-1] == "2 done, 0 skipped, 0 failed"
     done = python(_LISTING, *command)
+    assert "calibrate model=" in done.stderr.splitlines()[0] and "composing the jobs" in done.stderr.splitlines()[0]
     assert "0 done, 2 skipped, 0 failed" in done.stdout and "exit 0" in done.stdout, done.stderr
     assert set(SLOW) & set(done.stdout.splitlines()[-1].split()) == set()
 

@@ -19,7 +19,7 @@ from dmq_cli.cli.commands import COMMANDS
 from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.cli.helping import page
-from dmq_cli.cli.starting import say_loading, set_up_logging
+from dmq_cli.cli.starting import say_composing, say_loading, set_up_logging
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, own_folder, quoted, split, sweeps
 from dmq_cli.printing import printable
@@ -198,14 +198,12 @@ def _hydra(
     hydra_flags = [*hydra_flags, *([] if (own := paths.own_folder()) is None else ["--config-dir", str(own)])]
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     set_up_logging(flags)
+    if swept := sweeps(hydra_flags, overrides):
+        say_composing(verb, overrides)
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
     try:
-        if (
-            hydra_flags
-            or sweeps(hydra_flags, overrides)
-            or any(word.lstrip("+~").startswith("hydra.") for word in overrides)
-        ):
+        if hydra_flags or swept or any(word.lstrip("+~").startswith("hydra.") for word in overrides):
             hydra.main(version_base="1.3", config_path=str(paths.conf_folder()), config_name="config")(task)()
         else:
             _alone(words, task)

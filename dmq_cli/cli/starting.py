@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from dmq_cli.printing import SafeFormatter
 
@@ -30,6 +31,11 @@ def set_up_logging(flags: set[str]) -> None:
         handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         _log.addHandler(handler)
+
+
+def say_composing(verb: str, overrides: Sequence[str]) -> None:
+    """Say which sweep is asked for, and that its jobs are composed and looked for now."""
+    _log.info("%s: composing the jobs ...", " ".join([verb, *overrides]))
 
 
 def say_loading(what: str) -> None:
