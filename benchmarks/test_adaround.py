@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -44,7 +45,7 @@ def test_adaround_iteration(benchmark: BenchmarkFixture, tmp_path: Path) -> None
     times: tuple[list[float], list[float]] = ([], [])
     mark = 0.0
 
-    def report(unit: str, iteration: int, iterations: int, loss: float) -> None:
+    def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
         nonlocal mark
         times[0].append(time.perf_counter() - mark)
         times[1].append(seconds(full))

@@ -119,17 +119,29 @@ def images(outputs: Path, stage: str) -> Any:
 @contextlib.contextmanager
 def counting() -> Iterator[list[str]]:
     """The names of the stages that are computed inside the block."""
-    from dmq_cli.stages.graph import Graph
+    from dmq_cli.stages.graph import observing
 
     ran: list[str] = []
-    compute = Graph._compute
 
-    def recording(self: Graph, node: Any, *rest: Any) -> Path:
-        ran.append(node.name)
-        return compute(self, node, *rest)
+    @contextlib.contextmanager
+    def note(stage: str, key: str) -> Iterator[None]:
+        ran.append(stage)
+        yield
 
-    with patch.object(Graph, "_compute", recording):
+    with observing(note):
         yield ran
+
+
+@contextlib.contextmanager
+def failing(error: BaseException) -> Iterator[None]:
+    """The first stage that is computed inside the block ends in this error."""
+    from dmq_cli.stages.graph import observing
+
+    def fail(stage: str, key: str) -> contextlib.AbstractContextManager[None]:
+        raise error
+
+    with observing(fail):
+        yield
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmq_cli.stages import nodes, quantize
-from dmq_cli.stages.graph import Graph, Task
-from tests.chain import IMAGES, Result, artifacts, counting, dmq, tiny_folder, words
+from dmq_cli.stages.graph import Task
+from tests.chain import IMAGES, Result, artifacts, counting, dmq, failing, tiny_folder, words
 
 VERBS = ["calibrate", "reconstruct", "correct", "sample", "evaluate"]
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
@@ -158,7 +158,7 @@ def test_extractor_weights_with_another_hash_are_refused_before_sampling(
 
 
 def test_interrupted(model: Path, tmp_path: Path) -> None:
-    with patch.object(Graph, "_compute", side_effect=KeyboardInterrupt):
+    with failing(KeyboardInterrupt()):
         text = refused(dmq(*words("evaluate", model, tmp_path)), 1)
     assert text.startswith("Interrupted") and "same command" in text
     status = json.loads(next(tmp_path.glob("runs/evaluate/*/status.json")).read_text(encoding="utf-8"))
@@ -217,10 +217,7 @@ def test_a_file_that_lacks_is_a_bug_but_a_folder_that_lacks_is_not(tmp_path: Pat
 
 
 def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path) -> None:
-    with (
-        patch.object(Graph, "_compute", side_effect=ZeroDivisionError("a bug")),
-        pytest.raises(ZeroDivisionError),
-    ):
+    with failing(ZeroDivisionError("a bug")), pytest.raises(ZeroDivisionError):
         dmq(*words("evaluate", model, tmp_path))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dmq_cli import choices
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics import Protocol, extractor_sha256, fidelity
-from dmq_cli.stages import build, nodes
+from dmq_cli.stages import build, images
 from dmq_cli.stages.find_reference import find_reference, real_images
 from dmq_cli.stages.graph import Task
 from dmq_cli.stages.progress import Progress
@@ -53,7 +53,7 @@ def evaluated(folder: Path, reference: str) -> Any:
     (work := folder / f"with-{reference}").mkdir()
     np.savez(work / "images.npz", arr_0=digits(0, 60))
     runtime = {"outputs": str(folder), "device": "cpu"}
-    nodes.evaluate_fp(Task({"protocol": section}, {"sample_fp": work}, work, runtime, Progress(quiet=True)))
+    images.evaluate_fp(Task({"protocol": section}, {"sample_fp": work}, work, runtime, Progress(quiet=True)))
     return read_json(work / "numbers.json")
 
 

@@ -15,9 +15,9 @@ from dmq_cli.calib import fit_activations, fit_weights
 from dmq_cli.correct import Ptqd, Tac
 from dmq_cli.diagnose import Walks, trace
 from dmq_cli.errors import ConfigError, ModelError
-from dmq_cli.models import Denoiser, Family, Layer, ModelDenoiser, families, load_adapter, packed, register, run_once
+from dmq_cli.models import Denoiser, Family, Layer, ModelDenoiser, load_adapter, packed, register, run_once
 from dmq_cli.models.attention_calls import attention_callers
-from dmq_cli.models.families import unregister
+from dmq_cli.models.families import families, unregister
 from dmq_cli.ops import PerChannel
 from dmq_cli.quant import PerStepScale
 from dmq_cli.recon import AdaRound, Pass, Reconstruction, Scales
@@ -134,7 +134,7 @@ def test_reconstruction_lowers_the_error(temporal: str, tmp_path: Path) -> None:
         "scales": Pass(2, scales=Scales(lr=1e-3), fine=0.5, mix=0.5),
     }
     config = Reconstruction(passes, batch_size=8, temporal=temporal)  # type: ignore[arg-type]
-    config.run(attached, lambda: toy.batches(shape), 8, tmp_path, lambda *_: None)
+    config.run(attached, lambda: toy.batches(shape), 8, tmp_path, lambda *_, **__: None)
     assert error() < 0.8 * before
 
 

@@ -16,7 +16,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from dmq_cli.models import Family, Layer
-from dmq_cli.models.structure import NamedParts, Patterns, part_of
+from dmq_cli.models.role_patterns import Patterns, part_of
+from dmq_cli.models.structure import NamedParts
 
 WIDTH, HEADS = 8, 2
 SHAPES = {"vector": (3,), "series": (3, 5), "image": (3, 4, 4), "film": (2, 3, 4, 4)}

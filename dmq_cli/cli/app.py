@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import logging
 import os
 import shlex
 import sys
@@ -20,9 +19,10 @@ from dmq_cli.cli.commands import COMMANDS
 from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.cli.helping import page
+from dmq_cli.cli.starting import say_composing, say_loading, set_up_logging
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, own_folder, quoted, split, sweeps
-from dmq_cli.printing import SafeFormatter, printable
+from dmq_cli.printing import printable
 from dmq_cli.sentences import guarded, with_flags
 
 _FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--json": "json"}
@@ -200,14 +200,13 @@ def _hydra(
         *([] if (user_folder := paths.own_folder()) is None else ["--config-dir", str(user_folder)]),
     ]
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
+    set_up_logging(flags)
+    if swept := sweeps(hydra_flags, overrides):
+        say_composing(verb, overrides)
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
     try:
-        if (
-            hydra_flags
-            or sweeps(hydra_flags, overrides)
-            or any(word.lstrip("+~").startswith("hydra.") for word in overrides)
-        ):
+        if hydra_flags or swept or any(word.lstrip("+~").startswith("hydra.") for word in overrides):
             hydra.main(version_base="1.3", config_path=str(paths.conf_folder()), config_name="config")(task)()
         else:
             _alone(words, task)
@@ -256,12 +255,15 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
         from omegaconf import OmegaConf
 
         from dmq_cli.overrides import current
-        from dmq_cli.overrides.check import check_config
-        from dmq_cli.stages.plugins import import_plugins
 
         job_flags = flags if os.getpid() == pid else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
-        _set_up_logging(job_flags)
+        set_up_logging(job_flags)
+        names = (OmegaConf.select(config, f"{group}.name") for group in ("model", "method", "bits"))
+        say_loading(f"{verb}: {' '.join(str(name) for name in names)}")
+        from dmq_cli.overrides.check import check_config
+        from dmq_cli.stages.plugins import import_plugins
+
         words, folder = current.words(), current.folder()
         command = shlex.join(["dmq", verb, *([] if folder is None else ["--config-dir", str(folder)]), *words])
         with paths.with_own(folder):
@@ -321,17 +323,6 @@ def _show(result: dict[str, Any], flags: set[str]) -> None:
         from dmq_cli.report import describe
 
         click.echo(printable(describe(result)))
-
-
-def _set_up_logging(flags: set[str]) -> None:
-    logger = logging.getLogger("dmq")
-    logger.setLevel(logging.DEBUG if "verbose" in flags else logging.INFO)
-    logger.propagate = False
-    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
-        handler = logging.StreamHandler()
-        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
-        logger.addHandler(handler)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.protocol import SIDES
 from dmq_cli.metrics.weights import read_weights
 from dmq_cli.models.digits_cnn import DigitsCNN
 from dmq_cli.store.tensors import check_finite
-
-SIDES = (16, 16)
-"""Height and width of the images that digits_cnn reads, pixels."""
 
 
 class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Extract features of uint8 images by the extractors a protocol names; torch-fidelity finds them by name.
+"""Extract features of uint8 images by the extractors a protocol names; torch-fidelity finds them by name (registered.py).
 
 Each reads its weights from files the user names and never downloads: `dmq-digits-cnn` (digits.py), `dmq-inception`
 (inception.py), `dmq-dinov2` and `dmq-clip` (semantic.py).
@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-from torch_fidelity.utils import create_feature_extractor
 
 from dmq_cli.errors import ConfigError, EvaluationError
-from dmq_cli.metrics.digits import SIDES, DigitsFeatures
-from dmq_cli.metrics.inception import SPATIAL, InceptionFeatures
-from dmq_cli.metrics.protocol import EXTRACTORS, Protocol
-from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features, clip_texts
+from dmq_cli.metrics.protocol import EXTRACTORS, SIDES, SPATIAL, Protocol
 from dmq_cli.metrics.weights import FOLDERS, find_folder, read_weights
 from dmq_cli.models import Numerics
 from dmq_cli.paths import resolve
@@ -62,11 +57,13 @@ def load_extractor(protocol: Protocol) -> Any:
             f"Features were to be read of images, but the protocol {protocol.name} has no extractor; give protocol.extractor"
             " and protocol.extractor_path, or another protocol."
         )
+    from dmq_cli.metrics.registered import layer_for
+
     sha256 = read_weights(protocol.extractor, protocol.extractor_path, protocol.extractor_sha256)[1]
     registered, path = EXTRACTORS[protocol.extractor], str(resolve(str(protocol.extractor_path)))
-    layer = FEATURE_EXTRACTORS_REGISTRY[registered].get_default_feature_layer_for_metric
     more = (SPATIAL,) if SPATIAL in protocol.layers() else ()
-    return _build(registered, (layer("fid"), layer("isc"), *more), path, sha256)
+    layers = (layer_for(registered, "fid"), layer_for(registered, "isc"), *more)
+    return _build(registered, layers, path, sha256)
 
 
 @torch.no_grad()
@@ -97,6 +94,8 @@ def extract(
         network = _semantic(name, protocol).to(device)
         (features[name],) = _batched(network, pixels, min(batch_size, _SEMANTIC_BATCH))
     if "clip_text" in needed and subjects is not None:
+        from dmq_cli.metrics.semantic import clip_texts
+
         features["clip_text"] = clip_texts(_semantic("clip", protocol).to(device), subjects, len(pixels))
     return features
 
@@ -155,16 +154,6 @@ def _semantic(name: str, protocol: Protocol) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _build(registered: str, layers: tuple[str, ...], path: str, _sha256: str) -> Any:
-    return create_feature_extractor(
-        registered, list(layers), cuda=False, verbose=False, feature_extractor_weights_path=path
-    )
+    from dmq_cli.metrics.registered import build
 
-
-for _name, _class in (
-    ("dmq-digits-cnn", DigitsFeatures),
-    ("dmq-inception", InceptionFeatures),
-    ("dmq-dinov2", Dinov2Features),
-    ("dmq-clip", ClipFeatures),
-):
-    if _name not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(_name, _class)
+    return build(registered, layers, path)

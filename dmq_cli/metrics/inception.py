@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from dmq_cli.metrics.protocol import SPATIAL
 from dmq_cli.metrics.weights import read_weights
 
-SPATIAL = "spatial"
 _SPATIAL_CHANNELS = 7
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-
 from dmq_cli.metrics.interval import around, quantile
 from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown, check_least, check_most
 from dmq_cli.metrics.protocol import Protocol
@@ -33,6 +31,8 @@ class InceptionScore(SetMetric):
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Reads the images alone."""
+        from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
         logits = images.features["logits"]
         scores = isc_features_to_metric(logits, self.splits, shuffle=True, rng_seed=protocol.rng_seed)
         numbers = {"is": scores[KEY_METRIC_ISC_MEAN], "is_std": scores[KEY_METRIC_ISC_STD]}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import stdtrit
 from torch import Tensor
 
 Interval = list[float]
@@ -42,6 +41,8 @@ def fraction_interval(fraction: float, count: int) -> Interval:
 
 def quantile(freedom: int) -> float:
     """Half the width of the 95 % t interval in standard errors, at these degrees of freedom (>= 1)."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(freedom, 0.975))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from dmq_cli.metrics.interval import around
 from dmq_cli.metrics.metric import DOWN, Measurement, Sample, SetMetric, Shown, check_least, check_most
@@ -51,6 +50,8 @@ class Kid(SetMetric):
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
+        from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
         features, real = images.features["features"], reference["features"]
         options = {"kid_subsets": self.subsets, "kid_subset_size": self.subset_size, "rng_seed": protocol.rng_seed}
         scores = kid_features_to_metric(features.double(), real.double(), verbose=False, **options)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
 from dmq_cli.metrics.interval import fraction_interval
 from dmq_cli.metrics.metric import UP, Measurement, Sample, SetMetric, Shown, check_least, check_most
 from dmq_cli.metrics.protocol import Protocol
@@ -48,6 +46,8 @@ class PrecisionRecall(SetMetric):
 
     def measure(self, images: Sample, reference: Reference, protocol: Protocol) -> Measurement:
         """Compares every image with every real one."""
+        from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
         # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
         features, real = images.features["features"], reference["features"][: self.images]
         large = max(len(features), len(real)) > _LARGE

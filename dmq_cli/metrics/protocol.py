@@ -20,6 +20,12 @@ from dmq_cli.store.digest import digest
 EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-inception"}
 """The extractors a protocol can name, and the names under which torch-fidelity finds them."""
 
+SIDES = (16, 16)
+"""Height and width of the images that digits_cnn reads, pixels."""
+
+SPATIAL = "spatial"
+"""The layer of Inception that sFID reads, see inception.py."""
+
 _ROUNDINGS = ("edm", "round", "trunc")
 _INCEPTION_ONLY = {"is", "kid", "inceptionscore"}
 _WEIGHTS = ("dinov2", "clip", "lpips")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,17 +25,9 @@ from dmq_cli.models.weights import read_weights, weight_shapes
 from dmq_cli.store.digest import digest
 from dmq_cli.store.tensors import check_finite
 
-Cond = Mapping[str, Tensor] | None
-"""The condition of a network besides sample and timestep: tensors by name, a row for each sample; None: no condition."""
-
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"
 _TABLE = "embedding.weight"  # of a class embedding
 _GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-def cond_rows(cond: Cond, rows: Tensor | slice) -> Cond:
-    """Select rows of a condition; None stays None."""
-    return cond and {name: value[rows] for name, value in cond.items()}
 
 
 class Conditions(Protocol):

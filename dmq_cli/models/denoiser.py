@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dmq_cli.models.adapter import Adapter
-from dmq_cli.models.conditions import Cond, cond_rows
+
+Cond = Mapping[str, Tensor] | None
+"""The condition of a network besides sample and timestep: tensors by name, a row for each sample; None: no condition."""
 
 Call = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Cond]
 """The arguments of a Denoiser: a batch of inputs of the network."""
+
+
+def cond_rows(cond: Cond, rows: Tensor | slice) -> Cond:
+    """Select rows of a condition; None stays None."""
+    return cond and {name: value[rows] for name, value in cond.items()}
 
 
 class Denoiser(Protocol):

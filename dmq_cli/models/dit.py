@@ -10,26 +10,16 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
+from dmq_cli.models.role_patterns import DIT
 from dmq_cli.models.structure import NamedParts, condition, sample_shape
 
 _LABELS = "class_labels"
-_BLOCK = r"transformer_blocks\.\d+\."
-PATTERNS = (
-    (r"pos_embed\.proj", "edge.in"),
-    (r"proj_out_2", "edge.out"),
-    (rf"proj_out_1|{_BLOCK}norm1\.linear", "time.modulation"),
-    (rf"{_BLOCK}norm1\.emb\.timestep_embedder\.linear_([12])", r"time.embed_\1"),
-    (rf"{_BLOCK}attn1\.(to_q|to_k|to_v)", r"attn.\1"),
-    (rf"{_BLOCK}attn1\.to_out\.0", "attn.to_out"),
-    (rf"{_BLOCK}ff\.net\.0\.proj", "ff.in"),
-    (rf"{_BLOCK}ff\.net\.2", "ff.out"),
-)
 
 
 class DiTAdapter(NamedParts):
     """Names the parts of a DiTTransformer2DModel."""
 
-    patterns = PATTERNS
+    patterns = DIT
     blocks = (BasicTransformerBlock,)
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:

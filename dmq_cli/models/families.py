@@ -15,8 +15,9 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.models.cond_unet import CondUNetAdapter
 from dmq_cli.models.dit import DiTAdapter
 from dmq_cli.models.heads import HeadsUNet2DModel
+from dmq_cli.models.role_patterns import REGISTERED, Patterns
 from dmq_cli.models.schedule import PREDICTIONS, PROCESSES
-from dmq_cli.models.structure import Blocks, NamedParts, Patterns
+from dmq_cli.models.structure import Blocks, NamedParts
 from dmq_cli.models.unet import UNetAdapter
 
 _DIT_CLASSES = 1000  # of diffusers' class, where config.json does not say
@@ -142,11 +143,13 @@ def register(family: Family) -> None:
             f" {', '.join(PREDICTIONS)}."
         )
     _registered[family.name] = family
+    REGISTERED[family.name] = family.patterns, family.parts
 
 
 def unregister(name: str) -> None:
     """Remove a registered family; does nothing for an unknown name."""
     _registered.pop(name, None)
+    REGISTERED.pop(name, None)
 
 
 def families() -> tuple[Family, ...]:

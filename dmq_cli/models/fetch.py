@@ -15,9 +15,9 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from dmq_cli.errors import ConfigError, DmqError, MissingWeightsError
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.files import read_json
-from dmq_cli.models.folder import folder_sha256, load_adapter
+from dmq_cli.models.folder import load_adapter
 from dmq_cli.models.parts import first_stage_folder
-from dmq_cli.models.weights import TEXT_WEIGHTS
+from dmq_cli.models.weights import TEXT_WEIGHTS, folder_sha256
 from dmq_cli.obtain import WEIGHTS, missing, remedy
 from dmq_cli.store.files import aside_folder, disk_errors, write_json
 

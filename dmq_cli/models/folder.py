@@ -1,4 +1,4 @@
-"""The network and the noise schedule of a diffusers folder, and the hash of its bytes."""
+"""The network and the noise schedule of a diffusers folder."""
 
 from __future__ import annotations
 
@@ -12,24 +12,12 @@ from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.configs import built, component_config
 from dmq_cli.models.families import Family, family_of, family_of_class, names
-from dmq_cli.models.files import class_name, read_json, schedule_file, sha256_of
+from dmq_cli.models.files import class_name, read_json, schedule_file
 from dmq_cli.models.load import load_network
 from dmq_cli.models.parts import network_folder
 from dmq_cli.models.prediction import prediction_of
 from dmq_cli.models.schedule import checked, in_pipeline
-from dmq_cli.models.weights import weight_files
 from dmq_cli.obtain import find_network
-from dmq_cli.store.digest import digest
-
-
-def folder_sha256(path: Path) -> str:
-    """Hash of the network's configuration, weights and noise schedule: the identity of a model, wherever it lies.
-
-    The weights are the files that load_adapter reads: one, or an index and all its shards.
-    """
-    folder = network_folder(path)
-    files = [folder / "config.json", *weight_files(folder), schedule_file(path)]
-    return digest([sha256_of(file) for file in files])
 
 
 def load_schedule(path: Path) -> dict[str, Any]:

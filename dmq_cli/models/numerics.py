@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import nn
 
 from dmq_cli.errors import ConfigError
@@ -52,6 +51,8 @@ class Numerics:
 
 def _compile(model: nn.Module, units: list[str]) -> None:
     # Blocks of one class share their code, and with it the limit of how many compiled forms it may have.
+    import torch._dynamo  # seconds to import
+
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, sum(1 for _ in model.modules()))
     for name in units:

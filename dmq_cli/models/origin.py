@@ -11,7 +11,7 @@ from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
 from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
-from dmq_cli.models.folder import folder_sha256, load_adapter, load_schedule, shapes_of_folder
+from dmq_cli.models.folder import load_adapter, load_schedule, shapes_of_folder
 from dmq_cli.models.probe import check_network, probe
 from dmq_cli.models.random_weights import (
     random_adapter,
@@ -21,6 +21,7 @@ from dmq_cli.models.random_weights import (
     random_sha256,
     shapes_of_architecture,
 )
+from dmq_cli.models.weights import folder_sha256
 from dmq_cli.obtain import find_network, has_weights
 from dmq_cli.paths import resolve
 from dmq_cli.store.digest import file_sha256

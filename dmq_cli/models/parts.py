@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import MissingWeightsError, ModelError
-from dmq_cli.models.families import current_name, families, names
 from dmq_cli.models.files import class_name, read_json
 from dmq_cli.obtain import find_network
 
@@ -40,6 +39,8 @@ def network_folder(path: Path) -> Path:
             f"The model folder {path} does not exist; give the path of a diffusers folder on this machine."
         )
     if foreign := _foreign(path):
+        from dmq_cli.models.families import names  # diffusers takes seconds to import
+
         raise ModelError(
             f"The folder {path} was given as a model, but is {foreign}, which dmq does not know; families known here:"
             f" {names()}."
@@ -97,6 +98,8 @@ def check_parts(path: Path) -> None:
 
 def _check_kind(path: Path, part: str, kind: str) -> None:
     """Check that config.json of a part names the same class as model_index.json."""
+    from dmq_cli.models.families import current_name  # diffusers takes seconds to import
+
     written = class_name(read_json(path / part / "config.json"))
     if kind != _UNNAMED and written and current_name(written) != current_name(kind):
         raise ModelError(
@@ -134,6 +137,8 @@ def _indexed(path: Path) -> dict[str, str]:
 
 def _foreign(path: Path) -> str:
     """Describe a model of an unknown family by its pipeline and parts, for an error; "" if the folder names none."""
+    from dmq_cli.models.families import current_name, families  # diffusers takes seconds to import
+
     index = path / "model_index.json"
     whole = class_name(read_json(index)) if index.is_file() else ""
     part_kinds = {file.parent.name: class_name(read_json(file)) for file in sorted(path.glob("*/config.json"))}

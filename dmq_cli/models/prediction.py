@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from dmq_cli.errors import ModelError
@@ -72,5 +71,7 @@ def prediction_of(schedule: Mapping[str, Any]) -> Prediction:
 
 def levels(schedule: Mapping[str, Any]) -> Tensor:
     """abar of the training timesteps, (T,) float32; LEAST where nothing of the image is left."""
+    from diffusers import DDIMScheduler  # seconds to import
+
     alphas_cumprod: Tensor = DDIMScheduler(**noise_schedule(schedule)).alphas_cumprod
     return alphas_cumprod.where(alphas_cumprod > 0, LEAST)

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import diffusers
-
 from dmq_cli.errors import ModelError, nearest
 
 KNOWN = (
@@ -63,7 +61,7 @@ def checked(config: Mapping[str, Any], file: Path, process: str = "ddpm") -> dic
         )
     for key, value in config.items():
         _check(key, value, file)
-    class_defaults = {key: value for key, value in defaults(name).items() if key in _TRAINING}
+    class_defaults = {key: value for key, value in scheduler_defaults(name).items() if key in _TRAINING}
     filled = {**class_defaults, **config}
     _check_training(filled, file)
     return filled if filled["beta_schedule"] in _SHARED else {**filled, "trained_betas": _betas(name, filled, file)}
@@ -78,14 +76,16 @@ def in_pipeline(config: Mapping[str, Any], pipeline: object) -> dict[str, Any]:
     """Apply what the folder's pipeline overrides in a checked configuration: Stable Diffusion's moves leading timesteps by 1
     and clips no latents, whatever its scheduler says. Where that changes something, `_pipeline` names the pipeline.
     """
-    moved = {"steps_offset": 1} if "steps_offset" in defaults(config["_class_name"]) else {}
+    moved = {"steps_offset": 1} if "steps_offset" in scheduler_defaults(config["_class_name"]) else {}
     changed = {key: value for key, value in {**moved, "clip_sample": False}.items() if config.get(key) != value}
     return {**config, **changed, "_pipeline": pipeline} if changed and pipeline in _STABLE else dict(config)
 
 
 @functools.cache
-def defaults(name: str) -> dict[str, Any]:
+def scheduler_defaults(name: str) -> dict[str, Any]:
     """Parameters of a diffusers scheduler class and their defaults."""
+    import diffusers  # seconds to import
+
     return {
         key: parameter.default
         for key, parameter in inspect.signature(getattr(diffusers, name).__init__).parameters.items()
@@ -96,14 +96,14 @@ def defaults(name: str) -> dict[str, Any]:
 @functools.cache
 def _kinds(key: str) -> tuple[type, ...]:
     """The types that a key has in the classes that take it."""
-    return tuple({type(defaults(name)[key]) for name in KNOWN if key in defaults(name)})
+    return tuple({type(scheduler_defaults(name)[key]) for name in KNOWN if key in scheduler_defaults(name)})
 
 
 def _check(key: str, value: Any, file: Path) -> None:
     if key.startswith("_") or key in _BEFORE:
         return
     if not (kinds := _kinds(key)):
-        keys = {key_name for name in KNOWN for key_name in defaults(name)}
+        keys = {key_name for name in KNOWN for key_name in scheduler_defaults(name)}
         raise ModelError(
             f"The file {file} has the key {key}={value!r:.60}, which no scheduler that dmq knows reads, so what it changes is"
             f" unknown; take it out if it changes nothing.{nearest(key, keys)}"
@@ -153,6 +153,8 @@ def _is_beta(value: Any) -> bool:
 
 def _betas(name: str, filled: Mapping[str, Any], file: Path) -> list[float]:
     """The betas (T,) as the class of the folder makes them."""
+    import diffusers
+
     try:
         scheduler = getattr(diffusers, name)(**{key: filled[key] for key in _TRAINING})
     except (NotImplementedError, ValueError) as error:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
 from dmq_cli.models.adapter import Adapter, Layer
 from dmq_cli.models.prediction import NOISE, Prediction
-
-Patterns = Sequence[tuple[str, str]]
-"""(pattern of a module path, role) in order; the first that fits the whole path counts."""
+from dmq_cli.models.role_patterns import PARTS, Patterns, part_of, role_of
 
 Blocks = tuple[type[nn.Module], ...]
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-PARTS: Mapping[str, str] = {
-    "down_blocks": "down",
-    "mid_block": "mid",
-    "up_blocks": "up",
-    "time_embedding": "time",
-    "transformer_blocks": "block",
-}
-"""The part (see roles.py) that lies under each of a network's own modules; all else is edge."""
 
 
 class NamedParts(ABC):
@@ -96,6 +84,8 @@ def find_layers(
 
 def find_attentions(model: nn.Module, parts: Mapping[str, str]) -> list[Layer]:
     """Every attention: role "attn", or "attn.cross" where keys and values come from a condition."""
+    from diffusers.models.attention_processor import Attention  # seconds to import
+
     named = ((name, module) for name, module in model.named_modules() if isinstance(module, Attention))
     return [
         Layer(name, "attn.cross" if module.is_cross_attention else "attn", part_of(name, parts))
@@ -171,22 +161,12 @@ def _refuse(model: nn.Module, missing: list[str], unknown: list[str], needed: Se
     raise ModelError(f"This {type(model).__name__} takes {takes}, but {problem}; use the conditions of this model.")
 
 
-def role_of(name: str, patterns: Patterns) -> str | None:
-    """The role of a layer by its module path; None where no pattern fits."""
-    return next((re.sub(pattern, role, name) for pattern, role in patterns if re.fullmatch(pattern, name)), None)
-
-
 def _role(family: str, name: str, patterns: Patterns) -> str:
     if (role := role_of(name, patterns)) is not None:
         return role
     raise ModelError(
         f"Layer {name} of this {family} has no role in dmq, so no rule could quantize it; use a known family."
     )
-
-
-def part_of(name: str, parts: Mapping[str, str]) -> str:
-    """The part of the network (see roles.py) that a module path lies in."""
-    return parts.get(name.split(".")[0], "edge")
 
 
 def _outermost(model: nn.Module, kinds: Blocks, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -10,33 +10,14 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
+from dmq_cli.models.role_patterns import UNET
 from dmq_cli.models.structure import NamedParts, sample_shape
-
-# Resamplers are residual blocks in some latent UNets, single convolutions in the others.
-_RESNET = r".*\.(?:resnets|downsamplers|upsamplers)\.\d+\."
-_ATTENTION = r".*\.(?:attentions\.\d+|attn[12])\."
-_TRANSFORMER = r".*\.transformer_blocks\.\d+\."
-PATTERNS = (
-    (r"conv_in", "edge.in"),
-    (r"conv_out", "edge.out"),
-    (r"time_embedding\.linear_([12])", r"time.embed_\1"),
-    (rf"{_RESNET}(conv1|conv2)", r"resnet.\1"),
-    (rf"{_RESNET}time_emb_proj", "resnet.time_proj"),
-    (rf"{_RESNET}conv_shortcut", "resnet.shortcut"),
-    (rf"{_ATTENTION}(to_q|to_k|to_v)", r"attn.\1"),
-    (rf"{_ATTENTION}to_out\.0", "attn.to_out"),
-    (rf"{_TRANSFORMER}ff\.net\.0\.proj", "ff.in"),
-    (rf"{_TRANSFORMER}ff\.net\.2", "ff.out"),
-    (r".*\.attentions\.\d+\.(proj_in|proj_out)", r"transformer.\1"),
-    (r".*\.downsamplers\.\d+\.conv", "down.conv"),
-    (r".*\.upsamplers\.\d+\.conv", "up.conv"),
-)
 
 
 class UNetParts(NamedParts):
     """Base of the adapters of both kinds of UNet, which differ in the condition that a call takes."""
 
-    patterns = PATTERNS
+    patterns = UNET
     blocks = (ResnetBlock2D, BasicTransformerBlock, Attention)
 
     def skip_splits(self) -> dict[str, tuple[int, int]]:

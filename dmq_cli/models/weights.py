@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dmq_cli.errors import MissingWeightsError, ModelError
-from dmq_cli.models.files import read_json
+from dmq_cli.models.files import read_json, schedule_file, sha256_of
+from dmq_cli.models.parts import network_folder
 from dmq_cli.obtain import WEIGHTS
+from dmq_cli.store.digest import digest
 from dmq_cli.store.tensors import WEIGHT_DTYPES
 
 TEXT_WEIGHTS = "model.safetensors"  # what transformers calls the file of a text encoder
@@ -38,6 +40,16 @@ def weight_files(folder: Path, name: str = WEIGHTS) -> list[Path]:
     if index.is_file():
         return [index, *(folder / shard for shard in sorted(set(_weight_map(index).values())))]
     raise MissingWeightsError(_explain_missing(folder, name))
+
+
+def folder_sha256(path: Path) -> str:
+    """Hash of the network's configuration, weights and noise schedule: the identity of a model, wherever it lies.
+
+    The weights are the files that folder.load_adapter reads: one, or an index and all its shards.
+    """
+    folder = network_folder(path)
+    files = [folder / "config.json", *weight_files(folder), schedule_file(path)]
+    return digest([sha256_of(file) for file in files])
 
 
 def weight_shapes(folder: Path, name: str = WEIGHTS) -> dict[str, tuple[int, ...]]:

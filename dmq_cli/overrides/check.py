@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from dmq_cli.errors import ConfigError, nearest
@@ -81,8 +81,11 @@ def _list_choices(group: str) -> str:
     return f" There is: {', '.join(choices(group))}."
 
 
-def check_config(config: Any, words: Sequence[str]) -> None:
-    """Raise ConfigError for a key that nothing reads, and for one that is missing. config: composed by Hydra; words: overrides."""
+def check_config(config: Any, words: Sequence[str], sections: Collection[str] | None = None) -> None:
+    """Raise ConfigError for a key that nothing reads, and for one that is missing. config: composed by Hydra; words: overrides.
+
+    sections: the only ones whose keys are checked; None: all, for which the classes they name are imported.
+    """
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(config, resolve=False)
@@ -90,7 +93,7 @@ def check_config(config: Any, words: Sequence[str]) -> None:
     _check_needed(plain, words)
     if not any(word.lstrip("+~").startswith(_OPTIONAL) for word in words) and plain["stage"] != _OPTIONAL:
         plain.pop(_OPTIONAL, None)  # unchanged from conf/; reading its constructors would import the training code
-    if wrong := list(unread(plain)):
+    if wrong := list(unread(plain, sections)):
         meant = suggestion(wrong[0], plain, wrong)
         raise ConfigError(f"{_word_of(wrong[0], words)} is read by nobody;{meant} leave it out.")
 

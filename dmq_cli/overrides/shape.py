@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ _INSIDE = ("metric",)  # groups whose choices are parts of another section
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
 
-def unread(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every key that nothing reads, in full. config: composed, plain, its interpolations not resolved."""
+def unread(config: Mapping[str, Any], sections: Collection[str] | None = None) -> Iterator[str]:
+    """Yield every key that nothing reads, in full. config: composed, plain, its interpolations not resolved.
+
+    sections: the only ones whose keys are checked; None: all.
+    """
     referred = set(_references(config))
-    for key in _section(config, "", _base() | dict.fromkeys(groups(), ANY)):
+    checked = {name: value for name, value in config.items() if sections is None or name in sections}
+    for key in _section(checked, "", _base() | dict.fromkeys(groups(), ANY)):
         if not any(key == reference or key.startswith(f"{reference}.") for reference in referred):
             yield key
 

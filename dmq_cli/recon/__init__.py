@@ -3,6 +3,7 @@
 from dmq_cli.recon.capture import record
 from dmq_cli.recon.curves import curves
 from dmq_cli.recon.learners import AdaRound, SignSteps
+from dmq_cli.recon.learning import LossReport, placed
 from dmq_cli.recon.method import ReconMethod, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.quest import Quest
@@ -13,6 +14,7 @@ from dmq_cli.recon.units import module_names
 
 __all__ = [
     "AdaRound",
+    "LossReport",
     "NoReconstruction",
     "Pass",
     "Quest",
@@ -24,6 +26,7 @@ __all__ = [
     "bytes_of_targets",
     "curves",
     "module_names",
+    "placed",
     "record",
     "require_space",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +24,31 @@ from dmq_cli.recon.passes import ACTIVATIONS, Pass
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, quantizing
 
-LossReport = Callable[[str, int, int, float], None]
+
+class LossReport(Protocol):
+    """Called at every iteration of a unit. where: its place among all, "weights: unit 3 of 23"; share: of all work that is done, in
+    [0, 1].
+    """
+
+    def __call__(
+        self, unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
+    ) -> None: ...
+
+
+def placed(report: LossReport, place: str, start: float, size: float) -> LossReport:
+    """Make the report of a part of the work from that of the whole.
+
+    place: put before the `where` of the part; start, size: the shares of all work before the part and in it, in [0, 1].
+    """
+
+    def placed_report(
+        unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
+    ) -> None:
+        part_share = iteration / iterations if share is None else share
+        places = ", ".join(filter(None, (place, where)))
+        report(unit, iteration, iterations, loss, where=places, share=start + size * part_share)
+
+    return placed_report
 
 
 @dataclass(frozen=True)

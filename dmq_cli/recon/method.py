@@ -47,10 +47,9 @@ class ReconMethod(Protocol):
     ) -> None:  # fmt: skip
         """Learn, in place.
 
-        data: one pass over num calibration samples in batches; report(unit, iteration, iterations, loss): called at every
-        iteration; targets: folder of the targets it needs; refit: called once
-        where learned weights stand and activations come next. Files `tmp-*` in `work` survive a kill, and the next attempt must
-        end in the same bytes. Raises NumericsError if a loss diverges.
+        data: one pass over num calibration samples in batches; report: called at every iteration, see LossReport; targets:
+        folder of the targets it needs; refit: called once where learned weights stand and activations come next. Files `tmp-*`
+        in `work` survive a kill, and the next attempt must end in the same bytes. Raises NumericsError if a loss diverges.
         """
         ...
 

@@ -26,7 +26,7 @@ from dmq_cli.recon.calls import Batches, joined, rows_of
 from dmq_cli.recon.curves import Curve, save_curve
 from dmq_cli.recon.fine import outputs_of
 from dmq_cli.recon.learners import Learner, TunedWeights
-from dmq_cli.recon.learning import LossReport, descend, draws
+from dmq_cli.recon.learning import LossReport, descend, draws, placed
 from dmq_cli.recon.method import Refit, Targets
 from dmq_cli.recon.passes import ACTIVATIONS
 from dmq_cli.recon.reconstruction import Reconstruction
@@ -91,12 +91,15 @@ class Quest:
         refit: Refit | None = None,
     ) -> None:  # fmt: skip
         """Run the base's reconstruction, then both stages, in place; see Reconstruction.run. refit: between them."""
-        self.base.run(attached, data, num, work, report, targets)
+        base_share = self.base.cost(num) / self.cost(num)
+        self.base.run(attached, data, num, work, placed(report, "", 0.0, base_share), targets)
         if refit is not None:
             refit()
-        call = joined(data)
+        call, stage_share = joined(data), (1 - base_share) / 2
         for number, (name, pattern) in enumerate((("temporal", self.temporal), ("attention", self.attention))):
-            _stage(_Stage(self, attached, name, pattern, number), call, work, report)
+            start = base_share + number * stage_share
+            stage_report = placed(report, f"tuning: stage {number + 1} of 2", start, stage_share)
+            _stage(_Stage(self, attached, name, pattern, number), call, work, stage_report)
         bake(attached)
 
 

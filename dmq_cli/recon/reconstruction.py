@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
-from dmq_cli.recon.learning import LossReport, Setting, learn, start
+from dmq_cli.recon.learning import LossReport, Setting, learn, placed, start
 from dmq_cli.recon.method import Refit, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
@@ -112,11 +112,16 @@ class Reconstruction:
         setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
         units = units_of(attached, self.units, self.temporal)
         bake(attached)
+        total = max(1, sum(recon_pass.iterations for recon_pass in self.passes.values()) * len(units))
+        num_done = 0
         for number, (name, recon_pass) in enumerate(self.passes.items()):
             if refit is not None and name == self._refitted:
                 refit()
             for index, unit in enumerate(units if recon_pass.iterations else ()):
-                _reconstruct(setting, name, recon_pass, unit, number * 10_000 + index)
+                where = f"{name}: unit {index + 1} of {len(units)}"
+                unit_report = placed(report, where, num_done / total, recon_pass.iterations / total)
+                _reconstruct(replace(setting, report=unit_report), name, recon_pass, unit, number * 10_000 + index)
+                num_done += recon_pass.iterations
 
 
 @dataclass(frozen=True)

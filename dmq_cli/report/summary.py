@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.metrics import shown
+from dmq_cli.printing import duration
 from dmq_cli.report.costs import cost_text, latency
 from dmq_cli.report.tables import columns, paired_shown
 from dmq_cli.results.naming import with_overrides
@@ -105,13 +106,6 @@ def _plan(rows: list[dict[str, Any]]) -> str:
         basis = f"{timed} of {len(waiting)} stages by earlier runs, the others by a call of the network timed now"
         lines.append(f"about {duration(sum(row['seconds'] for row in waiting))} in all ({basis})")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min` or `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _room(result: Mapping[str, Any]) -> list[str]:

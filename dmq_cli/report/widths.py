@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dmq_cli.models.families import families
-from dmq_cli.models.structure import part_of, role_of
+from dmq_cli.models.role_patterns import DIT, PARTS, REGISTERED, UNET, part_of, role_of
 
 
 def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
@@ -16,8 +15,8 @@ def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, in
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
     """The bits of a layer's input; None where the labels that may be this layer's have different bits, or there are none."""
-    role = role_of(layer, [pattern for family in families() for pattern in family.patterns])
-    part = part_of(layer, {name: part for family in families() for name, part in family.parts.items()})
+    role = role_of(layer, [*UNET, *DIT, *(pattern for patterns, _ in REGISTERED.values() for pattern in patterns)])
+    part = part_of(layer, {**PARTS, **{name: part for _, parts in REGISTERED.values() for name, part in parts.items()}})
     if role is None:
         return None
     cross = role.replace("attn.", "attn.cross.", 1)  # a name does not tell what an attention reads

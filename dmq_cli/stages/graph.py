@@ -8,11 +8,14 @@ artifact.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,10 +23,12 @@ from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.metrics.flat import flat
 from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import LABELS
-from dmq_cli.stages.build import Parts
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
+
+if TYPE_CHECKING:
+    from dmq_cli.stages.build import Parts
 
 Config = Mapping[str, Any]
 _log = logging.getLogger("dmq")
@@ -78,6 +83,22 @@ class Node:
         return {**identity(sections), **({"code": code} if code else {})}
 
 
+StageObserver = Callable[[str, str], AbstractContextManager[None]]
+"""Called with the name and key of a stage before it is computed; the context it returns is closed when that is done."""
+
+_observers: ContextVar[tuple[StageObserver, ...]] = ContextVar("observers", default=())
+
+
+@contextlib.contextmanager
+def observing(observer: StageObserver) -> Iterator[None]:
+    """Inside the block, call `observer` for every stage that a graph of this thread computes; its errors stop the run."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
 class Graph:
     """The nodes and the store their artifacts live in."""
 
@@ -129,8 +150,11 @@ class Graph:
 
     def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Any) -> Path:
         task = Task(node.sections(config), inputs, claim.work, config["runtime"], self.progress)
-        with self.progress.stage(node.name, key), Stopwatch() as watch:
-            node.run(task)
+        with contextlib.ExitStack() as contexts:
+            for observer in (self.progress.stage, *_observers.get()):
+                contexts.enter_context(observer(node.name, key))
+            with Stopwatch() as watch:
+                node.run(task)
         manifest = {
             "stage": node.name,
             "key": key,
@@ -166,9 +190,15 @@ class Graph:
         """Read the manifests of a stage's artifacts, of those that record the sections they were made from."""
         for key in self.store.keys(name):
             with contextlib.suppress(ArtifactCorruptError):
-                manifest = read_json(self.store.root / name / key / "manifest.json")
+                manifest = _manifest(self.store.root / name / key / "manifest.json")
                 if isinstance(manifest, Mapping) and isinstance(manifest.get("config", {}), Mapping):
                     yield {"config": {}, **manifest}
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _manifest(file: Path) -> Any:
+    """Read the manifest of a committed artifact, which never changes; every job of a sweep reads all of them."""
+    return read_json(file)
 
 
 def chain(nodes: Mapping[str, Node], name: str, config: Config) -> list[str]:

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.stages import build
-from dmq_cli.stages.interfaces import check_made
-from dmq_cli.stages.validate import check_types
 
 _log = logging.getLogger("dmq")
 SAMPLES = "samples.png"
@@ -121,6 +118,10 @@ def make_logger(section: Mapping[str, Any] | None) -> Logger:
     """The logger of the section `logger`; without one, none. Raises ConfigError if its package is not installed."""
     if section is None:
         return NoLogger()
+    from dmq_cli.stages import build
+    from dmq_cli.stages.interfaces import check_made
+    from dmq_cli.stages.validate import check_types
+
     check_types("logger", section)
     logger: Logger = build.make(section)
     check_made("logger", section, logger)

@@ -1,72 +1,33 @@
-"""The graph of stages: what each reads and needs; and the stages that sample and measure.
+"""The graph of stages: what each reads and needs, and about how much work it is. The functions they run are in runs.py.
 
-Every function of a stage is handed a Task and writes into its folder.
+Computing keys from it imports neither diffusers nor a network, so that a finished sweep is found at once.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-
-from dmq_cli.metrics import Protocol
-from dmq_cli.results.images import Pixels, load_images, save_images, write_chunk
-from dmq_cli.results.record import ASKED, INFLUENCE
-from dmq_cli.sampling import batches, parse_range, sample_images, walk
-from dmq_cli.stages import build, quantize
-from dmq_cli.stages.build import Parts
+from dmq_cli.sampling import parse_range
 from dmq_cli.stages.graph import Config, Node, Task, chain
-from dmq_cli.stages.measuring import judge
-from dmq_cli.stages.tracing import trace
-from dmq_cli.stages.validate import searches_activations
-from dmq_cli.store import canonical, read_json, write_json
-from dmq_cli.store.tensors import save_tensors
+from dmq_cli.stages.searches import searches_activations
+from dmq_cli.store import canonical
+
+if TYPE_CHECKING:
+    from dmq_cli.stages.build import Parts
 
 
-def sample(task: Task) -> None:
-    """Sample images of the quantized, corrected network, or of its full-precision twin, whose key has no bits and no method.
+def _run(name: str) -> Callable[[Task], None]:
+    """Name a function of runs.py, which is imported when the stage runs."""
 
-    One file per batch; files of an attempt that was killed are kept.
-    """
-    estimator = build.denoiser(task.config, task.runtime, task.inputs)
-    settings, scheduler = build.sampler(task.config)
-    guide = build.guide(task.config, task.runtime, task.config.get("correct", {}).get("target"))
-    decode = build.decoder(task.config, task.runtime)
-    seeds, files, num_done = parse_range(task.config["seeds"]), [], 0
-    for chunk in batches(seeds, task.runtime["batch_size"]):
-        files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")
-        if not files[-1].exists():
-            with torch.inference_mode():
-                steps = walk(
-                    estimator.denoiser, scheduler, chunk, estimator.shape, eta=settings.eta,
-                    correction=estimator.correction, guide=guide,
-                )  # fmt: skip
-                write_chunk(files[-1], sample_images(steps, decode), task.config["to_uint8"])
-        num_done += len(chunk)
-        task.progress.update("images", num_done, len(seeds))
-    if guide.conditions is not None:
-        write_json(task.work / ASKED, {"asked": guide.conditions.subjects(seeds)})
-    save_images(task.work, files)
+    def run(task: Task) -> None:
+        from dmq_cli.stages import runs
 
+        getattr(runs, name)(task)
 
-def evaluate_fp(task: Task) -> None:
-    """Measure the images of the full-precision twin."""
-    _measure(task, "sample_fp")
-
-
-def evaluate(task: Task) -> None:
-    """Measure the quantized images, and how far each is from the full-precision image from the same noise."""
-    _measure(task, "sample", load_images(task.inputs["sample_fp"]))
-
-
-def _measure(task: Task, stage: str, twins: Pixels | None = None) -> None:
-    images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
-    subjects = read_json(file)["asked"] if file.is_file() else None
-    protocol: Protocol = build.make(task.config["protocol"])
-    numbers, influences = judge(images, protocol, task.runtime["outputs"], subjects, task.runtime["device"], twins)
-    save_tensors(task.work / INFLUENCE, influences)
-    write_json(task.work / "numbers.json", numbers)
+    return run
 
 
 def _halves(config: Config) -> int:
@@ -128,20 +89,20 @@ _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 NODES: dict[str, Node] = {
     node.name: node
     for node in (
-        Node("calibset", ("model", "calib_sampler", "calib"), quantize.calibset, cost=_calibset_cost),
-        Node("transform", ("model", "transform"), quantize.transform, ("calibset",), cost=_transform_cost),
-        Node("calibrate", _NETWORK, quantize.calibrate, ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
-        Node("targets", ("model", "recon_targets"), quantize.targets, ("calibset",), cost=_targets_cost),
-        Node("reconstruct", (*_NETWORK, "calib", "recon"), quantize.reconstruct, ("calibset", "calibrate", "targets"), cost=_reconstruct_cost),
-        Node("correct", (*_NETWORK, "sampler", "correct"), quantize.correct, ("reconstruct",), cost=_correct_cost),
-        Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), sample, asks=("numerics",), cost=_sample_cost),
+        Node("calibset", ("model", "calib_sampler", "calib"), _run("calibset"), cost=_calibset_cost),
+        Node("transform", ("model", "transform"), _run("transform"), ("calibset",), cost=_transform_cost),
+        Node("calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
+        Node("targets", ("model", "recon_targets"), _run("targets"), ("calibset",), cost=_targets_cost),
+        Node("reconstruct", (*_NETWORK, "calib", "recon"), _run("reconstruct"), ("calibset", "calibrate", "targets"), cost=_reconstruct_cost),
+        Node("correct", (*_NETWORK, "sampler", "correct"), _run("correct"), ("reconstruct",), cost=_correct_cost),
+        Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), _run("sample_fp"), asks=("numerics",), cost=_sample_cost),
         Node(
-            "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), sample, ("reconstruct", "correct"),
+            "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), _run("sample"), ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda config, parts: 1.4 * _sample_cost(config, parts),
         ),
-        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), trace, ("reconstruct", "correct"), cost=_trace_cost, version=3),
-        Node("evaluate_fp", ("protocol", "measured_with"), evaluate_fp, ("sample_fp",), version=2),
-        Node("evaluate", ("protocol", "measured_with"), evaluate, ("sample", "sample_fp"), version=2),
+        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), _run("trace"), ("reconstruct", "correct"), cost=_trace_cost, version=3),
+        Node("evaluate_fp", ("protocol", "measured_with"), _run("evaluate_fp"), ("sample_fp",), version=2),
+        Node("evaluate", ("protocol", "measured_with"), _run("evaluate"), ("sample", "sample_fp"), version=2),
     )
 }  # fmt: skip
 ENDS = ("evaluate", "evaluate_fp", "trace")

@@ -72,7 +72,7 @@ def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
     code_by_section: Code = {}
     for section in sections:
         for key, target in targets_of(config.get(section), section):
-            if (code := resolve(key, target).code) is not None:
+            if is_foreign(target) and (code := resolve(key, target).code) is not None:
                 code_by_section.setdefault(section, {})[target] = code
     return code_by_section
 

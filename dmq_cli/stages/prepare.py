@@ -22,13 +22,13 @@ from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
 from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
+from dmq_cli.stages.how import check_choices
 from dmq_cli.stages.interfaces import check_made, check_scheduler
 from dmq_cli.stages.layer_bits import with_layer_bits
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.sampler_notes import sampler_section
 from dmq_cli.stages.targets import trust
 from dmq_cli.stages.validate import (
-    check_choices,
     check_combination,
     check_counts,
     check_guidance,

@@ -14,7 +14,7 @@ from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_acti
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
-from dmq_cli.recon import ReconMethod, bytes_of_targets, curves, module_names, record, require_space
+from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, module_names, placed, record, require_space
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
@@ -105,11 +105,15 @@ def reconstruct(task: Task) -> None:
     attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
     method: ReconMethod = build.make(task.config["recon"])
     rows, again = _rows(task, method.num_samples), method.refinements()
+    costs = [method.cost(len(rows)), *(refinement.cost(len(rows)) for refinement in again)]
+    shares = [cost / (sum(costs) or 1) for cost in costs]
+    report = placed(_reporter(task), "", 0.0, shares[0])
     shown, quantized = _shown(task)
     refit = {"refit": lambda: fit_activations(attached, shown(), quantized=True)} if quantized else {}
-    method.run(attached, rows, len(rows), task.work, _reporter(task), task.inputs["targets"], **refit)
+    method.run(attached, rows, len(rows), task.work, report, task.inputs["targets"], **refit)
     for number, refinement in enumerate(again):
-        _refine(task, attached, refinement, number)
+        where, start = f"round {number + 1} of {len(again)}", sum(shares[: number + 1])
+        _refine(task, attached, refinement, number, placed(_reporter(task), where, start, shares[number + 1]))
     write_json(task.work / "losses.json", {"passes": _losses(task, len(again))})
     _save(task, attached, "The reconstructed quantizers")
 
@@ -123,7 +127,7 @@ def _losses(task: Task, rounds: int) -> dict[str, Any]:
     return losses
 
 
-def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) -> None:
+def _refine(task: Task, attached: Attached, method: ReconMethod, number: int, report: LossReport) -> None:
     """One round of progressively aligned reconstruction (TCAQ-DM's Algorithm 1): inputs from the network as it is now."""
     folder, work = task.work / f"tmp-inputs-{number}", task.work / f"tmp-round-{number}"
     work.mkdir(exist_ok=True)
@@ -131,7 +135,7 @@ def _refine(task: Task, attached: Attached, method: ReconMethod, number: int) ->
         folder.mkdir(exist_ok=True)
         _collect(task, QuantDenoiser(attached), attached.adapter, folder)
     rows = CalibrationRows(folder, task.runtime["batch_size"], method.num_samples)
-    method.run(attached, rows, len(rows), work, _reporter(task, f"round {number + 1} "), None)
+    method.run(attached, rows, len(rows), work, report, None)
 
 
 def _samples(task: Task, rows: CalibrationRows) -> Callable[[int], None]:
@@ -139,12 +143,11 @@ def _samples(task: Task, rows: CalibrationRows) -> Callable[[int], None]:
     return lambda num_done: task.progress.update("samples", num_done, total)
 
 
-def _reporter(task: Task, prefix: str = "") -> Any:
-    units: dict[str, int] = {}
-
-    def report(unit: str, iteration: int, iterations: int, loss: float) -> None:
-        number = units.setdefault(unit, len(units) + 1)
-        task.progress.update(f"{prefix}unit {number} {unit}", iteration, iterations, loss)
+def _reporter(task: Task) -> LossReport:
+    def report(
+        unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
+    ) -> None:
+        task.progress.update(f"{where} {unit}".strip(), iteration, iterations, loss, share)
 
     return report
 

@@ -1,9 +1,9 @@
-"""How long a stage took on this machine before, by the manifests of its artifacts: for `dmq plan`."""
+"""How long a stage took on this machine before, by the manifests of its artifacts: for `dmq plan` and the time left of a job."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmq_cli.sampling import parse_range
@@ -28,6 +28,21 @@ def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> f
         if differing <= {*_SAME_WORK, "seeds"}:
             times.append(float(manifest["seconds"]) * _share(planned, sections))
     return statistics.median(times) if times else None
+
+
+def expected_seconds(
+    graph: Graph, targets: Iterable[tuple[str, Mapping[str, Any]]]
+) -> dict[tuple[str, str], float | None]:
+    """Seconds of every artifact that these targets, (stage, configuration), have yet to compute, by stage and key; see
+    remembered_seconds.
+    """
+    seconds: dict[tuple[str, str], float | None] = {}
+    for target, config in targets:
+        for stage in graph.chain(target, config):
+            key = graph.key(stage, config)
+            if stage in config["runtime"]["force"] or graph.store.find(stage, key) is None:
+                seconds[stage, key] = remembered_seconds(graph, stage, config)
+    return seconds
 
 
 def _share(planned: Mapping[str, Any], sections: Mapping[str, Any]) -> float:

@@ -6,29 +6,25 @@ import dataclasses
 import logging
 import math
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from dmq_cli.calib import Tdac
-from dmq_cli.errors import ConfigError, DmqError, SchemeError, SeedError, nearest
+from dmq_cli.errors import ConfigError, SchemeError, SeedError, nearest
 from dmq_cli.metrics import Protocol
-from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Conditions, Site, has_mid_attention
-from dmq_cli.ops import LpSearch, MinMax, Percentile
+from dmq_cli.models import Conditions, has_mid_attention
 from dmq_cli.quant import Log2
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
 from dmq_cli.stages.interfaces import check_interfaces
 from dmq_cli.stages.plugins import resolve
+from dmq_cli.stages.searches import resolved
 from dmq_cli.stages.targets import targets_of
-from dmq_cli.wrap import Rule, Scheme, Spec
+from dmq_cli.wrap import Scheme
 
 _log = logging.getLogger("dmq")
-_SEARCHES: dict[str, LpSearch | Percentile] = {
-    "dmq_cli.ops.LpSearch": LpSearch(),
-    "dmq_cli.ops.Percentile": Percentile(),
-}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -92,14 +88,6 @@ def check_device(device: object, setting: str = "runtime.device") -> str:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"{setting}={device} cannot be used here ({first}); use cpu.") from error
     return str(device)
-
-
-def check_choices(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a value of `retry` or `scale` that does not exist."""
-    for key, values in (("retry", (None, "failed")), ("scale", ("paper", "digits"))):
-        if (value := config.get(key, values[0])) not in values:
-            names = " or ".join("null" if value_name is None else value_name for value_name in values)
-            raise ConfigError(f"{key}={value} is not known; use {names}.")
 
 
 def check_guidance(scale: Any, conditions: Conditions | None) -> None:
@@ -178,47 +166,12 @@ def check_combination(scheme: Scheme, recon: Any) -> None:
     """Raise SchemeError for learned rounding of weights that lie on a log2 grid."""
     if not recon.learns_rounding:
         return
-    for site, spec in _resolved(scheme, "weight"):
+    for site, spec in resolved(scheme, "weight"):
         if spec.quantized and spec.bits and isinstance(spec.grid(bits=spec.bits), Log2):
             raise SchemeError(
                 f"The reconstruction learns how weights are rounded, but the scheme puts {site.label} on a Log2 grid, which"
                 " has no neighbours to choose between; use a Uniform grid for weights, or recon=none."
             )
-
-
-def searches_activations(sections: Sequence[Any]) -> bool:
-    """Whether one of dmq's own searches over values chooses a range of an activation.
-
-    sections: `scheme` and `policy` as configured; they are read, not made, so that the answer does not depend on foreign code.
-    False for sections that cannot be made, which preparing refuses.
-    """
-    activations = [slot for slot in (*LAYER_SLOTS, *ATTENTION_SLOTS) if slot != "weight"]
-    try:
-        scheme = Scheme([_ranges_of(rule) for section in sections for rule in _rules(section)])
-        return any(spec.quantized and spec.ranges.needs_values for _, spec in _resolved(scheme, *activations))
-    except (DmqError, TypeError, AttributeError, KeyError):
-        return False
-
-
-def _rules(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [rule for rule in section["rules"] if rule.get("scope") in (None, section.get("scope"))]
-
-
-def _ranges_of(rule: Mapping[str, Any]) -> Rule:
-    """Make a Rule of the entries that decide which ranges are searched."""
-    section = rule.get("ranges")
-    ranges = None if section is None else _SEARCHES.get(section["_target_"], MinMax())
-    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges)
-
-
-def _resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:
-    """Resolve the rules for these slots of every role, without a network."""
-    roles = {role: ATTENTION_SLOTS if role in PRODUCTS else LAYER_SLOTS for role in ROLES}
-    sites = [
-        Site(f"{part}.{role}", role, slot, part)
-        for role, has in roles.items() for part in PARTS for slot in slots if slot in has
-    ]  # fmt: skip
-    yield from scheme.fold(sites).items()
 
 
 def check_steps(scheme: Scheme, calibrated: Tensor, sampled: Tensor) -> None:

@@ -19,6 +19,7 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment
 
@@ -110,6 +111,7 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     started = time.monotonic()
     _log.info("%s: %s", verb, results.title(config))
+    stage_graph.progress.expect(expected_seconds(stage_graph, nodes))
     paths: dict[str, Path] = {}
     for name, range_config in nodes:
         stage_graph.ensure(name, range_config)

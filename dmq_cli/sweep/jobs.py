@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,13 +74,10 @@ def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[
 
 def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[Job]:
     """Make a job for every different configuration; one that cannot be composed is marked as failed."""
-    from dmq_cli.overrides.check import check_config
-
     jobs: dict[str, Job] = {}
     for words in overrides:
         try:
             config = context.config_loader.load_sweep_config(master, words)
-            check_config(config, words)
             job = Job(words, job_key(config), config)
         except Exception as error:
             if (sentence := describe_error(error)) is None:
@@ -90,6 +87,19 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
         jobs.setdefault(job.key, job)
     _label(list(jobs.values()))
     return list(jobs.values())
+
+
+def check(jobs: Iterable[Job]) -> None:
+    """Mark jobs as failed that have a key nothing reads, or miss one."""
+    from dmq_cli.overrides.check import check_config
+
+    for job in jobs:
+        try:
+            check_config(job.config, job.overrides)
+        except Exception as error:
+            if (sentence := describe_error(error)) is None:
+                raise
+            job.fail(*sentence)
 
 
 def job_key(config: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import statistics
 import sys
 import threading
 from collections import Counter
@@ -15,10 +17,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dmq_cli.errors import SweepError
-from dmq_cli.printing import printable
+from dmq_cli.printing import duration, printable
 from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep.jobs import Job
 
+_log = logging.getLogger("dmq")
 _WIDEST = 48  # characters of a result in the live table
 _MOST_LABELS = 4  # of jobs that failed for the same reason
 _EVERY = 0.5  # seconds between two reads of the records
@@ -32,6 +35,7 @@ class Display:
         self.jobs, self.records = jobs, records
         self.silent = bool(flags & {"quiet", "json"})
         self._printed: set[str] = set()
+        self._begun: set[str] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live: Live | None = None
@@ -65,11 +69,18 @@ class Display:
         if self._thread.is_alive():
             self._thread.join()
 
+    def _announce(self, number: int, job: Job) -> None:
+        """Log that a job begins, unless a live table shows it."""
+        if self._live is None and job.status == "running" and job.key not in self._begun:
+            self._begun.add(job.key)
+            _log.info("%s", ", ".join([f"job {number} of {len(self.jobs)}: {job.label}", *left(self.jobs)]))
+
     def _watch(self) -> None:
         while not self._end.wait(_EVERY):
-            for job in self.jobs:
+            for number, job in enumerate(self.jobs, 1):
                 if job.status in ("waiting", "running"):
                     self._look(job)
+                    self._announce(number, job)
             self._refresh()
 
     def _look(self, job: Job) -> None:
@@ -90,7 +101,7 @@ class Display:
 
     def _table(self, height: int) -> Table:
         """Make a table of as many jobs as fit, around the first one that is not finished."""
-        table = Table(*_columns(), title=summary(self.jobs), title_justify="left")
+        table = Table(*_columns(), title=", ".join([summary(self.jobs), *left(self.jobs)]), title_justify="left")
         fitting = max(3, height - 8)
         ended = [job.status not in ("waiting", "running") for job in self.jobs]
         first = ended.index(False) if False in ended else len(ended)
@@ -135,6 +146,18 @@ def summary(jobs: Sequence[Job]) -> str:
     counts = Counter("skipped" if job.status == "done" and not job.ran else job.status for job in jobs)
     unfinished = [f"{counts[name]} {name}" for name in ("lost", "running", "waiting") if counts[name]]
     return ", ".join([f"{counts[name]} {name}" for name in ("done", "skipped", "failed")] + unfinished)
+
+
+def left(jobs: Sequence[Job]) -> list[str]:
+    """Estimate how long the rest of a sweep takes: ["about 12 min left of the sweep"]; [] before its first job is done."""
+    seconds_done = [float(job.record["seconds"]) for job in jobs if job.status == "done" and job.record.get("seconds")]
+    running = [float(job.record.get("seconds", 0.0)) for job in jobs if job.status == "running"]
+    waiting = sum(job.status == "waiting" for job in jobs)
+    if not seconds_done or not (running or waiting):
+        return []
+    typical = statistics.median(seconds_done)
+    work = waiting * typical + sum(max(0.0, typical - seconds) for seconds in running)
+    return [f"about {duration(work / max(1, len(running)))} left of the sweep"]
 
 
 def failure(jobs: Sequence[Job]) -> SweepError | None:

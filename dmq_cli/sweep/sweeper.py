@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import DmqError
+from dmq_cli.paths import resolve
 from dmq_cli.results.sweeps import Records
 from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest, read_json
 from dmq_cli.sweep.current import CURRENT, Command
-from dmq_cli.sweep.jobs import Job, compose, expand, job_key, rows_of
+from dmq_cli.sweep.jobs import OUTSIDE, Job, check, compose, expand, job_key, rows_of
 from dmq_cli.sweep.show import Display
-from dmq_cli.sweep.work import Work
 
 _log = logging.getLogger("dmq")
 
@@ -28,19 +28,26 @@ def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Seque
     from omegaconf import OmegaConf
 
     from dmq_cli.overrides.check import check_config
-    from dmq_cli.stages.validate import check_choices
+    from dmq_cli.stages.how import check_choices
 
     command = CURRENT.get()
-    check_config(config, arguments)  # what all jobs share; each job is checked, too
+    check_config(config, arguments, OUTSIDE)  # the rest, and each job, only where jobs are to run
     check_choices(config)
     table: Any = OmegaConf.to_container(config.table, resolve=True)
     jobs = compose(context, config, expand(context, params, arguments, rows_of(table, config.scale, command.rows)))
     name = table.get("name") or f"{command.verb}-{job_key(config)[:8]}"
     records = Records(Path(config.runtime.outputs), str(name))
     if command.recorded:
-        _settle(jobs, records, config.retry)
+        _take_up(jobs, records, config.retry)
     command.jobs = jobs
+    if waiting := sum(job.status == "waiting" for job in jobs):
+        _log.info("%s: %d of %d jobs are to run; loading PyTorch and diffusers ...", name, waiting, len(jobs))
+        # Finished jobs were checked when they ran; the classes that the check reads take seconds to import.
+        check_config(config, arguments)
+        check(job for job in jobs if job.status == "waiting")
     todo = [job for job in jobs if job.status == "waiting"]
+    for job in todo if command.recorded else ():
+        records.forget(job.key)
     with Display(jobs, records, command.flags) as display:
         if todo:
             returned = _launch(context, config, todo, command, records)
@@ -48,8 +55,8 @@ def sweep(context: Any, config: Any, params: Mapping[str, Any], arguments: Seque
             _conclude(todo, returned, records if command.recorded else None)
 
 
-def _settle(jobs: Sequence[Job], records: Records, retry: str | None) -> None:
-    """Read the records of jobs that finished, or failed and are not to be retried; remove the other records."""
+def _take_up(jobs: Sequence[Job], records: Records, retry: str | None) -> None:
+    """Read the records of jobs that finished, or failed and are not to be retried."""
     models: dict[str, str | None] = {}
     for job in jobs:
         if job.status == "failed":  # could not be composed
@@ -59,8 +66,6 @@ def _settle(jobs: Sequence[Job], records: Records, retry: str | None) -> None:
             finished = record.get("status") == "done" and _stands(records.proof(record), job, models)
             if finished or (record.get("status") == "failed" and retry != "failed"):
                 job.status, job.record = str(record["status"]), record
-                continue
-        records.forget(job.key)
 
 
 def _stands(proof: Path | None, job: Job, models: dict[str, str | None]) -> bool:
@@ -79,16 +84,25 @@ def _sha256(model: Any, cache: dict[str, str | None]) -> str | None:
     """Hash the model's weights on this machine; None without weights, in which case a recorded result stays valid."""
     from omegaconf import OmegaConf
 
-    from dmq_cli.models import identified
+    from dmq_cli.models import folder_sha256
 
     plain: Any = OmegaConf.to_container(model, resolve=True)
     name = digest(plain)
     if name not in cache:
         try:
-            cache[name] = str(identified(plain)["sha256"])
+            cache[name] = (
+                _of_random(plain) if plain.get("weights") == "random" else folder_sha256(resolve(plain["path"]))
+            )
         except DmqError:
             cache[name] = None
     return cache[name]
+
+
+def _of_random(model: dict[str, Any]) -> str:
+    """Hash a model of random weights by what they are drawn from."""
+    from dmq_cli.models import identified  # diffusers takes seconds to import
+
+    return str(identified(model)["sha256"])
 
 
 def _launch(
@@ -96,6 +110,8 @@ def _launch(
 ) -> dict[str, dict[str, Any]]:
     """Hand the jobs to Hydra's launcher, and return their records by key; where the launcher failed, only "" with the reason."""
     from hydra.core.plugins import Plugins
+
+    from dmq_cli.sweep.work import Work
 
     work = Work(command.run, records if command.recorded else None)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=config)

@@ -66,7 +66,7 @@ def run(
     assert len(names) == len(passes), "told apart by their iterations"
     losses: dict[str, Losses] = {name: {} for name in passes}
 
-    def report(unit: str, iteration: int, iterations: int, loss: float) -> None:
+    def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
         name = names.get(iterations, "quest")
         found = losses.setdefault(name, {}).setdefault(unit, [])
         found.append(loss)

@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     with pytest.raises(
         NumericsError, match=r"Fine-tuning \(temporal\) ended in a loss of nan; lower recon.weight_lr"
     ) as caught:
-        settings.run(small(), lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_: None)
+        settings.run(small(), lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_, **__: None)
     one_sentence(caught.value)
     assert next(rows())[0].isfinite().all()
 

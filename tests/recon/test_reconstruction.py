@@ -284,13 +284,13 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     with pytest.raises(
         NumericsError, match="Reconstructing conv_in ended in a loss of nan; lower the learning"
     ) as caught:
-        brecq(batch_size=NUM).run(attached, lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_: None)
+        brecq(batch_size=NUM).run(attached, lambda: iter([(sample, timestep)]), NUM, tmp_path, lambda *_, **__: None)
     one_sentence(caught.value)
 
 
 def test_no_reconstruction_changes_nothing(tmp_path: Path) -> None:
     one, other = small(), small()
-    NoReconstruction().run(one, rows, NUM, tmp_path, lambda *_: None)
+    NoReconstruction().run(one, rows, NUM, tmp_path, lambda *_, **__: None)
     assert_same(one, other)
     assert list(tmp_path.iterdir()) == []
 
@@ -312,7 +312,11 @@ def test_a_round_of_refinement_learns_everything_again(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     seen: list[tuple[str, int]] = []
     (again,) = settings.refinements()
-    again.run(attached, rows, NUM, tmp_path / "again", lambda unit, _, total, __: seen.append((unit, total)))
+
+    def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
+        seen.append((unit, iterations))
+
+    again.run(attached, rows, NUM, tmp_path / "again", report)
     assert seen == [(unit, 3) for unit in 2 * FEW_UNITS for _ in range(3)]
     run(brecq(weights=3, scales=4), direct, tmp_path / "direct")
     weights = [{k: v for k, v in state(one).items() if "weight" in k} for one in (attached, direct)]

@@ -15,7 +15,7 @@ import pytest
 
 from dmq_cli.recon.units import ModuleUnit
 from dmq_cli.results.images import write_chunk
-from dmq_cli.stages import nodes
+from dmq_cli.stages import images
 from tests.chain import (
     QUICK,
     TAC,
@@ -44,11 +44,11 @@ def test_a_killed_sampling_goes_on(model: Path, done: tuple[Path, Result, list[s
 
         return writing
 
-    with patch.object(nodes, "write_chunk", stops_at(6)):
+    with patch.object(images, "write_chunk", stops_at(6)):
         assert dmq(*command).code == 1
     assert len(written) == 6, "four chunks of the twin, two of the quantized network"
     written.clear()
-    with patch.object(nodes, "write_chunk", stops_at(99)), counting() as ran:
+    with patch.object(images, "write_chunk", stops_at(99)), counting() as ran:
         assert dmq(*command).code == 0
     assert ran == ["sample"] and written == ["tmp-220-230.npy", "tmp-230-240.npy"]
 

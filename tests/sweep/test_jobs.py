@@ -17,7 +17,7 @@ from dmq_cli.paths import conf_folder
 from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep import Job
 from dmq_cli.sweep.jobs import compose, expand, job_key, rows_of
-from dmq_cli.sweep.show import Display, failure, summary
+from dmq_cli.sweep.show import Display, failure, left, summary
 
 ROWS = [["method=tac", "bits=w3a8"], ["method=minmax", "bits=w3a8"], ["method=tac", "bits=w4a8"]]
 
@@ -129,6 +129,20 @@ def test_a_narrow_live_table_cuts_results_and_keeps_what_is_short(tmp_path: Path
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(word in text for word in ("│ 12 ", " failed ", " waiting ", " 1234.5 s ", "bits.weight=0 ", "broken"))
     assert len(text.splitlines()) == 5 + len(jobs) and max(map(len, text.splitlines())) <= 80
+
+
+def test_the_time_left_of_a_sweep_follows_from_the_jobs_that_are_done() -> None:
+    jobs = [Job([], str(number), label=f"job-{number}") for number in range(6)]
+    assert left(jobs) == [], "nothing is known yet"
+    for job, seconds in zip(jobs, (60.0, 100.0, 80.0), strict=False):
+        job.status, job.record = "done", {"seconds": seconds}
+    jobs[3].status, jobs[3].record = "running", {"seconds": 30.0}
+    assert left(jobs) == ["about 4 min left of the sweep"], "80 - 30 + 2 * 80 s"
+    jobs[4].status = "running"
+    assert left(jobs) == ["about 2 min left of the sweep"], "two at a time"
+    for job in jobs:
+        job.status = "done"
+    assert left(jobs) == []
 
 
 def test_every_failure_is_listed_with_how_to_try_again() -> None:

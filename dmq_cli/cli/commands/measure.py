@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dmq_cli import choices
-from dmq_cli.cli.commands.output import HELP, pairs, protocol_section, run, show
+from dmq_cli.cli.commands.output import HELP, pairs, protocol_section, run, say, show
 from dmq_cli.sentences import with_flags
 
 
@@ -31,6 +31,7 @@ def measure(context: click.Context, /, what: str, **options: Any) -> None:
 
 def _measure(what: str, options: Mapping[str, Any], flags: set[str]) -> None:
     section = protocol_section(options["protocol"], options["words"])
+    say(f"measure: {what} by protocol={options['protocol']}: loading PyTorch and the extractors ...", flags)
     from dmq_cli.models.texts import read_prompts
     from dmq_cli.stages import build
     from dmq_cli.stages.find_reference import reference_section

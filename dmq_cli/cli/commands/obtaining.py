@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dmq_cli import choices
-from dmq_cli.cli.commands.output import HELP, aligned, pairs, run, show
+from dmq_cli.cli.commands.output import HELP, aligned, pairs, run, say, show
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.sentences import with_flags
 
@@ -64,6 +64,7 @@ def _doctor(words: Sequence[str], flags: set[str]) -> None:
     from dmq_cli.cli.doctor import examine, lines, summary
 
     chosen, outputs = _chosen("doctor", words)
+    say(f"doctor: looking at {', '.join(chosen) or 'models, extractors and references'} ...", flags)
     findings = examine(chosen, outputs)
     errors = [finding.error for finding in findings if finding.error is not None] if chosen else []
     shown = [finding for finding in findings if finding.error is None] if chosen else findings

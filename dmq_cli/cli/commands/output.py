@@ -35,6 +35,12 @@ def show(result: dict[str, Any], text: str, flags: set[str]) -> None:
             click.echo(printable(text))
 
 
+def say(text: str, flags: set[str]) -> None:
+    """Print on stderr what is about to happen, before the seconds that imports take; nothing with -q and --json."""
+    if not flags & {"quiet", "json"}:
+        click.echo(printable(text), err=True)
+
+
 def pairs(entries: dict[str, str]) -> str:
     """Write a line for each entry."""
     return "\n".join(one_line(f"{key}: {value}") for key, value in entries.items())

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dmq_cli.cli.commands.output import HELP, aligned, run, show
+from dmq_cli.cli.commands.output import HELP, aligned, run, say, show
 from dmq_cli.errors import ConfigError
 from dmq_cli.sentences import with_flags
 
@@ -71,6 +71,7 @@ def _sweep(name: str, file: Path | None, outputs: Path, flags: set[str]) -> None
 def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
     if not names:
         raise ConfigError("The command report was given no run; name run folders, cells or tables, or --sweep NAME.")
+    say(f"report: reading {', '.join(names)} ...", flags)
     from dmq_cli.report.html import default_file, write_report
     from dmq_cli.results.runs import load_results, whole
 
@@ -89,6 +90,7 @@ def _report(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set
 
 
 def _compare(names: tuple[str, ...], file: Path | None, outputs: Path, flags: set[str]) -> None:
+    say(f"compare: reading {', '.join(names)} ...", flags)
     from dmq_cli.report.compare import as_json, as_text, compare, write_comparison
     from dmq_cli.results.runs import load_results, whole
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.extractors import Images, extractor_sha256, further_sha256
@@ -132,6 +131,8 @@ def frechet(images: Features, reference: Reference, layer: str) -> float:
 
     Raises EvaluationError where the reference's features have another size.
     """
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
     real_statistics = reference.moments(layer)
     _check_size(reference, layer, real_statistics, images[layer].shape[1])
     image_statistics = statistics_of(images[layer])

@@ -6,8 +6,16 @@ and leaves out averages. The file's networks are latent diffusion's, whose maps 
 names.
 """
 
-from dmq_cli.models.importers.convert import Imported, import_checkpoint
-from dmq_cli.models.importers.recipes import RECIPES
-from dmq_cli.models.importers.state import read_state
+from typing import TYPE_CHECKING
 
-__all__ = ["RECIPES", "Imported", "import_checkpoint", "read_state"]
+from dmq_cli.late import late
+
+if TYPE_CHECKING:
+    from dmq_cli.models.importers.convert import Imported as Imported
+    from dmq_cli.models.importers.convert import import_checkpoint as import_checkpoint
+    from dmq_cli.models.importers.recipes import RECIPES as RECIPES
+    from dmq_cli.models.importers.state import read_state as read_state
+
+__getattr__, __all__ = late(
+    __name__, {"convert": ("Imported", "import_checkpoint"), "recipes": ("RECIPES",), "state": ("read_state",)}
+)

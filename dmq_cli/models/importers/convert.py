@@ -10,13 +10,13 @@ import diffusers
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, ModelError, nearest
-from dmq_cli.models.folder import folder_sha256
 from dmq_cli.models.importers.keymap import collect
 from dmq_cli.models.importers.networks import TEXTS, build, modules, target_tensors
 from dmq_cli.models.importers.recipes import RECIPES, Network, Recipe
 from dmq_cli.models.importers.shares import share
 from dmq_cli.models.importers.state import State, read_state
 from dmq_cli.models.importers.vocabulary import find_vocabulary, write_tokenizer
+from dmq_cli.models.weights import folder_sha256
 from dmq_cli.obtain import WEIGHTS
 from dmq_cli.store.digest import file_sha256
 from dmq_cli.store.files import aside_folder, disk_errors, write_json

@@ -1,0 +1,60 @@
+"""The stages that sample images and measure them. Each is handed a Task and writes into its folder."""
+
+from __future__ import annotations
+
+import torch
+
+from dmq_cli.metrics import Protocol
+from dmq_cli.results.images import Pixels, load_images, save_images, write_chunk
+from dmq_cli.results.record import ASKED, INFLUENCE
+from dmq_cli.sampling import batches, parse_range, sample_images, walk
+from dmq_cli.stages import build
+from dmq_cli.stages.graph import Task
+from dmq_cli.stages.measuring import judge
+from dmq_cli.store import read_json, write_json
+from dmq_cli.store.tensors import save_tensors
+
+
+def sample(task: Task) -> None:
+    """Sample images of the quantized, corrected network, or of its full-precision twin, whose key has no bits and no method.
+
+    One file per batch; files of an attempt that was killed are kept.
+    """
+    estimator = build.denoiser(task.config, task.runtime, task.inputs)
+    settings, scheduler = build.sampler(task.config)
+    guide = build.guide(task.config, task.runtime, task.config.get("correct", {}).get("target"))
+    decode = build.decoder(task.config, task.runtime)
+    seeds, files, num_done = parse_range(task.config["seeds"]), [], 0
+    for chunk in batches(seeds, task.runtime["batch_size"]):
+        files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")
+        if not files[-1].exists():
+            with torch.inference_mode():
+                steps = walk(
+                    estimator.denoiser, scheduler, chunk, estimator.shape, eta=settings.eta,
+                    correction=estimator.correction, guide=guide,
+                )  # fmt: skip
+                write_chunk(files[-1], sample_images(steps, decode), task.config["to_uint8"])
+        num_done += len(chunk)
+        task.progress.update("images", num_done, len(seeds))
+    if guide.conditions is not None:
+        write_json(task.work / ASKED, {"asked": guide.conditions.subjects(seeds)})
+    save_images(task.work, files)
+
+
+def evaluate_fp(task: Task) -> None:
+    """Measure the images of the full-precision twin."""
+    _measure(task, "sample_fp")
+
+
+def evaluate(task: Task) -> None:
+    """Measure the quantized images, and how far each is from the full-precision image from the same noise."""
+    _measure(task, "sample", load_images(task.inputs["sample_fp"]))
+
+
+def _measure(task: Task, stage: str, twins: Pixels | None = None) -> None:
+    images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
+    subjects = read_json(file)["asked"] if file.is_file() else None
+    protocol: Protocol = build.make(task.config["protocol"])
+    numbers, influences = judge(images, protocol, task.runtime["outputs"], subjects, task.runtime["device"], twins)
+    save_tensors(task.work / INFLUENCE, influences)
+    write_json(task.work / "numbers.json", numbers)
