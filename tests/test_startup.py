@@ -72,12 +72,12 @@ def test_late_names_are_those_that_type_checkers_see(name: str) -> None:
     package = importlib.import_module(name)
     tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {
+    by_name = {
         alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert set(seen) == set(package.__all__) and len(seen) >= 4
-    for known, module in seen.items():
-        assert getattr(package, str(known)) is getattr(importlib.import_module(str(module)), str(known))
+    assert set(by_name) == set(package.__all__) and len(by_name) >= 4
+    for late_name, module in by_name.items():
+        assert getattr(package, str(late_name)) is getattr(importlib.import_module(str(module)), str(late_name))
     modules = {file.stem for file in Path(str(package.__file__)).parent.iterdir()}
     assert modules.isdisjoint(package.__all__), "a module of that name would take its place"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -86,5 +86,7 @@ def test_late_names_are_those_that_type_checkers_see(name: str) -> None:
 
 def test_all_late_packages_are_looked_at() -> None:
     root = Path(dmq_cli.__file__).parent
-    found = [file for file in root.rglob("__init__.py") if "from dmq_cli.late import late" in file.read_text("utf-8")]
-    assert len(found) == len(LATE)
+    packages = [
+        file for file in root.rglob("__init__.py") if "from dmq_cli.late import late" in file.read_text("utf-8")
+    ]
+    assert len(packages) == len(LATE)

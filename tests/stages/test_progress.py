@@ -104,33 +104,33 @@ def test_stages_that_never_ran_make_the_time_left_a_least_one(
 
 
 def test_parts_of_a_reconstruction_know_their_place() -> None:
-    told: list[tuple[str, str, float | None]] = []
+    calls: list[tuple[str, str, float | None]] = []
 
     def report(
         unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
     ) -> None:
-        told.append((unit, where, share))
+        calls.append((unit, where, share))
 
     inner = placed(placed(report, "round 1 of 2", 0.5, 0.25), "weights: unit 3 of 4", 0.5, 0.25)
     inner("conv_in", 5, 10, 0.1)
-    assert told == [("conv_in", "round 1 of 2, weights: unit 3 of 4", 0.5 + 0.25 * (0.5 + 0.25 * 0.5))]
+    assert calls == [("conv_in", "round 1 of 2, weights: unit 3 of 4", 0.5 + 0.25 * (0.5 + 0.25 * 0.5))]
 
 
 def test_observers_are_told_of_what_is_computed_and_of_nothing_else(tmp_path: Path) -> None:
-    graph, told = Graph(nodes(), ArtifactStore(tmp_path), Progress(quiet=True)), []
+    graph, calls = Graph(nodes(), ArtifactStore(tmp_path), Progress(quiet=True)), []
 
     @contextlib.contextmanager
     def note(stage: str, key: str) -> Iterator[None]:
-        told.append(("begins", stage, key == graph.key(stage, CONFIG)))
+        calls.append(("begins", stage, key == graph.key(stage, CONFIG)))
         yield
-        told.append(("is done", stage, graph.store.find(stage, key) is None))
+        calls.append(("is done", stage, graph.store.find(stage, key) is None))
 
     with observing(note):
         graph.ensure("second", CONFIG)
         graph.ensure("second", CONFIG)
     (tmp_path / "other").mkdir()
     Graph(nodes(), ArtifactStore(tmp_path / "other"), Progress(quiet=True)).ensure("first", CONFIG)
-    assert told == [(what, stage, True) for stage in ("first", "second") for what in ("begins", "is done")]
+    assert calls == [(what, stage, True) for stage in ("first", "second") for what in ("begins", "is done")]
 
 
 def test_an_error_of_an_observer_stops_the_run(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_what_a_job_has_to_compute_is_expected_to_take_what_it_took(tmp_path: Pa
     graph.ensure("first", CONFIG)
     assert expected_seconds(graph, [("second", CONFIG)]) == {("second", keys["second"]): None}
     forced = {**CONFIG, "runtime": {**CONFIG["runtime"], "force": ["first"]}}
-    found = expected_seconds(graph, [("second", forced)])
-    assert found["second", keys["second"]] is None and found["first", keys["first"]] is not None
+    seconds = expected_seconds(graph, [("second", forced)])
+    assert seconds["second", keys["second"]] is None and seconds["first", keys["first"]] is not None
 
 
 def test_every_stage_has_what_it_runs() -> None:
