@@ -23,7 +23,7 @@ PAGE = PACKAGE.parent / "docs" / "guides" / "checkpoints.md"
 
 def test_a_line_for_everything(tmp_path: Path) -> None:
     result = dmq("doctor", f"runtime.outputs={tmp_path}")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "doctor: looking at models, extractors and references ...\n")
     *lines, blank, told = result.out.splitlines()
     assert blank == "" and re.search(r"models \d+ of \d+ present; extractors 1 of", told)
     names = [(kind, name) for kind, name, *_ in map(str.split, lines)]

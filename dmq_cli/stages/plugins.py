@@ -22,7 +22,7 @@ from typing import Any
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.paths import PLUGINS, importing, own_folder, plugins
 from dmq_cli.stages.sources import own_files, release
-from dmq_cli.stages.targets import targets_of
+from dmq_cli.stages.targets import allowed, targets_of
 from dmq_cli.store import digest, file_sha256
 
 _MOST_NAMES = 40  # in a sentence
@@ -67,12 +67,20 @@ def is_foreign(target: object) -> bool:
     return target is not None and not str(target).startswith("dmq_cli.")
 
 
+def _is_known(target: object) -> bool:
+    """Whether the package's conf/ names this class of dmq's. Other paths may lead through dmq's modules to foreign code."""
+    return isinstance(target, str) and not is_foreign(target) and target in allowed()
+
+
 def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
-    """Hash the foreign code of these sections; a section without any has no entry. Raises what `resolve` raises."""
+    """Hash the foreign code of these sections; a section without any has no entry. Raises what `resolve` raises.
+
+    Classes that the package's own conf/ names are dmq's, and are not imported for this, which would take seconds.
+    """
     code_by_section: Code = {}
     for section in sections:
         for key, target in targets_of(config.get(section), section):
-            if is_foreign(target) and (code := resolve(key, target).code) is not None:
+            if not _is_known(target) and (code := resolve(key, target).code) is not None:
                 code_by_section.setdefault(section, {})[target] = code
     return code_by_section
 

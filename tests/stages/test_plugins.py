@@ -25,6 +25,7 @@ from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.plugins import code_of, resolve
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.targets import allowed
 from dmq_cli.stages.validate import check_types
 from dmq_cli.store import ArtifactStore
 from tests.chain import ONLY_FD, artifacts, counting, dmq, images, tiny_folder, words
@@ -205,6 +206,11 @@ def test_installed_code_is_known_by_its_version() -> None:
     assert code("collections.OrderedDict") == f"python {platform.python_version()}"
     assert code("dmq_cli.correct.tac.torch.nn.Identity") == f"torch {version('torch')}"
     assert code_of({"correct": {"_target_": "dmq_cli.correct.Tac"}}, ["correct"]) == {}
+
+
+def test_what_the_package_itself_names_is_its_own_code() -> None:
+    own = [target for target in allowed() if target.startswith("dmq_cli.")]
+    assert len(own) >= 60 and all(resolve("a.key", target).code is None for target in own)
 
 
 def test_targets_are_found_at_any_depth(write: Write) -> None:
