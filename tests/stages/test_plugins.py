@@ -247,7 +247,10 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
     from dmq_cli.sweep.jobs import OUTSIDE, job_key
 
     plain = composed()
-    before = {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", "layer_bits")}
+    before = copy.deepcopy(
+        {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", "layer_bits")}
+    )
+    assert [before["scheme"].pop(name) for name in ("range", "network", "samples")] == ["scale", "full", None]  # later
     assert job_key(OmegaConf.create(plain)) == digest([before, {name: node.version for name, node in NODES.items()}])
     target = f"{write('class A: x = 1')}.A"
     keys = []
