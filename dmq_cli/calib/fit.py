@@ -20,7 +20,7 @@ def fit_weights(attached: Attached) -> None:
     """Fit scale and zero point of every weight quantizer to the weight itself. Baked weights are dropped."""
     for _, quantizer, weight, spec in attached.weight_pieces():
         minimum, maximum = spec.ranges.fit(spec.granularity.grouped(weight), quantizer.grid)  # type: ignore[union-attr]
-        source_of(quantizer).fill(*quantizer.grid.parameters(minimum, maximum))
+        source_of(quantizer).fill(*quantizer.grid.parameters(minimum, maximum), minimum)
     for layer in attached.layers().values():
         layer.baked = None
 

@@ -35,7 +35,7 @@ class ScaleSource(Protocol):
         """The group of each of `samples` samples of the current call, int64 (samples,)."""
         ...
 
-    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None = None) -> None:
+    def fill(self, scale: Tensor, zero_point: Tensor, low: Tensor | None) -> None:
         """Take fitted values, one row for each group. low: the lower end of the range before the zero point was rounded;
         None: as scale and zero point have it."""
         ...

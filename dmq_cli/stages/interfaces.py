@@ -42,7 +42,9 @@ def members(protocol: type) -> tuple[str, ...]:
 
 
 def _parameters(method: Any) -> str:
-    parameters = list(inspect.signature(method).parameters.values())[1:]
+    """Positional ones with a default are left out: they are passed only where a user asks for what they do."""
+    every = list(inspect.signature(method).parameters.values())[1:]
+    parameters = [p for p in every if p.default is p.empty or p.kind is p.KEYWORD_ONLY]
     return ", ".join(
         f"{parameter.name}=" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name for parameter in parameters
     )

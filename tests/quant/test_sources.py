@@ -117,7 +117,7 @@ def test_a_source_takes_what_calibration_fits(kind: ScaleKind, source: type[nn.M
     made = TensorQuantizer(asked.grid, kind.build(asked), Nearest())
     groups = source_of(made).groups
     scale, zero_point = torch.linspace(0.1, 0.2, groups)[:, None], torch.arange(groups)[:, None] + 3.0
-    source_of(made).fill(scale, zero_point)
+    source_of(made).fill(scale, zero_point, None)
     with asked.context.at(torch.tensor([0, 3]), torch.tensor([750, 0])):
         found, zero = made.scale(torch.zeros(2, 7))
         rows = source_of(made).rows(2)

@@ -82,7 +82,7 @@ def test_the_run_folder(done: tuple[Path, Result, list[str]]) -> None:
     log = (run / "run.log").read_text(encoding="utf-8")
     assert all(f"{stage} " in log for stage in STAGES) and "done in" in log
     with Image.open(run / "samples.png") as picture:
-        assert picture.height == 2 * (16 * 3 + 2) and len(picture.getcolors(1 << 16) or []) > 20
+        assert picture.height == 2 * (16 * 6 + 2) and len(picture.getcolors(1 << 16) or []) > 20
 
 
 def test_artifacts_say_where_they_come_from(done: tuple[Path, Result, list[str]]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.metrics import flat
+from dmq_cli.results.later import without_later
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Graph, Node, Task, identity, with_code
 from dmq_cli.stages.nodes import NODES, versions
@@ -90,7 +91,7 @@ def test_numerics_are_in_the_key_only_where_they_are_not_the_default(graph: Grap
     def without(name: str) -> str:
         node = NODES[name]
         sections = {**config, "protocol": flat(config["protocol"])}
-        read = {section: identity(sections[section]) for section in node.reads}
+        read = {section: identity(without_later(sections[section])) for section in node.reads}
         return digest([name, node.version_for(config), read, [without(need) for need in node.needs_for(config)]])
 
     assert "numerics" not in config

@@ -180,7 +180,7 @@ def mine(name: str, more: str = "") -> str:
         ("policy={_target_: dmq_cli.calib.Uniform, seeds: 5-9, num_steps: 2}", ["it is one for calib."]),
         ("protocol={_target_: dmq_cli.sampling.Sampler, num_inference_steps: 4, to_uint8: edm}", ["a protocol needs", "it is one for sampler."]),
         (rule(scale=mine("NoBuild")), ["scheme.rules.0.scale._target_=", "build(slot)"]),
-        (rule(scale=mine("HalfSource")), ["source of scales", "fill(scale, zero_point)"]),
+        (rule(scale=mine("HalfSource")), ["source of scales", "fill(scale, zero_point, low)"]),
         (rule(grid=mine("NoGrid", ", _partial_: true")), ["a grid needs", "parameters(minimum, maximum)"]),
         (rule(ranges=mine("NoFit")), ["range estimator", "fit(values, grid)"]),
         (rule(ranges="_target_: dmq_cli.ops.PerChannel"), ["scheme.rules.0.ranges._target_=", "fit(values, grid)"]),
@@ -207,7 +207,7 @@ def test_nothing_is_computed_before_it(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_logger_is_told_before_anything_is_computed() -> None:
-    with pytest.raises(ConfigError, match=r"logger needs log\(run, found\), which NoLog does not have"):
+    with pytest.raises(ConfigError, match=r"logger needs log\(run, metrics\), which NoLog does not have"):
         make_logger({"_target_": f"{HERE}.NoLog"})
 
 
