@@ -54,6 +54,7 @@ def _new(kind: str, name: str, folder: Path, flags: set[str]) -> None:
     for file in files:
         if file.exists() and (file.name != _SHARED or file.read_text(encoding="utf-8") != files[file]):
             raise ConfigError(f"{file} exists already, and dmq new replaces nothing; choose another name than {name}.")
+    _check_free(name)
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
@@ -71,6 +72,10 @@ def _check_name(kind: str, name: str) -> None:
         )
     if (file := paths.choice_files(kind).get(name)) is not None:
         raise ConfigError(f"There is a {kind} {name} already ({file}); choose another name.")
+
+
+def _check_free(name: str) -> None:
+    """Raise ConfigError for the name of a module that Python would find before the new one."""
     if importlib.util.find_spec(name) is not None:
         raise ConfigError(
             f"A Python module {name} is installed already and would be taken instead; choose another name."
