@@ -70,7 +70,7 @@ def _sample_cost(config: Config, parts: Parts) -> float:
 
 
 def _trace_cost(config: Config, parts: Parts) -> float:
-    walks = 3.8 if parts.correct.seeds is None else 5.2
+    walks = 2.4 if parts.correct.seeds is None else 3.8
     return walks * _trajectories(config["trace"]["seeds"], config, parts) if config["trace"] else 0.0
 
 
