@@ -105,15 +105,15 @@ class Tac:
         learner = _Learner(self, reference, _Same(quantized, guide, seeds) if self.inputs == "reference" else None)
         for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
-        found = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
-        return {name: table for name, table in found.items() if table is not None}
+        tables = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
+        return {name: table for name, table in tables.items() if table is not None}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See CorrectionMethod."""
         channels, *place = shape
-        told = channels * (2 if guided and self.target in ("uncond", "both") else 1)
-        found: dict[str, tuple[int, ...]] = {"gain": (calls, told), "bias": (calls, *shape)}
-        return {**found, "noise_bias": (calls, told, *place)} if self.noise_bias else found
+        gains = channels * (2 if guided and self.target in ("uncond", "both") else 1)
+        shapes: dict[str, tuple[int, ...]] = {"gain": (calls, gains), "bias": (calls, *shape)}
+        return {**shapes, "noise_bias": (calls, gains, *place)} if self.noise_bias else shapes
 
     def cost(self, calls: int) -> float:
         """See CorrectionMethod: both networks walk; the quantized one is asked again where the reference stands."""
@@ -207,10 +207,12 @@ def solve_gain(config: Tac, quantized: Tensor, full: Tensor, call: int = 0) -> T
     above = (1 - config.lambda1) * quantized * full * kept + weight * ratio * kept
     below = (1 - config.lambda1) * quantized**2 * kept + weight * ratio**2 * kept
     above, below = above.sum(places(above)), below.sum(places(below))
-    equal = ((1 - config.lambda1) * full**2 * kept + weight * kept).sum(
-        places(full)
-    )  # below, if the estimates were equal
-    pulled = config.lambda2 * (equal.clamp_min(1e-30) if config.pull == "data" else pixels)  # no pixel kept: K is 1
+    pulled: float | Tensor = config.lambda2 * pixels
+    if config.pull == "data":
+        equal = ((1 - config.lambda1) * full**2 * kept + weight * kept).sum(
+            places(full)
+        )  # below, if the estimates were equal
+        pulled = config.lambda2 * equal.clamp_min(1e-30)  # no pixel kept: K is 1
     above, below = above + pulled, below + pulled
     gain = above.sum(0) / below.sum(0) if config.pooling == "samples" else (above / below).mean(0)
     if not bool(gain.isfinite().all()):

@@ -40,7 +40,7 @@ class LowEnd:
         return torch.clamp(round_ste(self.lo - low / scale), self.lo, self.hi)
 
 
-class Ended(nn.Module):
+class WithLowEnd(nn.Module):
     """The lower end of a source of scales: a stored zero point, or a stored lower end that zero points follow from."""
 
     low_end: LowEnd | None
@@ -68,7 +68,7 @@ class Ended(nn.Module):
         """The zero points of these scales, which broadcast to what is stored."""
         return self.zero_point if self.low_end is None else self.low_end.zero_point(self.low, scale)
 
-    def ends(self) -> list[nn.Parameter]:
+    def low_ends(self) -> list[nn.Parameter]:
         """The lower end, where it learns as a parameter of its own."""
         return [self.low] if self.low_end is not None and self.low_end.learned else []
 

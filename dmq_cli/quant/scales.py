@@ -15,7 +15,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.ops import scale_gradient, smallest_scale
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid
-from dmq_cli.quant.low_end import Ended, LowEnd, put
+from dmq_cli.quant.low_end import LowEnd, WithLowEnd, put
 
 LEAST = 1e-8  # of a scale that is learned
 
@@ -51,7 +51,7 @@ class ScaleSource(Protocol):
         """
         ...
 
-    def ends(self) -> list[nn.Parameter]:
+    def low_ends(self) -> list[nn.Parameter]:
         """Those of `learnable` that are lower ends of ranges."""
         ...
 
@@ -64,7 +64,7 @@ class ScaleSource(Protocol):
         ...
 
 
-class Static(Ended):
+class Static(WithLowEnd):
     """One scale and zero point for all steps and inputs; the scale can be learned, and the lower end of the range."""
 
     groups = 1
@@ -115,7 +115,7 @@ class Static(Ended):
 
     def learnable(self) -> list[nn.Parameter]:
         """The scale, and a lower end that learns."""
-        return [self.scale, *self.ends()]
+        return [self.scale, *self.low_ends()]
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
         """The scale, at least 1e-8."""
@@ -126,7 +126,7 @@ class Static(Ended):
         return self if self.low_end is None else Static(self.scale, self._zero_point(self.scale))
 
 
-class PerStep(Ended):
+class PerStep(WithLowEnd):
     """A table with a row of scale and zero point per step; the StepContext picks the row of each sample."""
 
     varies = True
@@ -185,7 +185,7 @@ class PerStep(Ended):
 
     def learnable(self) -> list[nn.Parameter]:
         """The table of scales, and that of lower ends that learn."""
-        return [self.scale, *self.ends()]
+        return [self.scale, *self.low_ends()]
 
     def bounds(self) -> list[tuple[nn.Parameter, float]]:
         """The table, at least 1e-8."""
@@ -256,7 +256,7 @@ class Dynamic(nn.Module):
         """Nothing."""
         return []
 
-    def ends(self) -> list[nn.Parameter]:
+    def low_ends(self) -> list[nn.Parameter]:
         """Nothing."""
         return []
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from dmq_cli.ops import smallest_scale
 from dmq_cli.quant.context import StepContext
-from dmq_cli.quant.low_end import Ended, LowEnd, put
+from dmq_cli.quant.low_end import LowEnd, WithLowEnd, put
 from dmq_cli.quant.scales import Intervals, check_batch
 
 _ONE = math.log(math.e - 1)  # softplus of it is 1
 
 
-class StepMLP(Ended):
+class StepMLP(WithLowEnd):
     """scale(timestep) = scale_0 * softplus(ln(e - 1) + network(encoding(timestep))); one zero point for all timesteps, or one
     lower end, or low(timestep) = low_0 * softplus(...) of the network's second output."""
 
@@ -110,7 +110,7 @@ class StepMLP(Ended):
         """Weights and biases of the network, layer by layer."""
         return list(self.net)
 
-    def ends(self) -> list[nn.Parameter]:
+    def low_ends(self) -> list[nn.Parameter]:
         """Nothing: the network gives the lower end as well."""
         return []
 

@@ -66,7 +66,7 @@ class _Steps:
 def _groups(record: Scales, quantizer: TensorQuantizer) -> list[dict[str, Any]]:
     """What an optimiser takes of a source: its scales; a lower end by itself, which then moves as far as the upper one does."""
     source = source_of(quantizer)
-    lows = {id(parameter) for parameter in source.ends()}
+    lows = {id(parameter) for parameter in source.low_ends()}
     rate = record.lr * (_unit(source) if record.relative else 1.0)
     codes = quantizer.grid.hi - quantizer.grid.lo if record.relative else 1
     apart = [[p for p in source.learnable() if (id(p) in lows) == low] for low in (False, True)]

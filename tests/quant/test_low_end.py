@@ -118,7 +118,7 @@ def test_gradients_move_the_end_that_clips(kind: ScaleKind) -> None:
             scale, *low = source.learnable()
             assert scale.grad is not None and float(scale.grad.sum()) == pytest.approx(by_scale + residual, abs=1e-9)
             assert [float(end.grad.sum()) for end in low if end.grad is not None] == pytest.approx([1.0] * len(low))
-        assert len(source.ends()) == (ends == "low_learned")
+        assert len(source.low_ends()) == (ends == "low_learned")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +146,7 @@ def test_what_samples_is_the_same_without_the_lower_end(kind: ScaleKind, ends: E
 @pytest.mark.parametrize("grid", [Uniform(4, symmetric=True), Uniform(4, from_zero=True), Log2(4)])
 def test_grids_whose_zero_point_is_0_have_no_lower_end(kind: ScaleKind, grid: Grid) -> None:
     quantizer = made(kind, "low_learned", grid)
-    assert "scale.low" not in quantizer.state_dict() and source_of(quantizer).ends() == []
+    assert "scale.low" not in quantizer.state_dict() and source_of(quantizer).low_ends() == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -105,18 +105,23 @@ def test_outputs_come_in_the_order_of_the_calls() -> None:
     assert [name.removeprefix(f"{unit}.") for name in seen] == EXECUTED[unit]
 
 
-def test_gamma_weighs_them_in_the_loss_of_every_unit(tmp_path: Path) -> None:
-    """With steps too small to change anything the first losses grow with gamma along a line."""
+@pytest.mark.parametrize("weight", ["fine", "bias"])
+def test_a_weight_in_the_loss_of_every_unit(tmp_path: Path, weight: str) -> None:
+    """With steps too small to change anything the first losses grow with gamma, or with that of the mean error, along a line."""
     still = AdaRound(lr=1e-300, warmup=1.0)
+    settings: list[dict[str, Any]] = [{weight: value} for value in (0.0, 0.4, 0.8)]
     first, second, third = (
-        run(joint(1, fine=gamma, rounding=still, scales=None), few(), tmp_path / str(gamma))["joint"]
-        for gamma in (0.0, 0.4, 0.8)
+        run(joint(1, rounding=still, scales=None, **fields), few(), tmp_path / str(number))["joint"]
+        for number, fields in enumerate(settings)
     )
     assert list(first) == FEW_UNITS
     for unit in FEW_UNITS:
         slope = second[unit][0] - first[unit][0]
         assert third[unit][0] - first[unit][0] == pytest.approx(2 * slope, rel=1e-9, abs=1e-18)
-        assert slope == 0 if unit.startswith("conv") else slope > 0, "one layer has none but the last"
+        if weight == "fine":
+            assert slope == 0 if unit.startswith("conv") else slope > 0, "one layer has none but the last"
+        else:
+            assert 0 < slope / 0.4 < first[unit][0], "no more than the squared error itself"
 
 
 @pytest.mark.parametrize("killed", [False, True])
