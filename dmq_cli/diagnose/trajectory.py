@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dmq_cli.diagnose.watch import Medians, Watch, relative_error
 from dmq_cli.models import Denoiser
+from dmq_cli.ops import with_places
 from dmq_cli.sampling import UNGUIDED, Correction, Guide, Scheduler, Step, batches, walk
 from dmq_cli.wrap import Attached
 
@@ -63,6 +64,29 @@ class Walks:
             for side in ["full", *self.sides]
         }  # fmt: skip
 
+    def same_input(self, step: Step, seeds: range) -> Tensor:
+        """Estimate by the quantized network what the full-precision one estimated in this step, (B, C, ...)."""
+        estimate, cond = self.guide.around(self.quantized), self.guide.cond(seeds)
+        return self.guide.join(estimate(step.input, torch.tensor([step.timestep]), cond))
+
+
+class Slopes:
+    """The factor of every channel that brings one estimate nearest to another, over all samples: sum q e / sum q^2."""
+
+    def __init__(self) -> None:
+        self.products: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def add(self, quantized: Tensor, full: Tensor) -> None:
+        """Add estimates (B, C, ...) of the same inputs."""
+        quantized, full = (with_places(x.double()).transpose(0, 1).flatten(1) for x in (quantized, full))
+        self.products = self.products + (quantized * full).sum(1)
+        self.squares = self.squares + quantized.square().sum(1)
+
+    def take(self) -> Tensor:
+        """Return (C,) on the CPU; NaN where the quantized estimate is zero everywhere."""
+        return (self.products / self.squares).cpu()
+
 
 def trace(
     walks: Walks, seeds: range, batch_size: int, report: Callable[[int, int], None] = lambda done, total: None
@@ -73,10 +97,15 @@ def trace(
     calls = len(walks.scheduler.timesteps)
     with watch.listening():
         for call in range(calls):
+            slopes = Slopes()
             for chunk, sides in running:
                 watch.next_batch(chunk.start - seeds.start, len(chunk))
-                errors.add(_advance(watch, sides), last=call == calls - 1)
-            for name, row in (watch.take(walks.sides) | errors.take("trajectory", "eps")).items():
+                steps = _advance(watch, sides)
+                errors.add(steps, last=call == calls - 1)
+                watch.turn(None)
+                slopes.add(walks.same_input(steps["full"], chunk), walks.guide.join(steps["full"].eps))
+            tables = watch.take(walks.sides) | errors.take("trajectory", "eps") | {"slope": slopes.take()}
+            for name, row in tables.items():
                 rows[name].append(row)
             report(call + 1, calls)
     for name, row in errors.take("final").items():

@@ -121,7 +121,8 @@ class Watch:
         self.channels: list[str] = []
         self._attached, self._every, self._share = attached, attached.layers(), max(1, VALUES // samples)
         self._means, self._medians, self._cosines = Means(), Medians(), SampleMeans(samples)
-        self._side, self._numbers = "full", torch.zeros(1, dtype=torch.int64)
+        self._side: str | None = "full"
+        self._numbers = torch.zeros(1, dtype=torch.int64)
         self._full: dict[str, list[Tensor]] = defaultdict(list)
         self._unseen: dict[str, Iterator[Tensor]] = {}
         self._values: dict[str, list[Tensor]] = defaultdict(list)
@@ -133,8 +134,8 @@ class Watch:
         self._numbers = torch.arange(start, start + num)
         self._full.clear()
 
-    def turn(self, side: str) -> None:
-        """Attribute the next calls of the network to `side`."""
+    def turn(self, side: str | None) -> None:
+        """Attribute the next calls of the network to `side`; None: do not observe them."""
         self._side = side
         self._unseen = {name: iter(outputs) for name, outputs in self._full.items()}
 
@@ -161,6 +162,8 @@ class Watch:
     def _block(self, name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _given: Any, gave: Any) -> None:
             output = packed(gave)
+            if self._side is None:
+                return
             if self._side == "full":
                 self._full[name].append(output)
                 return

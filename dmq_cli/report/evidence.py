@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dmq_cli.results.images import are_pictures, load_images
@@ -86,7 +87,7 @@ def transformed(result: Result) -> Trace:
 
 
 def corrections(result: Result) -> dict[str, Array]:
-    """gain K (S, C) and bias B (S, ...), as a sample, of TAC's correction. Raises Absent."""
+    """gain K (S, C) and bias B (S, ...), as a sample, of TAC's correction, and slope (S, C) where the trace has it. Raises Absent."""
     if NO_CORRECTION in _target(result, "correct"):
         raise Absent(_UNCORRECTED)
     folder = result.artifact("correct")
@@ -95,7 +96,15 @@ def corrections(result: Result) -> dict[str, Array]:
     tables = {name: table.numpy() for name, table in load_tensors(folder / "tables.safetensors").items()}
     if "gain" not in tables:  # PTQD's tables have a bias of another kind
         raise Absent(_UNCORRECTED)
-    return {name: tables[name] for name in ("gain", "bias")}
+    shown = {name: tables[name] for name in ("gain", "bias")}
+    slope = None if result.artifact("trace") is None else trace(result).slope
+    return shown if slope is None or slope.shape != shown["gain"].shape else {**shown, "slope": slope}
+
+
+def is_inert(tables: Mapping[str, Array]) -> bool:
+    """Whether a gain, as `corrections` gives it, changes next to nothing although it was solved."""
+    off = np.abs(tables["gain"] - 1)
+    return bool(off.max() < INERT and off.max() > 0)
 
 
 def losses(result: Result) -> Losses:
@@ -136,6 +145,9 @@ def _sampled(result: Result) -> dict[str, Array]:
         raise Absent("neither trace nor samples are on this machine; evaluate again to make them")
     return {"full": load_images(full)[:_MOST], "sampled": load_images(quantized)[:_MOST]}
 
+
+INERT = 0.003
+"""A gain that is nowhere further from 1 than this changes no image that anybody could tell."""
 
 _UNCORRECTED = "nothing is corrected by K and B (correct=none, or a correction of another kind)"
 _MOST = 16  # images, as in a trace

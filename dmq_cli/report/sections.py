@@ -213,8 +213,14 @@ def _corrections(gathered: Gathered[dict[str, evidence.Array]], looks: Looks) ->
     figures = []
     if gathered.present:
         caption = (
-            "Left: K multiplies the noise estimate; 0 means no change. Right: B is subtracted from the network's input, in units of"
-            " the sampler's state. Calls are counted from the noise to the image."
+            "Left: K multiplies the noise estimate; 0 means no change; dashed the factor that brings the quantized estimate nearest to the"
+            " full-precision one on the same input, which is what a gain can mend. Right: B is subtracted from the network's input,"
+            " in units of the sampler's state. Calls are counted from the noise to the image."
+            + "".join(
+                f" K of {label} stays within {evidence.INERT} of 1 everywhere, so its gain does nothing: correct.lambda2 holds it there."
+                for label, tables in gathered.present.items()
+                if evidence.is_inert(tables)
+            )
         )
         figures = [
             _figure(

@@ -32,6 +32,8 @@ class Trace:
     activations (S, sites, 5): min, quartiles, max of what the input quantizer would read in full precision (after the
     transform); scales (S, sites): its interval, the mean over parts of a split, channels or samples; NaN for a log2 grid.
     channel_max: "full" and "transformed" by layer, (S, C), greatest |input| before and after the transform.
+    slope (S, C): the factor that brings the quantized estimate nearest to the full-precision one on the same input, over all
+    samples; None in a trace that was made before it was measured.
     images: "full", "quantized", "corrected"?, uint8 (k, H, W, C), or samples of another shape.
     """
 
@@ -48,6 +50,7 @@ class Trace:
     activations: Array
     scales: Array
     channel_max: dict[str, dict[str, Array]]
+    slope: Array | None
     images: dict[str, Array]
 
     @property
@@ -69,6 +72,7 @@ def load_trace(folder: Path) -> Trace:
             activations=arrays["activations"],
             scales=arrays["scales"],
             channel_max=channels,
+            slope=arrays.get("slope"),
             images=_images(folder / IMAGES),
         )
     except (KeyError, TypeError) as error:

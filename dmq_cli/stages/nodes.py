@@ -70,7 +70,7 @@ def _sample_cost(config: Config, parts: Parts) -> float:
 
 
 def _trace_cost(config: Config, parts: Parts) -> float:
-    walks = 2.4 if parts.correct.seeds is None else 3.8
+    walks = 3.8 if parts.correct.seeds is None else 5.2
     return walks * _trajectories(config["trace"]["seeds"], config, parts) if config["trace"] else 0.0
 
 
@@ -100,16 +100,19 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), _run("sample"), ("reconstruct", "correct"),
             asks=("numerics",), cost=lambda config, parts: 1.4 * _sample_cost(config, parts),
         ),
-        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), _run("trace"), ("reconstruct", "correct"), cost=_trace_cost, version=3),
+        Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), _run("trace"), ("reconstruct", "correct"), cost=_trace_cost, version=4),
         Node("evaluate_fp", ("protocol", "measured_with"), _run("evaluate_fp"), ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), _run("evaluate"), ("sample", "sample_fp"), version=2),
     )
 }  # fmt: skip
 ENDS = ("evaluate", "evaluate_fp", "trace")
 """The last stages: no other one needs them."""
+_TRACE_OF_JOBS = 3
+"""What keys of jobs say about the trace, whatever its version: no number of a result comes from it, so results stay known."""
 
 
 def versions(config: Config) -> dict[str, int]:
-    """The version of every stage that a run with this configuration may need."""
+    """The version of every stage that a run with this configuration may need, as keys of jobs have it."""
     reached = {name for end in ENDS for name in chain(NODES, end, config)}
-    return {name: node.version_for(config) for name, node in NODES.items() if name in reached}
+    numbered = {name: node.version_for(config) for name, node in NODES.items() if name in reached}
+    return {**numbered, "trace": _TRACE_OF_JOBS}

@@ -122,6 +122,25 @@ def test_errors_are_those_of_walks_of_their_own(pair: Pair, traced: Traced) -> N
     torch.testing.assert_close(traced.tensors["block_error.quantized"][:, last], traced.tensors["eps.quantized"])
 
 
+def test_the_slope_is_that_of_both_estimates_on_the_same_input(pair: Pair, traced: Traced) -> None:
+    """A least-squares line through the origin, channel by channel; the network is not observed while it is measured."""
+    shape = pair.attached.adapter.sample_shape()
+    expected = []
+    for step in walk(pair.full, scheduler(CALLS), SEEDS, shape, dtype=DOUBLE):
+        estimate = pair.quantized(step.sample, torch.tensor([step.timestep]))
+        lines = [
+            torch.linalg.lstsq(estimate[:, channel].reshape(-1, 1), step.eps[:, channel].reshape(-1, 1)).solution.item()
+            for channel in range(shape[0])
+        ]
+        expected.append(lines)
+    assert traced.tensors["slope"].shape == (CALLS, shape[0])
+    torch.testing.assert_close(
+        traced.tensors["slope"].double(), torch.tensor(expected, dtype=DOUBLE), rtol=1e-5, atol=0
+    )
+    same = run(Walks(pair.attached, pair.full, pair.full, scheduler(CALLS), dtype=DOUBLE)).tensors["slope"]
+    assert torch.equal(same, torch.ones(CALLS, shape[0]))
+
+
 def read(pair: Pair, call: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What layers, and their input quantizers, read in full precision at one call, of all samples together."""
     layers, own, quantized = pair.attached.layers(), dict[str, Tensor](), dict[str, Tensor]()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmq_cli.report.evidence import trace
+from dmq_cli.report.evidence import is_inert, trace
 from dmq_cli.report.figures.learning import curves
 from dmq_cli.report.figures.lines import correction, cosine
 from dmq_cli.report.figures.style import Look
@@ -28,6 +28,23 @@ def test_iterations_and_calls_are_whole() -> None:
     tables = {"a": {"gain": np.ones((5, 1)), "bias": np.ones((5, 1, 2, 2))}}
     for svg in (curves(losses), correction(tables, {"a": LOOK})):
         assert ticks(svg) and all(tick.isdecimal() for tick in ticks(svg))
+
+
+def test_a_gain_that_does_nothing_is_told() -> None:
+    bias = np.zeros((5, 1, 2, 2))
+    for furthest, inert in ((0.0, False), (0.002, True), (0.004, False)):
+        gain = np.ones((5, 2))
+        gain[3, 1] -= furthest
+        assert is_inert({"gain": gain, "bias": bias}) == inert, "1 everywhere: none was solved"
+
+
+def test_the_network_s_own_gain_is_drawn_beside_k() -> None:
+    tables = {"gain": np.full((5, 1), 1.1), "bias": np.ones((5, 1, 2, 2))}
+    lines = [
+        correction({"a": shown}, {"a": LOOK}).count("stroke-dasharray")
+        for shown in (tables, {**tables, "slope": np.full((5, 1), 1.2)})
+    ]
+    assert lines[1] == lines[0] + 1
 
 
 def test_calls_of_several_samplers_are_whole(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_seeds_that_cannot_be_are_refused(given: str, said: str, small: Path, tm
 def test_plan_knows_it(small: Path, tmp_path: Path) -> None:
     command = words("evaluate", small, tmp_path, *TAC, *TRACED, "--json")
     (row,) = [row for row in json.loads(dmq("plan", *command).out)["plan"] if row["stage"] == "trace"]
-    assert row["work"] == pytest.approx(3.8 * 5 * STEPS)
+    assert row["work"] == pytest.approx(5.2 * 5 * STEPS)
 
 
 def test_a_trace_that_lost_something_is_named(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_the_key_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert job_key(master(own, *how)) == base
     others = [job_key(master(own, one)) for one in ("bits=w3a8", "model.path=/a", "table=main")]
     assert len({base, *others}) == 4
+    monkeypatch.setitem(NODES, "trace", Node("trace", NODES["trace"].reads, NODES["trace"].run, version=99))
+    assert job_key(config) == base, "no number of a result comes from a trace"
     changed = Node("sample", (), NODES["sample"].run, version=NODES["sample"].version + 1)
     monkeypatch.setitem(NODES, "sample", changed)
     assert job_key(config) != base, "what an earlier version of a stage made is not what this one would make"

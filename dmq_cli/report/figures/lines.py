@@ -52,13 +52,15 @@ def cosine(traces: Mapping[str, Trace], looks: Mapping[str, Look]) -> str:
 
 
 def correction(tables: Mapping[str, Mapping[str, Array]], looks: Mapping[str, Look]) -> str:
-    """K of every channel minus 1, and the size of B, over the calls."""
+    """K of every channel minus 1, dashed what the network's own error of gain would ask for, and the size of B, over the calls."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for label, table in tables.items():
             for channel, gain in enumerate(table["gain"].T):
                 _line(left, gain - 1, label if channel == 0 else "", looks[label])
+            for slope in table["slope"].T if "slope" in table else ():
+                _line(left, slope - 1, "", looks[label], without=True)
             _line(right, size_by_call(table["bias"]), label, looks[label])
         left.axhline(0, color=INK, linewidth=0.6)
         left.set(title="gain of the noise estimate", ylabel="K - 1, a line for each channel", xlabel="network call")
