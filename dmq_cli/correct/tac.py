@@ -17,7 +17,7 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
 * |eps| is floored by 1e-3 of its mean in quotients, so that they stay finite; it is the mask (k_threshold > 0) that keeps
   pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
-* x_0 is not shifted: it is no input of the network.
+* eq. 23 for the last step shifts x_0, which is no input of the network: `correct_output` does, and is off by default.
 
 With guidance `target` says which estimate NER corrects: the guided one, the unconditional half alone (Appendix L: the conditional
 one differs more from prompt to prompt) or each half with its own K. IBC shifts the input of both halves alike.
@@ -41,6 +41,7 @@ from dmq_cli.models import Denoiser
 from dmq_cli.ops import by_channel, places, with_places
 from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
+TABLES = ("gain", "bias", "noise_bias", "output_bias")
 _OPTIONS = {
     "inputs": ("corrected", "reference"),
     "relative_term": ("sum", "mean"),
@@ -73,6 +74,7 @@ class Tac:
     inputs: Literal["corrected", "reference"] = "corrected"
     pull: Literal["printed", "data"] = "printed"
     least_timestep: int = 0
+    correct_output: bool = False
     clamp: tuple[float, float] = (0.2, 5.0)
     target: Target | None = None
 
@@ -94,7 +96,8 @@ class Tac:
         dtype: torch.dtype = torch.float32, report: Callable[[int, int], None] = lambda done, total: None,
         guide: Guide = UNGUIDED,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Algorithm 1, pre-calculation: {"gain": (S, C), "bias": (S, C, H, W)} and, if asked for, "noise_bias" like "bias".
+        """Algorithm 1, pre-calculation: {"gain": (S, C), "bias": (S, C, H, W)} and, if asked for, "noise_bias" like "bias" and
+        "output_bias" (C, H, W).
 
         With guide.halves the gain is (S, 2 C) and the noise bias (S, 2 C, H, W), the unconditional half first.
         Both networks start from the same noise. At each call B is solved from where the corrected trajectory stands, K from
@@ -105,15 +108,15 @@ class Tac:
         learner = _Learner(self, reference, _Same(quantized, guide, seeds) if self.inputs == "reference" else None)
         for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
-        tables = {"gain": learner.gain, "bias": learner.bias, "noise_bias": learner.noise_bias}
-        return {name: table for name, table in tables.items() if table is not None}
+        return {name: table for name in TABLES if (table := getattr(learner, name)) is not None}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See CorrectionMethod."""
         channels, *place = shape
         gains = channels * (2 if guided and self.target in ("uncond", "both") else 1)
         shapes: dict[str, tuple[int, ...]] = {"gain": (calls, gains), "bias": (calls, *shape)}
-        return {**shapes, "noise_bias": (calls, gains, *place)} if self.noise_bias else shapes
+        noise_bias = {"noise_bias": (calls, gains, *place)} if self.noise_bias else {}
+        return {**shapes, **noise_bias, **({"output_bias": shape} if self.correct_output else {})}
 
     def cost(self, calls: int) -> float:
         """See CorrectionMethod: both networks walk; the quantized one is asked again where the reference stands."""
@@ -121,17 +124,20 @@ class Tac:
 
     def load(self, tensors: Mapping[str, Tensor]) -> TacCorrection:
         """The correction that uses what `estimate` found."""
-        return TacCorrection(tensors["gain"], tensors["bias"], tensors["noise_bias"] if self.noise_bias else None)
+        return TacCorrection(tensors["gain"], tensors["bias"], tensors.get("noise_bias"), tensors.get("output_bias"))
 
 
 class TacCorrection:
     """The tables in use, row = position in the scheduler's list of calls.
 
-    gain K: (S, C); bias B: (S, C, H, W); noise_bias: (S, C, H, W), the mean error of the estimate, or None (Appendix B).
+    gain K: (S, C); bias B: (S, C, H, W); noise_bias: (S, C, H, W), the mean error of the estimate, or None (Appendix B);
+    output_bias: (C, H, W), B of x_0, or None.
     """
 
-    def __init__(self, gain: Tensor, bias: Tensor, noise_bias: Tensor | None = None) -> None:
-        self.gain, self.bias, self.noise_bias = gain, bias, noise_bias
+    def __init__(
+        self, gain: Tensor, bias: Tensor, noise_bias: Tensor | None = None, output_bias: Tensor | None = None
+    ) -> None:
+        self.gain, self.bias, self.noise_bias, self.output_bias = gain, bias, noise_bias, output_bias
 
     def pre(self, sample: Tensor, call: int) -> Tensor:
         """Input bias correction, eq. 23. The whole step starts from the corrected input, as in eq. 24."""
@@ -144,6 +150,10 @@ class TacCorrection:
     def post(self, eps: Tensor, call: int) -> Tensor:
         """Noise estimation reconstruction, eq. 8, of the centred estimate."""
         return self.centre(eps, call) * by_channel(self.gain[call].to(eps), eps)
+
+    def finish(self, sample: Tensor) -> Tensor:
+        """Eq. 23 at the end: x_0 without its mean error; the sample itself where there is no table."""
+        return sample if self.output_bias is None else sample - self.output_bias.to(sample)
 
     def variance(self, sigma: Tensor, noise_gain: Tensor, call: int) -> Tensor:
         """TAC leaves the sampler's noise as it is."""
@@ -177,6 +187,11 @@ class _Learner(TacCorrection):
         if self.config.ibc and (self.config.timestep_aware or call == 1):
             self.bias[call] = (sample - self.reference[call].sample).mean(0)
         return super().pre(sample, call)
+
+    def finish(self, sample: Tensor) -> Tensor:
+        if self.config.correct_output:
+            self.output_bias = (sample - self.reference[-1].following).mean(0)
+        return super().finish(sample)
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         if self.config.timestep_aware or call == 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 _TOP: Mapping[str, Any] = {"layer_bits": None}
 _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
-    "dmq_cli.correct.Tac": {"inputs": "corrected", "pull": "printed", "least_timestep": 0},
+    "dmq_cli.correct.Tac": {"inputs": "corrected", "pull": "printed", "least_timestep": 0, "correct_output": False},
     "dmq_cli.wrap.Scheme": {"range": "scale", "network": "full", "samples": None},
     "dmq_cli.recon.Pass": {"bias": 0.0},
 }

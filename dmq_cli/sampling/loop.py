@@ -25,7 +25,7 @@ class Correction(Protocol):
     `call` counts 0.. in the scheduler's own list. variance: the standard deviation of the step's fresh noise, given the
     scheduler's own `sigma` and `noise_gain`, the size of the coefficient by which an error of the estimate enters the next
     sample (both 0-dim, >= 0). Only the scheduler knows that coefficient, only the correction knows how large the error is.
-    Returning `sigma` itself changes nothing, to the last bit.
+    Returning `sigma` itself changes nothing, to the last bit. It may also have finish(sample), which changes the last sample.
     """
 
     def pre(self, sample: Tensor, call: int) -> Tensor: ...
@@ -85,8 +85,14 @@ def walk(
         extra = noise(shape, image_generators, dtype) if eta > 0 else None
         variance = None if correction is None else partial(correction.variance, call=call)
         following = plan.step(guide.join(eps), timestep, sample, eta=eta, noise=extra, variance=variance)
+        if call + 1 == len(plan.timesteps):
+            following = getattr(correction, "finish", _same)(following)
         yield Step(call, timestep, sample, network_input, eps, following)
         sample = following
+
+
+def _same(sample: Tensor) -> Tensor:
+    return sample
 
 
 @torch.inference_mode()

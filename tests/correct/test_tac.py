@@ -147,6 +147,26 @@ def test_the_gain_stays_1_below_a_timestep() -> None:
     assert bool((estimate(tac())["gain"] != 1).all())
 
 
+def test_the_output_is_shifted_by_its_mean_error_if_asked() -> None:
+    """By how much the corrected x_0 is off on the mean of the seeds it was estimated on, and nothing before it changes."""
+    plain, shifting = tac(), tac(correct_output=True)
+    found, tables = estimate(plain), estimate(shifting)
+    assert set(tables) == {"gain", "bias", "output_bias"} and all(
+        torch.equal(tables[name], found[name]) for name in found
+    )
+    assert {name: tuple(table.shape) for name, table in tables.items()} == shifting.shapes(STEPS, SHAPE, guided=False)
+    ends = {}
+    for name, denoiser, correction in (
+        ("full", full, None), ("plain", rounded, plain.load(found)), ("shifted", rounded, shifting.load(tables))
+    ):  # fmt: skip
+        steps = list(walk(denoiser, scheduler(STEPS), range(7), SHAPE, correction=correction, dtype=DOUBLE))
+        ends[name] = steps[-1].following
+    off = (ends["plain"] - ends["full"]).mean(0)
+    assert torch.allclose(tables["output_bias"], off, rtol=0, atol=1e-12) and off.abs().max() > 1e-3
+    assert torch.allclose(ends["shifted"], ends["plain"] - off, rtol=0, atol=1e-12)
+    assert (ends["shifted"] - ends["full"]).mean(0).abs().max() < 1e-12
+
+
 def test_a_planted_bias_of_the_input_is_removed() -> None:
     """A constant error of every estimate shifts all inputs by a known amount; IBC takes it out."""
     shift = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5), dtype=DOUBLE) / 10
