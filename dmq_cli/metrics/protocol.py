@@ -15,7 +15,7 @@ from dmq_cli.errors import ConfigError, NumericsError, nearest
 from dmq_cli.metrics.flat import flat
 from dmq_cli.metrics.metric import Metric, SetMetric, check_least
 from dmq_cli.metrics.shown import results
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-inception"}
 """The extractors a protocol can name, and the names under which torch-fidelity finds them."""

@@ -9,7 +9,7 @@ from typing import NoReturn
 from dmq_cli.errors import EvaluationError, MissingWeightsError
 from dmq_cli.models.files import sha256_of
 from dmq_cli.paths import resolve
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

@@ -22,7 +22,7 @@ from dmq_cli.models.load import check_shapes
 from dmq_cli.models.parts import network_config
 from dmq_cli.models.texts import read_prompts, require_encoder, say_cut, text_encoder
 from dmq_cli.models.weights import read_weights, weight_shapes
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 from dmq_cli.store.tensors import check_finite
 
 _LABELS, _TOKENS = "class_labels", "encoder_hidden_states"

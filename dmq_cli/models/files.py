@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ModelError
-from dmq_cli.store.digest import file_sha256
+from dmq_cli.store.hashing import file_sha256
 
 
 def class_name(config: Mapping[str, Any]) -> str:

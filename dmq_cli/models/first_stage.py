@@ -22,7 +22,7 @@ from dmq_cli.models.files import sha256_of
 from dmq_cli.models.load import load_network
 from dmq_cli.models.parts import first_stage_folder
 from dmq_cli.models.weights import weight_files
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 Decoder = Callable[[Tensor], Tensor]
 

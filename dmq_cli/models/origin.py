@@ -24,7 +24,7 @@ from dmq_cli.models.random_weights import (
 from dmq_cli.models.weights import folder_sha256
 from dmq_cli.obtain import find_network, has_weights
 from dmq_cli.paths import resolve
-from dmq_cli.store.digest import file_sha256
+from dmq_cli.store.hashing import file_sha256
 
 # Entries that say how a model is found and checked; they are no part of its identity.
 _ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "weights", "seed")

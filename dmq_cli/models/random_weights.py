@@ -22,7 +22,7 @@ from dmq_cli.models.first_stage import Decoder, Latents, decoder_of
 from dmq_cli.models.folder import adapted
 from dmq_cli.models.importers.networks import build, create
 from dmq_cli.models.importers.recipes import Network, Recipe
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 _CLIP_TOKENS = 77  # of the texts of Stable Diffusion
 _VERSION = 1  # of how numbers are drawn: raising it makes all random weights others

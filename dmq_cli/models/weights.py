@@ -14,7 +14,7 @@ from dmq_cli.errors import MissingWeightsError, ModelError
 from dmq_cli.models.files import read_json, schedule_file, sha256_of
 from dmq_cli.models.parts import network_folder
 from dmq_cli.obtain import WEIGHTS
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 from dmq_cli.store.tensors import WEIGHT_DTYPES
 
 TEXT_WEIGHTS = "model.safetensors"  # what transformers calls the file of a text encoder

@@ -32,7 +32,7 @@ def subtitle(runs: Mapping[str, Result]) -> str:
 
 
 def days(runs: Mapping[str, Result]) -> list[str]:
-    """The first and the last day on which a run ended, one where they are the same; none where no run says, as cells of tables."""
+    """The first and the last day on which a run ended, one where they are the same; none where no run says, as old cells."""
     finished = sorted(run.finished[:10] for run in runs.values() if run.finished)
     return list(dict.fromkeys([*finished[:1], *finished[-1:]]))
 

@@ -115,12 +115,15 @@ def columns(evaluation: Evaluation) -> dict[str, str]:
     }  # agreement is not, if nothing was asked
 
 
+_UNNAMED = ("precision", "recall")  # measured by protocols whose record, which keys rest on, has no heading for them
+
+
 def headings(evaluation: Evaluation) -> dict[str, str]:
-    """The headings of all that the protocol shows, measured or not; FD-inf stands beside FD."""
+    """The headings of all that the protocol shows, measured or not; FD-inf stands beside FD, precision and recall at the end."""
     titles: dict[str, str] = {}
     for key, name in evaluation.protocol["columns"].items():
         titles |= {key: name, **({"fd_inf": f"{name}∞"} if key == "fd" else {})}
-    return titles
+    return {**titles, **{key: shown_as(key).heading for key in _UNNAMED if key in evaluation.fp and key not in titles}}
 
 
 def _names(settings: Sequence[str]) -> list[_Column]:

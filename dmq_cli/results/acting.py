@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from dmq_cli.results.naming import LABELS, bits_overrides
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds

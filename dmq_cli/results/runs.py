@@ -52,8 +52,8 @@ class Result:
 
     @property
     def finished(self) -> str | None:
-        """When a run ended, ISO 8601; None for a cell of a table, which does not say."""
-        time = read_object(self.folder / STATUS).get("finished") if self.is_run else None
+        """When a run ended or a cell was filled, ISO 8601; None for a cell that is older than this record."""
+        time = (read_object(self.folder / STATUS) if self.is_run else self.manifest).get("finished")
         return None if time is None else str(time)
 
     def used(self, stage: str) -> bool:

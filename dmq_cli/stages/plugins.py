@@ -20,10 +20,13 @@ from types import ModuleType
 from typing import Any
 
 from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.models.role_patterns import REGISTERED
+from dmq_cli.obtain import find_network
 from dmq_cli.paths import PLUGINS, importing, own_folder, plugins
+from dmq_cli.paths import resolve as resolve_path
 from dmq_cli.stages.sources import own_files, release
 from dmq_cli.stages.targets import allowed, targets_of
-from dmq_cli.store import digest, file_sha256
+from dmq_cli.store import digest, file_sha256, read_json
 
 _MOST_NAMES = 40  # in a sentence
 _STARTED = time.time()
@@ -75,14 +78,32 @@ def _is_known(target: object) -> bool:
 def code_of(config: Mapping[str, Any], sections: Iterable[str]) -> Code:
     """Hash the foreign code of these sections; a section without any has no entry. Raises what `resolve` raises.
 
-    Classes that the package's own conf/ names are dmq's, and are not imported for this, which would take seconds.
+    Classes that the package's own conf/ names are dmq's, and are not imported for this, which would take seconds. The code of a
+    model is that of its family, where a plugin registered it.
     """
     code_by_section: Code = {}
     for section in sections:
         for key, target in targets_of(config.get(section), section):
             if not _is_known(target) and (code := resolve(key, target).code) is not None:
                 code_by_section.setdefault(section, {})[target] = code
+        if section == "model" and (family := _family_code(config["model"])):
+            code_by_section[section] = {**code_by_section.get(section, {}), **family}
     return code_by_section
+
+
+def _family_code(model: Mapping[str, Any]) -> dict[str, str]:
+    """Hash the network and the adapter of a model whose family was registered, by class; {} for a family of dmq's own."""
+    if not REGISTERED or not model.get("path"):
+        return {}
+    from dmq_cli.models.families import family_of
+
+    folder = find_network(resolve_path(model["path"]))
+    family = None if folder is None else family_of(read_json(folder / "config.json"))
+    if family is None or family.name not in REGISTERED:
+        return {}
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in (family.kind, family.adapter)]
+    codes = {name: resolve("model", name).code for name in names}
+    return {name: code for name, code in codes.items() if code is not None}
 
 
 def resolve(key: str, target: Any) -> Part:

@@ -21,7 +21,7 @@ from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
-from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment
+from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
 _log = logging.getLogger("dmq")
@@ -130,6 +130,7 @@ def _run(
         "artifacts": {name: path.name for name, path in paths.items()},
         "stages": costs,
         "environment": environment(),
+        "finished": now(),
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": max((c["peak_memory_mb"] for c in costs.values()), default=0.0),
     }

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
-from dmq_cli.store.digest import digest, file_sha256
 from dmq_cli.store.files import fsync, read_json
+from dmq_cli.store.hashing import digest, file_sha256
 
 MANIFEST = "manifest.json"
 HASHED_BELOW = 64 * 1000 * 1000  # bytes; reading more than this on every lookup would be slow

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
-from dmq_cli.store.digest import digest
 from dmq_cli.store.files import read_json
+from dmq_cli.store.hashing import digest
 
 METRICS, MANIFEST, CONFIG, STATUS = "metrics.json", "manifest.json", "config.json", "status.json"
 

@@ -32,7 +32,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = path / "run.log"
-        self._started = _now()
+        self._started = now()
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         self._release = weakref.finalize(self, release, descriptor)
         try_lock(descriptor)
@@ -61,7 +61,7 @@ class Run:
         Raises OSError for "done" only: an error of the disk must not hide the error that made a run fail.
         """
         try:
-            self._write_status(status, _now())
+            self._write_status(status, now())
         except OSError as error:
             if status == "done":
                 raise
@@ -104,5 +104,6 @@ def _new_folder(parent: Path, name: str) -> Path:
             folder = parent / f"{name}-{count}"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time with its offset from UTC, to the second, ISO 8601."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

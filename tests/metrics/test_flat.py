@@ -16,7 +16,7 @@ from dmq_cli.papers.cells import _same
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import identity
 from dmq_cli.stages.nodes import NODES
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 
 TABLES = Path(__file__).parents[2] / "outputs" / "tables"
 # digest(identity(section)) and Protocol.hash("a", "b") of every protocol, as they were when metrics was a list.

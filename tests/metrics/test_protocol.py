@@ -13,7 +13,7 @@ from dmq_cli.metrics import Protocol, to_uint8
 from dmq_cli.metrics.inception_score import InceptionScore
 from dmq_cli.metrics.precision_recall import PrecisionRecall
 from dmq_cli.stages import build
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 from tests.metrics.helpers import PAIRED, protocol
 
 NUMBERS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ def test_a_method_without_a_source_is_told_so(tmp_path: Path) -> None:
     assert "no source is named" in dict(heading.in_full({"a": own}))["tac"]
 
 
-def test_days_are_those_when_runs_ended_and_cells_have_none(tmp_path: Path) -> None:
+def test_days_are_those_when_runs_ended_and_old_cells_have_none(tmp_path: Path) -> None:
     first = result(tmp_path, "a", "2026-11-21T10:00:00+00:00")
     last = result(tmp_path, "b", "2026-11-29T10:00:00+00:00")
     cell = load_result(runs.cell(tmp_path, "t", runs.metrics("tac")))
     assert heading.days({"b": last, "a": first, "c": cell}) == ["2026-11-21", "2026-11-29"]
     assert heading.days({"a": first}) == ["2026-11-21"] and heading.days({"c": cell}) == []
+    newer = replace(cell, manifest={**cell.manifest, "finished": "2026-11-30T10:00:00+00:00"})
+    assert heading.days({"b": last, "c": newer}) == ["2026-11-29", "2026-11-30"]
 
 
 def test_pages_begin_with_papers_and_dates(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_the_run_folder(done: tuple[Path, Result, list[str]]) -> None:
     assert {link.resolve() for link in links} == {artifact(outputs, stage).resolve() for stage in STAGES}
     assert not any(os.path.isabs(os.readlink(link)) for link in links), "the folder can be moved"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    assert {"verb", "key", "command", "seeds", "environment", "stages", "seconds", "peak_memory_mb"} <= set(manifest)
+    assert {"verb", "key", "command", "seeds", "environment", "stages", "finished", "seconds", "peak_memory_mb"} <= set(
+        manifest
+    )
     assert manifest["environment"]["versions"]["torch"] and manifest["peak_memory_mb"] > 50
     assert json.loads((run / "status.json").read_text(encoding="utf-8"))["status"] == "done"
     log = (run / "run.log").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import dmq_cli
 from dmq_cli.errors import ArtifactError, ConfigError
@@ -241,8 +242,6 @@ def test_what_somebody_elses_class_is_given_is_in_the_key_whatever_it_is_called(
 
 
 def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
-    from omegaconf import OmegaConf
-
     from dmq_cli.store import digest
     from dmq_cli.sweep.jobs import OUTSIDE, job_key
 
@@ -311,3 +310,37 @@ def test_annotations_that_only_a_type_checker_can_read_are_left_alone(write: Wri
     head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     module = write(f"{head}@dataclass\nclass A:\n    lr: Unknown = 1\n    def start(self, weights, iterations): ...\n")
     check_types("scheme", {"_target_": "dmq_cli.wrap.Scheme", "part": {"_target_": f"{module}.A", "lr": 2}})
+
+
+OWN_FAMILY = """
+from dmq_cli.models import UNetAdapter
+from diffusers import UNet2DModel
+
+class OwnUNet(UNet2DModel):
+    pass
+
+class OwnAdapter(UNetAdapter):
+    '''{text}'''
+"""
+
+
+def test_the_code_of_a_registered_family_is_in_the_keys_of_its_models(write: Write, tmp_path: Path) -> None:
+    from dmq_cli.models.families import Family, register, unregister
+    from dmq_cli.sweep.jobs import job_key
+
+    folder = tiny_folder(tmp_path / "tiny")
+    plain = code_of({"model": {"path": str(folder)}}, ["model"])
+    file = next(folder.rglob("unet/config.json"))
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "_class_name": "OwnUNet"}), encoding="utf-8")
+    codes, keys = [], []
+    for text in ("one", "another", "one"):
+        module = importlib.import_module(write(OWN_FAMILY.format(text=text)))
+        register(Family(module.OwnUNet, module.OwnAdapter))
+        try:
+            codes.append(code_of({"model": {"path": str(folder)}}, ["model"])["model"])
+            keys.append(job_key(OmegaConf.create(composed("model=folder", f"model.path={folder}"))))
+        finally:
+            unregister("OwnUNet")
+    assert plain == {} and {name.rpartition(".")[2] for name in codes[0]} == {"OwnUNet", "OwnAdapter"}
+    assert codes[0] == codes[2] != codes[1] and keys[0] == keys[2] != keys[1]

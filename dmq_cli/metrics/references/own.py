@@ -19,7 +19,7 @@ from torch import Tensor
 from dmq_cli.errors import ArtifactCorruptError, EvaluationError
 from dmq_cli.metrics.covariance import checked_statistics
 from dmq_cli.metrics.references.reference import Reference
-from dmq_cli.store.digest import digest
+from dmq_cli.store.hashing import digest
 from dmq_cli.store.tensors import load_tensors, save_tensors
 
 _METADATA = "reference"

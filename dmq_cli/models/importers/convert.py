@@ -18,8 +18,8 @@ from dmq_cli.models.importers.state import State, read_state
 from dmq_cli.models.importers.vocabulary import find_vocabulary, write_tokenizer
 from dmq_cli.models.weights import folder_sha256
 from dmq_cli.obtain import WEIGHTS
-from dmq_cli.store.digest import file_sha256
 from dmq_cli.store.files import aside_folder, disk_errors, write_json
+from dmq_cli.store.hashing import file_sha256
 from dmq_cli.store.tensors import check_finite, save_tensors
 
 
