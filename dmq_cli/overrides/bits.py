@@ -22,6 +22,11 @@ def register_bits(words: Sequence[str]) -> None:
         ConfigStore.instance().store(group="bits", name=name, node=section, provider="dmq")
 
 
+def is_width(name: str) -> bool:
+    """Whether a choice of `bits` needs no file, as w5a7."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _named(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     names = set(choices("bits"))
     for word in words:

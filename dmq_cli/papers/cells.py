@@ -10,6 +10,7 @@ from typing import Any
 
 from dmq_cli.choices import composed
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.overrides.bits import register_bits
 from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store.recorded import MANIFEST
@@ -26,7 +27,10 @@ def configured(words: Sequence[str]) -> dict[str, Any]:
     return _composed(tuple(word for word in words if not word.startswith("runtime.")))
 
 
-_composed = cache(composed)
+@cache
+def _composed(words: tuple[str, ...]) -> dict[str, Any]:
+    register_bits(words)
+    return composed(words)
 
 
 def cells(folder: Path) -> list[Evaluation]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from dmq_cli import choices, obtain
 from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.overrides.bits import is_width
+from dmq_cli.papers.matched import matched_row
 from dmq_cli.papers.transcript import PaperTable, Row, check_scale, from_section
 from dmq_cli.paths import conf_folder
 
@@ -22,12 +24,14 @@ reference that is found by its name (`dmq reference build --as NAME`).
 def jobs(table: Mapping[str, Any], scale: str) -> list[list[str]]:
     """The overrides of every row that can be measured on this machine, each different list once.
 
-    table: the section `table` of a configuration; scale: paper or digits. Rows that `blocked` gives a reason for are left out.
+    table: the section `table` of a configuration; scale: paper or digits, which has rows at matched widths, too. Rows that `blocked`
+    gives a reason for are left out.
     Raises ConfigError for an unknown scale, and for a method or another choice that does not exist.
     """
     paper, scale = from_section(table), check_scale(scale)
     rows = [row for row in paper.rows if row.overrides[scale] and not blocked(paper, row, scale)]
-    jobs_of_rows = [job(paper, row, scale) for row in rows]
+    at_matched = [row for row in (matched_row(paper, row) for row in rows) if row] if scale == "digits" else []
+    jobs_of_rows = [job(paper, row, scale) for row in (*rows, *at_matched)]
     return [words for number, words in enumerate(jobs_of_rows) if words not in jobs_of_rows[:number]]
 
 
@@ -76,6 +80,8 @@ def _check_choices(table: str, words: Iterable[str]) -> None:
     """Check that every word that chooses a file of conf/ names an existing one. Raises ConfigError."""
     for word in words:
         group, _, value = word.partition("=")
+        if group == "bits" and is_width(value):
+            continue
         if (conf_folder() / group).is_dir() and value not in choices.names(group):
             raise ConfigError(
                 f"The table {table} names {group}={value}, which does not exist.{nearest(value, choices.names(group))}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.papers import claims, counting, traces
 from dmq_cli.papers.cells import cell_of, configured, failure, full_precision
+from dmq_cli.papers.matched import matched_row
 from dmq_cli.papers.numbers import Entry, measured
 from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
@@ -63,11 +65,13 @@ class RowState:
 
 @dataclass(frozen=True)
 class _ViewInputs:
-    """The inputs that all parts of a view share. row_states: by the row's number in the table."""
+    """The inputs that all parts of a view share. row_states, matched: by the row's number in the table; the latter at the width of
+    `matched_row`, for rows that have one."""
 
     table: PaperTable
     scale: str
     row_states: Mapping[int, RowState]
+    matched: Mapping[int, tuple[Row, RowState]]
     counted: counting.Costs
 
 
@@ -78,15 +82,20 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
     Raises ConfigError if cells of one part were measured under several protocols, and as `cell_of`.
     """
     row_states = {number: look_up(table, row, scale, tables) for number, row in enumerate(table.rows)}
+    at_matched = {number: row for number, row in enumerate(map(partial(matched_row, table), table.rows)) if row}
+    matched = {
+        number: (row, look_up(table, row, scale, tables)) for number, row in at_matched.items() if scale == "digits"
+    }
     counted = counting.costs(table, scale, tables / folder_name(table.name, scale))
     table_view = View(table.name, table.title, scale, table.source)
     for name in dict.fromkeys(row.part for row in table.rows):
-        table_view.parts.append(_part(_ViewInputs(table, scale, row_states, counted), name))
+        table_view.parts.append(_part(_ViewInputs(table, scale, row_states, matched, counted), name))
     table_view.states = Counter(row_state.state for row_state in row_states.values())
     table_view.reasons = list(
         dict.fromkeys(f"{row_state.state}: {row_state.why}" for row_state in row_states.values() if row_state.why)
     )
     table_view.claims = [_verdict(table, claim, row_states, traced, pairs) for claim in table.claims]
+    table_view.claims += _matched_verdicts(table, {number: state for number, (_, state) in matched.items()}, pairs)
     notes = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
     judged = any("better" in claim for claim in table.claims) and table_view.states[MEASURED] > 1
     counts = counting.has_costs(table) and counted
@@ -141,7 +150,29 @@ def _part(inputs: _ViewInputs, name: str) -> TablePart:
     titles = _titles(columns, printed, _columns_of(inputs, name))
     shown = [_cells(inputs, row, row_state, columns, printed) for row, row_state in rows]
     title = str(table.parts[name]["title"])
-    return TablePart(title + _describe_run(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    part = TablePart(title + _describe_run(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    return _with_matched(part, inputs, name, columns)
+
+
+def _with_matched(part: TablePart, inputs: _ViewInputs, name: str, columns: Mapping[str, str | None]) -> TablePart:
+    """Add the width that is matched and what was measured there, before the state; the part itself where nothing is matched."""
+    numbers = [number for number, row in enumerate(inputs.table.rows) if row.part == name]
+    if inputs.matched.keys().isdisjoint(numbers):
+        return part
+    keys = {heading: key for heading, key in columns.items() if key is not None and not key.startswith("cost.")}
+    titles = _titles(keys, set(), _columns_of(inputs, name))
+    part.heads[-1:] = ["matched bits", *(title.replace(", here", " at these bits") for title in titles), part.heads[-1]]
+    for number, values in zip(numbers, part.rows, strict=True):
+        row, state = inputs.matched.get(number, (None, None))
+        measured_there = [
+            "" if row is None or state is None else _measured(inputs, row, state.cell, key) for key in keys.values()
+        ]
+        values[-1:] = ["" if row is None else _bits_here(row), *measured_there, values[-1]]
+    return part
+
+
+def _bits_here(row: Row) -> str:
+    return next(word.partition("=")[2] for word in row.overrides["digits"] if word.startswith("bits="))
 
 
 def _cells(
@@ -212,6 +243,19 @@ def _describe_run(backed: Sequence[Evaluation]) -> str:
     sampler = backed[0].config["sampler"]
     eta = f", eta = {sampler['eta']}" if sampler["eta"] else ""
     return f"; measured: {backed[0].model}, {sampler['num_inference_steps']} steps{eta}"
+
+
+def _matched_verdicts(table: PaperTable, row_states: Mapping[int, RowState], pairs: Pairs) -> list[claims.Verdict]:
+    """Judge the claims about numbers at the matched widths, too, where any of their rows was measured there."""
+    if not any(state.cell for state in row_states.values()):
+        return []
+    states = {number: row_states.get(number, RowState(NOT_RUN)) for number in range(len(table.rows))}
+    verdicts = [_verdict(table, claim, states, {}, pairs) for claim in table.claims if "better" in claim]
+    return [
+        replace(verdict, says=f"at matched widths, {verdict.says}")
+        for verdict in verdicts
+        if verdict.short != claims.UNKNOWN
+    ]
 
 
 def _verdict(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmq_cli.overrides import as_hydra
+from dmq_cli.overrides.bits import register_bits
 from dmq_cli.results.later import without_later
 from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest
@@ -77,6 +78,7 @@ def compose(context: Any, master: Any, overrides: Sequence[list[str]]) -> list[J
     jobs: dict[str, Job] = {}
     for words in overrides:
         try:
+            register_bits(words)
             config = context.config_loader.load_sweep_config(master, words)
             job = Job(words, job_key(config), config)
         except Exception as error:

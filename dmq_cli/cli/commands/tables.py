@@ -2,7 +2,7 @@
 printed beside what is measured, as CSV and LaTeX, too, and report.html, the page of `dmq report NAME`.
 
 `python -m dmq_cli.cli.commands.tables NAME` writes them without filling the table; `--overview` writes outputs/tables/README.md of all
-papers' tables; `--docs` makes the generated parts of README.md and docs/ anew (report/documents.py).
+papers' tables; `--matched` writes conf/table/matched.csv (papers/matched.py); `--docs` makes the generated parts of README.md and docs/ anew (report/documents.py).
 """
 
 from __future__ import annotations
@@ -23,16 +23,26 @@ from dmq_cli.sentences import guarded
 @click.option("--docs", is_flag=True, help="Make the generated parts of README.md and docs/ anew.")
 @click.option("--scale", default="paper", show_default=True, help="Of the papers' tables: paper or digits.")
 @click.option("--overview", is_flag=True, help="Write outputs/tables/README.md of the papers' tables.")
+@click.option("--matched", is_flag=True, help="Write conf/table/matched.csv from the cells of the table widths.")
 @click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
-def main(names: tuple[str, ...], docs: bool, scale: str, overview: bool, outputs: Path) -> None:
+def main(names: tuple[str, ...], docs: bool, scale: str, overview: bool, matched: bool, outputs: Path) -> None:
     """Write the tables NAMES from their finished cells: Markdown and a picture, of a paper's table CSV and LaTeX, too."""
     write_tables(names, scale, outputs)
+    if matched:
+        _matched(outputs / "tables")
     if overview:
         from dmq_cli import papers
 
         click.echo(printable(papers.overview(outputs)))
     if docs:
         _documents(outputs / "tables")
+
+
+def _matched(tables: Path) -> None:
+    from dmq_cli.papers.matched import as_csv, curves, file, match
+    from dmq_cli.store.files import write_text
+
+    write_text(file(), as_csv(match(curves(tables))))
 
 
 def _documents(tables: Path) -> None:
