@@ -13,6 +13,7 @@ import pytest
 
 import dmq_cli
 from tests.chain import dmq, tiny_folder, words
+from tests.tiny import SMALL
 
 SLOW = ("diffusers", "transformers", "torch_fidelity", "torchvision", "torch._dynamo", "sklearn", "torchmetrics")
 LATE = ["dmq_cli.models", "dmq_cli.models.importers", "dmq_cli.sampling"]
@@ -58,7 +59,7 @@ def test_the_first_line_comes_before_torch_is_imported(flags: list[str], tmp_pat
 
 
 def test_a_finished_sweep_and_its_report_import_no_diffusers(tmp_path: Path) -> None:
-    model = tiny_folder(tmp_path / "tiny")
+    model = tiny_folder(tmp_path / "tiny", **SMALL)
     command = words("calibrate", model, tmp_path, "-m", "bits.weight=4,3")
     assert dmq(*command).out.splitlines()[-1] == "2 done, 0 skipped, 0 failed"
     done = python(_LISTING, *command)
