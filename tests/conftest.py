@@ -4,6 +4,9 @@ import gc
 import os
 import sys
 
+# Numpy reads it when it is imported: the threads of two workers would wait for each other, for ten times as long as they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 import dmq_cli  # noqa: F401 (before anything imports diffusers)

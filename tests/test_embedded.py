@@ -29,7 +29,7 @@ def test_what_is_shipped(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_images_are_digits(model: str, tmp_path: Path) -> None:
     """Full precision and W4A8 by min-max: near each other, and where a digit was asked for it is read."""
-    words = [f"model={model}", "method=minmax", "bits=w4a8", "calib.seeds=1000000-1000015", *FEW]
+    words = [f"model={model}", "method=minmax", "bits=w4a8", "calib.seeds=1000000-1000003", *FEW]
     result = dmq("evaluate", *words, f"runtime.outputs={tmp_path}", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
