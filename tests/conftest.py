@@ -17,7 +17,7 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)
 kept.keep_all()
-os.fsync = lambda descriptor: None  # nobody cuts the power; tests/store kills processes of its own
+os.fsync = lambda fd: None  # nobody cuts the power; tests/store kills processes of its own
 
 
 def pytest_collection_finish() -> None:

@@ -94,7 +94,7 @@ def merge_once() -> None:
 
 def read_once() -> None:
     """Keep how interpolations are read; nobody changes what the grammar makes of them."""
-    base.parse = functools.lru_cache(maxsize=4096)(base.parse)
+    base.parse = functools.lru_cache(maxsize=4096)(base.parse)  # type: ignore[attr-defined]
 
 
 def compose_once() -> None:
