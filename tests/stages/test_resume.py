@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ import pytest
 from dmq_cli.recon.units import ModuleUnit
 from dmq_cli.results.images import write_chunk
 from dmq_cli.stages import images
+from dmq_cli.stages.graph import observing
 from tests.chain import (
     QUICK,
     TAC,
@@ -105,11 +107,26 @@ def test_killed_in_reconstruct_it_ends_in_the_same_bytes(small: Path, tmp_path: 
 def test_two_processes_that_want_the_same(small: Path, tmp_path: Path) -> None:
     command = words("correct", small, tmp_path, "method=minmax", "-v")
     stages = ["calibrate", "calibset", "correct", "reconstruct", "targets", "transform"]
-    process = spawn(command)
-    wait_for(lambda: any(tmp_path.glob("artifacts/*/*")), process)  # it has begun
-    here = dmq(*command)
-    said = [here.err, process.communicate(timeout=600)[1]]
-    assert [here.code, process.returncode] == [0, 0], said
+    others: list[subprocess.Popen[str]] = []
+    theirs: list[str] = []
+
+    @contextlib.contextmanager
+    def meeting(stage: str, key: str) -> Iterator[None]:
+        """While this process computes its first stage, the other one comes as far as wanting the same."""
+        if not others:
+            others.append(spawn(command))
+            for line in others[0].stderr or ():
+                theirs.append(line)
+                if "waiting for another process" in line:
+                    break
+        yield
+
+    with observing(meeting):
+        here = dmq(*command)
+    theirs += others[0].stderr or ()
+    said = [here.err, "".join(theirs)]
+    assert [here.code, others[0].wait(timeout=600)] == [0, 0], said
+    others[0].communicate()  # closes its pipes
     assert artifacts(tmp_path) == dict.fromkeys(stages, 1)
     for stage in stages:
         assert sum(text.count(f" {stage} {artifact(tmp_path, stage).name[:8]} done in") for text in said) == 1
