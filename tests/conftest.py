@@ -4,17 +4,20 @@ import gc
 import os
 import sys
 
+# Numpy reads it when it is imported: the threads of two workers would wait for each other, for ten times as long as they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 import dmq_cli  # noqa: F401 (before anything imports diffusers)
-from tests.kept import compose_once, parse_once
+from tests import kept
 
 # Bytecode is kept, whatever the shell says: without it every process rewrites the assertions of 300 files and compiles dmq anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)
-parse_once()
-compose_once()
+kept.keep_all()
+os.fsync = lambda fd: None  # nobody cuts the power; tests/store kills processes of its own
 
 
 def pytest_collection_finish() -> None:

@@ -1,46 +1,107 @@
-"""What Hydra makes of dmq's own conf/, kept for as long as a process of tests lives: half of what the commands here take.
+"""What Hydra makes of dmq's own conf/, kept for as long as a process of tests lives: most of what short commands here take.
 
-No test writes into that folder, so a file of it is parsed once, and the same words are composed once. Everybody gets a copy.
-Where choices of other folders take part (--config-dir, plugins), Hydra composes each time.
+No test writes into that folder, so a file of it is parsed once, the files of the same choices are merged once, and the same words
+are composed once. Everybody gets a copy. Where choices of other folders take part (--config-dir, plugins), Hydra composes each time.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import os
+import pickle
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, base
 
 from dmq_cli.paths import conf_folder
 
 CONF = os.path.realpath(conf_folder())
-MOST = 64  # compositions; one that is wanted again is mostly wanted soon
+MOST = 256  # of a kind; what is wanted again is mostly wanted soon
+
+
+class Copies:
+    """What was made, by its key; everybody gets a copy of their own, from bytes, which takes a fifth of deepcopy's time."""
+
+    def __init__(self) -> None:
+        self._kept = dict[Hashable, bytes]()
+
+    def __call__(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            made = make()
+            self._kept[key] = pickle.dumps(made)
+            for oldest in list(self._kept)[:-MOST]:
+                del self._kept[oldest]
+            return made
+        return pickle.loads(self._kept[key])
+
+
+def keep_all() -> None:
+    """Keep everything below."""
+    for keep in (parse_once, read_once, merge_once, compose_once):
+        keep()
 
 
 def parse_once() -> None:
     """Keep the YAML files of conf/."""
-    load, kept = OmegaConf.load, dict[str, Any]()
+    load, kept = OmegaConf.load, Copies()
 
+    @functools.wraps(load)
     def loaded(file: Any) -> Any:
         name = os.path.realpath(getattr(file, "name", file))
-        if not name.startswith(CONF + os.sep):
-            return load(file)
-        if name not in kept:
-            kept[name] = load(file)
-        return copy.deepcopy(kept[name])
+        return kept(name, lambda: load(file)) if name.startswith(CONF + os.sep) else load(file)
 
     OmegaConf.load = staticmethod(loaded)  # type: ignore[method-assign, assignment]
 
 
+def merge_once() -> None:
+    """Keep which files the choices of groups lead to, and what these are together, before single values are changed."""
+    find, kept_files = defaults_list._create_defaults_list, Copies()
+    merge, kept_merged = ConfigLoaderImpl._compose_config_from_defaults_list, Copies()
+
+    def place(source: Any) -> str:
+        return f"{source.scheme()}://{source.path}"
+
+    @functools.wraps(find)
+    def found(repo: Any, config_name: str | None, overrides: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
+        given = {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
+
+        def make() -> Any:
+            files = find(repo, config_name, overrides, prepend_hydra, skip_missing)
+            return files, {name: getattr(overrides, name) for name in given}  # which choices there are, too
+
+        if not _of_conf_alone(map(place, repo.get_sources())):
+            return find(repo, config_name, overrides, prepend_hydra, skip_missing)
+        key = pickle.dumps((config_name, given, prepend_hydra, skip_missing, _widths()))
+        files, after = kept_files(key, make)
+        vars(overrides).update(after)
+        return files
+
+    @functools.wraps(merge)
+    def merged(self: Any, defaults: Any, repo: Any) -> Any:
+        if not _of_conf_alone(map(place, repo.get_sources())):
+            return merge(self, defaults, repo)
+        return kept_merged(pickle.dumps((defaults, _widths())), lambda: merge(self, defaults, repo))
+
+    defaults_list._create_defaults_list = found
+    ConfigLoaderImpl._compose_config_from_defaults_list = merged
+
+
+def read_once() -> None:
+    """Keep how interpolations are read; nobody changes what the grammar makes of them."""
+    base.parse = functools.lru_cache(maxsize=4096)(base.parse)  # type: ignore[attr-defined]
+
+
 def compose_once() -> None:
     """Keep the latest compositions."""
-    load, kept = ConfigLoaderImpl._load_configuration_impl, dict[str, Any]()
+    load, kept = ConfigLoaderImpl._load_configuration_impl, Copies()
 
+    @functools.wraps(load)
     def loaded(
         self: Any,
         config_name: str | None,
@@ -50,26 +111,27 @@ def compose_once() -> None:
         validate_sweep_overrides: bool = True,
     ) -> Any:
         given = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        if not _of_conf_alone(self, overrides):
+        places = [place.path for place in self.config_search_path.get_path()]
+        if not _of_conf_alone(places) or any("searchpath" in word for word in overrides):
             return load(self, *given)
-        key = repr((given, _around(self)))
-        if key not in kept:
-            kept[key] = load(self, *given)
-            for oldest in list(kept)[:-MOST]:
-                del kept[oldest]
-        return copy.deepcopy(kept[key])
+        return kept(repr((given, _around(self))), lambda: load(self, *given))
 
     ConfigLoaderImpl._load_configuration_impl = loaded
 
 
-def _of_conf_alone(loader: Any, overrides: list[str]) -> bool:
-    folders = [place.path for place in loader.config_search_path.get_path() if place.path and "pkg:" not in place.path]
-    own = [os.path.realpath(path.removeprefix("file://")) for path in folders if path != "structured://"]
-    return own == [CONF] and not any("searchpath" in word for word in overrides)
+def _of_conf_alone(places: Iterable[str | None]) -> bool:
+    """Whether dmq's is the only folder of these places; the others are Hydra's own."""
+    folders = [place.removeprefix("file://") for place in places if place and "pkg:" not in place]
+    return [os.path.realpath(folder) for folder in folders if folder != "structured://"] == [CONF]
 
 
 def _around(loader: Any) -> tuple[Any, ...]:
     """What else a composition depends on: where this process is, and what it was told of Hydra."""
     state = {kind.__name__: vars(one) for kind, one in Singleton._instances.items() if kind.__name__ == "JobRuntime"}
-    widths = {name: repr(node.node) for name, node in ConfigStore.instance().repo.get("bits", {}).items()}
-    return os.getcwd(), state, widths, [(place.provider, place.path) for place in loader.config_search_path.get_path()]
+    places = [(place.provider, place.path) for place in loader.config_search_path.get_path()]
+    return os.getcwd(), state, _widths(), places
+
+
+def _widths() -> dict[str, str]:
+    """The choices of bits that were registered, which no file has."""
+    return {name: repr(node.node) for name, node in ConfigStore.instance().repo.get("bits", {}).items()}

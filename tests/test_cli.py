@@ -17,6 +17,7 @@ from dmq_cli.cli.app import main
 from dmq_cli.overrides import as_hydra
 from dmq_cli.paths import conf_folder
 from tests.chain import IMAGES, QUICK, STEPS, artifacts, counting, dmq, tiny_folder, words
+from tests.tiny import SMALL
 
 VERBS = ["calibrate", "reconstruct", "correct", "sample", "evaluate"]
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -25,7 +26,7 @@ WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_a_path_as_model() -> None:
 
 
 def test_a_path_with_odd_characters(tmp_path: Path) -> None:
-    folder = tiny_folder(tmp_path / "it's, a=model (1)")
+    folder = tiny_folder(tmp_path / "it's, a=model (1)", **SMALL)
     result = dmq(*words("calibrate", folder, tmp_path / "out"))
     assert result.code == 0, result.err
     config = json.loads(next(tmp_path.glob("out/runs/calibrate/*/config.json")).read_text(encoding="utf-8"))
@@ -157,7 +158,7 @@ def test_outputs_with_odd_characters_and_own_choices_before_overrides(model: Pat
 
 
 def test_a_sweep_over_folders(model: Path, tmp_path: Path) -> None:
-    other = tiny_folder(tmp_path / "b, c")
+    other = tiny_folder(tmp_path / "b, c", **SMALL)
     verb, _, *rest = words("calibrate", model, tmp_path / "out")
     result = dmq(verb, "-m", f"model={model},'{other}'", *rest)
     assert result.code == 0, result.err

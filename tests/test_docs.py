@@ -16,6 +16,7 @@ from dmq_cli.report.tables import read_cells, table
 from dmq_cli.stages.nodes import NODES
 from tests.chain import artifacts, dmq, tiny_folder, words
 from tests.test_floors import FILES, FLOORS, UPWARD, imports, own, part
+from tests.tiny import SMALL
 
 ROOT = PACKAGE.parent
 DOCS = ROOT / "docs"
@@ -165,7 +166,7 @@ def test_a_method_of_ones_own_works_as_written(tmp_path: Path, monkeypatch: pyte
     mine, outputs = tmp_path / "mine", tmp_path / "outputs"
     monkeypatch.syspath_prepend(mine)
     importlib.invalidate_caches()
-    model = tiny_folder(tmp_path / "model")
+    model = tiny_folder(tmp_path / "model", **SMALL)
     try:
         made = dmq(*words("calibrate", model, outputs, "--config-dir", str(mine), "method=sigma"))
         assert made.code == 0, made.err

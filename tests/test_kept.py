@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, base
 
 from dmq_cli.choices import compose_words
 from dmq_cli.overrides.bits import register_bits
@@ -13,6 +18,49 @@ from dmq_cli.paths import conf_folder, with_own
 from tests import kept
 
 WORDS = ["method=tac", "bits=w3a8", "budget.num_samples=4"]
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra keeps nothing from here on."""
+    loader, load = ConfigLoaderImpl, OmegaConf.load
+    places: list[tuple[Any, str]] = [(loader, "_load_configuration_impl"), (base, "parse"), (defaults_list, "_create_defaults_list"),
+                                     (loader, "_compose_config_from_defaults_list")]  # fmt: skip
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    monkeypatch.setattr(OmegaConf, "load", staticmethod(load.__wrapped__))  # type: ignore[attr-defined]
+
+
+SIMILAR = [
+    ["method=tac", "bits=w3a8"],
+    ["method=tac", "bits=w3a8", "correct.lambda1=0.5", "sampler=plms"],
+    ["method=tac", "bits=w3a8", "correct=none", "~protocol.metrics.kid"],
+    ["method=tac", "bits=w13a11", "+metric@protocol.metrics.sfid=sfid", "sampler.clip_sample=true"],
+    ["table=demo", "bits=w4a8", "seeds=[0-1,2-3]"],
+    ["table=demo", "bits=w4a8", "model.sampling.guidance=3"],
+]
+WRONG = [["method=tacc"], ["bits=w3a8", "correct.lambda9=0"], ["~method=tac"], ["+method=tac"], ["metric@here=sfid"]]
+
+
+def outcome(words: list[str]) -> Any:
+    """All of a configuration, hydra's part and what is not resolved too, or what is said instead."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        try:
+            found = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
+        except HydraException as error:
+            return str(error)
+    resolved = OmegaConf.masked_copy(found, [key for key in found if key != "hydra"])
+    return OmegaConf.to_container(found), OmegaConf.to_container(resolved, resolve=True), OmegaConf.is_struct(found)
+
+
+@pytest.mark.parametrize("rows", [SIMILAR, WRONG], ids=["similar", "wrong"])
+def test_what_is_kept_is_what_is_made_anew(rows: list[list[str]], request: pytest.FixtureRequest) -> None:
+    register_bits(["bits=w13a11"])
+    kept_ones = [outcome(words) for words in [*rows, *reversed(rows)]]
+    request.getfixturevalue("anew")
+    made = [outcome(words) for words in rows]
+    assert kept_ones == [*made, *reversed(made)] and len({str(one) for one in made}) == len(rows)
+    assert all(isinstance(one, str) == (rows is WRONG) for one in made)
 
 
 def test_a_composition_is_kept_and_nobody_changes_that_of_another() -> None:
@@ -45,8 +93,6 @@ def test_choices_of_an_own_folder_are_composed_each_time(tmp_path: Path) -> None
 
 
 def test_the_same_words_elsewhere_are_another_composition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra import compose, initialize_config_dir
-
     found = []
     for folder in (tmp_path, kept.CONF):
         monkeypatch.chdir(folder)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.chain import QUICK, artifacts, counting, dmq, tiny_folder, words
 from tests.test_conf import METHODS, choices
+from tests.tiny import SMALL
 
 CORRECTED = {name for name in METHODS if name.startswith(("tac_", "ptqd"))} | {"tac"}
 LEARNED = set(METHODS) - {"dynamic", "minmax", "ptq4dm", "svdquant"}
@@ -16,7 +17,7 @@ LEARNED = set(METHODS) - {"dynamic", "minmax", "ptq4dm", "svdquant"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL)
 
 
 @pytest.fixture(scope="module")

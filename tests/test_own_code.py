@@ -56,12 +56,23 @@ def test_what_is_written_passes_its_own_test(written: Path) -> None:
     assert "7 passed" in out
 
 
-def test_what_is_written_is_planned_from_an_empty_folder(written: Path, tmp_path: Path) -> None:
-    (tmp_path / "dmq").write_text(PROGRAM, encoding="utf-8")
-    words = ["plan", "evaluate", *CHOSEN, "--json"]
-    out = ran(written, sys.executable, str(tmp_path / "dmq"), *words, "--config-dir", "mine")
+PLAN = ["plan", "evaluate", *CHOSEN, "--json", "--config-dir", "mine"]
+
+
+def check_plan(out: str) -> None:
     rows = {row["stage"]: row for row in json.loads(out)["plan"]}
     assert rows["correct"]["work"] == 2 * 128 * 10 and rows["calibrate"]["work"] == 128 * 4
+
+
+def test_what_is_written_is_planned_from_an_empty_folder(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(written)
+    check_plan(dmq(*PLAN).out)
+
+
+@pytest.mark.slow
+def test_what_is_written_is_planned_by_the_program(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "dmq").write_text(PROGRAM, encoding="utf-8")
+    check_plan(ran(written, sys.executable, str(tmp_path / "dmq"), *PLAN))
 
 
 @pytest.mark.parametrize("where", ["first", "after the verb", "last", "with ="])

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 import dmq_cli
-from tests.chain import dmq, tiny_folder, words
+from tests.chain import TAC, dmq, tiny_folder, words
+from tests.tiny import SMALL
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of dmq correct on a tiny model, and the model."""
     place = tmp_path_factory.mktemp("packed")
-    model = tiny_folder(place / "model")
-    assert dmq(*words("correct", model, place / "outputs", "method=tac")).code == 0
+    model = tiny_folder(place / "model", **SMALL)
+    assert dmq(*words("correct", model, place / "outputs", *TAC)).code == 0
     (run,) = (place / "outputs" / "runs" / "correct").iterdir()
     return run, model
 

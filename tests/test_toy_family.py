@@ -25,7 +25,7 @@ from dmq_cli.recon.capture import call, capture
 from dmq_cli.sampling import Sampler, walk
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, Scheme, attach, quantizing
 from tests import toy_family as toy
-from tests.chain import dmq, words
+from tests.chain import QUICK, dmq, words
 from tests.tiny import SCHEDULE, one_sentence
 
 TIMES = torch.tensor([750.5, 500.25, 250.0, 0.5], dtype=torch.float64)
@@ -279,7 +279,7 @@ def test_a_registered_family_goes_through_the_whole_command(registered: Family, 
     path = folder(tmp_path / "toy", "v_prediction")
     loaded = load_adapter(path)
     assert type(loaded) is toy.ToyAdapter and loaded.prediction.kind == "v_prediction"
-    result = dmq(*words("evaluate", path, tmp_path / "out", "recon=brecq", "recon.passes.weights.iterations=4"))
+    result = dmq(*words("evaluate", path, tmp_path / "out", "recon=brecq", *QUICK))
     assert result.code == 0, result.err
     unregister(registered.name)
     result = dmq(*words("evaluate", path, tmp_path / "out"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +27,8 @@ def environment() -> dict[str, Any]:
 
     Keys: dmq, python, platform (str), cpu_count (int or None), versions ({distribution: version or None};
     read from the installed metadata, nothing is imported) and git: {"commit": hex, "dirty": bool}, or None
-    where the package does not lie in a git checkout of its own or git is missing. Names no host and no user.
+    where the package does not lie in a git checkout of its own or git is missing, as it was when this process asked first:
+    what it runs is what it has imported. Names no host and no user.
     """
     return {
         "dmq": dmq_cli.__version__,
@@ -33,7 +36,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "git": _git_state(_CHECKOUT),
+        "git": copy.copy(_git_state(_CHECKOUT)),
     }
 
 
@@ -71,6 +74,7 @@ def _peak_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -78,6 +82,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _git_state(checkout: Path) -> dict[str, str | bool] | None:
     top = _git(checkout, "rev-parse", "--show-toplevel")
     # Installed into a virtual environment, the package lies in somebody else's checkout: not its commit.

@@ -17,7 +17,7 @@ from dmq_cli.stages.prepare import prepare
 from tests import pipelines
 from tests.chain import IMAGES, STEPS, dmq, images, tiny_folder, words
 from tests.test_conf import composed
-from tests.tiny import SCHEDULE
+from tests.tiny import SCHEDULE, SMALL
 
 SD: dict[str, Any] = {"_class_name": "PNDMScheduler", **SCHEDULE, "steps_offset": 1, "set_alpha_to_one": False,
                       "clip_sample": False, "skip_prk_steps": True}  # fmt: skip
@@ -30,7 +30,7 @@ def scheduled(path: Path, **config: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scheduled(tiny_folder(tmp_path_factory.mktemp("model") / "tiny"), **SD)
+    return scheduled(tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL), **SD)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dmq_cli.models.families import register, unregister
 from dmq_cli.results.images import load_images
 from tests import toy_family as toy
 from tests.chain import artifact, dmq, tiny_folder
-from tests.tiny import SCHEDULE
+from tests.tiny import SCHEDULE, SMALL
 
 FEW: tuple[str, ...] = (
     "method=minmax",
@@ -37,7 +37,7 @@ def evaluate(model: Path, outputs: Path, *more: str) -> dict[str, Any]:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """outputs, and two runs of an own folder of RGB images."""
     outputs = tmp_path_factory.mktemp("own")
-    model = tiny_folder(outputs / "mine", in_channels=3, out_channels=3)
+    model = tiny_folder(outputs / "mine", in_channels=3, out_channels=3, **SMALL)
     return outputs, [evaluate(model, outputs, f"bits={bits}") for bits in ("w8a8", "w4a4")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -50,9 +51,20 @@ def learning(limit: int | None = None) -> Iterator[list[str]]:
         yield found
 
 
-def test_rounds_read_what_the_quantized_network_shows_them(small: Path, tmp_path: Path) -> None:
+Whole = tuple[Path, list[tuple[Tensor, Tensor]], list[str]]
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run that nobody kills: its artifact, the sets it collected, and the units that learned."""
+    outputs = tmp_path_factory.mktemp("whole")
     with collecting() as sets, learning() as learned:
-        assert dmq(*words("reconstruct", small, tmp_path, *PAR)).code == 0
+        assert dmq(*words("reconstruct", small, outputs, *PAR)).code == 0
+    return artifact(outputs, "reconstruct"), sets, learned
+
+
+def test_rounds_read_what_the_quantized_network_shows_them(whole: Whole) -> None:
+    made, sets, learned = whole
     assert len(sets) == 1 + ROUNDS and len(learned) == UNITS * PASSES * (1 + ROUNDS)
     (full, timestep), *rounds = sets
     first = timestep == timestep.max()
@@ -62,20 +74,20 @@ def test_rounds_read_what_the_quantized_network_shows_them(small: Path, tmp_path
         differs = (samples != full).flatten(1).any(1)
         assert torch.equal(differs, ~first), "all start from the same noise, and none stays on the same path"
     assert not torch.equal(rounds[0][0], rounds[1][0]), "the network has learned in between"
-    assert {path.name for path in artifact(tmp_path, "reconstruct").iterdir()} == {
+    assert {path.name for path in made.iterdir()} == {
         "quantizers.safetensors",
         "losses.json",
         "manifest.json",
     }
-    passes = read_json(artifact(tmp_path, "reconstruct") / "losses.json")["passes"]
+    passes = read_json(made / "losses.json")["passes"]
     assert list(passes) == [
         f"{name}{turn}" for turn in ("", ", round 1", ", round 2") for name in ("weights", "scales")
     ]
     assert all(len(units) == UNITS for units in passes.values())
 
 
-def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, tmp_path: Path) -> None:
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, whole: Whole, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
     total = UNITS * PASSES * (1 + ROUNDS)
     stop = UNITS * PASSES * ROUNDS + 5
     with learning(stop), collecting() as sets:
@@ -84,18 +96,14 @@ def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, tmp_p
     with learning() as again, collecting() as sets, counting() as ran:
         assert dmq(*words("reconstruct", small, killed, *PAR)).code == 0
     assert ran == ["reconstruct"] and sets == [] and len(again) == total - stop, "nothing is done twice"
-    with learning() as learned:
-        assert dmq(*words("reconstruct", small, whole, *PAR)).code == 0
+    one, (other, _, learned) = artifact(killed, "reconstruct"), whole
     assert len(learned) == total
-    one, other = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
     assert one.name == other.name
     for file in ("quantizers.safetensors", "losses.json"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
-def test_refinement_changes_what_is_learned(small: Path, tmp_path: Path) -> None:
-    learned = []
-    for recon in ("par", "brecq"):
-        assert dmq(*words("reconstruct", small, tmp_path / recon, *PAR, f"recon={recon}")).code == 0
-        learned.append((artifact(tmp_path / recon, "reconstruct") / "quantizers.safetensors").read_bytes())
-    assert learned[0] != learned[1]
+def test_refinement_changes_what_is_learned(small: Path, whole: Whole, tmp_path: Path) -> None:
+    assert dmq(*words("reconstruct", small, tmp_path, *PAR, "recon=brecq")).code == 0
+    learned = [made / "quantizers.safetensors" for made in (whole[0], artifact(tmp_path, "reconstruct"))]
+    assert learned[0].read_bytes() != learned[1].read_bytes()

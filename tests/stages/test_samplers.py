@@ -15,6 +15,7 @@ from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepared
 from tests.chain import IMAGES, QUICK, STEPS, artifact, dmq, images, tiny_folder, words
 from tests.test_conf import composed
+from tests.tiny import SMALL
 
 CALLS = {"plms": STEPS + 1, "dpmpp_2s": 2 * STEPS, "euler": STEPS, "ddpm": STEPS}
 PARTS = ("correct=tac", "correct.seeds=2000000-2000007", "bits=w4a8", *QUICK)
@@ -22,7 +23,7 @@ PARTS = ("correct=tac", "correct.seeds=2000000-2000007", "bits=w4a8", *QUICK)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL)
 
 
 @pytest.mark.parametrize(

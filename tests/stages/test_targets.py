@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,10 +27,26 @@ def test_a_sweep_over_methods_computes_them_once(small: Path, tmp_path: Path) ->
     assert result.code == 0, result.err
     once, each = ("targets", "calibset", "transform", "sample_fp"), ("calibrate", "reconstruct", "correct", "sample")
     assert {name: ran.count(name) for name in ran} == dict.fromkeys(once, 1) | dict.fromkeys(each, 2)
+    planned = {
+        recon: plan_of_targets(small, tmp_path, recon) for recon in ("brecq", "par", "qdrop", "tfmq", "adaround")
+    }
+    assert [row["cached"] for row in planned.values()] == [True, True, True, False, False]
+    assert len({row["key"] for row in planned.values()}) == 3, "no inputs (tfmq); layers (adaround)"
+
+
+def plan_of_targets(small: Path, outputs: Path, recon: str) -> dict[str, Any]:
+    """What `dmq plan` says of the targets of a reconstruction."""
+    result = dmq("plan", *words("reconstruct", small, outputs, *LITTLE, f"recon={recon}"), "--json")
+    (row,) = [row for row in json.loads(result.out)["plan"] if row["stage"] == "targets"]
+    return dict(row)
+
+
+@pytest.mark.slow
+def test_every_reconstruction_takes_those_that_are_there(small: Path, tmp_path: Path) -> None:
     with counting() as ran:
-        for recon in ("par", "qdrop"):  # other methods that read the same
+        for recon in ("brecq", "par", "qdrop"):  # other methods that read the same
             assert dmq(*words("reconstruct", small, tmp_path, *LITTLE, f"recon={recon}")).code == 0
-    assert ran.count("targets") == 0 and ran.count("reconstruct") == 2
+    assert ran.count("targets") == 1 and ran.count("reconstruct") == 3
     with counting() as ran:
         for recon in ("tfmq", "adaround"):  # no inputs; layers
             assert dmq(*words("reconstruct", small, tmp_path, *LITTLE, f"recon={recon}")).code == 0

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,23 +35,36 @@ def test_environment_is_plain_and_names_versions() -> None:
     assert not platform.node() or platform.node() not in json.dumps(found)
 
 
+@pytest.fixture(autouse=True)
+def asked_anew() -> None:
+    """As in a new process."""
+    manifest._git_state.cache_clear()
+
+
 def test_environment_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["git"] is None
 
 
+def anew() -> Any:
+    """The state of the checkout, as a new process sees it."""
+    manifest._git_state.cache_clear()
+    return environment()["git"]
+
+
 def test_git_state_of_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(manifest, "_CHECKOUT", tmp_path)
-    assert environment()["git"] is None, "not a checkout"
+    assert anew() is None, "not a checkout"
     git(tmp_path, "init", "-q")
-    assert environment()["git"] is None, "no commit yet"
+    assert anew() is None, "no commit yet"
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "x")
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    state = environment()["git"]
+    state = anew()
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
     (tmp_path / "new.py").write_text("")
-    assert environment()["git"] == {**state, "dirty": True}
+    assert environment()["git"] == state, "what this process runs was imported before"
+    assert anew() == {**state, "dirty": True}
 
 
 def test_an_installed_package_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

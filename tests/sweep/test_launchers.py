@@ -9,13 +9,14 @@ import pytest
 
 from dmq_cli.store import read_json
 from tests.chain import artifacts, spawn, tiny_folder, words
+from tests.tiny import SMALL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_two_jobs_of_which_one_fails(launcher: str, tmp_path: Path) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    model, outputs = tiny_folder(tmp_path / "tiny"), tmp_path / "out"
+    model, outputs = tiny_folder(tmp_path / "tiny", **SMALL), tmp_path / "out"
     command = words("calibrate", model, outputs, "-m", f"hydra/launcher={launcher}", "bits.weight=0,4", "--json")
     for ran in (True, False):
         process = spawn(command)

@@ -15,13 +15,14 @@ import pytest
 from dmq_cli.store import read_json, write_json
 from dmq_cli.sweep import Job
 from tests.chain import Result, counting, dmq, tiny_folder, words
+from tests.tiny import SMALL
 
 BAD = "0 bits"  # what the sentence about bits.weight=0 says
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL)
 
 
 @pytest.fixture
