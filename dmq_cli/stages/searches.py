@@ -38,7 +38,8 @@ def _ranges_of(rule: Mapping[str, Any]) -> Rule:
     """Make a Rule of the entries that decide which ranges are searched."""
     section = rule.get("ranges")
     ranges = None if section is None else _SEARCHES.get(section["_target_"], MinMax())
-    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges)
+    first = rule.get("first", False)
+    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges, first=first)
 
 
 def resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:
