@@ -12,8 +12,11 @@ _TOP: Mapping[str, Any] = {"layer_bits": None}
 _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
     "dmq_cli.correct.Tac": {"inputs": "corrected", "pull": "printed", "least_timestep": 0},
     "dmq_cli.wrap.Scheme": {"range": "scale", "network": "full", "samples": None},
-    "dmq_cli.recon.Pass": {"bias": 0.0},
-}
+    "dmq_cli.recon.Pass": {"bias": 0.0, "mixed": "main"},
+    "dmq_cli.recon.Quest": {
+        "attention_but": "", "local": "temporal", "counted": "once", "relative": True, "temporal_scale_lr": None,
+    },
+}  # fmt: skip
 
 
 def without_later(config: Any, top: bool = False) -> Any:

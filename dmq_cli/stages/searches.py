@@ -7,12 +7,13 @@ from typing import Any
 
 from dmq_cli.errors import DmqError
 from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Site
-from dmq_cli.ops import LpSearch, MinMax, Percentile
+from dmq_cli.ops import LpSearch, MinMax, Percentile, SearchedEma
 from dmq_cli.wrap import Rule, Scheme, Spec
 
-_SEARCHES: dict[str, LpSearch | Percentile] = {
+_SEARCHES: dict[str, LpSearch | Percentile | SearchedEma] = {
     "dmq_cli.ops.LpSearch": LpSearch(),
     "dmq_cli.ops.Percentile": Percentile(),
+    "dmq_cli.ops.SearchedEma": SearchedEma(),
 }
 
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site, fits
-from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor
+from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor, SearchedEma
 from dmq_cli.quant import ChoiceKind, Ends, ScaleKind, StaticScale, Uniform, check_ends
 
 Granularity = PerTensor | PerChannel | PerInputChannel
-Ranges = MinMax | Percentile | LpSearch | Ema
+Ranges = MinMax | Percentile | LpSearch | Ema | SearchedEma
 
 FULL_PRECISION = 32
 
