@@ -45,11 +45,14 @@ def statistics(trace: Path) -> dict[str, Any]:
 
 
 def verdict(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -> Verdict:
-    """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed."""
+    """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed; a claim about one of
+    several rows names it (row).
+    """
     compared = claim["trace"] == "cosine"
-    if not by_method or (compared and not {*claim["better"], *claim["worse"]} <= by_method.keys()):
+    needed = {*claim["better"], *claim["worse"]} if compared else {claim.get("row", next(iter(by_method), ""))}
+    if not needed <= by_method.keys():
         return Verdict(claim["says"], UNKNOWN)
-    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, next(iter(by_method.values())))
+    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, by_method[needed.pop()])
     return Verdict(claim["says"], *outcome)
 
 

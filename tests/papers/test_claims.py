@@ -191,6 +191,17 @@ def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
     assert check("tcr_balances", traces.statistics(trace(tmp_path, **hardly))) == FAILS, "by less than a twentieth"
 
 
+def test_a_claim_may_be_about_one_of_several_rows(tmp_path: Path) -> None:
+    spike = torch.ones(8, 4)
+    spike[7, 2] = 10.0
+    balanced = traces.statistics(trace(tmp_path, **{"channel_max.full.a": spike}))
+    not_so = traces.statistics(trace(tmp_path, **{f"channel_max.{side}.a": spike for side in ("full", "transformed")}))
+    first, second = paper_table("tcaq_figb").claims
+    rows = {row.method: found for row, found in zip(paper_table("tcaq_figb").rows, (not_so, balanced), strict=True)}
+    assert (traces.verdict(first, rows).short, traces.verdict(second, rows).short) == (FAILS, HOLDS)
+    assert traces.verdict(second, {next(iter(rows)): not_so}).short == UNKNOWN
+
+
 def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
     near = torch.full((8, 11), 0.9)
     near[:, 8] = 0.99  # the attention block before it does not count
