@@ -47,9 +47,10 @@ def test_about_half_of_the_main_input_is_full_precision(main: str) -> None:
 
 def test_all_inputs_are_mixed_where_a_pass_says_so() -> None:
     own, full = (
-        {"0": torch.full((LARGE,), value), "1": torch.full((LARGE,), value), "labels": torch.tensor([3]), "scale": 1.0}
-        for value in (0.0, 1.0)
+        dict[str, Any]({"0": torch.full((LARGE,), value), "1": torch.full((LARGE,), value)}) for value in (0.0, 1.0)
     )
+    for inputs in (own, full):
+        inputs |= {"labels": torch.tensor([3]), "scale": 1.0}
     half = mixed(own, full, 0.5, "all")
     assert about_half(half["0"]) and about_half(half["1"]) and about_half(half["0"] != half["1"]), "each by itself"
     whole = mixed(own, full, 1.0, "all")
