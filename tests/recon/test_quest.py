@@ -122,11 +122,11 @@ def test_the_first_loss_by_hand(tmp_path: Path) -> None:
 def test_the_losses_of_the_released_scripts_by_hand(tmp_path: Path) -> None:
     """The network's error once for every tuned layer; with local=both the layers' own in the second stage, too."""
     still: dict[str, Any] = {"weight_lr": 1e-300, "scale_lr": 1e-300, "batch_size": NUM}
+    scripts: list[dict[str, Any]] = [{}, {"local": "both"}, {"counted": "per_layer"}]
+    scripts.append({"local": "both", "counted": "per_layer"})
     plain, local, counted, both = (
         run(quest(1, **still, **fields), small(), tmp_path / str(number))["quest"]
-        for number, fields in enumerate(
-            [{}, {"local": "both"}, {"counted": "per_layer"}, {"local": "both", "counted": "per_layer"}]
-        )
+        for number, fields in enumerate(scripts)
     )
     network_error, own = plain["attention"][0], local["attention"][0] - plain["attention"][0]
     temporal_own = plain["temporal"][0] - network_error

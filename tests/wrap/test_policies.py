@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ TABLE: dict[str, tuple[tuple[tuple[int, int], ...], tuple[int, int]]] = {
     "eda": ((PLAIN, (EDGE, FP), (EDGE, A), *[PLAIN] * 4, (W, EDGE), PLAIN, PLAIN), (A, EDGE)),
     "quest": (((W, EDGE), (W, EDGE), *[PLAIN] * 8), (A, EDGE)),
 }
-DEEP = {  # three levels: two upsamplings
+DEEP: dict[str, Any] = {  # three levels: two upsamplings
     "block_out_channels": (8, 8, 8),
     "down_block_types": ("DownBlock2D",) * 3,
     "up_block_types": ("UpBlock2D",) * 3,
