@@ -43,7 +43,7 @@ def test_images_are_digits(model: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_method_runs(model: str, tmp_path: Path) -> None:
-    """All 21 methods; two of them make no sense on a transformer and say so."""
+    """All 23 methods; two of them make no sense on a transformer and say so."""
     ran = []
     for method in METHODS:
         corrected = method.startswith(("tac", "ptqd")) and method != "tcaq"

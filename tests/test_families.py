@@ -56,7 +56,7 @@ def settled(kind: str, path: Path, method: str) -> dict[str, Any]:
 
 
 def test_the_families_are_four() -> None:
-    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 21
+    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 23
 
 
 def run_all(kind: str, methods: list[str], folder: Path, graph: Graph) -> None:
