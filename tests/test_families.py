@@ -29,6 +29,7 @@ IMAGES = 2
 FEW = ["seeds=0-1", "budget.num_samples=4", "calib.seeds=1000000-1000002", "sampler.num_inference_steps=2"]
 REFUSED = {  # by the transformer, which has neither a mid-block nor residual blocks
     "eda": "reads the attention of the mid-block",
+    "eda_released": "reads the attention of the mid-block",
     "tcaq": "transform.match=resnet.conv* fits none",
 }
 
