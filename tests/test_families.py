@@ -29,6 +29,7 @@ IMAGES = 2
 FEW = ["seeds=0-1", "budget.num_samples=4", "calib.seeds=1000000-1000002", "sampler.num_inference_steps=2"]
 REFUSED = {  # by the transformer, which has neither a mid-block nor residual blocks
     "eda": "reads the attention of the mid-block",
+    "eda_released": "reads the attention of the mid-block",
     "tcaq": "transform.match=resnet.conv* fits none",
 }
 
@@ -56,7 +57,7 @@ def settled(kind: str, path: Path, method: str) -> dict[str, Any]:
 
 
 def test_the_families_are_four() -> None:
-    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 21
+    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 23
 
 
 def run_all(kind: str, methods: list[str], folder: Path, graph: Graph) -> None:

@@ -28,7 +28,8 @@ from tests.tiny import SMALL, one_sentence
 
 Row = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
-RECONS = ["adaround", "brecq", "eda", "none", "par", "qdrop", "quest", "scales", "signround", "tfmq"]
+RECONS = ["adaround", "brecq", "eda", "none", "par", "qdrop", "quest", "quest_imagenet", "quest_lsun", "quest_sd"]
+RECONS += ["scales", "signround", "tfmq"]
 PARTS = 8
 GROUPS = ("scheme", "recon", "policy", "correct", "calib", "transform")
 FEW: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from dmq_cli.calib.values import Draws, Values
 from dmq_cli.errors import NumericsError
-from dmq_cli.ops import Ema, PerInputChannel
+from dmq_cli.ops import Ema, PerInputChannel, SearchedEma
 from dmq_cli.quant import TensorQuantizer, source_of
 from dmq_cli.wrap import Spec
 
@@ -46,7 +47,7 @@ class Observer:
             raise NumericsError(
                 f"The activations at {self.name} have values that are not finite; check the weights of the model."
             )
-        if isinstance(self.spec.ranges, Ema):
+        if isinstance(self.spec.ranges, Ema | SearchedEma):
             self.each.append((group, low, high))
         if not len(self.minimum):
             self.minimum = torch.full((self.source.groups, rows.shape[1]), torch.inf, dtype=low.dtype)
@@ -77,12 +78,22 @@ class Observer:
         """Minimum and maximum of a group, (channels,) each."""
         ranges, grid = self.spec.ranges, self.quantizer.grid
         if isinstance(ranges, Ema):
-            batch_extremes = [(low[of == group], high[of == group]) for of, low, high in self.each]
-            return ranges.running(
-                torch.cat([low for low, _ in batch_extremes]), torch.cat([high for _, high in batch_extremes])
-            )
+            return ranges.running(*self._each(group))
+        if isinstance(ranges, SearchedEma):
+            low, high = self._each(group)
+            values = [self.values.by_sample(group, c) for c in range(low.shape[1])]
+            return _joined(ranges.running(v, low[:, c], high[:, c], grid) for c, v in enumerate(values))
         ends = torch.stack([self.minimum[group], self.maximum[group]], 1)
         if not ranges.needs_values:
             return ranges.fit(ends, grid)
-        pairs = [ranges.fit(torch.cat([self.values.of(group, c), ends[c]])[None], grid) for c in range(len(ends))]
-        return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs])
+        return _joined(ranges.fit(torch.cat([self.values.of(group, c), ends[c]])[None], grid) for c in range(len(ends)))
+
+    def _each(self, group: int) -> tuple[Tensor, Tensor]:
+        """Minimum and maximum of every sample of a group, (samples, channels) each, in the order the samples came."""
+        lows, highs = zip(*((low[of == group], high[of == group]) for of, low, high in self.each), strict=True)
+        return torch.cat(lows), torch.cat(highs)
+
+
+def _joined(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    low, high = zip(*pairs, strict=True)
+    return torch.cat(low), torch.cat(high)

@@ -65,4 +65,8 @@ class Values:
 
     def of(self, group: int, channel: int) -> Tensor:
         """The values kept of a channel of a group, (N,)."""
-        return torch.cat([piece[:, channel].flatten() for piece in self._pieces[group]])
+        return self.by_sample(group, channel).flatten()
+
+    def by_sample(self, group: int, channel: int) -> Tensor:
+        """The values kept of a channel of a group, (samples, share), in the order the samples came."""
+        return torch.cat([piece[:, channel] for piece in self._pieces[group]])

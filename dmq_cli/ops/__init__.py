@@ -1,7 +1,7 @@
 """Pure torch functions and records without state: fake quantization, granularity, ranges, random numbers."""
 
 from dmq_cli.ops.channels import by_channel, places, with_places
-from dmq_cli.ops.ema import Ema
+from dmq_cli.ops.ema import Ema, SearchedEma
 from dmq_cli.ops.fake_quant import (
     Rounding,
     fake_log2,
@@ -29,6 +29,7 @@ __all__ = [
     "RangeEstimator",
     "RangeGrid",
     "Rounding",
+    "SearchedEma",
     "by_channel",
     "fake_log2",
     "fake_uniform",

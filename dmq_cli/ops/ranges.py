@@ -58,7 +58,7 @@ class MinMax:
 
     def fit(self, values: Tensor, grid: RangeGrid) -> Range:
         """Minimum and maximum of each row of values (G, n), extended to contain 0; the grid is not used."""
-        return _extremes(values)
+        return extremes(values)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Percentile:
     @torch.no_grad()
     def fit(self, values: Tensor, grid: RangeGrid) -> Range:
         """Percentiles of each row of values (G, n), extended to contain 0; the grid is not used."""
-        minimum, maximum = _extremes(values)
+        minimum, maximum = extremes(values)
         if values.shape[1] == 0:
             return minimum, maximum
         for rows in _row_chunks(values):
@@ -117,27 +117,36 @@ class LpSearch:
     @torch.no_grad()
     def fit(self, values: Tensor, grid: RangeGrid) -> Range:
         """The best range of each row of values (G, n). Half precision is searched in float32."""
-        minimum, maximum = _extremes(values)
         factors = 1 - self.shrink * torch.arange(self.candidates, dtype=torch.float64, device=values.device)
-        for rows in _row_chunks(values):
-            limits = minimum[rows, None], maximum[rows, None]
-            best = factors[self._errors(values[rows], limits, factors.tolist(), grid).argmin(dim=1)]
-            minimum[rows] *= best.to(minimum.dtype)
-            maximum[rows] *= best.to(maximum.dtype)
-        return minimum, maximum
+        return search(values, extremes(values), factors, self.p, grid)
 
-    def _errors(self, values: Tensor, limits: Range, factors: list[float], grid: RangeGrid) -> Tensor:
-        """Sum of |x - q(x)|^p: (rows, candidates), in float64."""
-        parameters = [grid.parameters(limits[0] * factor, limits[1] * factor) for factor in factors]
-        tiles = torch.split(values, max(1, TILE // values.shape[0]), dim=1)
-        if len(tiles) == 1 and self.p > 2:
-            return _pruned_errors(_single(values).contiguous(), parameters, self.p, grid)
-        errors = values.new_zeros((values.shape[0], len(factors)), dtype=torch.float64)
-        for tile in tiles:
-            tile = _single(tile).contiguous()
-            for i, (scale, zero_point) in enumerate(parameters):
-                errors[:, i] += _power(grid.fake(tile, scale, zero_point).sub_(tile), self.p).sum(dim=1)
-        return errors
+
+def search(values: Tensor, limits: Range, factors: Tensor, p: float, grid: RangeGrid) -> Range:
+    """For each row of values (G, n), limits times that of the factors (F,) with the least sum of |x - q(x)|^p; the first on a tie.
+
+    limits: minimum and maximum, (G,) each; they are changed.
+    """
+    minimum, maximum = limits
+    for rows in _row_chunks(values):
+        here = minimum[rows, None], maximum[rows, None]
+        best = factors[_errors(values[rows], here, factors.tolist(), p, grid).argmin(dim=1)]
+        minimum[rows] *= best.to(minimum.dtype)
+        maximum[rows] *= best.to(maximum.dtype)
+    return minimum, maximum
+
+
+def _errors(values: Tensor, limits: Range, factors: list[float], p: float, grid: RangeGrid) -> Tensor:
+    """Sum of |x - q(x)|^p: (rows, candidates), in float64."""
+    parameters = [grid.parameters(limits[0] * factor, limits[1] * factor) for factor in factors]
+    tiles = torch.split(values, max(1, TILE // values.shape[0]), dim=1)
+    if len(tiles) == 1 and p > 2:
+        return _pruned_errors(_single(values).contiguous(), parameters, p, grid)
+    errors = values.new_zeros((values.shape[0], len(factors)), dtype=torch.float64)
+    for tile in tiles:
+        tile = _single(tile).contiguous()
+        for i, (scale, zero_point) in enumerate(parameters):
+            errors[:, i] += _power(grid.fake(tile, scale, zero_point).sub_(tile), p).sum(dim=1)
+    return errors
 
 
 def _pruned_errors(tile: Tensor, parameters: list[tuple[Tensor, Tensor]], p: float, grid: RangeGrid) -> Tensor:
@@ -177,7 +186,7 @@ def _row_chunks(values: Tensor) -> Iterator[slice]:
     return (slice(first, first + count) for first in range(0, groups, count))
 
 
-def _extremes(values: Tensor) -> Range:
+def extremes(values: Tensor) -> Range:
     """New tensors with each row's minimum and maximum, extended to contain 0; zeros for empty rows."""
     values = _single(values.detach())
     if values.shape[1] == 0:

@@ -61,7 +61,10 @@ def summary(table_view: View) -> dict[str, Any]:
 
 
 def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[str, Any]]:
-    """Statistics of the traces of a figure's cells, by artifact; computed once and kept in folder/traces.json."""
+    """Statistics of the traces of a figure's cells, by artifact; computed once and kept in folder/traces.json.
+
+    Those that were kept before ranges were held against timesteps are computed again where the artifact is there.
+    """
     if not any("trace" in claim for claim in table.claims):
         return {}
     file = folder / "traces.json"
@@ -71,7 +74,7 @@ def _traced(table: PaperTable, folder: Path, artifacts: Path) -> dict[str, dict[
     statistics |= {
         key: traces.statistics(_whole(artifacts / key))
         for key in keys
-        if key not in stored and (artifacts / key).is_dir()
+        if "with_time" not in stored.get(key, {}) and (artifacts / key).is_dir()
     }
     if statistics != stored:
         write_json(file, statistics)

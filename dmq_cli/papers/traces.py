@@ -7,7 +7,8 @@ table's folder, so that the table can be written again where the artifacts are n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ def statistics(trace: Path) -> dict[str, Any]:
     follows = [_correlation(interval, wide) for interval, wide in zip(tensors["scales"].T, width.T, strict=True)]
     return {
         "range_ratio": dict(zip(summary["sites"], ratio.tolist(), strict=True)),
+        "with_time": _with_time(summary, width),
         "correlation": {site: r for site, r in zip(summary["sites"], follows, strict=True) if r is not None},
         "channels": {layer: _channels(tensors, layer) for layer in summary["channels"]},
         "cosine": dict(zip(summary["blocks"], tensors[f"block_cosine.{side}"].nanmean(0).tolist(), strict=True)),
@@ -43,11 +45,14 @@ def statistics(trace: Path) -> dict[str, Any]:
 
 
 def verdict(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -> Verdict:
-    """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed."""
+    """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed; a claim about one of
+    several rows names it (row).
+    """
     compared = claim["trace"] == "cosine"
-    if not by_method or (compared and not {*claim["better"], *claim["worse"]} <= by_method.keys()):
+    needed = {*claim["better"], *claim["worse"]} if compared else {claim.get("row", next(iter(by_method), ""))}
+    if not needed <= by_method.keys():
         return Verdict(claim["says"], UNKNOWN)
-    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, next(iter(by_method.values())))
+    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, by_method[needed.pop()])
     return Verdict(claim["says"], *outcome)
 
 
@@ -74,6 +79,40 @@ def _intervals_follow(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Out
         state,
         f"Interval and range correlate above 0.5 over steps in {many} of {len(values)} layers; median {values[len(values) // 2]:.2f}.",
     )
+
+
+def _ranges_follow_time(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    """Pearson's r between timestep and range, layer by layer: how many are above 0.5, above 0.7, and where those with less lie."""
+    found = {site: abs(r) for site, r in stats.get("with_time", {}).items()}
+    if not found:
+        return (UNKNOWN,)
+    moderate, strong = (sum(r > least for r in found.values()) for least in (0.5, 0.7))
+    none = [site for site, r in found.items() if r <= 0.5]
+    told = "".join(f", {n} of {of} in {part}" for part, n, of in _by_part(none, found))
+    return (
+        HOLDS if 2 * moderate > len(found) else FAILS,
+        f"|r| is above 0.5 in {100 * moderate / len(found):.1f} % and above 0.7 in {100 * strong / len(found):.1f} % of"
+        f" {len(found)} layers; not above 0.5 in {len(none)}{told}.",
+    )
+
+
+def _mostly_in_the_middle(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
+    """Whether ranges of the middle block follow time less often than those of the other parts."""
+    found = {site: abs(r) for site, r in stats.get("with_time", {}).items()}
+    middle = [r <= 0.5 for site, r in found.items() if site.startswith("mid")]
+    others = [r <= 0.5 for site, r in found.items() if not site.startswith("mid")]
+    if not middle or not others:
+        return (UNKNOWN,)
+    inside, outside = sum(middle) / len(middle), sum(others) / len(others)
+    text = f"Without |r| > 0.5: {100 * inside:.0f} % of the layers of the middle block, {100 * outside:.0f} % of the others."
+    return HOLDS if inside > outside else FAILS, text
+
+
+def _by_part(sites: Sequence[str], every: Iterable[str]) -> list[tuple[str, int, int]]:
+    """(part of the network, how many of these sites lie in it, how many of all), where there are any of them."""
+    of_all = Counter(site.partition(".")[0] for site in every)
+    here = Counter(site.partition(".")[0] for site in sites)
+    return [(part, here[part], count) for part, count in of_all.items() if here[part]]
 
 
 def _few_channels_rise(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
@@ -158,6 +197,16 @@ def _channels(tensors: Mapping[str, Tensor], layer: str) -> dict[str, float]:
     return shares
 
 
+def _with_time(summary: Mapping[str, Any], width: Tensor) -> dict[str, float]:
+    """Pearson's r between the timestep and the width of the range of every site, 0 where that never varies. width: (S, sites)."""
+    import torch
+
+    timesteps = torch.tensor(summary["timesteps"], dtype=torch.float64)
+    if len(timesteps) < 3:
+        return {}
+    return {site: _correlation(wide, timesteps) or 0.0 for site, wide in zip(summary["sites"], width.T, strict=True)}
+
+
 def _correlation(a: Tensor, b: Tensor) -> float | None:
     """Pearson's; None where a is NaN or does not vary."""
     import torch
@@ -170,6 +219,8 @@ def _correlation(a: Tensor, b: Tensor) -> float | None:
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Outcome]] = {
     "range_varies": _range_varies,
+    "ranges_follow_time": _ranges_follow_time,
+    "mostly_in_the_middle": _mostly_in_the_middle,
     "intervals_follow": _intervals_follow,
     "few_channels_rise": _few_channels_rise,
     "tcr_balances": _tcr_balances,

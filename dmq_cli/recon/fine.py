@@ -1,9 +1,11 @@
 """Errors of the layers inside a unit, and inputs mixed from two networks.
 
 Liu et al.: Enhanced Distribution Alignment for Post-Training Quantization of Diffusion Models (EDA-DM), arXiv:2401.04585,
-fine-grained block reconstruction: the block's error plus gamma times that of every layer in it but the last.
-Deliberate deviation from the released code (BienLuky/EDA-DM @ 87302c0): layer and block errors come from the same quantized
-forward pass, and so from the same dropped activations.
+fine-grained block reconstruction: the block's error plus gamma times that of every layer in it but the last, each a sum over channels
+and a mean over samples and places.
+Deliberate deviations from the released code (BienLuky/EDA-DM @ 87302c0): layer and block errors come from the same quantized
+forward pass, and so from the same dropped activations; where outputs are (B, places, C) it sums over places and takes the mean over
+channels, which says something else than in its convolutions (diffusers' query, key and value projections are such layers).
 Wei et al.: QDrop, ICLR 2022 (arXiv:2203.05740): elementwise mixing of quantized and full-precision inputs.
 """
 
@@ -11,25 +13,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.recon.losses import lp_loss
+from dmq_cli.recon.losses import channel_loss
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, QuantMixin
 
 _MAIN = ("0", "hidden_states", "input")
 
 
-def mixed(quantized: dict[str, Tensor], full: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
-    """Replace the fraction `part` of the unit's main input by `full`, elementwise at random; other inputs (the embedding) stay."""
-    main = next((name for name in _MAIN if name in full and name in quantized), None)
-    if not part or main is None:
+def mixed(
+    quantized: dict[str, Tensor], full: Mapping[str, Tensor], part: float, which: Literal["main", "all"] = "main"
+) -> dict[str, Tensor]:
+    """Replace the fraction `part` of the unit's inputs by `full`, elementwise at random.
+
+    which: the main one, so that others (the time embedding) stay, or all that are tensors.
+    """
+    names = [name for name, value in quantized.items() if isinstance(value, Tensor) and name in full]
+    chosen = [name for name in _MAIN if name in names][:1] if which == "main" else names
+    if not part or not chosen:
         return quantized
-    quantized_main, full_main = quantized[main], full[main]
-    return {**quantized, main: torch.where(torch.rand_like(quantized_main) < part, full_main, quantized_main)}
+    return {**quantized, **{name: _mix(quantized[name], full[name], part) for name in chosen}}
+
+
+def _mix(quantized: Tensor, full: Tensor, part: float) -> Tensor:
+    if not quantized.is_floating_point():  # the same in both networks
+        return full
+    return torch.where(torch.rand_like(quantized) < part, full, quantized)
 
 
 class LayerErrors:
@@ -64,7 +77,7 @@ class LayerErrors:
 
     def total(self, p: float) -> Tensor:
         """Sum the errors of all layers but the unit's last, whose error is the unit's own. A scalar."""
-        errors = [lp_loss(self.outputs[name], full, p) for name, full in list(self.full.items())[:-1]]
+        errors = [channel_loss(self.outputs[name], full, p) for name, full in list(self.full.items())[:-1]]
         return torch.stack(errors).sum() if errors else torch.zeros(())
 
 

@@ -1,9 +1,17 @@
 """The parameters learned while a unit is reconstructed: roundings and weights (scales.py: scales), each with its optimiser.
 
 AdaRound: Nagel et al., ICML 2020 (arXiv 2004.10568), eq. 24 (regulariser), Adam without a schedule as in the released BRECQ.
-SignRound: Cheng et al., Optimize Weight Rounding via Signed Gradient Descent, EMNLP Findings 2024 (arXiv 2309.05516): the
-offsets follow the sign of their gradient, with a step size that falls linearly to 0; the offsets of the iteration with the lowest
-loss are kept, as in the released intel/auto-round (with a constant step size the last offsets are worse than none).
+SignRound: Cheng et al., Optimize Weight Rounding via Signed Gradient Descent, EMNLP Findings 2024 (arXiv 2309.05516), compared with
+intel/auto-round @ b9f3d00 (algorithms/quantization/sign_round, data_type/int.py, wrapper.py):
+
+    codes = clip(round(W / s + V) + z, 0, 2^b - 1),  s = (beta max W - alpha min W) / (2^b - 1),  z = round(-alpha min W / s)
+
+V follows the sign of its gradient, from 0, with steps of 1 / iterations that fall linearly to 0, and so stays within half a code; what
+had the lowest loss of its own batch is kept (with a constant step size the last V is worse than none); a unit reads the quantized
+predecessors' outputs. All that agrees. alpha and beta, in [0, 1] and with the same steps, learn with ranges=True, which is the paper's
+and the released default, but not here: ranges of weights are searched before (scheme=minmax starts at the extremes, as theirs).
+Deviations: 300 iterations of 16 samples at budget=light, theirs 200 of 8; activations, which they leave alone or quantize as they
+come, have scales that learn afterwards, as in BRECQ.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant import SignRound, SoftRound, TensorQuantizer
+from dmq_cli.recon.clipping import Clip, can_clip
 from dmq_cli.recon.losses import beta_schedule
 
 Weights = Mapping[str, tuple[TensorQuantizer, Tensor]]
@@ -74,9 +83,13 @@ class AdaRound:
 
 @dataclass(frozen=True)
 class SignSteps:
-    """Learned rounding by offsets in [-0.5, 0.5] and signed gradients. lr: None takes 1 / iterations, as the paper."""
+    """Learned rounding by offsets in [-0.5, 0.5] and signed gradients. lr: None takes 1 / iterations, as the paper.
+
+    ranges: the ends of each range learn, too: factors in [0, 1] of where they are. Only on grids whose zero point places the range.
+    """
 
     lr: float | None = None
+    ranges: bool = False
 
     def __post_init__(self) -> None:
         if self.lr is not None and self.lr <= 0:
@@ -115,30 +128,42 @@ class _Rounding:
 
 class _Signs:
     def __init__(self, record: SignSteps, weights: Weights, iterations: int) -> None:
+        clipped = [(q, weight) for q, weight in weights.values() if record.ranges and can_clip(q)]
+        self.clips = [Clip(quantizer, weight) for quantizer, weight in clipped]
         self.rounds = _replace(weights, SignRound)
-        self.lowest, self.best = math.inf, [r.offset.detach().clone() for _, r in self.rounds]
+        self.offsets = [r.offset for _, r in self.rounds]
+        self.factors = [factor for clip in self.clips for factor in (clip.low_factor, clip.high_factor)]
+        self.lowest, self.best = math.inf, self._now()
         rate = record.lr or 1 / iterations
-        self.optimizer: torch.optim.Optimizer = SignSGD([r.offset for _, r in self.rounds], rate)
+        self.optimizer: torch.optim.Optimizer = SignSGD([*self.offsets, *self.factors], rate)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda i: max(0.0, 1 - i / iterations)
         )
+
+    def _now(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in (*self.offsets, *self.factors)]
 
     def penalty(self, iteration: int) -> Tensor | None:
         return None
 
     def seen(self, loss: float) -> None:
         if loss < self.lowest:
-            self.lowest, self.best = loss, [r.offset.detach().clone() for _, r in self.rounds]
+            self.lowest, self.best = loss, self._now()
 
     @torch.no_grad()
     def settle(self) -> None:
-        for _, rounding in self.rounds:
-            rounding.offset.clamp_(-0.5, 0.5)
+        for offset in self.offsets:
+            offset.clamp_(-0.5, 0.5)
+        for factor in self.factors:
+            factor.clamp_(0, 1)
 
     @torch.no_grad()
     def finish(self) -> None:
-        for (quantizer, rounding), best in zip(self.rounds, self.best, strict=True):
-            rounding.offset.copy_(best)
+        for parameter, best in zip((*self.offsets, *self.factors), self.best, strict=True):
+            parameter.copy_(best)
+        for clip in self.clips:
+            clip.finish()
+        for quantizer, rounding in self.rounds:
             quantizer.rounding = rounding.frozen()
 
 

@@ -19,7 +19,7 @@ from dmq_cli.recon.capture import Captured
 from dmq_cli.recon.curves import Curve
 from dmq_cli.recon.fine import LayerErrors, mixed
 from dmq_cli.recon.learners import Learner
-from dmq_cli.recon.losses import lp_loss, mean_error
+from dmq_cli.recon.losses import channel_loss, lp_loss, mean_error
 from dmq_cli.recon.passes import ACTIVATIONS, Pass
 from dmq_cli.recon.units import Unit, layers_of
 from dmq_cli.wrap import Attached, quantizing
@@ -127,8 +127,8 @@ def _error(
     with attached.at(timesteps):
         if errors is not None:
             errors.see_full(full)
-        output = unit.run(attached, mixed(inputs, full, recon_pass.mix))
-        loss = lp_loss(output, target, recon_pass.p)
+        output = unit.run(attached, mixed(inputs, full, recon_pass.mix, recon_pass.mixed))
+        loss = (lp_loss if errors is None else channel_loss)(output, target, recon_pass.p)
         if recon_pass.bias:
             loss = loss + recon_pass.bias * mean_error(output, target, timesteps)
         return loss if errors is None else loss + recon_pass.fine * errors.total(recon_pass.p)

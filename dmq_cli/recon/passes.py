@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.learners import AdaRound, SignSteps
@@ -17,7 +18,7 @@ class Pass:
 
     iterations: for each unit; 0 leaves the pass out. p: exponent of the loss.
     mix: the part of the elements of a unit's main input that come from the full-precision network, drawn anew at each
-    iteration; drop: the part of the elements that an activation quantizer lets through (both Wei et al., QDrop, ICLR 2022,
+    iteration; mixed: "all" for the same of all its inputs (the time embedding); drop: the part of the elements that an activation quantizer lets through (both Wei et al., QDrop, ICLR 2022,
     arXiv 2203.05740, 0.5 there). fine: weight of the layers' own errors beside the unit's (EDA-DM's gamma). bias: weight of
     the mean error of each timestep, see `mean_error`.
     Raises ConfigError for nothing to learn or impossible numbers.
@@ -31,6 +32,7 @@ class Pass:
     drop: float = 0.0
     fine: float = 0.0
     bias: float = 0.0
+    mixed: Literal["main", "all"] = "main"
 
     def __post_init__(self) -> None:
         if self.rounding is None and self.scales is None:
@@ -40,10 +42,12 @@ class Pass:
             or self.p <= 0
             or min(self.fine, self.bias) < 0
             or not (0 <= self.mix <= 1 and 0 <= self.drop <= 1)
+            or self.mixed not in ("main", "all")
         ):
             raise ConfigError(
                 f"A pass was asked for with iterations={self.iterations}, p={self.p}, mix={self.mix}, drop={self.drop},"
-                f" fine={self.fine}, bias={self.bias}; p is positive, mix and drop lie in 0..1, the others are not negative."
+                f" fine={self.fine}, bias={self.bias}, mixed={self.mixed}; p is positive, mix and drop lie in 0..1, mixed is main or all,"
+                " the others are not negative."
             )
 
     @property

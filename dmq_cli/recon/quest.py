@@ -4,9 +4,12 @@ Wang et al.: QuEST: Low-bit Diffusion Model Quantization via Efficient Selective
 Implemented: after a reconstruction, first the layers of the timestep embedding and its projections learn weights and activation
 scales against their own outputs and the network's (L_TLA + L_G), then the attention layers' weights and all other activation scales
 against the network's output (L_G). Weights start where they were, with their learned rounding, not at their quantized values.
-Compared with hatchetProject/QuEST @ a357018.
-Deliberate deviations: batches mix timesteps, where the released code goes through them one after the other with a new
-optimiser each; scales and zero points of weights stay; scales have a learning rate relative to their size; eval mode.
+Compared with hatchetProject/QuEST @ a357018, of which recon=quest_sd, quest_imagenet and quest_lsun have the layers, losses and learning
+rates of its three scripts. By default instead: all projections of attentions learn in the second stage, where Stable Diffusion's
+script has the feed-forward layers alone; the two layers that embed the timestep learn, which it never tunes; the network's loss
+counts once, not once for every tuned layer; learning rates of scales are relative to their size.
+Deliberate deviations of all: batches mix timesteps, where the released code goes through them one after the other with a new
+optimiser of the scales each; biases stay, which learn there with their weights; eval mode.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +44,10 @@ _LAST = 90_000  # its own loss curves come after those of the reconstruction's p
 class Quest:
     """base: the reconstruction it starts from. iterations: of each of the two stages.
 
-    weight_lr: absolute; scale_lr: relative to the scale. temporal, attention: patterns on the roles of the layers whose
-    weights learn, separated by "|". Raises ConfigError for impossible settings.
+    weight_lr: absolute; scale_lr: relative to the scale, or absolute (relative=False); temporal_scale_lr: in the first stage, None for
+    the same. temporal, attention: patterns on the roles of the layers whose weights learn in each stage, separated by "|";
+    attention_but: of those that do not. local: the stages whose loss has the tuned layers' own outputs, the first or both;
+    counted: whether the network's loss counts once, or once for every tuned layer. Raises ConfigError for impossible settings.
     """
 
     base: Reconstruction
@@ -53,12 +58,26 @@ class Quest:
     temporal: str = "time.*|resnet.time_proj"
     attention: str = "attn.*"
     seed: int = 0
+    attention_but: str = ""
+    local: Literal["temporal", "both"] = "temporal"
+    counted: Literal["once", "per_layer"] = "once"
+    relative: bool = True
+    temporal_scale_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 1 or min(self.weight_lr, self.scale_lr) <= 0:
+        rates = (
+            self.weight_lr,
+            self.scale_lr,
+            self.scale_lr if self.temporal_scale_lr is None else self.temporal_scale_lr,
+        )
+        if self.iterations < 1 or self.batch_size < 1 or min(rates) <= 0:
             raise ConfigError(
                 f"Quest was asked for iterations={self.iterations}, batch_size={self.batch_size}, weight_lr={self.weight_lr},"
-                f" scale_lr={self.scale_lr}; all of them are positive."
+                f" scale_lr={self.scale_lr}, temporal_scale_lr={self.temporal_scale_lr}; all of them are positive."
+            )
+        if self.local not in ("temporal", "both") or self.counted not in ("once", "per_layer"):
+            raise ConfigError(
+                f"Quest was asked for local={self.local}, counted={self.counted}; use temporal or both, and once or per_layer."
             )
         if self.base.refinements():
             raise ConfigError("recon.base.refine_rounds is not known to QuEST; leave it out, or use recon=par alone.")
@@ -114,20 +133,27 @@ class _Stage:
     number: int
 
     @property
-    def local(self) -> bool:
-        """Whether it is the first stage, whose loss has the layers' own outputs too."""
+    def first(self) -> bool:
+        """Whether it is the stage of the temporal layers."""
         return self.number == 0
+
+    @property
+    def local(self) -> bool:
+        """Whether its loss has the tuned layers' own outputs too."""
+        return self.first or self.config.local == "both"
 
     def layers(self) -> dict[str, QuantMixin]:
         """The layers whose weights learn: those of the pattern that are quantized."""
         quantized = {path.partition(".weight_quantizer")[0] for path in self.attached.quantizers("weight")}
         every = self.attached.layers()
-        return {name: every[name] for name in self._names(self.pattern) if name in quantized}
+        spared = [] if self.first else self._names(self.config.attention_but)
+        return {name: every[name] for name in self._names(self.pattern) if name in quantized and name not in spared}
 
     def learners(self, layers: Mapping[str, QuantMixin]) -> list[Learner]:
         """Make the learners of weights and activation scales; [] where nothing is quantized."""
         config = self.config
-        scales = Scales(lr=config.scale_lr, decay=False).start(self._quantizers(), config.iterations)
+        rate = (config.temporal_scale_lr if self.first else None) or config.scale_lr
+        scales = Scales(rate, decay=False, relative=config.relative).start(self._quantizers(), config.iterations)
         latent = [layer.latent_weight() for layer in layers.values()]
         weights: list[Learner] = [TunedWeights(latent, config.weight_lr)] if latent else []
         return [*weights, scales] if scales else weights
@@ -136,7 +162,7 @@ class _Stage:
         """The activation quantizers whose scales learn: of the temporal layers in the first stage, all others in the second."""
         temporal_names = self._names(self.config.temporal)
         every = self.attached.quantizers(*ACTIVATIONS).items()
-        return [q for path, q in every if (path.partition(".input_quantizer")[0] in temporal_names) == self.local]
+        return [q for path, q in every if (path.partition(".input_quantizer")[0] in temporal_names) == self.first]
 
     def _names(self, patterns: str) -> list[str]:
         layers = self.attached.adapter.layers()
@@ -206,12 +232,13 @@ def _tune(
 
 
 def _loss(stage: _Stage, layers: Mapping[str, QuantMixin], sample: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-    """L_G, the error of the network's prediction (before it becomes noise); in the first stage plus L_TLA, that of the tuned layers."""
+    """L_G, the error of the network's prediction (before it becomes noise), plus, where it is local, those of the tuned layers."""
     attached = stage.attached
     with attached.at(timestep), outputs_of(layers if stage.local else {}) as outputs:
         with quantizing(attached, weights=False, activations=False), torch.no_grad():
             target = attached.adapter.predict(sample, timestep, cond)
         full = dict(outputs)
         with quantizing(attached, weights=True, activations=True), torch.enable_grad():
-            loss = nn.functional.mse_loss(attached.adapter.predict(sample, timestep, cond), target)
+            times = len(layers) if stage.config.counted == "per_layer" and layers else 1
+            loss = times * nn.functional.mse_loss(attached.adapter.predict(sample, timestep, cond), target)
             return loss + sum(nn.functional.mse_loss(outputs[name], full[name]) for name in full)

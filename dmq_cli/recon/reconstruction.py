@@ -3,9 +3,11 @@
 Li et al.: BRECQ, ICLR 2021 (arXiv 2102.05426); layer by layer it is AdaRound (Nagel et al., ICML 2020, arXiv 2004.10568);
 QDrop, EDA-DM, TFMQ-DM, TDQ and Q-Diffusion are settings of the same loop (conf/recon/).
 Deliberate deviations from the released codes (yhhhli/BRECQ @ e455d62 and what descends from it): the network stays in eval
-mode (no dropout); units come in execution order, not in that of named_children; both halves of a split are regularised.
-Where papers and codes differ: a pass that learns scales reads inputs of the full-precision network, as the codes do (mix: 1.0), not
-of the quantized predecessors, as the papers word it. On the embedded model the latter shrinks the activations of low-bit networks,
+mode (no dropout); units come in execution order, not in that of named_children; both halves of a split are regularised; the
+regulariser begins one iteration later (they count iterations from 1, and 4,000 of 20,000 is the first with it).
+Where papers and codes differ: a pass that learns scales reads a unit's main input from the full-precision network, as the codes do
+(mix: 1.0), not from the quantized predecessors, as the papers word it. The time embedding still comes from the quantized network there,
+which the codes of BRECQ and Q-Diffusion take from the full-precision one, too (mixed: all), and those of QDrop and EDA-DM do not. On the embedded model the latter shrinks the activations of low-bit networks,
 unit after unit, to make up for the noise in their inputs.
 """
 

@@ -18,8 +18,8 @@ from dmq_cli.store.recorded import read_object
 
 # From the plainest to what builds on the others; methods that are not named here come last, by the alphabet.
 _METHODS = (
-    "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tdq", "eda", "quest", "tcaq",
-    "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
+    "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tfmq_embeddings", "tdq",
+    "eda", "eda_released", "quest", "tcaq", "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
 _ALIKE = " ≈ fp"
 _SAID = (

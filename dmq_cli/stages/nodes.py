@@ -6,9 +6,9 @@ Computing keys from it imports neither diffusers nor a network, so that a finish
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages.graph import Config, Node, Task, chain
@@ -84,6 +84,18 @@ def _searches(scheme: str, policy: str) -> bool:
     return searches_activations([json.loads(scheme), json.loads(policy)])
 
 
+def _reconstruct_revised(config: Config) -> int:
+    """1 where errors of layers count beside those of units: since then both are sums over channels, whatever the layout."""
+    return int(_counts_layers(config["recon"]))
+
+
+def _counts_layers(section: Any) -> bool:
+    if not isinstance(section, Mapping):
+        return False
+    own = section.get("_target_") == "dmq_cli.recon.Pass" and bool(section.get("fine"))
+    return own or any(map(_counts_layers, section.values()))
+
+
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 
 NODES: dict[str, Node] = {
@@ -93,7 +105,10 @@ NODES: dict[str, Node] = {
         Node("transform", ("model", "transform"), _run("transform"), ("calibset",), cost=_transform_cost),
         Node("calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
         Node("targets", ("model", "recon_targets"), _run("targets"), ("calibset",), cost=_targets_cost),
-        Node("reconstruct", (*_NETWORK, "calib", "recon"), _run("reconstruct"), ("calibset", "calibrate", "targets"), cost=_reconstruct_cost),
+        Node(
+            "reconstruct", (*_NETWORK, "calib", "recon"), _run("reconstruct"), ("calibset", "calibrate", "targets"),
+            revised=_reconstruct_revised, cost=_reconstruct_cost,
+        ),
         Node("correct", (*_NETWORK, "sampler", "correct"), _run("correct"), ("reconstruct",), cost=_correct_cost),
         Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), _run("sample_fp"), asks=("numerics",), cost=_sample_cost),
         Node(

@@ -7,12 +7,13 @@ from typing import Any
 
 from dmq_cli.errors import DmqError
 from dmq_cli.models import ATTENTION_SLOTS, LAYER_SLOTS, PARTS, PRODUCTS, ROLES, Site
-from dmq_cli.ops import LpSearch, MinMax, Percentile
+from dmq_cli.ops import LpSearch, MinMax, Percentile, SearchedEma
 from dmq_cli.wrap import Rule, Scheme, Spec
 
-_SEARCHES: dict[str, LpSearch | Percentile] = {
+_SEARCHES: dict[str, LpSearch | Percentile | SearchedEma] = {
     "dmq_cli.ops.LpSearch": LpSearch(),
     "dmq_cli.ops.Percentile": Percentile(),
+    "dmq_cli.ops.SearchedEma": SearchedEma(),
 }
 
 
@@ -38,7 +39,8 @@ def _ranges_of(rule: Mapping[str, Any]) -> Rule:
     """Make a Rule of the entries that decide which ranges are searched."""
     section = rule.get("ranges")
     ranges = None if section is None else _SEARCHES.get(section["_target_"], MinMax())
-    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges)
+    first = rule.get("first", False)
+    return Rule(rule["match"], part=rule.get("part", "*"), bits=rule.get("bits"), ranges=ranges, first=first)
 
 
 def resolved(scheme: Scheme, *slots: str) -> Iterator[tuple[Site, Spec]]:

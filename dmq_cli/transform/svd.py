@@ -13,6 +13,14 @@ Choices and deviations: up and down are rounded through float16 before the resid
 full precision stays what it was; alpha is one number, the same for all layers, not searched; max |X_c| and max |W_c| are raised to
 1e-5 of the layer's largest, so that a dead channel gets a finite lambda; the rank is at most half the smaller dimension of
 the weight, since the layers here are small; edges and time embedding have no branch by default.
+
+Compared with mit-han-lab/deepcompressor @ 69f3473 (calib/lowrank.py, calib/smooth.py, examples/diffusion/configs/svdquant). The equations
+agree; what it does besides, by layer and by the error of the layer's quantized output: it tries alpha in twentieths, each with
+1 - alpha and with 0 as the exponent of W; and it takes the branch of W - Q(W - up down) again, up to 100 times while that helps.
+A transform here is made before a scheme is known, so neither can be. It has rank 32; one branch for query, key and value together;
+groups of 64 elements with scales of their own, of activations found as they come and unsigned after a shift where they allow it; and no
+branch nor smoothing at residual blocks, projections around transformers and resampling (match: attn.to_*|ff.*), which are the
+greater part of the networks here. So its four-bit results are not to be expected of scheme=qdiffusion with one scale a tensor.
 """
 
 from __future__ import annotations

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any, Literal
 
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site, fits
-from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor
+from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor, SearchedEma
 from dmq_cli.quant import ChoiceKind, Ends, ScaleKind, StaticScale, Uniform, check_ends
 
 Granularity = PerTensor | PerChannel | PerInputChannel
-Ranges = MinMax | Percentile | LpSearch | Ema
+Ranges = MinMax | Percentile | LpSearch | Ema | SearchedEma
 
 FULL_PRECISION = 32
 
@@ -46,7 +47,7 @@ class Rule:
     """Fields to set where `match` fits a site's label and `part` its part of the network; None does not change a field.
 
     match: one pattern or several, separated by "|" (see `models.fits`). scope: the rule holds only in a scheme of this scope. optional: it
-    may match nothing (a model without such layers).
+    may match nothing (a model without such layers). first: it holds for the first of the sites that fit, in the network's order.
     """
 
     match: str
@@ -61,9 +62,14 @@ class Rule:
     range: Ends | None = None
     scope: str | None = None
     optional: bool = False
+    first: bool = False
 
     def fits(self, site: Site) -> bool:
         return fits(site.label, self.match) and fnmatchcase(site.part, self.part)
+
+    def choose(self, sites: Sequence[Site]) -> list[Site]:
+        """The sites that it holds for, of these in the network's order."""
+        return list(islice(filter(self.fits, sites), 1 if self.first else None))
 
     def changes(self) -> dict[str, Any]:
         names = [spec_field.name for spec_field in fields(Spec)]
@@ -122,7 +128,7 @@ class Scheme:
         """Apply the rules to these sites, without checking that every rule matches and every site has bits."""
         specs = dict.fromkeys(sites, Spec(range=self.range))
         for rule in self.rules:
-            for site in filter(rule.fits, sites):
+            for site in rule.choose(sites):
                 specs[site] = replace(specs[site], **rule.changes())
         return specs
 

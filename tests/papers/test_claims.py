@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -119,7 +120,10 @@ def trace(folder: Path, **changes: torch.Tensor) -> Path:
         "channel_max.transformed.a": torch.ones(8, 4),
         **changes,
     }
-    write_json(folder / "trace.json", {"blocks": blocks, "sites": SITES, "channels": ["a"]})
+    write_json(
+        folder / "trace.json",
+        {"blocks": blocks, "sites": SITES, "channels": ["a"], "timesteps": list(range(800, 0, -100))},
+    )
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "trace.safetensors")
     return folder
 
@@ -151,6 +155,27 @@ def test_intervals_that_follow_the_range_correlate(tmp_path: Path) -> None:
     assert check("intervals_follow", against) == FAILS and check("intervals_follow", none) == UNKNOWN
 
 
+def test_ranges_that_follow_the_timestep(tmp_path: Path) -> None:
+    """Planted: one layer's range falls with the timestep, one's follows it with noise, the middle block's does not."""
+    timesteps = torch.arange(800.0, 0, -100)
+    noisy = timesteps + torch.tensor([350.0, -350, 350, -350, 350, -350, 350, -350])
+    still = torch.tensor([1.0, -1, -1, 1, 1, -1, -1, 1])  # no trend
+    widths = torch.stack([5000 - timesteps, 2000 + noisy, 9 + still], 1)
+    ends = widths[:, :, None] / 2 * torch.tensor([-1.0, -0.5, 0, 0.5, 1])
+    found = traces.statistics(trace(tmp_path, activations=ends))
+    by_hand = [float(np.corrcoef(timesteps.numpy(), widths[:, i].numpy())[0, 1]) for i in range(3)]
+    assert list(found["with_time"].values()) == pytest.approx(by_hand, abs=1e-6)
+    assert by_hand[0] == pytest.approx(-1) and 0.5 < by_hand[1] < 0.7 and abs(by_hand[2]) < 0.1
+    held = traces.verdict({"says": "x", "trace": "ranges_follow_time"}, {"row": found})
+    assert held.short == HOLDS and "above 0.5 in 66.7 % and above 0.7 in 33.3 % of 3 layers" in held.details
+    assert "not above 0.5 in 1, 1 of 1 in mid." in held.details
+    assert check("mostly_in_the_middle", found) == HOLDS
+    flat = traces.statistics(trace(tmp_path))
+    assert check("ranges_follow_time", flat) == FAILS and check("mostly_in_the_middle", flat) == FAILS
+    former = {name: value for name, value in flat.items() if name != "with_time"}
+    assert check("ranges_follow_time", former) == UNKNOWN and check("mostly_in_the_middle", former) == UNKNOWN
+
+
 def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
     spike = torch.ones(8, 4)
     spike[7, 2] = 10.0
@@ -164,6 +189,19 @@ def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
     assert check("tcr_balances", traces.statistics(trace(tmp_path, **halved))) == FAILS, "narrower, but not balanced"
     hardly = {"channel_max.full.a": spike, "channel_max.transformed.a": torch.where(spike > 1, 9.8, spike)}
     assert check("tcr_balances", traces.statistics(trace(tmp_path, **hardly))) == FAILS, "by less than a twentieth"
+
+
+def test_a_claim_may_be_about_one_of_several_rows(tmp_path: Path) -> None:
+    spike = torch.ones(8, 4)
+    spike[7, 2] = 10.0
+    balanced = traces.statistics(trace(tmp_path, **{"channel_max.full.a": spike}))
+    not_so = traces.statistics(
+        trace(tmp_path, **{f"channel_max.{side}.a": spike.clone() for side in ("full", "transformed")})
+    )
+    first, second = paper_table("tcaq_figb").claims
+    rows = {row.method: found for row, found in zip(paper_table("tcaq_figb").rows, (not_so, balanced), strict=True)}
+    assert (traces.verdict(first, rows).short, traces.verdict(second, rows).short) == (FAILS, HOLDS)
+    assert traces.verdict(second, {next(iter(rows)): not_so}).short == UNKNOWN
 
 
 def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:

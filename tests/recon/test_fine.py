@@ -59,7 +59,11 @@ def test_the_errors_of_all_layers_but_the_last(unit: str, p: float) -> None:
             found = float(errors.total(p))
         quantized = outputs(attached.model.get_submodule(unit), layers, own)
     reference = outputs(full.get_submodule(unit), layers, other)
-    each = [float(((a - b).abs() ** p).sum(1).mean()) for a, b in zip(quantized, reference, strict=True)]
+    each = [
+        float(((a - b).abs() ** p).sum(2 if a.ndim == 3 else 1).mean())
+        for a, b in zip(quantized, reference, strict=True)
+    ]
+    assert {a.ndim for a in quantized} <= ({3} if "attentions" in unit else {2, 4}), "an attention's are (B, places, C)"
     assert found == pytest.approx(sum(each[:-1]), rel=1e-9) and min(each) > 1e-6
     assert set(layers_of(attached, ModuleUnit(unit))) == {f"{unit}.{name}".rstrip(".") for name in layers}
 

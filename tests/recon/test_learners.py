@@ -120,6 +120,51 @@ def test_offsets_move_by_the_sign_of_their_gradient_and_the_best_are_kept(lr: fl
     assert torch.equal(layer.quantizer(layer.weight), (best - layer.zero_point) * layer.scale)
 
 
+def test_ends_of_ranges_move_by_the_sign_of_their_gradient_and_the_best_are_kept() -> None:
+    """AutoRound's min_scale and max_scale, written down once more with autograd over them."""
+    layer, iterations = Layer(), 8
+    low, high = -layer.zero_point * layer.scale, (TOP - layer.zero_point) * layer.scale
+    learner, kept = SignSteps(ranges=True).start(layer.weights, iterations), []
+    v = torch.zeros_like(layer.weight)
+    alpha, beta = torch.ones_like(low), torch.ones_like(high)
+
+    def through(x: Tensor) -> Tensor:
+        return (x.round() - x).detach() + x
+
+    def by_hand() -> Tensor:
+        scale = (beta * high - alpha * low) / TOP
+        zero = through(-alpha * low / scale)
+        return scale * ((through(layer.weight / scale + v) + zero).clamp(0, TOP) - zero)
+
+    for i in range(iterations):
+        for one in (v, alpha, beta):
+            one.requires_grad_(True)
+        loss = layer.loss(by_hand())
+        slopes = torch.autograd.grad(loss, (v, alpha, beta))
+        kept.append((float(loss.detach()), by_hand().detach()))
+        found = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
+        assert found == pytest.approx(kept[-1][0], rel=1e-9)
+        rate = (1 - i / iterations) / iterations
+        v = (v.detach() - rate * slopes[0].sign()).clamp(-0.5, 0.5)
+        alpha, beta = (
+            (x.detach() - rate * g.sign()).clamp(0, 1) for x, g in zip((alpha, beta), slopes[1:], strict=True)
+        )
+    assert float(alpha.min()) < 1 and float(beta.min()) < 1, "some end moved"
+    learner.finish()
+    _, best = min(kept, key=lambda pair: pair[0])
+    assert isinstance(layer.quantizer.scale, Static) and isinstance(layer.quantizer.rounding, FixedRound)
+    assert torch.allclose(layer.quantizer(layer.weight), best, rtol=1e-9, atol=1e-12)
+
+
+def test_grids_with_zero_at_0_keep_their_ranges() -> None:
+    quantizer = TensorQuantizer(Uniform(4, symmetric=True), Static(0.1), Nearest())
+    weight = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    learner = SignSteps(ranges=True).start({"w": (quantizer, weight)}, 3)
+    assert isinstance(quantizer.scale, Static)
+    learner.finish()
+    assert float(quantizer.scale.scale) == pytest.approx(0.1)
+
+
 def test_signround_starts_as_nearest_bit_for_bit() -> None:
     attached, count = small(), 0
     for name, quantizer, weight, _ in attached.weight_pieces():

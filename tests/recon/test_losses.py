@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmq_cli.recon.losses import beta_schedule, lp_loss, mean_error
+from dmq_cli.recon.losses import beta_schedule, channel_loss, lp_loss, mean_error
 
 
 def test_lp_loss_by_hand() -> None:
@@ -13,6 +13,21 @@ def test_lp_loss_by_hand() -> None:
     assert float(lp_loss(output, target, 2.0)) == pytest.approx((10 + 20 + 0 + 1) / 4)
     assert float(lp_loss(-output, target, 1.0)) == pytest.approx((4 + 6 + 0 + 1) / 4)
     assert float(lp_loss(output[:, :, :1], target[:, :, :1], 2.4)) == pytest.approx((1 + 3**2.4) / 2)
+
+
+def test_the_sum_over_channels_is_the_same_in_every_layout() -> None:
+    generator = torch.Generator().manual_seed(0)
+    output, target = (torch.randn(3, 5, 2, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    expected = sum(
+        abs(float(output[b, c, i, j] - target[b, c, i, j])) ** 2.4
+        for b in range(3) for c in range(5) for i in range(2) for j in range(4)
+    ) / (3 * 2 * 4)  # fmt: skip
+    tokens = [x.flatten(2).transpose(1, 2) for x in (output, target)]
+    assert float(channel_loss(output, target, 2.4)) == pytest.approx(expected, rel=1e-12)
+    assert float(channel_loss(tokens[0], tokens[1], 2.4)) == pytest.approx(expected, rel=1e-12)
+    assert float(lp_loss(tokens[0], tokens[1], 2.4)) == pytest.approx(expected * 8 / 5, rel=1e-12)
+    flat = [x[:, :, 0, 0] for x in (output, target)]
+    assert torch.equal(channel_loss(flat[0], flat[1], 2.0), lp_loss(flat[0], flat[1], 2.0))
 
 
 def test_the_mean_error_by_hand() -> None:

@@ -45,6 +45,20 @@ def test_about_half_of_the_main_input_is_full_precision(main: str) -> None:
     assert mixed(own, full, 0.0) is own
 
 
+def test_all_inputs_are_mixed_where_a_pass_says_so() -> None:
+    own, full = (
+        dict[str, Any]({"0": torch.full((LARGE,), value), "1": torch.full((LARGE,), value)}) for value in (0.0, 1.0)
+    )
+    for inputs in (own, full):
+        inputs |= {"labels": torch.tensor([3]), "scale": 1.0}
+    half = mixed(own, full, 0.5, "all")
+    assert about_half(half["0"]) and about_half(half["1"]) and about_half(half["0"] != half["1"]), "each by itself"
+    whole = mixed(own, full, 1.0, "all")
+    assert torch.equal(whole["0"], full["0"]) and torch.equal(whole["1"], full["1"])
+    assert whole["scale"] == 1.0 and torch.equal(whole["labels"], own["labels"]) and list(whole) == list(own)
+    assert torch.equal(mixed(own, full, 1.0)["1"], own["1"])
+
+
 def test_inputs_without_a_main_one_are_not_mixed() -> None:
     own, full = ({"timestep": torch.full((9,), value)} for value in (0.0, 1.0))
     assert mixed(own, full, 0.5) is own

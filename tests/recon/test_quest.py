@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
-from dmq_cli.models import ModelDenoiser
+from dmq_cli.models import ROLES, ModelDenoiser, fits
 from dmq_cli.quant import FullPrecision, MlpScale
 from dmq_cli.recon import AdaRound, Pass, Quest, Reconstruction, curves
+from dmq_cli.stages import build
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, extra_state, load_state, quantizing, state
 from tests.recon.runs import ACTIVATIONS, FEW_UNITS, NUM, PER_STEP, assert_same, brecq, changed, few, rows, run, small
+from tests.test_conf import composed
 from tests.tiny import SMALL, adapter, data, network, one_sentence
 
 TEMPORAL, ATTENTION = 2 + 5, 4
@@ -115,6 +117,63 @@ def test_the_first_loss_by_hand(tmp_path: Path) -> None:
     losses = run(quest(1, weight_lr=1e-300, scale_lr=1e-300, batch_size=NUM), attached, tmp_path)["quest"]
     assert losses["temporal"] == [pytest.approx(float(expected) + sum(map(float, local)), rel=1e-9)]
     assert losses["attention"] == [pytest.approx(float(expected), rel=1e-9)]
+
+
+def test_the_losses_of_the_released_scripts_by_hand(tmp_path: Path) -> None:
+    """The network's error once for every tuned layer; with local=both the layers' own in the second stage, too."""
+    still: dict[str, Any] = {"weight_lr": 1e-300, "scale_lr": 1e-300, "batch_size": NUM}
+    scripts: list[dict[str, Any]] = [{}, {"local": "both"}, {"counted": "per_layer"}]
+    scripts.append({"local": "both", "counted": "per_layer"})
+    plain, local, counted, both = (
+        run(quest(1, **still, **fields), small(), tmp_path / str(number))["quest"]
+        for number, fields in enumerate(scripts)
+    )
+    network_error, own = plain["attention"][0], local["attention"][0] - plain["attention"][0]
+    temporal_own = plain["temporal"][0] - network_error
+    assert own > 0 and local["temporal"] == plain["temporal"]
+    assert counted["temporal"] == [pytest.approx(TEMPORAL * network_error + temporal_own, rel=1e-9)]
+    assert counted["attention"] == [pytest.approx(ATTENTION * network_error, rel=1e-9)]
+    assert both["attention"] == [pytest.approx(ATTENTION * network_error + own, rel=1e-9)]
+
+
+def test_rates_of_scales_are_absolute_and_of_each_stage(tmp_path: Path) -> None:
+    """Adam's first step is as long as its rate."""
+    attached = small()
+    before = state(attached)
+    run(quest(1, relative=False, scale_lr=1e-7, temporal_scale_lr=3e-7, weight_lr=1e-300), attached, tmp_path)
+    moved = {
+        name: float((state(attached)[key] - value).abs().max())
+        for key, value in before.items()
+        if (name := key.partition(".input_quantizer")[0]) != key and key.endswith(".scale")
+    }
+    rates = {name: 3e-7 if "time_emb" in name else 1e-7 for name in moved}
+    assert len(moved) > 20 and moved == pytest.approx(rates, rel=1e-2)
+
+
+def test_layers_that_are_left_out_do_not_learn(tmp_path: Path) -> None:
+    attached = small()
+    run(quest(1, temporal="resnet.time_proj", attention_but="attn.to_out"), attached, tmp_path)
+    tuned = {key.removesuffix(".tuned") for key in extra_state(attached)}
+    assert len(tuned) == TUNED - 2 - 1 and not [name for name in tuned if "to_out" in name or "linear_" in name]
+
+
+@pytest.mark.parametrize(
+    ("family", "roles"),
+    [
+        ("sd", {"ff.in", "ff.out"}),
+        ("imagenet", {"ff.in", "ff.out", "attn.to_q", "attn.cross.to_q", "attn.to_k", "attn.to_v"}),
+        ("lsun", {"attn.to_q", "attn.to_k", "attn.to_v", "attn.cross.to_q", "attn.cross.to_k", "attn.cross.to_v"}),
+    ],
+)
+def test_the_released_scripts_tune_these_layers(family: str, roles: set[str]) -> None:
+    """LSUN's networks have no cross-attention."""
+    made = build.make(composed(f"recon=quest_{family}")["recon"])
+    assert isinstance(made, Quest) and (made.counted, made.relative) == ("per_layer", False)
+    assert (made.temporal_scale_lr, made.scale_lr, made.weight_lr) == (1e-5, 1e-4, 1e-5)
+    assert {role for role in ROLES if fits(role, made.temporal)} == {"resnet.time_proj"}
+    spared = {role for role in ROLES if fits(role, made.attention_but)}
+    assert {role for role in ROLES if fits(role, made.attention)} - spared == roles
+    assert made.local == ("both" if family == "sd" else "temporal")
 
 
 def test_the_full_precision_twin_stays(tmp_path: Path) -> None:

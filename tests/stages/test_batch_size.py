@@ -77,3 +77,16 @@ def test_ranges_that_are_searched_are_of_another_version(small: Path) -> None:
     versions = {m: NODES["calibrate"].version_for(prepared(m, small)) for m in ("minmax", "ptq4dm", "tac", "tfmq")}
     assert versions == {"minmax": 1, "ptq4dm": 2, "tac": 1, "tfmq": 1}
     assert NODES["reconstruct"].version_for(prepared("ptq4dm", small)) == NODES["reconstruct"].version
+
+
+def test_learning_that_counts_errors_of_layers_is_of_another_version(small: Path) -> None:
+    """What was made when those of linear layers were summed over places is not taken from a cache; all else is."""
+    node = NODES["reconstruct"]
+    raised = {
+        m: node.version_for(prepared(m, small)) - node.version for m in ("minmax", "tac", "qdrop", "eda", "quest")
+    }
+    assert raised == {"minmax": 0, "tac": 0, "qdrop": 0, "eda": 1, "quest": 0}
+    fine = prepared("quest", small)
+    fine["recon"]["base"]["passes"]["weights"]["fine"] = 0.5
+    assert node.version_for(fine) == node.version + 1
+    assert node.version_for({"recon": {"_target_": "own.Method", "passes": ["x"]}}) == node.version

@@ -89,6 +89,15 @@ def test_an_optional_rule_may_match_nothing() -> None:
     assert sum(spec.bits == 4 for spec in Scheme(rules).resolve(SITES).values()) == 4 * 8 + 4 * 4
 
 
+def test_a_rule_may_hold_for_the_first_site_alone() -> None:
+    specs = Scheme([Rule("*", bits=8), Rule("resnet.conv1.input", first=True, bits=4)]).resolve(SITES)
+    assert [site.module for site, spec in specs.items() if spec.bits == 4] == ["down_blocks.0.resnets.0.conv1"]
+    up = Scheme([Rule("*", bits=8), Rule("resnet.conv1.*", part="up", first=True, bits=4)]).resolve(SITES)
+    assert [site.module for site, spec in up.items() if spec.bits == 4] == ["up_blocks.0.resnets.0.conv1"]
+    with pytest.raises(SchemeError, match="matches none of the 118 sites"):
+        Scheme([Rule("*", bits=8), Rule("nothing", first=True, bits=4)]).resolve(SITES)
+
+
 SCOPED = [
     Rule("*", bits=8),
     Rule("*.input", scale=PerStepScale(), scope="all"),

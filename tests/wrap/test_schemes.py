@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmq_cli.ops import MinMax
+from dmq_cli.ops import LpSearch, MinMax, PerChannel, PerTensor, SearchedEma
 from dmq_cli.paths import conf_folder
 from dmq_cli.quant import Choice, Dynamic, Intervals, PerStep, Split, Static, StepMLP, TensorQuantizer, Uniform
 from dmq_cli.stages.build import make
@@ -10,7 +10,7 @@ from dmq_cli.wrap import Attached, attach
 from tests.test_conf import composed
 from tests.tiny import TIMESTEPS, adapter
 
-SOURCES = {"tdq": StepMLP, "steps_n": Intervals, "dynamic": Dynamic, "quest": PerStep}
+SOURCES = {"tdq": StepMLP, "steps_n": Intervals, "dynamic": Dynamic, "quest": PerStep, "quest_symmetric": PerStep}
 
 
 def made(*overrides: str) -> Attached:
@@ -28,7 +28,7 @@ def test_every_scheme_fits_the_tiny_network() -> None:
     names = sorted(path.stem for path in (conf_folder() / "scheme").glob("*.yaml"))
     for name in names:
         assert len(made(f"scheme={name}").quantizers()) >= 118
-    assert len(names) == 11
+    assert len(names) == 15
 
 
 def test_frozen_layers_keep_their_extremes() -> None:
@@ -60,6 +60,27 @@ def test_activations_of_qdiffusion_are_asymmetric_or_symmetric() -> None:
     assert all(grid.from_zero for grid in grids(made("scheme=qdiffusion", "scheme.scope=symmetric"), "prob"))
 
 
+def test_eda_as_released_searches_symmetric_ranges_on_the_network_with_quantized_weights() -> None:
+    found = made("method=eda_released", "bits=w4a4")
+    assert {type(spec.ranges) for spec in found.specs.values()} == {SearchedEma}
+    weights = {spec.granularity for site, spec in found.specs.items() if site.slot == "weight"}
+    assert weights == {PerChannel()} and len(found.choices()) == 0
+    assert not any(grid.symmetric for grid in grids(found)), "codes from 0: the range is symmetric, not the grid"
+    config = composed("method=eda_released")
+    assert config["scheme"]["network"] == "quantized" and config["policy"] == composed("policy=eda")["policy"]
+    own, built = composed("method=eda"), composed("method=qdiffusion")
+    assert own["scheme"] == built["scheme"] and own["policy"] == composed()["policy"]
+
+
+def test_ptqd_as_released_has_one_range_for_a_weight() -> None:
+    specs = made("method=ptqd", "scheme=ptqd").specs
+    assert {spec.granularity for spec in specs.values()} == {PerTensor()}
+    assert {type(spec.ranges) for spec in specs.values()} == {LpSearch}
+    assert not any(spec.split for spec in specs.values())
+    of_weights = {spec.granularity for site, spec in made("method=ptqd").specs.items() if site.slot == "weight"}
+    assert of_weights == {PerChannel()}
+
+
 def test_attention_probabilities_may_have_16_bits() -> None:
     attached = made("scheme=qdiffusion", "bits.prob=16")
     assert {grid.bits for grid in grids(attached, "prob")} == {16}
@@ -75,12 +96,20 @@ def test_scales_of_activations_change_as_the_scheme_says() -> None:
 
 
 def test_the_finite_set_is_that_of_the_embeddings_or_of_everything() -> None:
+    assert composed("scheme=tfmq", "scheme.scope=embeddings")["scheme"] == composed("method=tfmq_embeddings")["scheme"]
     for scope in ("embeddings", "all"):
-        attached = made("scheme=tfmq", f"scheme.scope={scope}")
+        attached = made("scheme=tfmq" if scope == "all" else "method=tfmq_embeddings")
         roles = {layer.name: layer.role for layer in attached.adapter.layers()}
         for path, quantizer in attached.quantizers("input", "q", "k", "v", "prob").items():
             role = roles.get(path.partition(".input_quantizer")[0], "attn")
             assert isinstance(quantizer.scale, PerStep) == (scope == "all" or role.startswith(("time.", "resnet.time")))
+
+
+def test_quest_s_activations_are_signed_where_its_scripts_say_so() -> None:
+    signed = grids(made("scheme=quest_symmetric"), "input", "q", "k", "v")
+    assert all(grid.symmetric for grid in signed) and len(signed) == 51 + 4 + 3 * 4
+    assert not any(grid.symmetric for grid in grids(made("scheme=quest"), "input", "q", "k", "v"))
+    assert all(grid.from_zero for grid in grids(made("scheme=quest_symmetric"), "prob"))
 
 
 def test_choices_stand_where_their_papers_have_them() -> None:
