@@ -18,9 +18,6 @@ _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
         "attention_but": "", "local": "temporal", "counted": "once", "relative": True, "temporal_scale_lr": None,
     },
 }  # fmt: skip
-_CHANGED: Mapping[str, tuple[str, str, Any, Any]] = {"budget": ("light", "refine_iterations", 300, 100)}
-"""By section: the choice, the value that has changed since, its value now and before. These sections act only through others that take
-their values, which stand in keys as they are; so the section itself enters keys as it was."""
 
 
 def without_later(config: Any, top: bool = False) -> Any:
@@ -29,14 +26,5 @@ def without_later(config: Any, top: bool = False) -> Any:
         return [without_later(item) for item in config]
     if not isinstance(config, Mapping):
         return config
-    if top:
-        config = {name: _former(name, section) for name, section in config.items()}
     former = _TOP if top else _BY_TARGET.get(str(config.get("_target_")), {})
     return {k: without_later(v) for k, v in config.items() if k not in former or v != former[k]}
-
-
-def _former(name: str, section: Any) -> Any:
-    if name not in _CHANGED or not isinstance(section, Mapping):
-        return section
-    choice, key, now, before = _CHANGED[name]
-    return {**section, key: before} if (section.get("name"), section.get(key)) == (choice, now) else section

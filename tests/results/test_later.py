@@ -48,21 +48,6 @@ def test_settings_are_left_out_at_that_value_alone_and_wherever_their_object_sta
     assert without_later(config)["layer_bits"] is None and "bias" in made, "the original is not changed"
 
 
-def test_a_budget_that_changed_enters_keys_as_it_was() -> None:
-    """Its values act through the sections that take them; cells that do not take the one that changed stay found."""
-    light = {"name": "light", "refine_iterations": 300, "weight_iterations": 300}
-    recon = {"_target_": "dmq_cli.recon.Reconstruction", "refine_iterations": 300}
-    cleaned = without_later({"budget": light, "recon": recon}, top=True)
-    assert cleaned == {"budget": {**light, "refine_iterations": 100}, "recon": recon}
-    for other in ({**light, "refine_iterations": 200}, {**light, "name": "paper"}):
-        assert without_later({"budget": other}, top=True)["budget"] == other
-    assert without_later({"budget": light})["budget"] == light and light["refine_iterations"] == 300
-
-
-def test_the_budget_that_changed_is_the_one_of_conf() -> None:
-    for section, (choice, key, now, before) in later._CHANGED.items():
-        assert composed(f"{section}={choice}")[section][key] == now != before
-
 
 @pytest.mark.parametrize("value", [1, "x", None, True, 0.5])
 def test_other_values_are_what_they_are(value: object) -> None:

@@ -24,9 +24,9 @@ WORK = {
     "ptq4dm": PLAIN, "ptqd": CORRECTED, "qdiffusion": LEARNED, "qdrop": (0, 20288, 0, 2432), "quest": (0, 33088, 0, 2432),
     "signround": LEARNED, "steps_n": (0, 15488, 0, 2432), "svdquant": (1280, 0, 0, 2432), "tac": CORRECTED,
     "tac_first": CORRECTED, "tac_ibc": CORRECTED, "tac_ner": CORRECTED, "tac_noise": CORRECTED,
-    "tcaq": (1280, 113792, 0, 2432), "tdq": (0, 15488, 0, 2432), "tfmq": (0, 20288, 0, 2432),
+    "tcaq": (1280, 75392, 0, 2432), "tdq": (0, 15488, 0, 2432), "tfmq": (0, 20288, 0, 2432),
 }  # fmt: skip
-GUIDED = {"tac": (0, 29056, 10240, 13312), "tcaq": (5120, 124544, 0, 9728), "svdquant": (5120, 0, 0, 9728)}  # 20 steps
+GUIDED = {"tac": (0, 29056, 10240, 13312), "tcaq": (5120, 86144, 0, 9728), "svdquant": (5120, 0, 0, 9728)}  # 20 steps
 
 
 def work(model: str, method: str) -> tuple[float, ...]:
