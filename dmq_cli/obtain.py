@@ -87,13 +87,15 @@ def missing(model: Mapping[str, Any]) -> str | None:
 
 
 def remedy(model: Mapping[str, Any]) -> str:
-    """Write the half of a sentence that says how to get a model with a `source`."""
+    """Write the half of a sentence that says how to get a model with a `source`. train: of it, whether dmq trains the model."""
     name, source = model["name"], model["source"]
     ways = ["give the place of a diffusers folder as model.path=FOLDER"]
     if source["import"]:
         texts = " --tokenizer FOLDER" if source.get("texts") else ""
         command = f"dmq import model.ckpt --as {source['import']}{texts}{_to(model, source['import'])}"
         ways.insert(0, f"{_original(source)} and convert it with: {command}")
+    if source.get("train"):
+        ways.insert(0, f"make them with: dmq train model={name} train.install=true")
     if source["repo"]:
         command = f"dmq fetch model={name}{_to(model, name)}"
         ways.insert(0, f"fetch them from https://huggingface.co/{source['repo']} with: {command}")

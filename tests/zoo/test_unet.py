@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmq_cli.zoo import Training, train_unet, unet
+from dmq_cli.zoo import Training, data, train_unet, unet
 from dmq_cli.zoo.training import alphas_cumprod, diffusion_loss
 from tests.zoo.helpers import few_digits, stopped_and_whole, weights
 
@@ -17,7 +17,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Training:
     sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
     kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     monkeypatch.setattr(unet, "ARCHITECTURE", {**unet.ARCHITECTURE, **sizes, **kinds})
-    monkeypatch.setattr(unet, "digit_images", few_digits)
+    monkeypatch.setattr(data, "digit_images", few_digits)
     return Training(steps=6, batch_size=4, warmup=2, save_every=2)
 
 
