@@ -172,10 +172,11 @@ def equal_counts(images: Pixels, real: Pixels, protocol: Protocol, splits: int =
     rows = []
     for seed in range(splits):
         first, second = split(len(real), 0.5, seed)
-        size = min(len(first), len(second), len(images) - 10 * (splits - 1))
+        size = min(len(first), len(second), len(images))
+        start = seed * min(10, (len(images) - size) // splits)
         half = replace(protocol, num_images=size, metrics={"fd": FrechetDistance()}, columns={})
         floor = fidelity(real[first[:size].numpy()], real[second[:size].numpy()], half)
-        model = fidelity(images[seed * 10 : seed * 10 + size], real[second[:size].numpy()], half)
+        model = fidelity(images[start : start + size], real[second[:size].numpy()], half)
         rows.append({"floor": floor["fd"], "model": model["fd"]})
     return {"num_images": size, **flat(over_ranges(rows))}
 

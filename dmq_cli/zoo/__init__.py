@@ -4,6 +4,7 @@ from dmq_cli.zoo.autoencoder import AutoencoderTraining, train_autoencoder
 from dmq_cli.zoo.classifier import ClassifierTraining, save_classifier, train_classifier
 from dmq_cli.zoo.data import image_parts
 from dmq_cli.zoo.digits import digit_images, split, to_float
+from dmq_cli.zoo.fashion import fashion_images
 from dmq_cli.zoo.latent import LatentTraining, train_latent
 from dmq_cli.zoo.memory import memorisation
 from dmq_cli.zoo.training import Training
@@ -16,6 +17,7 @@ __all__ = [
     "Training",
     "UNetTraining",
     "digit_images",
+    "fashion_images",
     "image_parts",
     "memorisation",
     "save_classifier",

@@ -60,13 +60,19 @@ def fashion_images(part: Part, path: str | None = None) -> tuple[Tensor, Tensor]
     path: the folder of the idx files, packed with gzip or not; None: where Debian's package puts them. Raises MissingWeightsError where
     they are not there and EvaluationError where they are not the published ones.
     """
-    folder, published = fashion_folder(path), PARTS[part]
-    if sentence := fashion_missing(folder):
-        raise MissingWeightsError(sentence)
+    folder, published = find_fashion(path), PARTS[part]
     shape = (published.count, _SIDE, _SIDE)
     images = _read_idx(folder, f"{published.prefix}-images-idx3-ubyte", shape, published.images)
     labels = _read_idx(folder, f"{published.prefix}-labels-idx1-ubyte", shape[:1], published.labels)
     return torch.nn.functional.pad(images[:, None], (_BORDER,) * 4), labels.long()
+
+
+def find_fashion(path: str | Path | None = None) -> Path:
+    """The folder of the idx files: `path`, or Debian's. Raises MissingWeightsError where one of the four is not there."""
+    folder = fashion_folder(None if path is None else str(path))
+    if sentence := fashion_missing(folder):
+        raise MissingWeightsError(sentence)
+    return folder
 
 
 def _read_idx(folder: Path, name: str, shape: tuple[int, ...], sha256: str) -> Tensor:
