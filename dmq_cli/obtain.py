@@ -80,22 +80,26 @@ def missing(model: Mapping[str, Any]) -> str | None:
     """
     path = resolve(model["path"])
     folder = find_network(path)
-    if "source" not in model or (folder is None and path.is_dir()) or (folder and has_weights(folder)):
+    if (
+        not {"source", "made_with"} & set(model)
+        or (folder is None and path.is_dir())
+        or (folder and has_weights(folder))
+    ):
         return None
     problem = f"{folder} has no {WEIGHTS}" if folder else f"{path} does not exist"
     return f"The weights of {model['name']} were asked for, but {problem}; {remedy(model)}."
 
 
 def remedy(model: Mapping[str, Any]) -> str:
-    """Write the half of a sentence that says how to get a model with a `source`. train: of it, whether dmq trains the model."""
-    name, source = model["name"], model["source"]
+    """Write the half of a sentence that says how to get a model with a `source`, or with a command in `made_with`."""
     ways = ["give the place of a diffusers folder as model.path=FOLDER"]
+    if "source" not in model:
+        return "; or ".join([f"make them with: {model['made_with']}", *ways])
+    name, source = model["name"], model["source"]
     if source["import"]:
         texts = " --tokenizer FOLDER" if source.get("texts") else ""
         command = f"dmq import model.ckpt --as {source['import']}{texts}{_to(model, source['import'])}"
         ways.insert(0, f"{_original(source)} and convert it with: {command}")
-    if source.get("train"):
-        ways.insert(0, f"make them with: dmq train model={name} train.install=true")
     if source["repo"]:
         command = f"dmq fetch model={name}{_to(model, name)}"
         ways.insert(0, f"fetch them from https://huggingface.co/{source['repo']} with: {command}")

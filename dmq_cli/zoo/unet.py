@@ -61,7 +61,8 @@ class UNetTraining(Training):
 def train_unet(config: Training, work: Path, report: StepReport) -> dict[str, Any]:
     """Train, going on from the checkpoint in `work` if there is one; write `work`/model as a diffusers folder.
 
-    config: of digits with ARCHITECTURE, or a UNetTraining. report(step, steps, loss) is called often. Returns the losses of the averaged weights on both parts of the data.
+    config: a UNetTraining; any other is of digits, with ARCHITECTURE. report(step, steps, loss) is called often. Returns the losses of
+    the averaged weights on both parts of the data, of at most 512 images each. Raises as `image_parts`.
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
