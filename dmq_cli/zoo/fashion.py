@@ -32,7 +32,7 @@ class Published(NamedTuple):
     """What a part's files must be. prefix: of their names; images, labels: sha256 of each unpacked, header included."""
 
     prefix: str
-    count: int
+    number: int
     images: str
     labels: str
 
@@ -61,7 +61,7 @@ def fashion_images(part: Part, path: str | None = None) -> tuple[Tensor, Tensor]
     they are not there and EvaluationError where they are not the published ones.
     """
     folder, published = find_fashion(path), PARTS[part]
-    shape = (published.count, _SIDE, _SIDE)
+    shape = (published.number, _SIDE, _SIDE)
     images = _read_idx(folder, f"{published.prefix}-images-idx3-ubyte", shape, published.images)
     labels = _read_idx(folder, f"{published.prefix}-labels-idx1-ubyte", shape[:1], published.labels)
     return torch.nn.functional.pad(images[:, None], (_BORDER,) * 4), labels.long()

@@ -22,9 +22,9 @@ def test_images_have_a_black_border_and_their_labels(
 ) -> None:
     folder = small_fashion(tmp_path, monkeypatch, packed)
     for part, published in PARTS.items():
-        images, labels = fashion_images(part, str(folder))  # type: ignore[arg-type]
+        images, labels = fashion_images(part, str(folder))
         expected, expected_labels = pictures(COUNTS[published.prefix], seed=len(part))
-        assert images.shape == (published.count, 1, 32, 32) and images.dtype == torch.uint8
+        assert images.shape == (published.number, 1, 32, 32) and images.dtype == torch.uint8
         assert torch.equal(images[:, 0, 2:-2, 2:-2], expected) and torch.equal(labels, expected_labels)
         assert int(images.sum()) == int(expected.sum()), "the border is black"
 
