@@ -14,6 +14,7 @@ from dmq_cli.models import load_adapter
 from dmq_cli.paths import resolve
 from dmq_cli.stages import build, find_reference
 from dmq_cli.stages import train as stage
+from dmq_cli.stages.graph import Graph, with_code
 from dmq_cli.store import read_json
 from dmq_cli.zoo import fashion_images, unet
 from tests.chain import dmq
@@ -65,8 +66,8 @@ def test_the_extractor_alone_is_trained_and_installed(
 def test_training_of_the_digits_keeps_its_keys() -> None:
     """Of before there was a second data set."""
     config = composed("model=ddim_digits")
-    sections = stage.with_code({**config, **config["train"]}, stage.NODES.values())
-    graph = stage.Graph(stage.NODES, None, None)  # type: ignore[arg-type]
+    sections = with_code({**config, **config["train"]}, stage.NODES.values())
+    graph = Graph(stage.NODES, None, None)  # type: ignore[arg-type]
     assert graph.key("train_unet", sections) == "a4520398179ead7bd6a1789f8575a295"
     assert graph.key("train_classifier", sections) == "79492b5829a59c9e175397517c341e33"
 
@@ -75,8 +76,8 @@ def test_the_place_of_the_files_is_in_no_key() -> None:
     keys = set()
     for path in ("/one", "/two"):
         config = composed("model=ddim_fashion", f"data.path={path}")
-        sections = stage.with_code({**config, **config["train"]}, stage.NODES.values())
-        graph = stage.Graph(stage.NODES, None, None)  # type: ignore[arg-type]
+        sections = with_code({**config, **config["train"]}, stage.NODES.values())
+        graph = Graph(stage.NODES, None, None)  # type: ignore[arg-type]
         keys.add((graph.key("train_unet", sections), graph.key("train_classifier", sections)))
         assert config["protocol"]["reference_path"] == path
     assert len(keys) == 1

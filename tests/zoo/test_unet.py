@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def test_data_and_network_come_from_the_configuration(tmp_path: Path, monkeypatc
     one, two = weights(stopped / "model"), weights(whole / "model")
     assert all(torch.equal(one[name], two[name]) for name in two) and len(two) > 50
     loaded = load_adapter(whole / "model")
-    assert loaded.sample_shape() == (1, 32, 32) and loaded.model.config.block_out_channels == [6, 12, 12, 12]
+    assert loaded.sample_shape() == (1, 32, 32)
+    written = json.loads((whole / "model" / "unet" / "config.json").read_text(encoding="utf-8"))
+    assert written["block_out_channels"] == [6, 12, 12, 12] and written["layers_per_block"] == 1
     assert alphas_cumprod(load_schedule(whole / "model"))[-1] == alphas_cumprod(unet.SCHEDULER)[-1]
 
 
