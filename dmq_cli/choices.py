@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError, must_be_given, nearest
-from dmq_cli.obtain import find_network, reference_file
+from dmq_cli.obtain import FASHION, fashion_folder, fashion_missing, find_network, reference_file
 from dmq_cli.paths import choice_files, conf_folders, resolve
 
 _OF_A_PATH = "folder"  # the model file that `model=/a/folder` fills
@@ -107,6 +107,7 @@ def measures(outputs: str = "outputs") -> list[dict[str, Any]]:
         name, path = settings["reference"], settings["reference_path"]
         reference = None if name is None else reference_file(name, path, outputs)
         present = all(file.exists() for file in [*files, *([] if reference is None else [reference])])
+        present &= name != FASHION or fashion_missing(fashion_folder(path)) is None
         row = {"name": settings["name"], "extractor": settings["extractor"] or "", "images": settings["num_images"]}
         columns = list(settings.get("columns", {}).values())
         columns = columns or [key for key, metric in settings["metrics"].items() if metric]

@@ -103,7 +103,8 @@ def bind(config: Mapping[str, Any]) -> int:
 def test_the_choices_are_those_of_the_issue() -> None:
     assert choices("bits") == sorted(BITS)
     assert set(choices("method")) == set(METHODS) and len(METHODS) == 23
-    assert choices("protocol") == ["adm", "coco30k", "digits", "digits_latent", "fid_torch_fidelity", "paired", "smoke"]
+    protocols = ["adm", "coco30k", "digits", "digits_latent", "fashion", "fid_torch_fidelity", "paired", "smoke"]
+    assert choices("protocol") == protocols
     assert {"smoke", "light", "paper"} <= set(choices("budget"))
     assert choices("calib") == ["every_step", "normal_t", "random_t", "tdac", "uniform"]
     assert choices("numerics") == ["bf16", "fp16", "fp32"]

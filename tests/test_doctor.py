@@ -12,6 +12,7 @@ import pytest
 from dmq_cli import choices
 from dmq_cli.models import folder_sha256, identified
 from dmq_cli.models.architectures import ARCHITECTURES
+from dmq_cli.obtain import FASHION_FOLDER, fashion_missing
 from dmq_cli.paths import PACKAGE, resolve
 from dmq_cli.report.tables import table
 from dmq_cli.stages.graph import identity
@@ -25,13 +26,14 @@ def test_a_line_for_everything(tmp_path: Path) -> None:
     result = dmq("doctor", f"runtime.outputs={tmp_path}")
     assert (result.code, result.err) == (0, "doctor: looking at models, extractors and references ...\n")
     *lines, blank, told = result.out.splitlines()
-    assert blank == "" and re.search(r"models \d+ of \d+ present; extractors 1 of", told)
+    assert blank == "" and re.search(r"models \d+ of \d+ present; extractors 2 of", told)
     names = [(kind, name) for kind, name, *_ in map(str.split, lines)]
     assert [name for kind, name in names if kind == "model"] == choices.names("model")
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
     (clip,) = [line for line in lines if line.startswith("extractor") and " clip " in line]
     assert "missing" in clip and "copy openai/clip-vit-large-patch14" in clip and "protocol.clip_path" in clip
     here = {line.split()[1]: " present " in line for line in lines if line.startswith("reference")}
+    assert here.pop("fashion") == (fashion_missing(FASHION_FOLDER) is None)
     assert here == {"adm": False, "coco-val2014": False, "digits": True, "digits32": True, "fid_torch_fidelity": False}
     states = [re.search(r" (present|missing) ", line) for line in lines]
     assert len({found.start() for found in states if found}) == 1 and all(states), "aligned"

@@ -10,7 +10,7 @@ from typing import Any
 
 from dmq_cli import choices
 from dmq_cli.errors import DmqError, MissingWeightsError
-from dmq_cli.obtain import find_network, reference_file
+from dmq_cli.obtain import FASHION, fashion_missing, find_network, reference_file
 from dmq_cli.paths import resolve
 
 
@@ -135,6 +135,10 @@ def _semantic(name: str, protocol: Mapping[str, Any]) -> tuple[str, str]:
 
 def _reference(protocol: Mapping[str, Any], outputs: str) -> tuple[str, None]:
     file = reference_file(protocol["reference"], protocol["reference_path"], outputs)
+    if file is not None and protocol["reference"] == FASHION:
+        if sentence := fashion_missing(file):
+            raise MissingWeightsError(sentence)
+        return str(file), None
     if file is None or file.is_file():
         return "comes with scikit-learn" if file is None else str(file), None
     raise MissingWeightsError(

@@ -1,8 +1,8 @@
-"""The embedded protocol's extractor: digits_cnn behind torch-fidelity's interface."""
+"""The embedded protocols' extractors: digits_cnn and fashion_cnn behind torch-fidelity's interface."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -14,6 +14,7 @@ from dmq_cli.errors import EvaluationError
 from dmq_cli.metrics.protocol import SIDES
 from dmq_cli.metrics.weights import read_weights
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.models.fashion_cnn import FashionCNN
 from dmq_cli.store.tensors import check_finite
 
 
@@ -25,13 +26,17 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
     NaN in it.
     """
 
+    extractor: ClassVar[str] = "digits_cnn"
+    network: ClassVar[type[DigitsCNN]] = DigitsCNN
+    trained_with: ClassVar[str] = "ddim_digits"
+
     def __init__(
         self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
     ) -> None:
         super().__init__(name, features_list)
-        data, _sha256 = read_weights("digits_cnn", feature_extractor_weights_path)
+        data, _sha256 = read_weights(self.extractor, feature_extractor_weights_path)
         with torch.device("meta"):  # draws no random numbers
-            self.model = DigitsCNN()
+            self.model = self.network()
         try:
             state = safetensors.torch.load(data)
             check_finite(state, f"The weights in {feature_extractor_weights_path}")
@@ -42,17 +47,17 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
                 raise RuntimeError(f"{other_dtypes[0]} is {state[other_dtypes[0]].dtype}, not torch.float32")
         except (SafetensorError, RuntimeError) as error:
             raise EvaluationError(
-                f"Extractor digits_cnn was asked to read {feature_extractor_weights_path}, but that does not "
-                f"hold a DigitsCNN ({str(error).splitlines()[0]}); make it again with: "
-                "dmq train model=ddim_digits"
+                f"Extractor {self.extractor} was asked to read {feature_extractor_weights_path}, but that does not "
+                f"hold a {self.network.__name__} ({str(error).splitlines()[0]}); make it again with: "
+                f"dmq train model={self.trained_with}"
             ) from error
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        grey = images[:, :1]
-        if images.shape[2:] != SIDES or not bool((images == grey).all()):
+        grey, (height, width) = images[:, :1], SIDES[self.extractor]
+        if images.shape[2:] != (height, width) or not bool((images == grey).all()):
             raise EvaluationError(
-                "Extractor digits_cnn reads grey images of 16x16 pixels, but found (C, H, W) = "
+                f"Extractor {self.extractor} reads grey images of {height}x{width} pixels, but found (C, H, W) = "
                 f"{tuple(images.shape[1:])}, or channels that differ; choose the protocol of this model."
             )
         features, logits = self.model(grey.contiguous().float() / 127.5 - 1)
@@ -70,3 +75,11 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
     @staticmethod
     def can_be_compiled() -> bool:
         return False
+
+
+class FashionFeatures(DigitsFeatures):
+    """fashion_cnn: uint8 (B, 1 or 3, 32, 32) to features (B, 64) and logits (B, 10); otherwise as DigitsFeatures."""
+
+    extractor = "fashion_cnn"
+    network = FashionCNN
+    trained_with = "ddim_fashion train.unet=null"

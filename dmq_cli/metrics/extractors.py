@@ -1,7 +1,7 @@
 """Extract features of uint8 images by the extractors a protocol names; torch-fidelity finds them by name (registered.py).
 
-Each reads its weights from files the user names and never downloads: `dmq-digits-cnn` (digits.py), `dmq-inception`
-(inception.py), `dmq-dinov2` and `dmq-clip` (semantic.py).
+Each reads its weights from files the user names and never downloads: `dmq-digits-cnn` and `dmq-fashion-cnn` (digits.py),
+`dmq-inception` (inception.py), `dmq-dinov2` and `dmq-clip` (semantic.py).
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ def extract(
 def check_readable(shape: Sequence[int], protocol: Protocol, name: str, drawn: bool = False) -> None:
     """Raise EvaluationError for images of a shape (H, W, C) that the protocol's extractor cannot read.
 
-    digits_cnn reads 16x16, or any size where the protocol has `resize`, and three channels only where they are equal, which they
-    are not in a network's images (drawn). Inception, DINOv2 and CLIP scale images themselves. name: of the images.
+    digits_cnn reads 16x16, fashion_cnn 32x32, or any size where the protocol has `resize`, and three channels only where they are equal,
+    which they are not in a network's images (drawn). Inception, DINOv2 and CLIP scale images themselves. name: of the images.
     """
     height, width, channels = shape
-    digits = protocol.extractor == "digits_cnn"
-    sides = SIDES if digits and protocol.resize is None else None
-    kinds = {1: "grey"} if digits and drawn else {1: "grey", 3: "RGB"}
+    embedded = protocol.extractor in SIDES
+    sides = SIDES[str(protocol.extractor)] if embedded and protocol.resize is None else None
+    kinds = {1: "grey"} if embedded and drawn else {1: "grey", 3: "RGB"}
     if channels not in kinds or (sides is not None and (height, width) != sides):
         size = f" of {sides[0]}x{sides[1]} pixels" if sides else ""
         raise EvaluationError(

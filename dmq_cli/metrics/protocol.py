@@ -17,11 +17,11 @@ from dmq_cli.metrics.metric import Metric, SetMetric, check_least
 from dmq_cli.metrics.shown import results
 from dmq_cli.store.hashing import digest
 
-EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "inception-v3-compat": "dmq-inception"}
+EXTRACTORS = {"digits_cnn": "dmq-digits-cnn", "fashion_cnn": "dmq-fashion-cnn", "inception-v3-compat": "dmq-inception"}
 """The extractors a protocol can name, and the names under which torch-fidelity finds them."""
 
-SIDES = (16, 16)
-"""Height and width of the images that digits_cnn reads, pixels."""
+SIDES = {"digits_cnn": (16, 16), "fashion_cnn": (32, 32)}
+"""Height and width of the grey images that an embedded extractor reads, pixels."""
 
 SPATIAL = "spatial"
 """The layer of Inception that sFID reads, see inception.py."""
@@ -76,8 +76,10 @@ class Protocol:
         if self.extractor is not None:
             _require_known("extractor", self.extractor, EXTRACTORS)
         _require_known("to_uint8", self.to_uint8, _ROUNDINGS)
-        if self.extractor != "digits_cnn" and self.resize is not None:
-            raise ConfigError(f"Protocol {self.name} asks for resize, which only digits_cnn has; leave it out.")
+        if self.extractor not in SIDES and self.resize is not None:
+            raise ConfigError(
+                f"Protocol {self.name} asks for resize, which only {' and '.join(SIDES)} have; leave it out."
+            )
         for name in self.weights_sha256:
             _require_known("weights_sha256 of", name, _WEIGHTS)
         for key, least in (("num_images", 2), ("rng_seed", 0), ("resize", 1)):

@@ -7,12 +7,13 @@ from typing import Any
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from dmq_cli.metrics.digits import DigitsFeatures
+from dmq_cli.metrics.digits import DigitsFeatures, FashionFeatures
 from dmq_cli.metrics.inception import InceptionFeatures
 from dmq_cli.metrics.semantic import ClipFeatures, Dinov2Features
 
 for _name, _class in (
     ("dmq-digits-cnn", DigitsFeatures),
+    ("dmq-fashion-cnn", FashionFeatures),
     ("dmq-inception", InceptionFeatures),
     ("dmq-dinov2", Dinov2Features),
     ("dmq-clip", ClipFeatures),

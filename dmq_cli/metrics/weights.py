@@ -24,6 +24,7 @@ FOLDERS = ("dinov2", "clip")
 
 _REMEDY = {
     "digits_cnn": "dmq ships it and makes it again with: dmq train model=ddim_digits",
+    "fashion_cnn": "dmq ships it and makes it again with: dmq train model=ddim_fashion train.unet=null",
     "inception-v3-compat": f"download {INCEPTION_URL} and give its place as protocol.extractor_path",
     "lpips": f"download {ALEXNET_URL} and give its place as protocol.lpips_path",
     "dinov2": "copy facebook/dinov2-large from the Hugging Face hub (config.json, model.safetensors) and give its folder as protocol.dinov2_path",
@@ -37,7 +38,7 @@ _REMEDY = {
 def read_weights(extractor: str, path: str | None, sha256: str | None = None) -> tuple[bytes, str]:
     """Read the bytes of an extractor's weights file and hash them, without interpreting them.
 
-    extractor: `digits_cnn`, `inception-v3-compat` or `lpips`; the last two must be the published files, as numbers of other weights
+    extractor: `digits_cnn`, `fashion_cnn`, `inception-v3-compat` or `lpips`; the last two must be the published files, as numbers of other weights
     could not be called FID or LPIPS. sha256: the expected one, or None. Raises MissingWeightsError (exit code 4) if there is no
     such file and EvaluationError if its hash differs.
     """

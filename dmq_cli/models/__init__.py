@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.families import Family as Family
     from dmq_cli.models.families import Told as Told
     from dmq_cli.models.families import register as register
+    from dmq_cli.models.fashion_cnn import FashionCNN as FashionCNN
     from dmq_cli.models.first_stage import Decoder as Decoder
     from dmq_cli.models.folder import load_adapter as load_adapter
     from dmq_cli.models.folder import load_schedule as load_schedule
@@ -90,6 +91,7 @@ __getattr__, __all__ = late(
             "predict",
         ),
         "digits_cnn": ("DigitsCNN",),
+        "fashion_cnn": ("FashionCNN",),
         "dit": ("DiTAdapter",),
         "expected": ("check_expected",),
         "families": (

@@ -27,7 +27,7 @@ from dmq_cli.paths import resolve
 from dmq_cli.store.hashing import file_sha256
 
 # Entries that say how a model is found and checked; they are no part of its identity.
-_ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "weights", "seed")
+_ABOUT = ("latent", "expects", "parameters", "scaling_factor", "source", "made_with", "weights", "seed")
 
 
 def identified(model: Mapping[str, Any]) -> dict[str, Any]:

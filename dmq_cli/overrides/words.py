@@ -20,7 +20,9 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _CONFIG_DIR = ("--config-dir", _WITH_VALUE["--config-dir"])
 _LONG = {short: long for flags in (_WITH_VALUE, _ALONE, _MAY_HAVE_VALUE) for long, short in flags.items()}
 
-_PATH = re.compile(r"\+{0,2}(runtime\.outputs|model\.path|cond\.prompts|layer_bits|logger\.folder|protocol\.\w+_path)")
+_PATH = re.compile(
+    r"\+{0,2}(runtime\.outputs|model\.path|cond\.prompts|data\.path|layer_bits|logger\.folder|protocol\.\w+_path)"
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # Hydra reads it as it stands
 _NO_TEXT = re.compile(r"[+-]?[\d_]*\.?[\d_]*(e[+-]?\d+)?|[+-]?inf|nan|true|false|null", re.IGNORECASE)
 _INTERPOLATION = r"\$\{(\.*\w+\.[\w.]+|[\w.]+:[^}]*)\}"  # of a key in a section, or of a resolver

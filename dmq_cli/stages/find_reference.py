@@ -14,13 +14,15 @@ from dmq_cli.metrics.reading.image_files import Framing, ImageSource, archive_so
 from dmq_cli.metrics.reading.look import Pixels
 from dmq_cli.metrics.references.build import build_reference
 from dmq_cli.metrics.references.files import read_reference, read_stored
-from dmq_cli.obtain import REFERENCES, reference_file
+from dmq_cli.obtain import FASHION, REFERENCES, reference_file
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import file_sha256
 from dmq_cli.zoo.digits import digit_images
+from dmq_cli.zoo.fashion import fashion_images, find_fashion
 
 OUTPUTS = "outputs"  # whose folder `references` holds what was built, unless runtime.outputs says otherwise
 _log = logging.getLogger("dmq")
+_FASHION_IMAGES = 10_000  # the first ones of the training part
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
@@ -63,12 +65,16 @@ def real_images(protocol: Protocol, outputs: str | Path) -> Pixels:
 
 
 def reference_identity(protocol: Protocol, outputs: str | Path) -> str | None:
-    """The sha256 of the reference's file, None for an embedded one or none. Raises MissingWeightsError where it does not exist and
-    EvaluationError where it is not the one that the protocol asks for, or lacks statistics that it needs.
+    """The sha256 of the reference's file, None for none, an embedded one, or Fashion-MNIST, which is read only if it is the published
+    one. Raises MissingWeightsError where it does not exist and EvaluationError where it is not the one that the protocol asks for, or
+    lacks statistics that it needs.
     """
     if protocol.reference is None:
         return None
     file = reference_file(protocol.reference, protocol.reference_path, outputs)
+    if protocol.reference == FASHION:
+        find_fashion(file)
+        file = None
     if protocol.reference_sha256 is not None:
         find_reference(protocol, outputs)  # of images it is the sha256 of all pixels
     elif file is not None and (stored := read_stored(file, protocol.reference)):
@@ -110,10 +116,10 @@ def build(
     Raises ConfigError for an impossible name of the reference or its file, EvaluationError for a file that exists already, and
     what `image_source` raises.
     """
-    if re.fullmatch(_NAME, name) is None or name in REFERENCES:
+    if re.fullmatch(_NAME, name) is None or name in (*REFERENCES, FASHION):
         raise ConfigError(
             f"A reference cannot be called {name}; give a name of letters, digits, '_', '-' and '.' that is none of "
-            f"{', '.join(REFERENCES)}."
+            f"{', '.join((*REFERENCES, FASHION))}."
         )
     if file.suffix != ".safetensors":
         raise ConfigError(
@@ -134,7 +140,15 @@ def build(
 
 
 def _read(name: str, file: Path | None) -> Reference:
+    if name == FASHION:
+        return reference_of(name, _fashion(file))
     return reference_of(name, _digits(name)) if file is None else read_reference(file, name)
+
+
+def _fashion(folder: Path | None) -> Pixels:
+    images = fashion_images("train", None if folder is None else str(folder))[0][:_FASHION_IMAGES]
+    pixels: Pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels
 
 
 def _digits(name: str) -> Pixels:

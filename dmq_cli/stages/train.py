@@ -1,4 +1,4 @@
-"""`dmq train`: train an embedded model and, with ddim_digits, the feature extractor again, and write their card."""
+"""`dmq train`: train an embedded model and, with one of pixels, its feature extractor again, and write their card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dmq_cli.stages.verbs import graph
 from dmq_cli.store import create_run, environment, read_json, write_json
 from dmq_cli.store.files import copy_file
 from dmq_cli.zoo import (
-    digit_images,
+    image_parts,
     memorisation,
     save_classifier,
     split,
@@ -40,6 +40,10 @@ from dmq_cli.zoo import (
 )
 from dmq_cli.zoo.training import StepReport
 
+_NETWORKS = {
+    "latent": "train_latent",
+    "unet": "train_unet",
+}  # sections of a configuration and the nodes that train by them
 _RETRAINED = 0.5  # another seed, thread count or library moves the distance of a trained model by up to this fraction
 
 
@@ -80,7 +84,7 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
 
     Writes outputs/runs/train/<time>-<key>/ with the model folder, the extractor's folder where it belongs to the model, and
     the card; with train.install=true it also replaces the weights inside the package. Training goes on where it was
-    interrupted. The weights and a first card are in place before the images are measured.
+    interrupted. The weights and a first card are in place before the images are measured. train.unet=null: the extractor alone.
     """
     trust(composed)
     if threads := composed["runtime"]["threads"]:
@@ -88,17 +92,20 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     settings, progress = _settings(composed), Progress(quiet)
     stage_graph = Graph(NODES, graph(composed, progress).store, progress)
     sections = with_code({**composed, **settings}, NODES.values())
-    node = "train_latent" if "latent" in settings else "train_unet"
-    trained = stage_graph.store.verify(node, stage_graph.ensure(node, sections).name)
-    run = create_run(
-        Path(composed["runtime"]["outputs"]) / "runs", "train", stage_graph.key(node, sections), dict(composed)
-    )
-    places = {"model": _copy(trained / "model", run.path / settings["name"])}
-    if "classifier" in settings:
-        places["extractor"] = _copy(stage_graph.ensure("train_classifier", sections), run.path / "digits_cnn")
-    card = {**_trained(stage_graph, node, sections), "command": command, "environment": environment()}
-    _publish(places, card, settings["install"])
-    card |= _quality(composed, places["model"], progress)
+    node = next((node for section, node in _NETWORKS.items() if settings.get(section)), None)
+    trained = stage_graph.store.verify(node, stage_graph.ensure(node, sections).name) if node else None
+    extractor = stage_graph.ensure("train_classifier", sections) if settings.get("classifier") else None
+    key = stage_graph.key(node or "train_classifier", sections)
+    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", key, dict(composed))
+    places, card = {}, dict[str, Any]()
+    if trained:
+        places["model"] = _copy(trained / "model", run.path / settings["name"])
+    if extractor:
+        places["extractor"] = _copy(extractor, run.path / f"{settings['classifier'].get('data', 'digits')}_cnn")
+    if node:
+        card = {**_trained(stage_graph, node, sections), "command": command, "environment": environment()}
+        _publish(places, card, settings["install"])
+        card |= _quality(composed, places["model"], progress)
     _publish(places, card, settings["install"])
     run.finish("done")
     return {"artifacts": {name: str(place) for name, place in places.items()}, "card": card}
@@ -120,8 +127,9 @@ def _copy(source: Path, folder: Path) -> Path:
 
 
 def _publish(places: Mapping[str, Path], card: Mapping[str, Any], install: bool) -> None:
-    """Write the card into the model's folder and, if asked for, copy all folders into the package."""
-    write_card(places["model"], card)
+    """Write the card into the model's folder, if it was trained, and, if asked for, copy all folders into the package."""
+    if "model" in places:
+        write_card(places["model"], card)
     for folder in places.values() if install else ():
         shutil.copytree(folder, PACKAGE / "zoo" / "weights" / folder.name, copy_function=copy_file, dirs_exist_ok=True)
 
@@ -164,17 +172,17 @@ def equal_counts(images: Pixels, real: Pixels, protocol: Protocol, splits: int =
     rows = []
     for seed in range(splits):
         first, second = split(len(real), 0.5, seed)
-        size = min(len(first), len(second))
+        size = min(len(first), len(second), len(images))
+        start = seed * min(10, (len(images) - size) // splits)
         half = replace(protocol, num_images=size, metrics={"fd": FrechetDistance()}, columns={})
         floor = fidelity(real[first[:size].numpy()], real[second[:size].numpy()], half)
-        model = fidelity(images[seed * 10 : seed * 10 + size], real[second[:size].numpy()], half)
+        model = fidelity(images[start : start + size], real[second[:size].numpy()], half)
         rows.append({"floor": floor["fd"], "model": model["fd"]})
     return {"num_images": size, **flat(over_ranges(rows))}
 
 
 def _memorisation(config: Mapping[str, Any], images: Pixels) -> dict[str, float]:
     settings = config["train"].get("unet") or config["train"]["latent"]
-    real = to_float(digit_images(images.shape[1])[0])
-    train_rows, held_out = split(len(real), settings["held_out"], settings["seed"])
+    (train_images, _), (held_out, _) = image_parts(settings, images.shape[1])
     samples = to_float(torch.from_numpy(images).permute(0, 3, 1, 2))
-    return memorisation(samples, real[train_rows], real[held_out])
+    return memorisation(samples, to_float(train_images), to_float(held_out))

@@ -1,4 +1,4 @@
-"""Trains `digits_cnn`, the feature extractor of the embedded protocol.
+"""Trains `digits_cnn` and `fashion_cnn`, the feature extractors of the embedded protocols.
 
 A classifier (cross entropy, AdamW, one cosine of the learning rate, slightly moved and noisy images) with
 two further terms. A plain classifier's features collapse onto ten points (Papyan, Han, Donoho: Prevalence
@@ -25,8 +25,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.models.fashion_cnn import FashionCNN
 from dmq_cli.store.files import aside, write_text
-from dmq_cli.zoo.digits import digit_images, split, to_float
+from dmq_cli.zoo.data import DataName, image_parts, recorded
+from dmq_cli.zoo.digits import to_float
+
+NETWORKS: dict[str, type[DigitsCNN]] = {"digits": DigitsCNN, "fashion": FashionCNN}
+"""The classifier of each data set."""
+
+_BATCH = 2000  # images that are only read, at once: more than there are digits
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class ClassifierTraining:
     """Training of the classifier. lr: peak of the cosine; held_out: fraction never trained on; seed: of split, weights
     and order.
 
-    reconstruction, decorrelation: weights of the two terms beside the cross entropy.
+    reconstruction, decorrelation: weights of the two terms beside the cross entropy. data, path: see data.py.
     """
 
     epochs: int = 30
@@ -45,44 +52,47 @@ class ClassifierTraining:
     seed: int = 0
     reconstruction: float = 10.0
     decorrelation: float = 2.0
+    data: DataName = "digits"
+    path: str | None = None
 
 
 def train_classifier(
     config: ClassifierTraining, report: Callable[[int, int, float], None]
 ) -> tuple[DigitsCNN, dict[str, Any]]:
-    """Train on the digits; the same config gives the same model on the same machine, the global generator
+    """Train on the images; the same config gives the same model on the same machine, the global generator
     is untouched.
 
     report(step, steps, loss) is called after every optimizer step. Returns the model in evaluation mode and
     its card: {training, parameters, num_train, num_held_out, accuracy_train, accuracy_held_out} with
     accuracies in [0, 1].
     """
-    pixels, labels = digit_images()
+    kind, settings = NETWORKS[config.data], asdict(config)
+    (pixels, labels), (held_out, held_out_labels) = image_parts(settings, kind.side)
     images = to_float(pixels)
-    train, held_out = split(len(images), config.held_out, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = DigitsCNN()
-        _fit(model, images[train], labels[train], config, report)
-    _measure_features(model, images[train])
+        model = kind()
+        _fit(model, images, labels, config, report)
+    _measure_features(model, images)
     return model, {
-        "training": asdict(config),
+        "training": recorded(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "num_train": len(train),
+        "num_train": len(images),
         "num_held_out": len(held_out),
-        "accuracy_train": accuracy(model, images[train], labels[train]),
-        "accuracy_held_out": accuracy(model, images[held_out], labels[held_out]),
+        "accuracy_train": accuracy(model, images, labels),
+        "accuracy_held_out": accuracy(model, to_float(held_out), held_out_labels),
     }
 
 
 @torch.no_grad()
 def accuracy(model: DigitsCNN, images: Tensor, labels: Tensor) -> float:
-    """Fraction of images (B, 1, 16, 16) in [-1, 1] whose largest logit is their label."""
-    return float((model(images)[1].argmax(1) == labels).float().mean())
+    """Fraction of images (B, 1, H, W) in [-1, 1] whose largest logit is their label."""
+    read = torch.cat([model(batch)[1].argmax(1) for batch in torch.split(images, _BATCH)])
+    return float((read == labels).float().mean())
 
 
 def save_classifier(model: DigitsCNN, card: dict[str, Any], folder: Path) -> None:
-    """Write model.safetensors and card.json, the two files of dmq_cli/zoo/weights/digits_cnn."""
+    """Write model.safetensors and card.json, the two files of a folder of dmq_cli/zoo/weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     with aside(folder / "model.safetensors") as scratch:
@@ -154,5 +164,5 @@ def _loss(model: DigitsCNN, decoder: nn.Module, images: Tensor, labels: Tensor, 
 @torch.no_grad()
 def _measure_features(model: DigitsCNN, images: Tensor) -> None:
     """Give the last normalisation the mean and variance of untouched images."""
-    embedded = model.embed(model.body(images))
+    embedded = torch.cat([model.embed(model.body(batch)) for batch in torch.split(images, _BATCH)])
     model.norm.running_mean, model.norm.running_var = embedded.mean(0), embedded.var(0)

@@ -7,12 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+_ROWS = 1000  # images compared at once
+
 
 def nearest_distance(images: Tensor, references: Tensor) -> Tensor:
     """Root mean squared pixel difference of each image to the nearest reference. float (N, ...) and (M, ...) -> (N,)."""
     pixels = images[0].numel()
-    distance: Tensor = torch.cdist(images.flatten(1), references.flatten(1)).amin(1)
-    return distance / math.sqrt(pixels)
+    rows, others = images.flatten(1), references.flatten(1)
+    distances = [torch.cdist(batch, others).amin(1) for batch in torch.split(rows, _ROWS)]
+    return torch.cat(distances) / math.sqrt(pixels)
 
 
 def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float]:

@@ -25,6 +25,7 @@ BEFORE = {
     "coco30k": ("d47d053b3e326c54", "1d9134e4803ddd55"),
     "digits": ("d7754efed73ff9ee", "112d0934abb684a9"),
     "digits_latent": ("9114bde36cd76436", "8b1ae9d6e9463087"),
+    "fashion": ("bbda960e26255744", "3bb1d847d2459e23"),  # came later
     "fid_torch_fidelity": ("34a064a8bb344da0", "1a2ed7f31ef7bb38"),
     "paired": ("2829431fffdaad21", "d77eea7c6be87258"),  # came later
     "smoke": ("d4987ebf847f051d", "a80285b92ff57291"),

@@ -128,7 +128,7 @@ def test_statistics_of_another_feature_size(write: Write, tmp_path: Path) -> Non
 def test_the_sizes_that_are_known_are_those_of_the_extractors() -> None:
     found = extract(digits(0, 20), protocol(metrics=("fd",)))
     assert found["features"].shape[1] == SIZES["digits_cnn", "features"]
-    assert SIZES["inception-v3-compat", "spatial"] == 17 * 17 * 7 and len(SIZES) == 3
+    assert SIZES["inception-v3-compat", "spatial"] == 17 * 17 * 7 and len(SIZES) == 4
 
 
 def test_the_sha256_that_the_protocol_asks_for(tmp_path: Path) -> None:

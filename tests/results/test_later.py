@@ -48,7 +48,6 @@ def test_settings_are_left_out_at_that_value_alone_and_wherever_their_object_sta
     assert without_later(config)["layer_bits"] is None and "bias" in made, "the original is not changed"
 
 
-
 @pytest.mark.parametrize("value", [1, "x", None, True, 0.5])
 def test_other_values_are_what_they_are(value: object) -> None:
     assert without_later(value) is value and without_later({"a": value}) == {"a": value}

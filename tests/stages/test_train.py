@@ -79,5 +79,5 @@ def test_what_cannot_be_trained_is_told(override: str, tmp_path: Path) -> None:
     name = config["model"]["name"]
     with pytest.raises(ConfigError) as caught:
         stage.train(config, "dmq train", quiet=True)
-    known = "ddim_digits, dit_digits, ldm_digits, ldm_digits_class, sd_digits"
+    known = "ddim_digits, ddim_fashion, dit_digits, ldm_digits, ldm_digits_class, sd_digits"
     assert str(caught.value) == f"model={name} cannot be trained by dmq; it trains {known}."

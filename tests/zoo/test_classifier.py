@@ -7,8 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dmq_cli.errors import EvaluationError
+from dmq_cli.metrics.extractors import extract
 from dmq_cli.models.digits_cnn import DigitsCNN
+from dmq_cli.models.fashion_cnn import FashionCNN
+from dmq_cli.obtain import FASHION_FOLDER, fashion_missing
 from dmq_cli.paths import resolve
+from dmq_cli.stages import build
+from dmq_cli.store import file_sha256
 from dmq_cli.zoo.classifier import (
     ClassifierTraining,
     accuracy,
@@ -18,6 +24,9 @@ from dmq_cli.zoo.classifier import (
     train_classifier,
 )
 from dmq_cli.zoo.digits import digit_images, split, to_float
+from dmq_cli.zoo.fashion import fashion_images
+from tests.test_conf import composed
+from tests.zoo.idx import small_fashion
 
 SHIPPED = resolve("package:zoo/weights/digits_cnn")
 
@@ -94,3 +103,42 @@ def test_redundancy_by_hand() -> None:
     assert float(redundancy(torch.stack([a, b], 1) + 3)) == 0
     # covariance of a with 2a is 2 * 4/3; twice its square over two features
     assert float(redundancy(torch.stack([a, 2 * a], 1))) == pytest.approx((8 / 3) ** 2)
+
+
+def test_clothes_are_read_by_a_classifier_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = small_fashion(tmp_path / "idx", monkeypatch)
+    config = ClassifierTraining(epochs=8, batch_size=20, data="fashion", path=str(folder))
+    model, card = train_classifier(config, lambda *_: None)
+    assert isinstance(model, FashionCNN) and card["num_train"] == 60 and card["num_held_out"] == 40
+    assert card["training"]["data"] == "fashion" and "path" not in card["training"]
+    assert card["accuracy_held_out"] > 0.5, "heights of rectangles, ten of them"
+    save_classifier(model, card, tmp_path / "fashion_cnn")
+    protocol = build.make(
+        composed("protocol=fashion", f"protocol.extractor_path={tmp_path / 'fashion_cnn' / 'model.safetensors'}")[
+            "protocol"
+        ]
+        | {"extractor_sha256": None}
+    )
+    pixels, labels = fashion_images("test", str(folder))
+    read = extract(pixels.permute(0, 2, 3, 1), protocol)
+    assert read["features"].shape == (40, 64) and float(read["features"].abs().max()) < 1
+    assert float((read["logits"].argmax(1) == labels).float().mean()) == pytest.approx(card["accuracy_held_out"])
+    with pytest.raises(EvaluationError, match="fashion_cnn reads grey images of 32x32 pixels"):
+        extract(torch.zeros(2, 16, 16, 1, dtype=torch.uint8), protocol)
+
+
+def test_the_shipped_classifier_of_clothes_is_the_one_of_the_recipe() -> None:
+    """Its accuracy is measured again where the images are."""
+    folder, recipe = resolve("package:zoo/weights/fashion_cnn"), composed("model=ddim_fashion")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    given = {key: value for key, value in recipe["train"]["classifier"].items() if key not in ("_target_", "path")}
+    assert card["training"] == given and card["num_train"] == 60_000 and card["num_held_out"] == 10_000
+    assert recipe["protocol"]["extractor_sha256"] == file_sha256(folder / "model.safetensors")
+    assert (folder / "model.safetensors").stat().st_size < 1e6 and 0.86 < card["accuracy_held_out"] < 1
+    model = FashionCNN()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    if fashion_missing(FASHION_FOLDER) is None:
+        pixels, labels = fashion_images("test")
+        found = accuracy(model.eval(), to_float(pixels), labels)
+        assert found == pytest.approx(card["accuracy_held_out"], abs=1e-3)

@@ -21,6 +21,7 @@ MODELS = {
     "dit_digits": (4, 8, 8),
 }
 LATENT = sorted(MODELS.keys() - {"ddim_digits"})
+LARGER = "ddim_fashion"  # its recipe ships; once its weights do, it belongs to MODELS
 
 
 def files(folder: Path) -> list[Path]:
@@ -28,8 +29,8 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_every_folder_is_known() -> None:
-    assert {path.name for path in WEIGHTS.iterdir()} == {*MODELS, "digits_cnn"}
-    assert {path.stem for path in (conf_folder() / "train").glob("*.yaml")} == set(MODELS)
+    assert {path.name for path in WEIGHTS.iterdir()} - {LARGER} == {*MODELS, "digits_cnn", "fashion_cnn"}
+    assert {path.stem for path in (conf_folder() / "train").glob("*.yaml")} == {*MODELS, LARGER}
 
 
 @pytest.mark.parametrize("name", MODELS)

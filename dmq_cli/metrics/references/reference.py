@@ -26,6 +26,7 @@ Features = Mapping[str, Tensor]
 Array = NDArray[np.float64]
 SIZES = {
     ("digits_cnn", "features"): 64,
+    ("fashion_cnn", "features"): 64,
     ("inception-v3-compat", "features"): 2048,
     ("inception-v3-compat", "spatial"): 2023,
 }
