@@ -19,6 +19,7 @@ from dmq_cli import papers
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import SetMetric, TwinMetric, shown
 from dmq_cli.metrics.shown import classes
+from dmq_cli.overrides.bits import is_width, register_bits
 from dmq_cli.overrides.shape import unread
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.stages import build
@@ -267,9 +268,11 @@ def test_tables_sweep_and_keep_their_cells() -> None:
             found = compose("config", ["stage=evaluate", f"table={name}"], return_hydra_config=True)
         assert found.table.name == name.partition("__")[0], "a further part fills the same table"
         assert found.hydra.mode.name == "MULTIRUN"
-        sweep = {key: str(values).split(",") for key, values in found.hydra.sweeper.params.items()}
+        params = {key: str(values).split(",") for key, values in found.hydra.sweeper.params.items()}
+        sweep = {key: [value.strip() for value in values] for key, values in params.items()}
         assert set(sweep.get("method", [])) <= set(choices("method"))
-        assert set(sweep["bits"]) <= set(choices("bits"))
+        assert all(bits in choices("bits") or is_width(bits) for bits in sweep["bits"])
+        register_bits([f"bits={bits}" for bits in sweep["bits"]])
         config = composed(f"table={name}", *(f"{key}={values[-1]}" for key, values in sweep.items()))
         assert all(len(seeds) == config["protocol"]["num_images"] for seeds in parse_ranges(config["seeds"]))
 

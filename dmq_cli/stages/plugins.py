@@ -192,13 +192,14 @@ def _located(key: str, target: Any) -> Part:
         raise _missing_module(key, target, names[0], [importable.name for importable in iter_modules()])
     value: Any = module
     for count, name in enumerate(names[1:], 1):
-        if not hasattr(value, name) and value is module:
-            below = _import(key, target, ".".join(names[: count + 1]))
-            if below is None:
-                raise _missing(key, target, module, name, count == len(names) - 1)
-        elif not hasattr(value, name):
+        if hasattr(value, name):
+            value = getattr(value, name)
+        elif value is not module:
             raise _missing(key, target, value, name, True)
-        value = getattr(value, name)
+        else:  # the module itself: its package does not know it where that was imported again since
+            value = _import(key, target, ".".join(names[: count + 1]))
+            if value is None:
+                raise _missing(key, target, module, name, count == len(names) - 1)
         module = value if isinstance(value, ModuleType) else module
     if not callable(value):
         raise ConfigError(

@@ -344,3 +344,18 @@ def test_the_code_of_a_registered_family_is_in_the_keys_of_its_models(write: Wri
             unregister("OwnUNet")
     assert plain == {} and {name.rpartition(".")[2] for name in codes[0]} == {"OwnUNet", "OwnAdapter"}
     assert codes[0] == codes[2] != codes[1] and keys[0] == keys[2] != keys[1]
+
+
+def test_a_module_whose_package_was_imported_again_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "imported_twice"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "inner.py").write_text("class A: pass", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = importlib.import_module("imported_twice.inner")
+    del sys.modules["imported_twice"]
+    try:
+        assert resolve("correct", "imported_twice.inner.A").value.__qualname__ == inner.A.__qualname__
+    finally:
+        for name in [name for name in sys.modules if name.startswith("imported_twice")]:
+            del sys.modules[name]
