@@ -11,6 +11,7 @@ from typing import Any
 from dmq_cli.choices import composed
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.overrides.bits import register_bits
+from dmq_cli.results.later import without_later
 from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store.recorded import MANIFEST
@@ -115,7 +116,7 @@ def _same(section: str, row_config: Mapping[str, Any], recorded: Mapping[str, An
         want, have = flat(want), flat(have)
     if section in ("numerics", "cond") and have is None:  # recorded before it existed
         have = configured(())[section]
-    return bool(identity(want) == identity(have))
+    return bool(identity(without_later(want)) == identity(without_later(have)))
 
 
 def _seeds(config: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,19 @@ def test_full_precision_is_backed_by_any_cell_of_its_model_and_seeds(tmp_path: P
     assert full_precision([folder.parent], [*words, "fp_seeds=[0-1999]"]) is None
     shutil.rmtree(folder)
     assert full_precision([folder.parent], words) is None
+
+
+COMMITTED = Path(__file__).resolve().parents[2] / "outputs" / "tables"
+FEW_TABLES = ("tac_3", "tac_4")
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="the tables are in a checkout")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW_TABLES else pytest.mark.slow) for n in names()])
+def test_committed_cells_back_the_rows_that_were_measured(name: str) -> None:
+    """A setting that is added later, and stands in the files of conf/, loses no row of a paper's table."""
+    file = COMMITTED / f"{name}-digits" / "table.json"
+    if not file.is_file():
+        pytest.skip("nothing of it was measured")
+    table = paper_table(name)
+    states = Counter(look_up(table, row, "digits", COMMITTED).state for row in table.rows)
+    assert dict(states) == read_json(file)["states"] and (name not in FEW_TABLES or set(states) == {"measured"})
