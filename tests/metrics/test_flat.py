@@ -39,8 +39,8 @@ def now(name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def made_now(name: str) -> Protocol:
-    made: Protocol = build.make(now(name))
+def made_now(name: str, num_images: int) -> Protocol:
+    made: Protocol = build.make({**now(name), "num_images": num_images})
     return made
 
 
@@ -52,8 +52,9 @@ def cells() -> Iterator[dict[str, Any]]:
 def test_every_committed_cell_keeps_its_keys_its_record_and_its_row() -> None:
     found = 0
     for cell in cells():
-        config = cell["config"] | {"protocol": now(cell["protocol"]["name"])}
-        made = made_now(cell["protocol"]["name"])
+        name, num_images = cell["protocol"]["name"], cell["protocol"]["num_images"]
+        config = cell["config"] | {"protocol": {**now(name), "num_images": num_images}}
+        made = made_now(name, num_images)
         weights = cell["protocol"]["reference_sha256"], config["measured_with"]["extractor"]
         assert made.record(*weights, {}) == cell["protocol"]
         assert _same("protocol", config, cell["config"])
