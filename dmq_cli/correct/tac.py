@@ -41,7 +41,7 @@ from dmq_cli.models import Denoiser
 from dmq_cli.ops import by_channel, places, with_places
 from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
-TABLES = ("gain", "bias", "noise_bias", "output_bias")
+_TABLES = ("gain", "bias", "noise_bias", "output_bias")
 _OPTIONS = {
     "inputs": ("corrected", "reference"),
     "relative_term": ("sum", "mean"),
@@ -108,7 +108,7 @@ class Tac:
         learner = _Learner(self, reference, _Same(quantized, guide, seeds) if self.inputs == "reference" else None)
         for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
-        return {name: table for name in TABLES if (table := getattr(learner, name)) is not None}
+        return {name: table for name in _TABLES if (table := getattr(learner, name)) is not None}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See CorrectionMethod."""

@@ -82,11 +82,11 @@ class SearchedEma:
 
     def running(self, values: Tensor, low: Tensor, high: Tensor, grid: RangeGrid) -> Range:
         """From some values (N, k) and the extremes (N,) of every sample to the range of all, (1,) each."""
-        found = []
+        ranges = []
         for rows in _shuffled(len(values), self.batch):
             ends = torch.stack([low[rows].amin(), high[rows].amax()])
-            found.append(self.fit(torch.cat([values[rows].flatten(), ends])[None], grid))
-        lows, highs = (torch.stack(end) for end in zip(*found, strict=True))
+            ranges.append(self.fit(torch.cat([values[rows].flatten(), ends])[None], grid))
+        lows, highs = (torch.stack(end) for end in zip(*ranges, strict=True))
         return _average(lows, self.momentum), _average(highs, self.momentum)
 
 

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from dmq_cli.papers.cells import cells
-from dmq_cli.papers.transcript import PaperTable, Row, names, paper_table
+from dmq_cli.papers.transcript import PaperTable, Row, choice_of, names, paper_table
 from dmq_cli.paths import conf_folder
 
 TABLE = "widths"
@@ -57,12 +57,12 @@ def curves(tables: Path) -> Curves:
 
 def match(measured: Curves) -> list[Match]:
     """Match every printed width of a method without learning that was measured here, sorted by model and width."""
-    found: dict[tuple[str, str, str], Match] = {}
+    matches: dict[tuple[str, str, str], Match] = {}
     for method in _METHODS:
         for anchor in _anchors(method):
             if (curve := measured.get((anchor.digits_model, method))) and (near := _nearest(anchor, curve)):
-                found.setdefault((anchor.model, anchor.digits_model, anchor.bits), near)
-    return [found[key] for key in sorted(found)]
+                matches.setdefault((anchor.model, anchor.digits_model, anchor.bits), near)
+    return [matches[key] for key in sorted(matches)]
 
 
 def as_csv(matches: Iterable[Match]) -> str:
@@ -77,7 +77,7 @@ def as_csv(matches: Iterable[Match]) -> str:
 def matched_row(table: PaperTable, row: Row) -> Row | None:
     """The row at its matched width at digits scale; None where none is known, or where it is the printed one."""
     words = table.parts[row.part]
-    models = (_model(words["paper"]), _model(words["digits"]))
+    models = (str(choice_of(words["paper"], "model")), str(choice_of(words["digits"], "model")))
     bits = next(
         (
             line.digits_bits
@@ -116,7 +116,15 @@ def _anchors(method: str) -> Iterator[Match]:
                 if full is not None and f"method={method}" in row.overrides["digits"]:
                     times = f"{float(row.printed[heading]) / full:.3g}"
                     place = f"{table.name}: {row.method} {row.bits}"
-                    yield Match(_model(words["paper"]), row.setting(), place, times, _model(words["digits"]), "", "")
+                    yield Match(
+                        str(choice_of(words["paper"], "model")),
+                        row.setting(),
+                        place,
+                        times,
+                        str(choice_of(words["digits"], "model")),
+                        "",
+                        "",
+                    )
 
 
 def _nearest(anchor: Match, curve: Mapping[str, float]) -> Match | None:
@@ -132,7 +140,3 @@ def _nearest(anchor: Match, curve: Mapping[str, float]) -> Match | None:
 def _widths(bits: str) -> tuple[int, int]:
     weight, act = re.findall(r"\d+", bits)[:2]
     return int(weight), int(act)
-
-
-def _model(words: Iterable[str]) -> str:
-    return next(word.partition("=")[2] for word in words if word.startswith("model="))

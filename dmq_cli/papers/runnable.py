@@ -9,7 +9,7 @@ from dmq_cli import choices, obtain
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides.bits import is_width
 from dmq_cli.papers.matched import matched_row
-from dmq_cli.papers.transcript import PaperTable, Row, check_scale, from_section
+from dmq_cli.papers.transcript import PaperTable, Row, check_scale, choice_of, from_section
 from dmq_cli.paths import conf_folder
 
 SCALES: Mapping[str, tuple[str, ...]] = {
@@ -58,16 +58,12 @@ def blocked(table: PaperTable, row: Row, scale: str) -> str | None:
         return f"not available: {row.missing}"
     if scale == "digits":
         return None
-    model = choices.model(_choice(table.parts[row.part][scale], "model"))
+    model = choices.model(str(choice_of(table.parts[row.part][scale], "model")))
     if obtain.missing(model):
         return f"needs weights: {obtain.remedy(model)}"
     if not _has_gpu():
         return "needs GPU: 50,000 images by a network of this size are weeks of CPU time; run it where torch finds CUDA"
     return None
-
-
-def _choice(words: Iterable[str], group: str) -> str:
-    return next(word.partition("=")[2] for word in words if word.startswith(f"{group}="))
 
 
 def _has_gpu() -> bool:

@@ -83,29 +83,34 @@ def _intervals_follow(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Out
 
 def _ranges_follow_time(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
     """Pearson's r between timestep and range, layer by layer: how many are above 0.5, above 0.7, and where those with less lie."""
-    found = {site: abs(r) for site, r in stats.get("with_time", {}).items()}
-    if not found:
+    sizes = _strengths(stats)
+    if not sizes:
         return (UNKNOWN,)
-    moderate, strong = (sum(r > least for r in found.values()) for least in (0.5, 0.7))
-    none = [site for site, r in found.items() if r <= 0.5]
-    told = "".join(f", {n} of {of} in {part}" for part, n, of in _by_part(none, found))
+    moderate, strong = (sum(r > least for r in sizes.values()) for least in (0.5, 0.7))
+    none = [site for site, r in sizes.items() if r <= 0.5]
+    where = "".join(f", {n} of {of} in {part}" for part, n, of in _by_part(none, sizes))
     return (
-        HOLDS if 2 * moderate > len(found) else FAILS,
-        f"|r| is above 0.5 in {100 * moderate / len(found):.1f} % and above 0.7 in {100 * strong / len(found):.1f} % of"
-        f" {len(found)} layers; not above 0.5 in {len(none)}{told}.",
+        HOLDS if 2 * moderate > len(sizes) else FAILS,
+        f"|r| is above 0.5 in {100 * moderate / len(sizes):.1f} % and above 0.7 in {100 * strong / len(sizes):.1f} % of"
+        f" {len(sizes)} layers; not above 0.5 in {len(none)}{where}.",
     )
 
 
 def _mostly_in_the_middle(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
     """Whether ranges of the middle block follow time less often than those of the other parts."""
-    found = {site: abs(r) for site, r in stats.get("with_time", {}).items()}
-    middle = [r <= 0.5 for site, r in found.items() if site.startswith("mid")]
-    others = [r <= 0.5 for site, r in found.items() if not site.startswith("mid")]
+    sizes = _strengths(stats)
+    middle = [r <= 0.5 for site, r in sizes.items() if site.startswith("mid")]
+    others = [r <= 0.5 for site, r in sizes.items() if not site.startswith("mid")]
     if not middle or not others:
         return (UNKNOWN,)
     inside, outside = sum(middle) / len(middle), sum(others) / len(others)
     text = f"Without |r| > 0.5: {100 * inside:.0f} % of the layers of the middle block, {100 * outside:.0f} % of the others."
     return HOLDS if inside > outside else FAILS, text
+
+
+def _strengths(stats: Mapping[str, Any]) -> dict[str, float]:
+    """|r| between timestep and range, by site."""
+    return {site: abs(r) for site, r in stats.get("with_time", {}).items()}
 
 
 def _by_part(sites: Sequence[str], every: Iterable[str]) -> list[tuple[str, int, int]]:

@@ -8,7 +8,7 @@ run measures. missing: why the row cannot be run yet, as in "needs QAT".
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,9 +38,9 @@ class Row:
         """Whether it is full precision, which every run of its part measures."""
         return not self.overrides["paper"]
 
-    def setting(self) -> str:
+    def setting(self, scale: Scale = "paper") -> str:
         """The row's bits: those it is run at, or as printed where it is not run."""
-        return next((word.partition("=")[2] for word in self.overrides["paper"] if word.startswith("bits=")), self.bits)
+        return choice_of(self.overrides[scale], "bits") or self.bits
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def from_section(section: Mapping[str, Any]) -> PaperTable:
     name = str(section["paper"]).partition(".")[0]
     captions = (section["title"], section["source"].strip())
     return PaperTable(name, *captions, columns, parts, section["claims"], section["notes"], rows)
+
+
+def choice_of(words: Iterable[str], group: str) -> str | None:
+    """The choice of a group among overrides; None where they have none."""
+    return next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
 
 
 def check_scale(scale: str) -> Scale:

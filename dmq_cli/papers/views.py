@@ -167,12 +167,8 @@ def _with_matched(part: TablePart, inputs: _ViewInputs, name: str, columns: Mapp
         measured_there = [
             "" if row is None or state is None else _measured(inputs, row, state.cell, key) for key in keys.values()
         ]
-        values[-1:] = ["" if row is None else _bits_here(row), *measured_there, values[-1]]
+        values[-1:] = ["" if row is None else row.setting("digits"), *measured_there, values[-1]]
     return part
-
-
-def _bits_here(row: Row) -> str:
-    return next(word.partition("=")[2] for word in row.overrides["digits"] if word.startswith("bits="))
 
 
 def _cells(

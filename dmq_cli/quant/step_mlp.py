@@ -7,8 +7,8 @@ Compared with the fork sally20921/LDM-Q @ 32171f2 (the authors' repository is no
 Deliberate deviations: no dropout, so that a trained network and its table are the same function; the last layer's weights
 start at zero, so that the start is the static scale exactly and not only nearly; the output is multiplied by the static
 scale (softplus gives s(t)/s_0, not s(t)), so that one learning rate suits quantizers of any range. The paper does not say
-what becomes of the zero point: by default the lower end of the range stays where calibration put it, see `low_end`; it may learn as well
-(a second output of the network), or move with the scale. Eq. 8 as printed ends with the pair of exponent d/d, which would be dimension d + 2: here the last one is (d-2)/d.
+what becomes of the zero point: as `range` of the scheme says, the lower end moves with the scale, stays where calibration put it (see `low_end`), or learns as well
+(a second output of the network). Eq. 8 as printed ends with the pair of exponent d/d, which would be dimension d + 2: here the last one is (d-2)/d.
 """
 
 from __future__ import annotations

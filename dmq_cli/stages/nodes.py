@@ -92,8 +92,8 @@ def _reconstruct_revised(config: Config) -> int:
 def _counts_layers(section: Any) -> bool:
     if not isinstance(section, Mapping):
         return False
-    own = section.get("_target_") == "dmq_cli.recon.Pass" and bool(section.get("fine"))
-    return own or any(map(_counts_layers, section.values()))
+    counts = section.get("_target_") == "dmq_cli.recon.Pass" and bool(section.get("fine"))
+    return counts or any(map(_counts_layers, section.values()))
 
 
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
