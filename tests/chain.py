@@ -38,6 +38,8 @@ FEW = (
 ONLY_FD = tuple(f"protocol.metrics.{name}=null" for name in ("is", "kid", "prc"))
 """Leave the Fréchet distance of the metrics of a set."""
 QUICK = tuple(f"budget.{kind}_iterations=2" for kind in ("weight", "act", "scale", "refine", "tune"))
+QUICK += tuple(f"budget.training.{word}" for word in ("iterations=2", "batch_size=4", "candidates=1", "save_every=1"))
+QUICK += ("train.loss=distill",)  # tiny networks have no data
 
 TAC = ("method=tac", "bits=w3a8", "correct.seeds=2000000-2000007", *QUICK)
 STAGES = ["calibrate", "calibset", "correct", "evaluate", "evaluate_fp", "reconstruct", "sample", "sample_fp"]

@@ -29,6 +29,7 @@ from dmq_cli.stages.validate import check_runtime, check_types
 CONF = conf_folder()
 BITS = ["fp", "w2a8", "w3a3", "w3a6", "w3a8", "w4a32", "w4a4", "w4a6", "w4a8", "w6a6", "w8a4", "w8a5", "w8a6"]
 BITS += ["w8a7", "w8a8"]
+TRAINED = ["dynamic_qat", "efficientdm", "lsq", "nipq", "pact", "steps_n_qat", "tdq_qat"]
 METHODS = [
     "adaround",
     "brecq",
@@ -41,12 +42,23 @@ METHODS = [
     "qdiffusion",
     "qdrop",
     "quest",
-    "signround",
 ]
-METHODS += ["steps_n", "svdquant", "tac", "tac_first", "tac_ibc", "tac_ner", "tac_noise", "tcaq", "tdq", "tfmq"]
-METHODS += ["tfmq_embeddings"]
+METHODS += [
+    "signround",
+    "steps_n",
+    "svdquant",
+    "tac",
+    "tac_first",
+    "tac_ibc",
+    "tac_ner",
+    "tac_noise",
+    "tcaq",
+    "tdq",
+    "tfmq",
+]
+METHODS = sorted([*METHODS, "tfmq_embeddings", *TRAINED])
 BUILT = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics", "protocol")
-PREPARED = {"to_uint8", "measured_with", "calib_sampler", "recon_targets"}  # what stages.prepare adds
+PREPARED = {"to_uint8", "measured_with", "calib_sampler", "recon_targets", "training_data"}  # what stages.prepare adds
 SAMPLING = {"num_inference_steps", "spacing", "eta", "set_alpha_to_one"}
 SAMPLING |= {"guidance", "correct_target", "classes", "prompts"}
 FOLLOWED = ["spacing=uniform", "solver_spacing=linspace", "steps_offset=0", "set_alpha_to_one=true"]
@@ -103,7 +115,7 @@ def bind(config: Mapping[str, Any]) -> int:
 
 def test_the_choices_are_those_of_the_issue() -> None:
     assert choices("bits") == sorted(BITS)
-    assert set(choices("method")) == set(METHODS) and len(METHODS) == 23
+    assert set(choices("method")) == set(METHODS) and len(METHODS) == 30
     protocols = ["adm", "coco30k", "digits", "digits_latent", "fashion", "fid_torch_fidelity", "paired", "smoke"]
     assert choices("protocol") == protocols
     assert {"smoke", "light", "paper"} <= set(choices("budget"))
@@ -133,7 +145,7 @@ def test_the_fast_and_the_slow_combinations_are_all() -> None:
     few, others = combinations()
     every = [{row[place] for row in few} for place in range(3)]
     assert every == [set(choices("model")), set(choices("method")), set(BITS)]
-    assert len(few) + len(others) >= 3 * 23
+    assert len(few) + len(others) >= 3 * 30
     assert {row[:2] for row in others} == set(itertools.product(["ddim_digits", "folder"], choices("method")))
 
 

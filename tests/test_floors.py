@@ -22,7 +22,7 @@ FLOORS = {
     "wrap": 3,
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "diagnose": 5, "zoo": 5,
-    "results": 6,
+    "results": 6, "qat": 6,
     "stages": 7,
     "overrides": 8,
     "report": 9, "papers": 10, "sweep": 10,

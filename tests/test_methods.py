@@ -14,6 +14,9 @@ from tests.tiny import SMALL
 CORRECTED = {name for name in METHODS if name.startswith(("tac_", "ptqd"))} | {"tac"}
 LEARNED = set(METHODS) - {"dynamic", "minmax", "ptq4dm", "svdquant"}
 
+FAST = {"eda", "efficientdm", "lsq", "nipq", "ptqd", "quest", "svdquant", "tac", "tcaq", "tdq", "tfmq"}
+"""One of every kind; the others are slow tests."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,8 +30,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_one_of_the_methods_is_swept() -> None:
-    assert choices("method") == sorted(METHODS) and len(METHODS) == 23
-    assert len(CORRECTED) == 6 and len(LEARNED) == 19
+    assert choices("method") == sorted(METHODS) and len(METHODS) == 30
+    assert set(METHODS) > FAST and {c.split("_")[0] for c in CORRECTED} <= FAST
+    assert len(CORRECTED) == 6 and len(LEARNED) == 26
 
 
 def test_the_list_shows_each_with_its_citation() -> None:
@@ -37,7 +41,7 @@ def test_the_list_shows_each_with_its_citation() -> None:
     assert all("arXiv:" in line and " transform=" in line for line in lines)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_a_method_runs_from_calibration_to_its_number(method: str, model: Path, outputs: Path) -> None:
     more = ["correct.seeds=2000000-2000007"] if method in CORRECTED else []
     command = [f"method={method}", "bits=w4a8", *QUICK, "budget.num_samples=8", *more, "--json"]

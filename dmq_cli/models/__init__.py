@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.adapter import sites as sites
     from dmq_cli.models.attention_calls import check_attentions as check_attentions
     from dmq_cli.models.cond_unet import CondUNetAdapter as CondUNetAdapter
+    from dmq_cli.models.conditions import Classes as Classes
     from dmq_cli.models.conditions import Conditions as Conditions
     from dmq_cli.models.denoiser import Call as Call
     from dmq_cli.models.denoiser import Cond as Cond
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.families import register as register
     from dmq_cli.models.fashion_cnn import FashionCNN as FashionCNN
     from dmq_cli.models.first_stage import Decoder as Decoder
+    from dmq_cli.models.first_stage import Encoder as Encoder
     from dmq_cli.models.folder import load_adapter as load_adapter
     from dmq_cli.models.folder import load_schedule as load_schedule
     from dmq_cli.models.image_sizes import image_shape as image_shape
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.origin import model_adapter as model_adapter
     from dmq_cli.models.origin import model_conditions as model_conditions
     from dmq_cli.models.origin import model_decoder as model_decoder
+    from dmq_cli.models.origin import model_encoder as model_encoder
     from dmq_cli.models.origin import model_encoder_sha256 as model_encoder_sha256
     from dmq_cli.models.origin import model_schedule as model_schedule
     from dmq_cli.models.origin import model_shapes as model_shapes
@@ -79,7 +82,10 @@ __getattr__, __all__ = late(
         ),
         "attention_calls": ("check_attentions",),
         "cond_unet": ("CondUNetAdapter",),
-        "conditions": ("Conditions",),
+        "conditions": (
+            "Classes",
+            "Conditions",
+        ),
         "denoiser": (
             "Cond",
             "cond_rows",
@@ -99,7 +105,10 @@ __getattr__, __all__ = late(
             "Told",
             "register",
         ),
-        "first_stage": ("Decoder",),
+        "first_stage": (
+            "Decoder",
+            "Encoder",
+        ),
         "folder": (
             "load_adapter",
             "load_schedule",
@@ -123,6 +132,7 @@ __getattr__, __all__ = late(
             "model_adapter",
             "model_conditions",
             "model_decoder",
+            "model_encoder",
             "model_encoder_sha256",
             "model_schedule",
             "model_shapes",

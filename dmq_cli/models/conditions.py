@@ -73,6 +73,15 @@ class Classes:
         """See Conditions."""
         return [str(self._class(seed)) for seed in seeds]
 
+    @property
+    def has_none(self) -> bool:
+        """Whether the model has a class that stands for none."""
+        return self._none is not None
+
+    def table(self) -> dict[str, Tensor]:
+        """The conditions of its classes, a row for each, and of none as the last one."""
+        return self._tensors([*self.classes, *([] if self._none is None else [self._none])])
+
     def _class(self, seed: int) -> int:
         return self.classes[seed * self._stride % len(self.classes)]
 

@@ -25,6 +25,7 @@ from dmq_cli.models.weights import weight_files
 from dmq_cli.store.hashing import digest
 
 Decoder = Callable[[Tensor], Tensor]
+Encoder = Callable[[Tensor], Tensor]
 
 _KINDS: dict[str, Any] = {"VQModel": VQModel, "AutoencoderKL": AutoencoderKL}
 _UNSAID = {"VQModel": 1.0, "AutoencoderKL": 0.18215}
@@ -49,6 +50,10 @@ class Latents:
         scaled = scaled / self.scale
         return scaled if self.shift == (0.0,) else scaled + _channels(self.shift, latents)
 
+    def diffused(self, latents: Tensor) -> Tensor:
+        """The network's latents from the autoencoder's (B, C, H, W): the inverse of `restored`."""
+        return (latents - _channels(self.shift, latents)) * self.scale / _channels(self.std, latents)
+
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
@@ -63,6 +68,30 @@ def load_decoder(path: Path, device: str | torch.device = "cpu") -> Decoder | No
     if folder is None:
         return None
     return decoder_of(load_network(_kind(folder), folder).to(device), latents_of(folder))
+
+
+def load_encoder(path: Path, device: str | torch.device = "cpu") -> Encoder | None:
+    """Images (B, channels, H, W) in [-1, 1] to the latents that are diffused, on the images' device; None for a model of pixels.
+
+    Of a distribution of latents it is the most likely one. Raises as `load_decoder`.
+    """
+    folder = first_stage_folder(path)
+    if folder is None:
+        return None
+    return encoder_of(load_network(_kind(folder), folder).to(device), latents_of(folder))
+
+
+def encoder_of(model: Any, latents: Latents) -> Encoder:
+    """Wrap a diffusers autoencoder as an encoder; see `decoder_of`."""
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def encode(images: Tensor) -> Tensor:
+        code = model.encode(images.to(device))
+        own = code.latents if hasattr(code, "latents") else code.latent_dist.mode()
+        return latents.diffused(own).to(images.device)
+
+    return encode
 
 
 def shapes_of_decoder(path: Path) -> Decoder | None:

@@ -10,13 +10,14 @@ from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, conditions_sha256, load_conditions
 from dmq_cli.models.expected import check_expected
-from dmq_cli.models.first_stage import Decoder, first_stage_sha256, load_decoder
+from dmq_cli.models.first_stage import Decoder, Encoder, first_stage_sha256, load_decoder, load_encoder
 from dmq_cli.models.folder import load_adapter, load_schedule, shapes_of_folder
 from dmq_cli.models.probe import check_network, probe
 from dmq_cli.models.random_weights import (
     random_adapter,
     random_conditions,
     random_decoder,
+    random_encoder,
     random_schedule,
     random_sha256,
     shapes_of_architecture,
@@ -101,6 +102,13 @@ def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:
     loaded = load_decoder(path, device)
     _check_same(model, "first_stage", first_stage_sha256(path), "first stage")
     return loaded
+
+
+def model_encoder(model: Mapping[str, Any], device: str) -> Encoder | None:
+    """From images to latents, see load_encoder."""
+    if is_random(model):
+        return random_encoder(model["name"], model["seed"], device)
+    return load_encoder(resolve(model["path"]), device)
 
 
 def model_conditions(model: Mapping[str, Any], classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:

@@ -43,6 +43,15 @@ class Prediction:
             return abar.sqrt() * output + (1 - abar).sqrt() * sample
         return (sample - abar.sqrt() * output) / (1 - abar).sqrt()
 
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the network should predict for `clean` (B, ...) with this noise, in training: the noise, v or the sample itself."""
+        if self.alphas_cumprod is None:
+            return noise
+        if self.kind == "sample":
+            return clean
+        abar = self._at(timestep, self.alphas_cumprod).to(clean).reshape(-1, *(1,) * (clean.dim() - 1))
+        return abar.sqrt() * noise - (1 - abar).sqrt() * clean
+
     def _at(self, timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
         """abar at timesteps. alphas_cumprod: abar of the training timesteps, (T,)."""
         whole = timestep.to(alphas_cumprod.device, torch.int64)

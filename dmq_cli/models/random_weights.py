@@ -18,7 +18,7 @@ from dmq_cli.models.adapter import Adapter
 from dmq_cli.models.architectures import ARCHITECTURES
 from dmq_cli.models.conditions import Conditions, Prompts, classes_of, labels_of, required_prompts
 from dmq_cli.models.families import Told, family_of
-from dmq_cli.models.first_stage import Decoder, Latents, decoder_of
+from dmq_cli.models.first_stage import Decoder, Encoder, Latents, decoder_of, encoder_of
 from dmq_cli.models.folder import adapted
 from dmq_cli.models.importers.networks import build, create
 from dmq_cli.models.importers.recipes import Network, Recipe
@@ -81,6 +81,14 @@ def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
     return decoder_of(
         random_network(name, seed, stage.folder).to(device), Latents(stage.config["scaling_factor"] or 1.0)
     )
+
+
+def random_encoder(name: str, seed: int, device: str) -> Encoder | None:
+    """See load_encoder; as random_decoder."""
+    if (stage := _first_stage(name)) is None:
+        return None
+    network = random_network(name, seed, stage.folder).to(device)
+    return encoder_of(network, Latents(stage.config["scaling_factor"] or 1.0))
 
 
 def random_conditions(name: str, seed: int, classes: Sequence[int] | None, prompts: str | None) -> Conditions | None:

@@ -13,6 +13,7 @@ from dmq_cli.ops.fake_quant import (
     uniform_codes,
 )
 from dmq_cli.ops.granularity import Granularity, PerChannel, PerInputChannel, PerTensor
+from dmq_cli.ops.lsq import LsqStart
 from dmq_cli.ops.ranges import LpSearch, MinMax, Percentile, Range, RangeEstimator, RangeGrid
 from dmq_cli.ops.rng import generators, noise
 
@@ -20,6 +21,7 @@ __all__ = [
     "Ema",
     "Granularity",
     "LpSearch",
+    "LsqStart",
     "MinMax",
     "PerChannel",
     "PerInputChannel",

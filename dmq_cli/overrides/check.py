@@ -102,7 +102,7 @@ def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
     for group in groups():
         section = config.get(group)
         if group == _OPTIONAL:
-            _check_optional(section, words)
+            _check_optional(words)
         elif not isinstance(section, Mapping) or (group not in _NEEDED and "_target_" not in section):
             raise ConfigError(
                 f"There is no {group} in the configuration; choose one, as in {_example(group)}.{_list_choices(group)}"
@@ -117,11 +117,11 @@ def _check_needed(config: Mapping[str, Any], words: Sequence[str]) -> None:
             raise ConfigError(f"The configuration has no {name}, which is needed; do not take it away.")
 
 
-def _check_optional(section: Any, words: Sequence[str]) -> None:
+def _check_optional(words: Sequence[str]) -> None:
     """Check the choice of an optional group: where it does not exist, Hydra silently chooses none."""
     for word in words:
         name = word.partition("=")[2]
-        if section is None and word.startswith(f"{_OPTIONAL}="):
+        if word.startswith(f"{_OPTIONAL}=") and name not in choices(_OPTIONAL):
             raise ConfigError(f"There is no {_OPTIONAL} {name}.{nearest(name, choices(_OPTIONAL))}")
 
 

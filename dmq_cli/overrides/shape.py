@@ -44,7 +44,7 @@ def _section(node: Any, path: str, shape: Shape) -> Iterator[str]:
         names = parameters(str(node["_target_"]))
         shape = ANY if names is None else dict.fromkeys(names, ANY)
     elif path in _CHOSEN:
-        shape = _chosen(path, str(node.get("name")), set(node))
+        shape = _united(_base().get(path, {}), _chosen(path, str(node.get("name")), set(node)))
     for name, child in node.items():
         key = f"{path}.{name}" if path else str(name)
         if "_target_" in node and str(name).startswith("_"):  # Hydra's own

@@ -2,7 +2,7 @@
 
 The CSV has the columns part, method, bits, one for each printed column, overrides, missing and note; where the settings of the
 two scales differ, also paper_overrides. overrides: the words of `dmq evaluate` for the row; empty for full precision, which every
-run measures. missing: why the row cannot be run yet, as in "needs QAT".
+run measures. missing: why the row cannot be run yet, as in "needs deployment".
 """
 
 from __future__ import annotations

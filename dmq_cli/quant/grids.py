@@ -65,14 +65,16 @@ class Uniform:
 
     Default: codes 0 .. 2^bits - 1, with a zero point that places the range. symmetric: codes -2^(bits-1) ..
     2^(bits-1) - 1, zero point 0, scale = absmax / (2^(bits-1) - 1). from_zero: codes 0 .. 2^bits - 1, zero
-    point 0, scale = maximum / (2^bits - 1), for values that are never negative (attention probabilities).
+    point 0, scale = maximum / (2^bits - 1), for values that are never negative (attention probabilities). narrow: symmetric without
+    the lowest code, so that a range and its negative have the same codes.
 
-    bits: 1..16, symmetric 2..16. ConfigError otherwise, and for symmetric together with from_zero.
+    bits: 1..16, symmetric 2..16. ConfigError otherwise, for symmetric together with from_zero, and for narrow without symmetric.
     """
 
     bits: int
     symmetric: bool = False
     from_zero: bool = False
+    narrow: bool = False
 
     def __post_init__(self) -> None:
         _check_bits("Uniform", self.bits, least=2 if self.symmetric else 1)
@@ -81,11 +83,15 @@ class Uniform:
                 "Uniform was asked to be both symmetric and from_zero; choose symmetric for signed values or "
                 "from_zero for values that are never negative."
             )
+        if self.narrow and not self.symmetric:
+            raise ConfigError(
+                "Uniform was asked to be narrow, which symmetric grids can be; add symmetric, or leave narrow out."
+            )
 
     @property
     def lo(self) -> int:
         """The lowest code."""
-        return -(1 << (self.bits - 1)) if self.symmetric else 0
+        return int(self.narrow) - (1 << (self.bits - 1)) if self.symmetric else 0
 
     @property
     def hi(self) -> int:

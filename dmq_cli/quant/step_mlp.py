@@ -25,7 +25,8 @@ from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.low_end import LowEnd, WithLowEnd, put
 from dmq_cli.quant.scales import Intervals, check_batch
 
-_ONE = math.log(math.e - 1)  # softplus of it is 1
+START = math.log(math.e - 1)
+"""What is added to the output of the network: softplus of it is 1."""
 
 
 class StepMLP(WithLowEnd):
@@ -58,6 +59,8 @@ class StepMLP(WithLowEnd):
         self.net = nn.ParameterList(_he([dim, *[width] * (layers - 1), outputs]))
         self.register_buffer("start", torch.ones(()))
         self._store_low(low_end, self.start, torch.zeros(()))
+        self.given: Tensor | None = None
+        """The network's outputs for the current batch, (B or 1, outputs), where somebody computes those of all quantizers at once."""
 
     def scales(self, timestep: Tensor) -> Tensor:
         """The scale at each of the timesteps (B,): (B,), at least 1e-8."""
@@ -82,7 +85,7 @@ class StepMLP(WithLowEnd):
         pairs = [parameter.double() for parameter in self.net]
         for number, (weight, bias) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
             value = nn.functional.linear(value.relu() if number else value, weight, bias)
-        return nn.functional.softplus(value + _ONE)
+        return nn.functional.softplus(value + START)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, ...). The scale is (B, 1, ...), or (1, 1, ...) for a shared timestep; so is the zero point, or it is a scalar.
@@ -91,7 +94,7 @@ class StepMLP(WithLowEnd):
         """
         timestep = self.context.timestep
         check_batch(self, timestep, x)
-        factors = self._factors(timestep)
+        factors = self._factors(timestep) if self.given is None else self.given
         scale = self._scales(factors)
         zero_point, ones = self._zero_points(factors, scale), (1,) * (x.ndim - 1)
         return scale.view(-1, *ones), zero_point.view(-1, *ones) if zero_point.ndim else zero_point

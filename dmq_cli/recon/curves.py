@@ -18,17 +18,22 @@ class Curve:
         """iterations: number of losses that will be added."""
         num_points = min(POINTS, iterations)
         self._ends = {round((number + 1) * iterations / num_points) for number in range(num_points)}
-        self._since: list[float] = []
+        self.since: list[float] = []
+        """Losses since the last point."""
         self._iteration = 0
         self.points: list[list[float]] = []
 
     def add(self, loss: float) -> None:
         """Add the loss of the next iteration; every point is the mean since the point before."""
         self._iteration += 1
-        self._since.append(loss)
+        self.since.append(loss)
         if self._iteration in self._ends:
-            self.points.append([self._iteration, sum(self._since) / len(self._since)])
-            self._since.clear()
+            self.points.append([self._iteration, sum(self.since) / len(self.since)])
+            self.since.clear()
+
+    def restore(self, iteration: int, points: list[list[float]], since: list[float]) -> None:
+        """Go on after this iteration, with what the curve held then."""
+        self._iteration, self.points, self.since = iteration, points, since
 
 
 def save_curve(work: Path, number: int, name: str, unit: str, curve: Curve) -> None:

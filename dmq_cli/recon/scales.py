@@ -45,11 +45,11 @@ class Scales:
 class _Steps:
     def __init__(self, record: Scales, quantizers: list[TensorQuantizer], iterations: int) -> None:
         self.bounds = [bound for quantizer in quantizers for bound in source_of(quantizer).bounds()]
-        groups = [group for quantizer in quantizers for group in _groups(record, quantizer)]
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        parameter_groups = [group for quantizer in quantizers for group in groups(record, quantizer)]
+        self.parameters = [parameter for group in parameter_groups for parameter in group["params"]]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameter_groups)
         self.scheduler = cosine(self.optimizer, iterations) if record.decay else None
 
     def penalty(self, iteration: int) -> Tensor | None:
@@ -68,7 +68,7 @@ class _Steps:
             parameter.requires_grad_(False)
 
 
-def _groups(record: Scales, quantizer: TensorQuantizer) -> list[dict[str, Any]]:
+def groups(record: Scales, quantizer: TensorQuantizer) -> list[dict[str, Any]]:
     """What an optimiser takes of a source: its scales; a lower end by itself, which then moves as far as the upper one does."""
     source = source_of(quantizer)
     lows = {id(parameter) for parameter in source.low_ends()}

@@ -9,6 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 _TOP: Mapping[str, Any] = {"layer_bits": None}
+_NEVER = ("data",)
+"""Sections that act only through others that take their values (recon), and are in keys there."""
+_TAKEN_OVER: Mapping[str, set[str]] = {
+    "budget": {"training"},
+    "train": {"loss", "accumulate"},
+}
+"""By section: settings of this kind."""
 _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
     "dmq_cli.correct.Tac": {"inputs": "corrected", "pull": "printed", "least_timestep": 0, "correct_output": False},
     "dmq_cli.wrap.Scheme": {"range": "scale", "network": "full", "samples": None},
@@ -26,5 +33,18 @@ def without_later(config: Any, top: bool = False) -> Any:
         return [without_later(item) for item in config]
     if not isinstance(config, Mapping):
         return config
+    if top:
+        config = _not_twice(config)
     former = _TOP if top else _BY_TARGET.get(str(config.get("_target_")), {})
     return {k: without_later(v) for k, v in config.items() if k not in former or v != former[k]}
+
+
+def _not_twice(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what other sections have taken over, and sections that have nothing else."""
+    kept = {name: section for name, section in config.items() if name not in _NEVER}
+    for name, taken in _TAKEN_OVER.items():
+        if isinstance(section := kept.get(name), Mapping):
+            kept[name] = {key: value for key, value in section.items() if key not in taken}
+            if section and not kept[name]:
+                del kept[name]
+    return kept

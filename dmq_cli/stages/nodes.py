@@ -96,6 +96,13 @@ def _counts_layers(section: Any) -> bool:
     return counts or any(map(_counts_layers, section.values()))
 
 
+def _reconstruct_needs(config: Config) -> tuple[str, ...]:
+    """What a reconstruction needs, and a training that reads data besides."""
+    recon = config["recon"]
+    reads_data = recon.get("_target_") == "dmq_cli.qat.Qat" and recon["loss"] == "noise"
+    return ("calibset", "calibrate", "targets", *(("training_set",) if reads_data else ()))
+
+
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 
 NODES: dict[str, Node] = {
@@ -104,9 +111,10 @@ NODES: dict[str, Node] = {
         Node("calibset", ("model", "calib_sampler", "calib"), _run("calibset"), cost=_calibset_cost),
         Node("transform", ("model", "transform"), _run("transform"), ("calibset",), cost=_transform_cost),
         Node("calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
+        Node("training_set", ("model", "training_data"), _run("training_set")),
         Node("targets", ("model", "recon_targets"), _run("targets"), ("calibset",), cost=_targets_cost),
         Node(
-            "reconstruct", (*_NETWORK, "calib", "recon"), _run("reconstruct"), ("calibset", "calibrate", "targets"),
+            "reconstruct", (*_NETWORK, "calib", "recon"), _run("reconstruct"), _reconstruct_needs,
             revised=_reconstruct_revised, cost=_reconstruct_cost,
         ),
         Node("correct", (*_NETWORK, "sampler", "correct"), _run("correct"), ("reconstruct",), cost=_correct_cost),

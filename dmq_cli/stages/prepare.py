@@ -17,6 +17,7 @@ from dmq_cli.models import (
     model_schedule,
 )
 from dmq_cli.paths import resolve
+from dmq_cli.qat import Qat
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
@@ -90,6 +91,8 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     whole["recon_targets"] = objects["recon"].targets
+    if (data := training_data(config["recon"], objects["recon"])) is not None:
+        whole["training_data"] = data
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
     for name, part in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):
@@ -113,6 +116,13 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     if config["stage"] == "evaluate":
         whole["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
     return Prepared(with_code(whole, NODES.values()), Parts(**objects))
+
+
+def training_data(section: Mapping[str, Any], recon: Any) -> dict[str, Any] | None:
+    """The section of what a training reads, with the identity of its content; None where nothing is trained, or without data."""
+    if not isinstance(recon, Qat) or recon.loss != "noise" or recon.data is None:
+        return None
+    return {**section["data"], "content": recon.data.content()}
 
 
 def identify_cond(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:

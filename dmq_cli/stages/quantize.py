@@ -14,13 +14,16 @@ from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_acti
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
+from dmq_cli.qat import Distance, Qat
 from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, module_names, placed, record, require_space
+from dmq_cli.sampling import batches, parse_range, walk
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
 from dmq_cli.store.tensors import check_finite, load_tensors, save_tensors
-from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, state
+from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, quantizing, state
 
+_JUDGED = "5000000-5000063"  # seeds of the images that the candidates of a training are judged by
 _TARGETS_LIMIT = 8 << 30  # bytes; beyond that, every reconstruction computes the full-precision side unit by unit
 
 
@@ -109,13 +112,33 @@ def reconstruct(task: Task) -> None:
     shares = [cost / (sum(costs) or 1) for cost in costs]
     report = placed(_reporter(task), "", 0.0, shares[0])
     shown, quantized = _shown(task)
-    refit = {"refit": lambda: fit_activations(attached, shown(), quantized=True)} if quantized else {}
-    method.run(attached, rows, len(rows), task.work, report, task.inputs["targets"], **refit)
+    further: dict[str, Any] = {}
+    if quantized:
+        further["refit"] = lambda: fit_activations(attached, shown(), quantized=True)
+    if isinstance(method, Qat):
+        further |= {"training_set": task.inputs.get("training_set"), "distance": _distance(task, attached)}
+    method.run(attached, rows, len(rows), task.work, report, task.inputs["targets"], **further)
     for number, refinement in enumerate(again):
         where, start = f"round {number + 1} of {len(again)}", sum(shares[: number + 1])
         _refine(task, attached, refinement, number, placed(_reporter(task), where, start, shares[number + 1]))
     write_json(task.work / "losses.json", {"passes": _losses(task, len(again))})
     _save(task, attached, "The reconstructed quantizers")
+
+
+def _distance(task: Task, attached: Attached) -> Distance:
+    """Make the measure of how far images are from those of full precision: the mean squared difference of samples from the same noise."""
+    settings, scheduler = build.sampler(task.config, "calib_sampler")
+    guide, seeds = build.guide(task.config, task.runtime), parse_range(_JUDGED)
+
+    @torch.no_grad()
+    def samples(denoiser: Denoiser) -> Tensor:
+        shape, chunks = attached.adapter.sample_shape(), batches(seeds, task.runtime["batch_size"])
+        walks = [walk(denoiser, scheduler, chunk, shape, eta=settings.eta, guide=guide) for chunk in chunks]
+        return torch.cat([list(steps)[-1].following for steps in walks])
+
+    with quantizing(attached, weights=False, activations=False):
+        full = samples(ModelDenoiser(attached.adapter))
+    return lambda denoiser: float((samples(denoiser) - full).square().mean())
 
 
 def _losses(task: Task, rounds: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,19 @@ from dmq_cli.wrap.build import Maker
 from dmq_cli.wrap.layers import QuantMixin, with_quantizers
 from dmq_cli.wrap.saving import keep_quantizers
 from dmq_cli.wrap.scheme import Scheme, Spec
+from dmq_cli.wrap.trained import Trained
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A network with quantizers. specs: how every site is quantized; grid: the timesteps of per-step tables."""
+    """A network with quantizers. specs: how every site is quantized; grid: the timesteps of per-step tables; trained: what training
+    changed besides."""
 
     adapter: Adapter
     specs: dict[Site, Spec]
     context: StepContext
     grid: TimeGrid
+    trained: Trained = field(default_factory=Trained)
 
     @property
     def model(self) -> nn.Module:
@@ -123,13 +126,17 @@ def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
 
 @contextlib.contextmanager
 def quantizing(attached: Attached, *, weights: bool, activations: bool) -> Iterator[None]:
-    """Inside, exactly these quantizers are on; afterwards each is as it was before."""
+    """Inside, exactly these quantizers are on; afterwards each is as it was before.
+
+    Without quantized weights the network has the parameters that it had before training.
+    """
     weight, everything = attached.quantizers("weight"), attached.quantizers()
     states = {name: quantizer.enabled for name, quantizer in everything.items()}
     try:
         for name, quantizer in everything.items():
             quantizer.enabled = weights if name in weight else activations
-        yield
+        with attached.trained.showing(weights):
+            yield
     finally:
         for name, quantizer in everything.items():
             quantizer.enabled = states[name]

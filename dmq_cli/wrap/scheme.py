@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site, fits
-from dmq_cli.ops import Ema, LpSearch, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor, SearchedEma
+from dmq_cli.ops import Ema, LpSearch, LsqStart, MinMax, Percentile, PerChannel, PerInputChannel, PerTensor, SearchedEma
 from dmq_cli.quant import ChoiceKind, Ends, ScaleKind, StaticScale, Uniform, check_ends
 
 Granularity = PerTensor | PerChannel | PerInputChannel
-Ranges = MinMax | Percentile | LpSearch | Ema | SearchedEma
+Ranges = MinMax | Percentile | LpSearch | LsqStart | Ema | SearchedEma
 
 FULL_PRECISION = 32
 
@@ -82,12 +82,13 @@ class Scheme:
 
     network: which network shows the ranges of activations: the full-precision one, or the one whose weights are quantized already, as
     calibration left them and, before scales alone are learned, as reconstruction did. samples: so many of the calibration set,
-    spread evenly over it; None: all. SchemeError for values that are not known.
+    spread evenly over it; None: all. sets, layers: read by the rules of a YAML file alone, which say scheme.sets, so that they can be
+    given in words. SchemeError for values that are not known.
     """
 
     def __init__(
         self, rules: Sequence[Rule], scope: str | None = None, range: Ends = "scale",
-        network: Literal["full", "quantized"] = "full", samples: int | None = None,
+        network: Literal["full", "quantized"] = "full", samples: int | None = None, sets: int | None = None, layers: int | None = None,
     ) -> None:  # fmt: skip
         scopes = {rule.scope for rule in rules} - {None}
         if scope is not None and scope not in scopes:

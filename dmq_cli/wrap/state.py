@@ -12,13 +12,15 @@ from dmq_cli.wrap.attach import Attached
 from dmq_cli.wrap.layers import EXTRAS
 
 _GRID = "time_grid.timesteps"
+_TRAINED = "trained."  # before the name of a parameter
 
 
 def state(attached: Attached) -> dict[str, Tensor]:
-    """Collect scales, zero points, per-step tables, choices and rounding decisions of all quantizers, the tensors of transforms
-    and fine-tuning, and the time grid."""
+    """Collect scales, zero points, per-step tables, choices and rounding decisions of all quantizers, the tensors of transforms,
+    fine-tuning and training, and the time grid."""
     return {
         _GRID: attached.grid.timesteps.detach().clone(),
+        **{f"{_TRAINED}{name}": value for name, value in attached.trained.tensors().items()},
         **extra_state(attached),
         **{f"{name}.choice": choice.choice.clone() for name, choice in attached.choices().items()},
         **quantizer_state(attached.quantizers()),
@@ -58,7 +60,9 @@ def load_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
             "The stored quantization state was made for another number of sampler steps; delete the artifact and run again."
         )
     attached.grid.timesteps.copy_(tensors[_GRID])
-    remaining = {name: value for name, value in tensors.items() if name != _GRID}
+    trained = {n.removeprefix(_TRAINED): value for n, value in tensors.items() if n.startswith(_TRAINED)}
+    attached.trained.load(attached.model, trained)
+    remaining = {n: value for n, value in tensors.items() if n != _GRID and not n.startswith(_TRAINED)}
     extras = {name: value for name, value in remaining.items() if name.rpartition(".")[2] in EXTRAS}
     load_extra_state(attached, extras)
     for name, choice in attached.choices().items():

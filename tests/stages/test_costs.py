@@ -14,7 +14,7 @@ from dmq_cli.stages.build import Parts
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.targets import trust
 from dmq_cli.transform import LowRank, NoTransform, Tcr, Transform
-from tests.test_conf import choices, composed
+from tests.test_conf import TRAINED, choices, composed
 
 # transform, reconstruct, correct and trace of every method with ddim_digits (10 steps), budget=light.
 LEARNED, CORRECTED, PLAIN = (0, 29056, 0, 2432), (0, 29056, 2560, 3328), (0, 0, 0, 2432)
@@ -24,6 +24,7 @@ WORK = {
     "ptq4dm": PLAIN, "ptqd": CORRECTED, "qdiffusion": LEARNED, "qdrop": (0, 20288, 0, 2432), "quest": (0, 33088, 0, 2432),
     "signround": LEARNED, "steps_n": (0, 15488, 0, 2432), "svdquant": (1280, 0, 0, 2432), "tac": CORRECTED,
     "tac_first": CORRECTED, "tac_ibc": CORRECTED, "tac_ner": CORRECTED, "tac_noise": CORRECTED,
+    **dict.fromkeys(TRAINED, (0, 128000, 0, 2432)),
     "tcaq": (1280, 75392, 0, 2432), "tdq": (0, 15488, 0, 2432), "tfmq": (0, 20288, 0, 2432),
 }  # fmt: skip
 GUIDED = {"tac": (0, 29056, 10240, 13312), "tcaq": (5120, 86144, 0, 9728), "svdquant": (5120, 0, 0, 9728)}  # 20 steps

@@ -1,0 +1,84 @@
+"""Checkpoints of a training: parameters, averages, the best candidate, optimizer state and curves in one file. The last two are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.store.tensors import save_tensors
+
+if TYPE_CHECKING:
+    from dmq_cli.qat.loop import Loop
+
+_KEPT = 2
+_PATTERN = "tmp-training-*.safetensors"
+
+
+def save(loop: Loop) -> None:
+    """Write a checkpoint aside and rename it, then remove all but the last two."""
+    file = loop.work / f"tmp-training-{loop.step:09d}.safetensors"
+    words = {
+        "step": loop.step,
+        "candidates": [asdict(candidate) for candidate in loop.candidates],
+        "curve": {"points": loop.curve.points, "since": loop.curve.since},
+    }
+    save_tensors(file, _tensors(loop), {"training": json.dumps(words)})
+    for old in sorted(loop.work.glob(_PATTERN))[:-_KEPT]:
+        old.unlink()
+
+
+def restore(loop: Loop) -> None:
+    """Go on from the last checkpoint, if there is one. ArtifactCorruptError for one of another training."""
+    from dmq_cli.qat.loop import Candidate
+
+    files = sorted(loop.work.glob(_PATTERN))
+    if not files:
+        return
+    words, tensors = _read(files[-1])
+    places = _places(loop)
+    if any(name not in tensors or tensors[name].shape != place.shape for name, place in places.items()):
+        raise _misfit(files[-1])
+    for name, place in places.items():
+        place.data.copy_(tensors[name])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, field = key.split(".")
+            state.setdefault(int(number), {})[field] = value
+    loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": state})
+    loop.step, loop.candidates = words["step"], [Candidate(**candidate) for candidate in words["candidates"]]
+    loop.curve.restore(loop.step, words["curve"]["points"], words["curve"]["since"])
+
+
+def _tensors(loop: Loop) -> dict[str, Tensor]:
+    tensors = _places(loop)
+    for number, state in loop.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{field}": torch.as_tensor(value) for field, value in state.items()}
+    return tensors
+
+
+def _places(loop: Loop) -> dict[str, Tensor]:
+    """Every tensor of a loop that a checkpoint holds, by name, without the optimizer's."""
+    lists: dict[str, Sequence[Tensor]] = {"parameter": loop.parameters, "average": loop.average, "best": loop.best}
+    return {f"{name}.{number}": value for name, values in lists.items() for number, value in enumerate(values)}
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(file, "pt") as opened:
+            words = json.loads((opened.metadata() or {})["training"])
+            return words, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors has one exception for every fault of a file
+        raise _misfit(file) from error
+
+
+def _misfit(file: Path) -> ArtifactCorruptError:
+    return ArtifactCorruptError(f"The checkpoint {file} is not one of this training; delete it and run again.")

@@ -1,0 +1,133 @@
+"""What a training asks of the network: batches with the prediction that would be right.
+
+Noise: Ho et al., DDPM, NeurIPS 2020, arXiv:2006.11239, algorithm 1 with L_simple, on data. Distillation: the prediction of the
+full-precision network at points of its own trajectories, which needs no data (He et al., EfficientDM, ICLR 2024, arXiv:2310.03270).
+Both are errors of the network's own prediction, noise, velocity or sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.models import Call, Cond, cond_rows, device_of
+from dmq_cli.recon.calls import rows_of
+from dmq_cli.store.tensors import RowFile, load_tensors
+from dmq_cli.wrap import Attached, quantizing
+from dmq_cli.zoo.training import stratified
+
+_HELD_OUT = 256
+"""Points that are kept from a distillation, at most, and at most a tenth of all."""
+_TIMESTEPS = range(50, 1000, 100)
+"""Where the loss of kept images is measured."""
+_IMAGES = 64
+"""So many of them, at most."""
+
+
+class Batch(NamedTuple):
+    """Inputs of the network and the prediction that would be right, on its device."""
+
+    sample: Tensor
+    timestep: Tensor
+    cond: Cond
+    target: Tensor
+
+
+class Problem(Protocol):
+    """Where batches come from."""
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """Draw a batch; all that is random comes from the generator."""
+        ...
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """Batches that are never drawn, always the same."""
+        ...
+
+
+class Distillation:
+    """Points of a calibration set. call: all of them, in memory; kept: the last ones, that are not drawn."""
+
+    def __init__(self, attached: Attached, call: Call, batch_size: int) -> None:
+        self.call, self.device = call, device_of(attached.adapter)
+        if len(call[0]) < 2:
+            raise ConfigError(
+                "A distillation needs at least 2 calibration samples, but there is one; give calib more seeds or steps."
+            )
+        self.kept = min(_HELD_OUT, max(1, len(call[0]) // 10))
+        self.num, order = (
+            len(call[0]) - self.kept,
+            torch.randperm(len(call[0]), generator=torch.Generator().manual_seed(0)),
+        )
+        self.drawn, self.held = order[: self.num], order[self.num :]
+        with quantizing(attached, weights=False, activations=False), torch.no_grad():
+            rows = torch.split(torch.arange(len(call[0])), batch_size)
+            self.targets = torch.cat(
+                [attached.adapter.predict(*rows_of(call, part, self.device)).cpu() for part in rows]
+            )
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """See Problem."""
+        return self._rows(self.drawn[torch.randint(self.num, (size,), generator=generator)])
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """See Problem."""
+        for rows in torch.split(self.held, size):
+            yield self._rows(rows)
+
+    def _rows(self, rows: Tensor) -> Batch:
+        return Batch(*rows_of(self.call, rows, self.device), self.targets[rows].to(self.device))
+
+
+class NoiseOnData:
+    """Noisy images or latents. folder: a training set, see stages.training_set; without: the part of samples whose condition is left out."""
+
+    def __init__(self, attached: Attached, folder: Path, without: float = 0.1) -> None:
+        self.prediction, self.device, self.without = attached.adapter.prediction, device_of(attached.adapter), without
+        self.samples, facts = RowFile(folder / "sample.safetensors"), load_tensors(folder / "facts.safetensors")
+        self.num, self.alphas, self.none = int(facts["num_train"]), facts["alphas_cumprod"], bool(facts["has_none"])
+        condition = folder / "condition.safetensors"
+        self.conditions: Cond = load_tensors(condition) if condition.exists() else None
+        self.index = facts["index"]
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """See Problem: timesteps from equal intervals, one each."""
+        rows = torch.randint(self.num, (size,), generator=generator)
+        timesteps = stratified(size, generator)
+        left_out = torch.rand(size, generator=generator) < (self.without if self.none else 0.0)
+        return self._noisy(rows, timesteps, left_out, generator)
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """See Problem: some kept samples at 10 timesteps."""
+        generator = torch.Generator().manual_seed(1)
+        kept = torch.arange(self.num, min(len(self.samples), self.num + _IMAGES))
+        for timestep in _TIMESTEPS:
+            for rows in torch.split(kept, size):
+                some = torch.full((len(rows),), timestep)
+                yield self._noisy(rows, some, torch.zeros(len(rows), dtype=torch.bool), generator)
+
+    def _noisy(self, rows: Tensor, timesteps: Tensor, left_out: Tensor, generator: torch.Generator) -> Batch:
+        clean = _real(self.samples.rows(rows))
+        noise = torch.randn(clean.shape, generator=generator)
+        abar = self.alphas[timesteps].view(-1, *(1,) * (clean.ndim - 1))
+        sample = abar.sqrt() * clean + (1 - abar).sqrt() * noise
+        target = self.prediction.target(clean, noise, timesteps)
+        cond = self._cond(rows, left_out)
+        return Batch(sample.to(self.device), timesteps.to(self.device), cond, target.to(self.device))
+
+    def _cond(self, rows: Tensor, left_out: Tensor) -> Cond:
+        if self.conditions is None:
+            return None
+        last = len(next(iter(self.conditions.values()))) - 1
+        chosen = cond_rows(self.conditions, torch.where(left_out, last, self.index[rows]))
+        return chosen and {name: value.to(self.device) for name, value in chosen.items()}
+
+
+def _real(rows: Tensor) -> Tensor:
+    """Images as the network reads them: uint8 to [-1, 1]; latents as they are."""
+    return rows.float() / 127.5 - 1.0 if rows.dtype == torch.uint8 else rows

@@ -1,0 +1,80 @@
+"""The stage `training_set`: what a network is trained on, as it reads it: images, or their latents, with their conditions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.models import Classes, Conditions, image_shape, levels, model_conditions, model_encoder, model_schedule
+from dmq_cli.qat import DataSource, Pictures
+from dmq_cli.stages import build
+from dmq_cli.stages.graph import Task
+from dmq_cli.store.tensors import RowWriter, save_tensors
+
+_OR = "or train.loss=distill, which needs no data"
+
+
+def training_set(task: Task) -> None:
+    """Write sample.safetensors (N, C, H, W), those to train on first: uint8 images, or float32 latents; what is known of them in
+    facts.safetensors; and condition.safetensors, a row for each class and, where the model has it, for none as the last one."""
+    model = task.config["model"]
+    source = build.make({key: value for key, value in task.config["training_data"].items() if key != "content"})
+    pictures = opened(source, image_shape(model))
+    cond = model.get("cond")
+    conditions = model_conditions(model, None, cond["path"]) if cond else None
+    labels = _labels(pictures, conditions, model["name"])
+    num_train = _write(task, pictures)
+    facts = {"num_train": torch.tensor(num_train), "alphas_cumprod": levels(model_schedule(model))}
+    has_none = isinstance(conditions, Classes) and conditions.has_none
+    if isinstance(conditions, Classes):
+        save_tensors(task.work / "condition.safetensors", conditions.table())
+    save_tensors(task.work / "facts.safetensors", {**facts, "index": labels, "has_none": torch.tensor(has_none)})
+
+
+def opened(source: DataSource, shape: tuple[int, int, int]) -> Pictures:
+    """Open the images of a source. shape: (H, W, C) of the images that the model draws; ConfigError for others."""
+    height, width, channels = shape
+    pictures = source.pictures(height)
+    own = pictures.source.shape[1:]
+    if own != shape:
+        raise ConfigError(
+            f"The training images of {pictures.source.name} are {own[0]}x{own[1]}x{own[2]}, and the model draws {height}x{width}x{channels};"
+            f" give images like those (data=images with data.crop=center data.resize={height} scales), {_OR}."
+        )
+    return pictures
+
+
+def _labels(pictures: Pictures, conditions: Conditions | None, name: str) -> Tensor:
+    """The row of the conditions of every image, those to train on first; zeros without conditions."""
+    count = pictures.source.shape[0]
+    if conditions is None:
+        return torch.zeros(count, dtype=torch.int64)
+    train, held_out = pictures.labels_of(False), pictures.labels_of(True)
+    if not isinstance(conditions, Classes) or train is None or held_out is None:
+        raise ConfigError(
+            f"The model {name} draws what a condition says, and no condition of the training images is known; use data with classes, {_OR}."
+        )
+    labels = torch.cat([train, held_out])
+    if int(labels.max()) >= len(conditions.classes):
+        raise ConfigError(
+            f"The training images have the class {int(labels.max())}, and the model {name} knows {len(conditions.classes)}; use its own classes, {_OR}."
+        )
+    return labels
+
+
+def _write(task: Task, pictures: Pictures) -> int:
+    """Write all images or their latents; the number of those to train on."""
+    encode = model_encoder(task.config["model"], task.runtime["device"])
+    shape, count = build.adapter(task.config, task.runtime).sample_shape(), pictures.source.shape[0]
+    num_done = 0
+    with RowWriter(
+        task.work / "sample.safetensors", (count, *shape), torch.uint8 if encode is None else torch.float32
+    ) as writer:
+        for held_out in (False, True):
+            for images in pictures.batches(held_out):
+                for batch in torch.split(images, task.runtime["batch_size"]):
+                    writer.append(batch if encode is None else encode(batch.float() / 127.5 - 1.0))
+                num_done += len(images)
+                task.progress.update("images", num_done, count)
+    return count - int(pictures.held_out.sum())

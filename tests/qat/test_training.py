@@ -1,0 +1,263 @@
+"""A training as a whole: it can stop and go on, it is plain training without quantizers, and what it learned is what samples."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dmq_cli.errors import ArtifactCorruptError, ConfigError, NumericsError
+from dmq_cli.models import ModelDenoiser
+from dmq_cli.qat import Latent, Lsq, Nipq, Pact, QaLora, Qat, Settings
+from dmq_cli.qat.loop import Candidate
+from dmq_cli.qat.problems import Distillation
+from dmq_cli.quant import DynamicScale, IntervalScale, MlpScale, PerStepScale
+from dmq_cli.recon import curves
+from dmq_cli.recon.calls import joined
+from dmq_cli.wrap import Attached, QuantDenoiser, Rule, bake, freeze, load_state, quantizing, state
+from tests.qat.runs import NUM, run, trained_network, training
+from tests.recon.runs import assert_same
+from tests.tiny import SMALL, batches, data, network, one_sentence
+
+ACTIVATIONS = "*.input|attn.q|attn.k|attn.v|attn.prob"
+OFF = Rule("*", bits=32)
+KINDS: dict[str, tuple[list[Rule], dict[str, Any]]] = {
+    "lsq": ([], {}),
+    "pact": ([Rule(ACTIVATIONS, range="low_fixed")], {"gradients": Pact()}),
+    "nipq": ([], {"gradients": Nipq(rounded=0.5)}),
+    "tdq": ([Rule(ACTIVATIONS, scale=MlpScale(8, 8, 2), range="low_learned")], {}),
+    "steps_n": ([Rule(ACTIVATIONS, scale=IntervalScale(4), range="low_learned")], {}),
+    "dynamic": ([Rule(ACTIVATIONS, scale=DynamicScale())], {}),
+    "efficientdm": ([Rule(ACTIVATIONS, scale=PerStepScale())], {"weights": QaLora(rank=2), "relative": False}),
+}
+
+
+def output(attached: Attached) -> Tensor:
+    with torch.no_grad():
+        return QuantDenoiser(attached)(*data(NUM))
+
+
+def error(attached: Attached) -> float:
+    with torch.no_grad(), quantizing(attached, weights=False, activations=False):
+        full = ModelDenoiser(attached.adapter)(*data(NUM))
+    return float((output(attached) - full).square().mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_and_what_is_stored_is_what_was_learned(kind: str, tmp_path: Path) -> None:
+    rules, fields = KINDS[kind]
+    attached, twin = (trained_network(*rules, act=4) for _ in range(2))
+    before = output(attached)
+    losses = run(training(12, **fields), attached, tmp_path)
+    assert len(losses) == 12 and all(map(math.isfinite, losses))
+    assert not torch.equal(output(attached), before)
+    assert not any(p.requires_grad for p in attached.model.parameters())
+    load_state(twin, state(attached))
+    for one in (attached, twin):
+        freeze(one)
+        bake(one)
+    torch.testing.assert_close(output(attached), output(twin), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["lsq", "tdq"])
+def test_training_brings_the_network_nearer(kind: str, tmp_path: Path) -> None:
+    rules, fields = KINDS[kind]
+    attached = trained_network(*rules, act=4)
+    before = error(attached)
+    run(training(30, lr=3e-3, scale_lr=1e-2, **fields), attached, tmp_path)
+    assert error(attached) < 0.7 * before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_training_ends_in_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    rules, fields = KINDS[kind]
+    undisturbed, killed = (trained_network(*rules, act=4) for _ in range(2))
+    method = training(6, **fields)
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    run(method, undisturbed, tmp_path / "one")
+    for last in (1, 3, 5):  # before the first checkpoint, and after each of two
+        with pytest.raises(KeyboardInterrupt):
+            run(method, trained_network(*rules, act=4), tmp_path / "other", lambda step, last=last: step == last)  # type: ignore[misc]
+    losses = run(method, killed, tmp_path / "other")
+    assert len(losses) == 2
+    assert_same(undisturbed, killed)
+    assert curves(tmp_path / "one") == curves(tmp_path / "other")
+    assert len(list((tmp_path / "other").glob("tmp-training-*"))) == 2
+
+
+def test_without_quantizers_it_is_plain_training(tmp_path: Path) -> None:
+    attached = trained_network(OFF)
+    method = training(5, ema=0.0, candidates=1, lr=1e-3)
+    run(method, attached, tmp_path)
+    model, call = network(**SMALL).requires_grad_(True), joined(lambda: batches(NUM, 4))
+    problem = Distillation(trained_network(OFF), call, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        batch = problem.batch(4, generator)
+        optimizer.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / 5))
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(batch.sample, batch.timestep).sample, batch.target).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    expected = dict(model.named_parameters())
+    learned = attached.trained.tensors()
+    assert len(learned) == len(expected) >= 40
+    for name, value in learned.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_cut_batches_give_the_same_result(tmp_path: Path) -> None:
+    states = []
+    for parts in (1, 3):
+        attached = trained_network(act=4)
+        (tmp_path / str(parts)).mkdir()
+        run(training(3, accumulate=parts), attached, tmp_path / str(parts))
+        states.append(state(attached))
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_a_planted_scale_is_found(tmp_path: Path) -> None:
+    """Weights are whole multiples of 0.1; a scale that starts at 0.106 goes there, where nothing is lost."""
+    only = [Rule("*", bits=32), Rule("edge.out.weight", bits=4)]
+    attached = trained_network(*only)
+    layer = attached.model.get_submodule("conv_out")
+    (quantizer,) = attached.quantizers("weight").values()
+    with torch.no_grad():
+        layer.weight.copy_((layer.weight / 0.1).round().clamp(-7, 7) * 0.1)  # type: ignore[union-attr, operator]
+        layer.weight.view(-1)[:15] = 0.1 * torch.arange(-7, 8)  # type: ignore[operator]
+        quantizer.scale.scale.fill_(0.106)  # type: ignore[operator]
+    frozen = training(60, lr=1e-12, weight_scale_lr=4e-3, batch_size=8, ema=0.0, choose="last")
+    run(frozen, attached, tmp_path)
+    assert float(quantizer.scale.scale) == pytest.approx(0.1, rel=1e-2)  # type: ignore[arg-type]
+
+
+def test_the_full_precision_twin_stays_what_it_was(tmp_path: Path) -> None:
+    attached = trained_network(act=4)
+    sample, timestep = data(NUM)
+    before = network(**SMALL)(sample, timestep).sample
+    run(training(4), attached, tmp_path)
+    with torch.no_grad(), quantizing(attached, weights=False, activations=False):
+        torch.testing.assert_close(ModelDenoiser(attached.adapter)(sample, timestep), before, rtol=0, atol=1e-12)
+        with quantizing(attached, weights=True, activations=True):
+            inside = QuantDenoiser(attached)(sample, timestep)
+    assert torch.equal(inside, output(attached)) and attached.trained.shown
+    name, value = next(iter(attached.trained.tensors().items()))
+    assert not torch.equal(value, dict(network(**SMALL).named_parameters())[name])
+
+
+def test_low_rank_updates_are_merged_without_a_trace(tmp_path: Path) -> None:
+    rules, _ = KINDS["efficientdm"]
+    attached = trained_network(*rules)
+    weights = QaLora(rank=2).start(attached, 0.0)
+    with torch.no_grad():
+        for parameter in weights.parameters():
+            parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    weights.place()
+    live = output(attached)
+    weights.finish()
+    torch.testing.assert_close(output(attached), live, rtol=0, atol=1e-12)
+    assert not any(name.endswith(("down", "up")) for name in state(attached))
+
+
+def test_a_low_rank_update_starts_at_nothing() -> None:
+    attached = trained_network()
+    before = output(attached)
+    weights = QaLora(rank=2).start(attached, 0.0)
+    weights.place()
+    torch.testing.assert_close(output(attached), before, rtol=0, atol=1e-9)
+    rates = [rate for _, rate in weights.rates()]
+    assert len(set(rates)) > 10, "every layer has its own"
+
+
+@pytest.mark.parametrize("choose", ["loss", "distance", "last"])
+def test_the_best_candidate_is_kept(choose: Any, tmp_path: Path) -> None:
+    distances = iter([3.0, 1.0, 2.0])
+    attached = trained_network(act=4)
+    run(training(6, candidates=3, choose=choose), attached, tmp_path, distance=lambda denoiser: next(distances))
+    stored = sorted(tmp_path.glob("tmp-training-*"))[-1]
+    from safetensors import safe_open
+
+    with safe_open(stored, "pt") as file:
+        words = json.loads(file.metadata()["training"])
+        best, last = ([file.get_tensor(f"{name}.{i}") for i in range(3)] for name in ("best", "average"))
+    settings = Settings(6, choose=choose)
+    candidates = [Candidate(**candidate) for candidate in words["candidates"]]
+    assert [candidate.step for candidate in candidates] == [2, 4, 6]
+    kept = min(candidates, key=settings.merit).step
+    assert kept == (
+        4 if choose == "distance" else 6 if choose == "last" else min(candidates, key=lambda c: c.loss).step
+    )
+    assert all(map(torch.equal, best, last)) == (kept == 6)
+    assert set(curves(tmp_path)) == {"training", "held out", "distance"}
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_path: Path) -> None:
+    attached = trained_network(act=4)
+
+    def spoil(step: int) -> bool:
+        if step == 3:
+            attached.model.get_submodule("mid_block.resnets.0.conv1").bias.data.fill_(torch.nan)  # type: ignore[operator]
+        return False
+
+    with pytest.raises(NumericsError) as caught:
+        run(training(6), attached, tmp_path, spoil)
+    sentence = one_sentence(caught.value)
+    assert "step 4" in sentence and "mid_block.resnets.0.conv1 was the first" in sentence
+    assert [file.name for file in tmp_path.glob("tmp-training-*")] == ["tmp-training-000000002.safetensors"]
+
+
+@pytest.mark.parametrize("fault", ["other", "cut"])
+def test_a_checkpoint_of_another_training_is_refused(fault: str, tmp_path: Path) -> None:
+    file = tmp_path / "tmp-training-000000002.safetensors"
+    run(training(2), trained_network(act=4), tmp_path)
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ArtifactCorruptError) as caught:
+        run(training(4, weights=QaLora(rank=2)), trained_network(act=4), tmp_path)
+    assert "delete it" in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"iterations": 0}, {"batch_size": 0}, {"accumulate": 0}, {"candidates": 0}, {"save_every": 0}, {"lr": 0.0}, {"scale_lr": -1.0},
+        {"clip": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"ema": 1.0},
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(**fields)
+    assert next(iter(fields)) in one_sentence(caught.value)
+
+
+def test_a_training_on_noise_needs_data() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Qat(Settings(), Latent(), Lsq())
+    assert "data=" in one_sentence(caught.value)
+    with pytest.raises(ConfigError, match="loss=fit"):
+        Qat(Settings(), Latent(), Lsq(), loss="fit")  # type: ignore[arg-type]
+
+
+def test_the_schedule_warms_up_and_falls() -> None:
+    cosine, linear = Settings(100, warmup=10), Settings(100, decay="linear")
+    assert cosine.schedule(0) == pytest.approx(0.1) and cosine.schedule(50) == pytest.approx(0.5)
+    assert linear.schedule(25) == pytest.approx(0.75) and Settings(100, decay="constant").schedule(99) == 1.0
+    assert Settings(10, candidates=3).candidate_steps == {3, 7, 10} and Settings(2, candidates=5).candidate_steps == {
+        1,
+        2,
+    }
+
+
+def test_copies_of_a_trained_network_are_trained_too(tmp_path: Path) -> None:
+    attached = trained_network(act=4)
+    run(training(2), attached, tmp_path)
+    assert torch.equal(output(copy.deepcopy(attached)), output(attached))

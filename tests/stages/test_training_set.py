@@ -1,0 +1,171 @@
+"""What training reads: images or latents, with conditions, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dmq_cli.models import model_encoder
+from dmq_cli.models.first_stage import Latents
+from dmq_cli.qat.problems import NoiseOnData
+from dmq_cli.store.tensors import RowFile, load_tensors
+from dmq_cli.zoo import digit_images, split
+from tests import pipelines
+from tests.chain import QUICK, Result, artifacts, dmq, tiny_folder, words
+from tests.qat.runs import trained_network
+from tests.tiny import SMALL
+
+TRAIN = ("method=lsq", "bits=w4a4", *QUICK, "train.loss=noise")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+def reconstruct(model: Path, outputs: Path, *more: str) -> Result:
+    return dmq(*words("reconstruct", model, outputs, *TRAIN, *more))
+
+
+def made(outputs: Path) -> list[Path]:
+    """The artifacts of the stage, oldest first."""
+    found = [path for path in (outputs / "artifacts" / "training_set").glob("*") if path.name[0] != "."]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def write_images(folder: Path, count: int = 24, size: int = 16, mode: str = "L") -> Path:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        shape = (size, size) if mode == "L" else (size, size, 3)
+        Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def test_the_digits_are_split_as_for_the_embedded_models(model: Path, outputs: Path) -> None:
+    result = reconstruct(model, outputs)
+    assert result.code == 0, result.err
+    (folder,) = made(outputs)
+    samples, facts = RowFile(folder / "sample.safetensors"), load_tensors(folder / "facts.safetensors")
+    images, _ = digit_images(16)
+    train, held_out = split(len(images), 0.1, 0)
+    assert len(samples) == 1797 and int(facts["num_train"]) == len(train) == 1617
+    assert torch.equal(samples.rows(range(1617)), images[train.sort().values])
+    assert torch.equal(samples.rows(range(1617, 1797)), images[held_out.sort().values])
+    assert not bool(facts["has_none"]) and not (folder / "condition.safetensors").exists()
+
+
+def test_noise_is_added_as_the_schedule_says_and_held_out_images_are_never_drawn(model: Path, outputs: Path) -> None:
+    assert reconstruct(model, outputs).code == 0
+    problem = NoiseOnData(trained_network(), made(outputs)[0])
+    batch = problem.batch(64, torch.Generator().manual_seed(3))
+    abar = problem.alphas[batch.timestep].view(-1, 1, 1, 1)
+    clean = (batch.sample - (1 - abar).sqrt() * batch.target) / abar.sqrt()
+    seen = ((clean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[abar.flatten() > 0.5]
+    drawn, held = (set(_bytes(problem.samples.rows(rows))) for rows in (range(1617), range(1617, 1797)))
+    assert len(seen) >= 15 and set(_bytes(seen)) <= drawn
+    assert len(batch.timestep.unique()) == 64, "one of each interval"
+    kept = list(problem.held_out(32))
+    assert len(kept) == 10 * 2 and all(
+        torch.equal(a.sample, b.sample) for a, b in zip(kept, problem.held_out(32), strict=True)
+    )
+    first = kept[0]
+    abar = problem.alphas[first.timestep].view(-1, 1, 1, 1)
+    clean = (first.sample - (1 - abar).sqrt() * first.target) / abar.sqrt()
+    assert set(_bytes(((clean + 1) * 127.5).round().to(torch.uint8))) <= held
+
+
+def _bytes(images: torch.Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
+
+
+def test_a_folder_is_read_as_for_a_reference_and_its_change_is_noticed(model: Path, tmp_path: Path) -> None:
+    images, outputs = write_images(tmp_path / "images"), tmp_path / "outputs"
+    words_of = ("data=images", f"data.path={images}")
+    for number in (1, 2, 3):
+        assert reconstruct(model, outputs, *words_of).code == 0
+        assert artifacts(outputs)["training_set"] == (1 if number < 3 else 2)
+        if number == 2:
+            os.utime(images / "003.png", ns=(1, 1))
+    facts = load_tensors(made(outputs)[0] / "facts.safetensors")
+    assert int(facts["num_train"]) == 23 and len(RowFile(made(outputs)[0] / "sample.safetensors")) == 24
+
+
+def test_a_folder_is_cropped_and_scaled_where_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", size=40)
+    refused = reconstruct(model, tmp_path / "outputs", "data=images", f"data.path={images}")
+    assert refused.code == 2 and "40x40x1" in refused.sentence and "16x16x1" in refused.sentence
+    assert "data.resize=16" in refused.sentence and "train.loss=distill" in refused.sentence
+    result = reconstruct(
+        model, tmp_path / "outputs", "data=images", f"data.path={images}", "data.crop=center", "data.resize=16"
+    )
+    assert result.code == 0, result.err
+
+
+def test_what_cannot_be_trained_on_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    colour, empty = write_images(tmp_path / "colour", mode="RGB"), tmp_path / "empty"
+    empty.mkdir()
+    broken = write_images(tmp_path / "broken")
+    (broken / "007.png").write_bytes(b"no image")
+    few = [
+        ("data.path=" + str(colour), "16x16x3"),
+        (f"data.path={empty}", "there is none in it"),
+        (f"data.path={tmp_path / 'nowhere'}", "there is none"),
+        (f"data.path={broken}", "007.png"),
+        ("data.path=null", "add data.path=FOLDER"),
+    ]
+    for word, part in few:
+        result = reconstruct(model, tmp_path / "outputs", "data=images", word)
+        assert result.code in (1, 2) and part in result.sentence, (word, result.err)
+    assert "use data=images" in reconstruct(model, tmp_path / "outputs", "data=digits", "data.path=x").sentence
+    assert (
+        "data.name=NAME" in (sentence := reconstruct(model, tmp_path / "outputs", "data=hf").sentence)
+        or "pip install" in sentence
+    )
+
+
+@pytest.mark.parametrize("kind", ["latent", "tokens", "transformer"])
+def test_latents_are_those_that_are_diffused_and_classes_come_along(kind: str, tmp_path: Path) -> None:
+    path = pipelines.FOLDERS[kind](tmp_path / kind)
+    result = dmq(*words("reconstruct", path, tmp_path / "outputs", *TRAIN, *pipelines.settings(kind, path)[1:]))
+    assert result.code == 0, result.err
+    (folder,) = made(tmp_path / "outputs")
+    rows, facts = RowFile(folder / "sample.safetensors").rows(range(4)), load_tensors(folder / "facts.safetensors")
+    images, labels = digit_images(16)
+    train = split(len(images), 0.1, 0)[0].sort().values
+    encode = model_encoder({"name": "x", "path": str(path)}, "cpu")
+    assert encode is not None
+    torch.testing.assert_close(rows, encode(images[train[:4]].float() / 127.5 - 1), rtol=1e-4, atol=1e-4)
+    if kind == "latent":
+        assert not (folder / "condition.safetensors").exists()
+        return
+    assert torch.equal(facts["index"][: len(train)], labels[train]) and bool(facts["has_none"])
+    (table,) = load_tensors(folder / "condition.safetensors").values()
+    assert len(table) == pipelines.CLASSES + 1
+    problem = NoiseOnData(trained_network(), folder, without=0.5)
+    (cond,) = problem.batch(200, torch.Generator().manual_seed(0)).cond.values()  # type: ignore[union-attr]
+    nothing = sum(torch.equal(row, table[-1]) for row in cond)
+    assert 70 < nothing < 130
+
+
+def test_conditions_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    path = pipelines.FOLDERS["prompts"](tmp_path / "prompts")
+    command = words("reconstruct", path, tmp_path / "outputs", *TRAIN, *pipelines.settings("prompts", path)[1:])
+    assert "train.loss=distill" in dmq(*command).sentence
+    assert dmq(*command, "train.loss=distill").code == 0
+
+
+def test_scaled_latents_come_back() -> None:
+    latents = Latents(0.5, (2.0, 3.0), (0.1, -0.2))
+    own = torch.randn(3, 2, 4, 4)
+    torch.testing.assert_close(latents.restored(latents.diffused(own)), own)
