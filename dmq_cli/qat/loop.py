@@ -24,7 +24,7 @@ from dmq_cli.recon.curves import Curve
 from dmq_cli.recon.learning import LossReport
 
 Distance = Callable[[Denoiser], float]
-"""How far the images of a quantized network are from those of full precision."""
+"""How far the images of a quantized network are from those of full precision; less is nearer, below zero too."""
 LOSSES = ("training", "held out", "distance")
 
 

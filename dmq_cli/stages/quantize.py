@@ -23,6 +23,7 @@ from dmq_cli.store import write_json
 from dmq_cli.store.tensors import check_finite, load_tensors, save_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, quantizing, state
 
+_NEAREST = 1e-12  # of two samples: equal ones have no decibels
 _JUDGED = "5000000-5000063"  # seeds of the images that the candidates of a training are judged by
 _TARGETS_LIMIT = 8 << 30  # bytes; beyond that, every reconstruction computes the full-precision side unit by unit
 
@@ -126,7 +127,8 @@ def reconstruct(task: Task) -> None:
 
 
 def _distance(task: Task, attached: Attached) -> Distance:
-    """Make the measure of how far images are from those of full precision: the mean squared difference of samples from the same noise."""
+    """Make the measure of how far images are from those of full precision: the mean squared difference of each sample from that of the
+    same noise, in decibels, and their mean; without the logarithm the few samples that become something else decide."""
     settings, scheduler = build.sampler(task.config, "calib_sampler")
     guide, seeds = build.guide(task.config, task.runtime), parse_range(_JUDGED)
 
@@ -134,11 +136,11 @@ def _distance(task: Task, attached: Attached) -> Distance:
     def samples(denoiser: Denoiser) -> Tensor:
         shape, chunks = attached.adapter.sample_shape(), batches(seeds, task.runtime["batch_size"])
         walks = [walk(denoiser, scheduler, chunk, shape, eta=settings.eta, guide=guide) for chunk in chunks]
-        return torch.cat([list(steps)[-1].following for steps in walks])
+        return torch.cat([list(steps)[-1].following for steps in walks]).flatten(1)
 
     with quantizing(attached, weights=False, activations=False):
         full = samples(ModelDenoiser(attached.adapter))
-    return lambda denoiser: float((samples(denoiser) - full).square().mean())
+    return lambda denoiser: float((10 * (samples(denoiser) - full).square().mean(1).clamp_min(_NEAREST).log10()).mean())
 
 
 def _losses(task: Task, rounds: int) -> dict[str, Any]:
