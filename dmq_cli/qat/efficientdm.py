@@ -28,15 +28,16 @@ _SEED = 3407
 
 @dataclass(frozen=True)
 class QaLora:
-    """Updates of low rank. rate: the learning rate of a layer over the mean of its weight's scales; scale_lr: of those scales.
+    """Updates of low rank. rate: the learning rate of a layer over the mean of its weight's scales.
 
-    Raises ConfigError for impossible settings.
+    double_update: the scales of weights move twice a step, the second time with the gradient of the frozen weight that they dequantize
+    and the absolute rate scale_lr. Raises ConfigError for impossible settings.
     """
 
     rank: int = 32
     rate: float = 1 / 2500
-    scale_lr: float = 1e-6
     double_update: bool = False
+    scale_lr: float = 1e-6
     others = False
 
     def __post_init__(self) -> None:
@@ -50,31 +51,69 @@ class QaLora:
         return _LowRank(attached, self)
 
 
+class _Frozen:
+    """The weight of a layer as it was quantized: whole numbers and their scales, of each part of a split one."""
+
+    def __init__(self) -> None:
+        self.integers: list[Tensor] = []
+        self.scales: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, quantizer: TensorQuantizer, weight: Tensor) -> None:
+        """Add the next part."""
+        scale, zero_point = quantizer.scale(weight)
+        self.integers.append(quantizer.codes(weight) - zero_point)
+        self.scales.append(scale.detach().clone())
+
+    def weight(self) -> Tensor:
+        """The dequantized weight."""
+        return torch.cat([number * scale for number, scale in zip(self.integers, self.scales, strict=True)], 1)
+
+
 class _LowRank(nn.Module):
     def __init__(self, attached: Attached, record: QaLora) -> None:
         super().__init__()
-        layers = quantized_layers(attached)
-        self.layers, self.rate = list(layers.values()), record.rate
-        self.base = [layer.weight_quantizer(layer.latent_weight()).detach().clone() for layer in self.layers]
-        generator = torch.Generator().manual_seed(_SEED)
-        self.down = nn.ParameterList(_kaiming(weight, record.rank, generator) for weight in self.base)
-        self.up = nn.ParameterList(
-            nn.Parameter(torch.zeros(len(weight), record.rank, dtype=weight.dtype, device=weight.device))
-            for weight in self.base
-        )
-        self.scales = [_mean_scale(attached, name) for name in layers]
+        layers, self.record = quantized_layers(attached), record
+        self.layers, self.frozen = list(layers.values()), {name: _Frozen() for name in layers}
+        self.learned: list[nn.Parameter] = []
+        again: list[nn.Parameter] = []
+        for path, quantizer, weight, _ in attached.weight_pieces():
+            frozen = self.frozen[path.partition(".weight_quantizer")[0]]
+            frozen.add(quantizer, weight)
+            if record.double_update:
+                again.append(nn.Parameter(frozen.scales[-1]))
+                frozen.scales[-1] = again[-1]
+                self.learned.append(source_of(quantizer).bounds()[0][0])
+        self.again, self.before = nn.ParameterList(again), [scale.detach().clone() for scale in again]
+        weights, generator = [frozen.weight().detach() for frozen in self.frozen.values()], torch.Generator()
+        generator.manual_seed(_SEED)
+        self.down = nn.ParameterList(_kaiming(weight, record.rank, generator) for weight in weights)
+        self.up = nn.ParameterList(nn.Parameter(weight.new_zeros(len(weight), record.rank)) for weight in weights)
+        self.base = None if record.double_update else weights
+        self.scales = [float(torch.stack([s.detach().mean() for s in f.scales]).mean()) for f in self.frozen.values()]
 
     def rates(self) -> Rates:
         factors = zip(self.scales, self.down, self.up, strict=True)
-        return [([down, up], self.rate * scale) for scale, down, up in factors]
+        return [
+            *(([down, up], self.record.rate * scale) for scale, down, up in factors),
+            (list(self.again), self.record.scale_lr),
+        ]
 
     def place(self) -> None:
         for layer, weight in zip(self.layers, self.merged(), strict=True):
             layer.tuned, layer.baked = weight, None
 
     def merged(self) -> list[Tensor]:
-        triples = zip(self.base, self.down, self.up, strict=True)
-        return [base + low_rank(down, up) for base, down, up in triples]
+        bases = self.base or [frozen.weight() for frozen in self.frozen.values()]
+        return [base + low_rank(down, up) for base, down, up in zip(bases, self.down, self.up, strict=True)]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Add the second update of every scale to the first: in the released code the two parameters are the same memory."""
+        for learned, again, before in zip(self.learned, self.again, self.before, strict=True):
+            learned.add_((again - before).view_as(learned))
+            again.copy_(learned.view_as(again))
+            before.copy_(again)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -84,18 +123,6 @@ class _LowRank(nn.Module):
 
 def _kaiming(weight: Tensor, rank: int, generator: torch.Generator) -> nn.Parameter:
     """A of LoRA, (rank, in, ...): uniform with PyTorch's default bound 1/sqrt(fan in)."""
-    shape = (rank, *weight.shape[1:])
     bound = 1 / math.sqrt(weight[0].numel())
-    values = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    values = (torch.rand((rank, *weight.shape[1:]), generator=generator) * 2 - 1) * bound
     return nn.Parameter(values.to(weight))
-
-
-def _mean_scale(attached: Attached, layer: str) -> float:
-    """The mean scale of a layer's weight, over channels and parts."""
-    return sum(
-        means := [_mean(q) for path, q in attached.quantizers("weight").items() if path.startswith(f"{layer}.weight")]
-    ) / len(means)
-
-
-def _mean(quantizer: TensorQuantizer) -> float:
-    return float(torch.stack([parameter.detach().mean() for parameter, _ in source_of(quantizer).bounds()]).mean())

@@ -63,6 +63,7 @@ class Student(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Bring every scale back to its least value, where a step took it below."""
+        self.weights.settle()
         for scale, least in self.bounds:
             scale.clamp_(min=least)
 

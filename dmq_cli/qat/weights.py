@@ -26,6 +26,10 @@ class WeightsInTraining(Protocol):
         """Put the weights as they are now into the layers, before a call of the network."""
         ...
 
+    def settle(self) -> None:
+        """Called after every step."""
+        ...
+
     def finish(self) -> None:
         """Leave the learned weights in the layers, without gradients."""
         ...
@@ -71,6 +75,9 @@ class _LatentWeights(nn.Module):
     def place(self) -> None:
         for layer, weight in zip(self.layers, self.latent, strict=True):
             layer.tuned, layer.baked = weight.view_as(weight), None
+
+    def settle(self) -> None:
+        pass
 
     @torch.no_grad()
     def finish(self) -> None:

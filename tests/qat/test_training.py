@@ -261,3 +261,21 @@ def test_copies_of_a_trained_network_are_trained_too(tmp_path: Path) -> None:
     attached = trained_network(act=4)
     run(training(2), attached, tmp_path)
     assert torch.equal(output(copy.deepcopy(attached)), output(attached))
+
+
+def test_scales_of_weights_move_twice_where_that_is_asked_for(tmp_path: Path) -> None:
+    """In the first step weights lie on their grids, where rounding gives a scale no gradient: what moves it is the second update."""
+    moved = []
+    for double in (False, True):
+        attached = trained_network(Rule("*.weight", bits=4))
+        quantizers = attached.quantizers("weight").values()
+        before = torch.stack([quantizer.scale.scale.detach().flatten() for quantizer in quantizers])  # type: ignore[operator]
+        (tmp_path / str(double)).mkdir()
+        weights = QaLora(rank=2, double_update=double, scale_lr=1e-4)
+        method = training(1, weights=weights, relative=False, weight_scale_lr=3e-4, ema=0.0, candidates=1)
+        run(method, attached, tmp_path / str(double))
+        after = torch.stack([quantizer.scale.scale.detach().flatten() for quantizer in quantizers])  # type: ignore[operator]
+        moved.append((after - before).flatten())
+    once, twice = (change.abs() for change in moved)
+    assert len(once) >= 25 and float(once.max()) < 1e-9
+    assert ((twice - 1e-4).abs() < 1e-6).double().mean() > 0.9, "a step of Adam is as long as its rate"

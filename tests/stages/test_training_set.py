@@ -74,7 +74,7 @@ def test_noise_is_added_as_the_schedule_says_and_held_out_images_are_never_drawn
     seen = ((clean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[abar.flatten() > 0.5]
     drawn, held = (set(_bytes(problem.samples.rows(rows))) for rows in (range(1617), range(1617, 1797)))
     assert len(seen) >= 15 and set(_bytes(seen)) <= drawn
-    assert len(batch.timestep.unique()) == 64, "one of each interval"
+    assert len(torch.unique(batch.timestep)) == 64, "one of each interval"
     kept = list(problem.held_out(32))
     assert len(kept) == 10 * 2 and all(
         torch.equal(a.sample, b.sample) for a, b in zip(kept, problem.held_out(32), strict=True)
