@@ -317,6 +317,8 @@ def _cost(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, An
 
 
 def _show(result: dict[str, Any], flags: set[str]) -> None:
+    if not result:  # of a process that helped another
+        return
     if "json" in flags:
         click.echo(json.dumps(result))
     elif "quiet" not in flags:

@@ -35,11 +35,11 @@ def save(loop: Loop) -> None:
         old.unlink()
 
 
-def restore(loop: Loop) -> None:
-    """Go on from the last checkpoint, if there is one. ArtifactCorruptError for one of another training."""
+def restore(loop: Loop, folder: Path) -> None:
+    """Go on from the last checkpoint in a folder, if there is one. ArtifactCorruptError for one of another training."""
     from dmq_cli.qat.loop import Candidate
 
-    files = sorted(loop.work.glob(_PATTERN))
+    files = sorted(folder.glob(_PATTERN))
     if not files:
         return
     words, tensors = _read(files[-1])

@@ -18,6 +18,7 @@ from dmq_cli.errors import NumericsError
 from dmq_cli.models import Denoiser, device_of
 from dmq_cli.qat import checkpoint
 from dmq_cli.qat.problems import Batch, Problem
+from dmq_cli.qat.ranks import Ranks, parallel, told
 from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.student import Student
 from dmq_cli.recon.curves import Curve
@@ -25,6 +26,7 @@ from dmq_cli.recon.learning import LossReport
 
 Distance = Callable[[Denoiser], float]
 """How far the images of a quantized network are from those of full precision; less is nearer, below zero too."""
+ALONE = Ranks()
 LOSSES = ("training", "held out", "distance")
 
 
@@ -41,10 +43,11 @@ class Loop:
     """A training that can stop and go on."""
 
     def __init__(
-        self, settings: Settings, student: Student, problem: Problem, work: Path, report: LossReport, distance: Distance | None
+        self, settings: Settings, student: Student, problem: Problem, work: Path, report: LossReport,
+        distance: Distance | None = None, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.settings, self.student, self.problem, self.work, self.report = settings, student, problem, work, report
-        self.distance = distance
+        self.distance, self.ranks = distance, ranks
         self.rates = student.rates()
         self.parameters = [parameter for group, _ in self.rates for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in self.rates]
@@ -52,13 +55,16 @@ class Loop:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [value.clone() for value in self.average]
         self.step, self.candidates, self.curve = 0, list[Candidate](), Curve(settings.iterations)
-        checkpoint.restore(self)
+        checkpoint.restore(self, told(work, ranks))
+        self.network = parallel(student, ranks)
 
     def finish(self) -> None:
         """Take the remaining steps, and leave the best candidate in the student."""
         settings = self.settings
         while self.step < settings.iterations:
             loss = self._advance()
+            if not self.ranks.first:
+                continue
             self.report("network", self.step, settings.iterations, loss)
             if self.step in settings.candidate_steps:
                 self._judge()
@@ -76,7 +82,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         key = settings.seed * 1_000_003 + self.step
         with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(key)
+            torch.manual_seed(key + self.ranks.rank)
             loss = self._backward(self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key)))
         nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         self.optimizer.step()
@@ -87,11 +93,12 @@ class Loop:
         return loss
 
     def _backward(self, batch: Batch) -> float:
-        """Gradients of the loss of a batch, in `accumulate` parts; the loss."""
-        total, size = 0.0, math.ceil(len(batch.sample) / self.settings.accumulate)
-        for part in _parts(batch, size):
-            share = len(part.sample) / len(batch.sample)
-            loss = share * error(self.student, part)
+        """Gradients of the loss of a batch, of which this process takes its share in `accumulate` parts; the loss of that share."""
+        own = batch.rows(self.ranks.share(torch.arange(len(batch.sample))))
+        total, size = 0.0, math.ceil(len(own.sample) / self.settings.accumulate)
+        for rows in torch.split(torch.arange(len(own.sample)), size):
+            part = own.rows(rows)
+            loss = len(rows) / len(own.sample) * error(self.network, part)
             if not math.isfinite(float(loss.detach())):
                 raise self._diverged(part, float(loss.detach()))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -153,8 +160,8 @@ class StudentDenoiser:
         return adapter.prediction.noise(output, sample, timestep)
 
 
-def error(student: Student, batch: Batch) -> Tensor:
-    """The mean squared error of the student's prediction, 0-dim."""
+def error(student: nn.Module, batch: Batch) -> Tensor:
+    """The mean squared error of a student's prediction, 0-dim."""
     return nn.functional.mse_loss(student(batch.sample, batch.timestep, batch.cond), batch.target)
 
 
@@ -173,10 +180,3 @@ def first_broken(student: Student, batch: Batch) -> str:
         for handle in handles:
             handle.remove()
     return broken[0] if broken else "none"
-
-
-def _parts(batch: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(batch.sample), size):
-        rows = slice(start, start + size)
-        cond = batch.cond and {name: value[rows] for name, value in batch.cond.items()}
-        yield Batch(batch.sample[rows], batch.timestep[rows], cond, batch.target[rows])

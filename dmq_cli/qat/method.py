@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.models import device_of
 from dmq_cli.qat.data import DataSource
 from dmq_cli.qat.loop import LOSSES, Distance, Loop
 from dmq_cli.qat.problems import Distillation, NoiseOnData, Problem
+from dmq_cli.qat.ranks import together
 from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.stand_ins import Gradients
 from dmq_cli.qat.student import Student
@@ -68,8 +70,9 @@ class Qat:
             for rate in (settings.scale_lr, settings.weight_scale_lr)
         )
         student = Student(attached, self.weights, self.gradients, settings.lr, scales, weight_scales)
-        loop = Loop(settings, student, problem, work, report, distance)
-        loop.finish()
+        with together(device_of(attached.adapter).type) as ranks:
+            loop = Loop(settings, student, problem, work, report, distance, ranks)
+            loop.finish()
         student.finish()
         bake(attached)
         _save_curves(work, loop)

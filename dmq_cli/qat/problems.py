@@ -37,6 +37,10 @@ class Batch(NamedTuple):
     cond: Cond
     target: Tensor
 
+    def rows(self, rows: Tensor) -> Batch:
+        """Some of them."""
+        return Batch(self.sample[rows], self.timestep[rows], cond_rows(self.cond, rows), self.target[rows])
+
 
 class Problem(Protocol):
     """Where batches come from."""

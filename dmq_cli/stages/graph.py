@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -128,6 +129,17 @@ class Graph:
             for need, folder in inputs.items():
                 self.store.verify(need, folder.name)  # whatever the size: numbers come from it
             return self._compute(node, key, config, inputs, claim)
+
+    def assist(self, name: str, config: Config) -> None:
+        """Take part in a stage that another process computes, in a folder that is removed; nothing where its artifact is there.
+
+        What is upstream is ensured: whichever process is first computes it, and the others wait.
+        """
+        node, key = self.nodes[name], self.key(name, config)
+        inputs = {need: self.ensure(need, config) for need in node.needs_for(config)}
+        if self.store.find(name, key) is None:
+            with tempfile.TemporaryDirectory() as folder:
+                node.run(Task(node.sections(config), inputs, Path(folder), config["runtime"], self.progress))
 
     def _force(self, name: str, config: Config) -> None:
         """Compute `name` and its upstream again as far as runtime.force names them, each once in a run."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import DmqError
+from dmq_cli.qat.ranks import started
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results
@@ -65,6 +66,8 @@ def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
     """Run the verb `composed["stage"]` and return its result: metrics for evaluate, paths for the others.
 
+    Of several processes that torchrun started the first does; the others help it train, and their result is empty.
+
     Writes outputs/runs/<verb>/<time>-<key>/ with config, manifest, log, links to the artifacts and, for evaluate,
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
     """
@@ -73,8 +76,13 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     logger = make_logger(composed.get("logger"))
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
-    stage_graph = graph(config, Progress(quiet))
+    ranks = started()
+    stage_graph = graph(config, Progress(quiet or not ranks.first))
     nodes = list(targets(verb, config))
+    if not ranks.first:
+        if config["recon"].get("_target_") == "dmq_cli.qat.Qat" and verb != "calibrate":
+            stage_graph.assist("reconstruct", nodes[0][1])
+        return {}
     key = digest(
         [stage_graph.key(name, range_config) for name, range_config in nodes if name != "trace"]
     )  # no number depends on the trace

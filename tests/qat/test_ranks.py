@@ -1,0 +1,108 @@
+"""Training by two processes: their gradients are those of one, and only the first writes."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.qat.ranks import Ranks, started, together
+from dmq_cli.store.tensors import load_tensors
+from tests.chain import QUICK, artifacts, tiny_folder, words
+from tests.tiny import SMALL, one_sentence
+
+HELPER = """
+import sys
+from pathlib import Path
+from dmq_cli.store.tensors import save_tensors
+from dmq_cli.wrap import state
+from tests.qat.runs import run, trained_network, training
+work = Path(sys.argv[1]) / f"rank{sys.argv[2]}"
+work.mkdir()
+attached = trained_network(act=4)
+losses = run(training(3, batch_size=4, accumulate=1), attached, work)
+save_tensors(work / "state.safetensors", state(attached))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def start(arguments: list[str], rank: int, size: int, port: int) -> subprocess.Popen[str]:
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(size)}
+    surroundings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *arguments], text=True, env=surroundings, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    texts = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, out, err) for process, (out, err) in zip(processes, texts, strict=True)]
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    for size in (1, 2):
+        port, folder = free_port(), tmp_path / str(size)
+        folder.mkdir()
+        results = ended([start(["-c", HELPER, str(folder), str(rank)], rank, size, port) for rank in range(size)])
+        assert [code for code, _, _ in results] == [0] * size, results
+    alone, first = (load_tensors(tmp_path / name / "rank0" / "state.safetensors") for name in ("1", "2"))
+    assert set(alone) == set(first) and len(alone) >= 60
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-7, atol=1e-9, msg=name)
+    assert list((tmp_path / "2" / "rank0").glob("tmp-training-*")) and not list(
+        (tmp_path / "2" / "rank1").glob("tmp-training-*")
+    )
+
+
+@pytest.mark.slow
+def test_a_command_that_is_started_twice_trains_together_and_writes_once(tmp_path: Path) -> None:
+    model, outputs, port = tiny_folder(tmp_path / "tiny", **SMALL), tmp_path / "outputs", free_port()
+    command = ["-m", "dmq_cli", *words("evaluate", model, outputs, "method=tdq_qat", "bits=w4a4", *QUICK, "trace=null")]
+    results = ended([start(command, rank, 2, port) for rank in range(2)])
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "FD-digits" in results[0][1] and results[1][1] == ""
+    assert artifacts(outputs)["reconstruct"] == artifacts(outputs)["evaluate"] == 1
+    assert len(list((outputs / "runs" / "evaluate").iterdir())) == 1
+    again = ended([start(command, rank, 2, free_port()) for rank in range(2)])
+    assert [code for code, _, _ in again] == [0, 0], "nothing is left to do together"
+
+
+def test_every_row_is_somebody_s_share() -> None:
+    shares = [Ranks(rank, 3).share(torch.arange(8)).tolist() for rank in range(3)]
+    assert sorted(itertools.chain(*shares)) == list(range(8)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert Ranks().first and not Ranks(1, 2).first
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("x", "2"), ("-1", "1")])
+def test_impossible_ranks_are_refused(rank: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ConfigError) as caught:
+        started()
+    assert "torchrun" in one_sentence(caught.value)
+
+
+def test_processes_that_do_not_meet_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dmq_cli.qat.ranks._PATIENCE", datetime.timedelta(seconds=1))
+    with pytest.raises(ConfigError) as caught, together("cpu"):
+        pass
+    assert "did not meet" in one_sentence(caught.value)
