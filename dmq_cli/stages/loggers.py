@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.store import read_json
 
 _log = logging.getLogger("dmq")
 SAMPLES = "samples.png"
@@ -47,7 +48,7 @@ class TensorBoard:
     package: ClassVar[str | None] = "tensorboard"
 
     def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
-        """A scalar for each number, the configuration as text, the samples as an image."""
+        """A scalar for each number, the losses of learning, the configuration as text, the samples as an image."""
         import numpy as np
         from PIL import Image
         from torch.utils.tensorboard import SummaryWriter
@@ -56,6 +57,8 @@ class TensorBoard:
         try:
             for name, value in numbers(metrics):
                 writer.add_scalar(name, value)
+            for name, iteration, loss in curves(run):
+                writer.add_scalar(name, loss, iteration)
             writer.add_text("config", f"```\n{json.dumps(metrics['config'], indent=1)}\n```")
             if (run / SAMPLES).is_file():
                 with Image.open(run / SAMPLES) as image:
@@ -85,6 +88,8 @@ class MLflow:
             client.log_param(run_id, name, metrics[name])
         for name, value in numbers(metrics):
             client.log_metric(run_id, name, value)
+        for name, iteration, loss in curves(run):
+            client.log_metric(run_id, name, loss, step=iteration)
         client.log_dict(run_id, metrics["config"], "config.json")
         if (run / SAMPLES).is_file():
             client.log_artifact(run_id, str(run / SAMPLES))
@@ -109,6 +114,9 @@ class WandB:
         where = {"project": self.project, "dir": self.folder, "mode": self.mode, "name": run.name}
         wandb_run = wandb.init(config=dict(metrics["config"]), settings=quiet, **where)
         wandb_run.summary.update(dict(numbers(metrics)))
+        wandb_run.define_metric("losses/*", step_metric="iteration")
+        for name, iteration, loss in curves(run):
+            wandb_run.log({"iteration": iteration, name: loss})
         if (run / SAMPLES).is_file():
             wandb_run.log({"samples": wandb.Image(str(run / SAMPLES))})
         wandb_run.finish()
@@ -140,6 +148,17 @@ def log_run(logger: Logger, run: Path, metrics: Mapping[str, Any]) -> None:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         _log.warning("%s is finished, but %s did not log it (%s: %s)", run, logger.package, type(error).__name__, first)
+
+
+def curves(run: Path) -> Iterator[tuple[str, int, float]]:
+    """Yield (name, iteration, loss) of what was learned in the run, iteration after iteration; nothing where nothing was."""
+    file = run / "artifacts" / "reconstruct" / "losses.json"
+    passes = read_json(file)["passes"] if file.is_file() else {}
+    points = [
+        (int(iteration), f"losses/{name.replace(', ', '/')}/{unit}", float(loss))
+        for name, units in passes.items() for unit, curve in units.items() for iteration, loss in curve
+    ]  # fmt: skip
+    yield from ((name, iteration, loss) for iteration, name, loss in sorted(points))
 
 
 def numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -13,13 +13,15 @@ from PIL import Image
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.paths import conf_folder
-from dmq_cli.stages.loggers import MLflow, NoLogger, TensorBoard, WandB, log_run, make_logger, numbers
+from dmq_cli.stages.loggers import MLflow, NoLogger, TensorBoard, WandB, curves, log_run, make_logger, numbers
+from dmq_cli.store import write_json
 
 FOUND: dict[str, Any] = {
     "model": "tiny", "method": "tac", "bits": "w3a8", "config": {"bits": {"name": "w3a8"}},
     "fp": {"fd": 0.25}, "quantized": {"fd": 0.5, "fd_over_seeds": {"std": 0.125, "each": [1, 2]}}, "paired": {"psnr": 30.0},
 }  # fmt: skip
 NUMBERS = {"fp/fd": 0.25, "quantized/fd": 0.5, "quantized/fd_over_seeds_std": 0.125, "paired/psnr": 30.0}
+CURVE = "losses/training/round 1/network"
 
 
 @pytest.fixture
@@ -27,7 +29,15 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "evaluate" / "now"
     folder.mkdir(parents=True)
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "samples.png")
+    learned = folder / "artifacts" / "reconstruct"
+    learned.mkdir(parents=True)
+    write_json(learned / "losses.json", {"passes": {"training, round 1": {"network": [[2, 0.5], [4, 0.25]]}}})
     return folder
+
+
+def test_the_losses_of_learning_come_in_order(run: Path, tmp_path: Path) -> None:
+    assert list(curves(run)) == [(CURVE, 2, 0.5), (CURVE, 4, 0.25)]
+    assert list(curves(tmp_path)) == []
 
 
 def test_every_number_has_a_name() -> None:
@@ -42,7 +52,8 @@ def test_tensorboard(run: Path, tmp_path: Path) -> None:
     TensorBoard(str(tmp_path / "tb")).log(run, FOUND)
     events = EventAccumulator(str(tmp_path / "tb" / "now")).Reload()
     tags = events.Tags()
-    assert {name: events.Scalars(name)[0].value for name in tags["scalars"]} == NUMBERS
+    assert {name: events.Scalars(name)[0].value for name in tags["scalars"] if name != CURVE} == NUMBERS
+    assert [(event.step, event.value) for event in events.Scalars(CURVE)] == [(2, 0.5), (4, 0.25)]
     image = events.Images("samples")[0]
     assert (image.width, image.height) == (8, 8)
     assert b"w3a8" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
@@ -55,7 +66,7 @@ def test_mlflow(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         MLflow(str(tmp_path / "mlruns")).log(run, FOUND)
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
     made = client.search_runs([client.get_experiment_by_name("dmq").experiment_id])
-    assert len(made) == 2 and made[0].data.metrics == NUMBERS
+    assert len(made) == 2 and made[0].data.metrics == NUMBERS | {CURVE: 0.25}
     assert made[0].data.params == {"model": "tiny", "method": "tac", "bits": "w3a8"}
     assert {file.path for file in client.list_artifacts(made[0].info.run_id)} == {"config.json", "samples.png"}
 
