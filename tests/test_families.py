@@ -23,6 +23,7 @@ from dmq_cli.store import ArtifactStore, read_json
 from tests import pipelines
 from tests.chain import QUICK
 from tests.test_conf import METHODS, composed
+from tests.test_methods import FAST
 from tests.tiny import one_sentence
 
 IMAGES = 2
@@ -57,7 +58,7 @@ def settled(kind: str, path: Path, method: str) -> dict[str, Any]:
 
 
 def test_the_families_are_four() -> None:
-    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 23
+    assert sorted(pipelines.FOLDERS) == ["latent", "prompts", "tokens", "transformer"] and len(METHODS) == 30
 
 
 def run_all(kind: str, methods: list[str], folder: Path, graph: Graph) -> None:
@@ -80,13 +81,13 @@ def run_all(kind: str, methods: list[str], folder: Path, graph: Graph) -> None:
 
 
 def in_turn(kind: str) -> list[str]:
-    """Every fourth method, and for the transformer those that it refuses."""
+    """Of one method of every kind each fourth, and for the transformer those that it refuses; all others are slow tests."""
     number = list(pipelines.FOLDERS).index(kind)
-    return [m for i, m in enumerate(METHODS) if i % 4 == number or (kind == "transformer" and m in REFUSED)]
+    return [m for i, m in enumerate(sorted(FAST)) if i % 4 == number] + [m for m in REFUSED if kind == "transformer"]
 
 
-def test_in_turn_every_method_has_a_family() -> None:
-    assert {method for kind in pipelines.FOLDERS for method in in_turn(kind)} == set(METHODS)
+def test_in_turn_every_kind_of_method_has_a_family() -> None:
+    assert {method for kind in pipelines.FOLDERS for method in in_turn(kind)} == FAST | set(REFUSED)
 
 
 @pytest.mark.parametrize("kind", pipelines.FOLDERS)

@@ -152,7 +152,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "site"
     (home / "own_package" / "conf" / "bits").mkdir(parents=True)
     (home / "own_package" / "__init__.py").write_text("ran = True\n", encoding="utf-8")
-    (home / "own_package" / "conf" / "bits" / "w5a5.yaml").write_text(
+    (home / "own_package" / "conf" / "bits" / "w7a9.yaml").write_text(
         (conf_folder() / "bits" / "w4a4.yaml").read_text(encoding="utf-8").replace("4", "5"), encoding="utf-8"
     )
     info = home / "own_package-1.0.dist-info"
@@ -167,9 +167,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_package_adds_choices_and_is_imported_before_a_job(package: Path, tmp_path: Path) -> None:
-    assert choice_files("bits")["w5a5"] == package / "own_package" / "conf" / "bits" / "w5a5.yaml"
+    assert choice_files("bits")["w7a9"] == package / "own_package" / "conf" / "bits" / "w7a9.yaml"
     assert "own_package" not in sys.modules
-    result = dmq("plan", "calibrate", "bits=w5a5", f"runtime.outputs={tmp_path / 'out'}", "--json")
+    result = dmq("plan", "calibrate", "bits=w7a9", f"runtime.outputs={tmp_path / 'out'}", "--json")
     assert result.code == 0 and sys.modules["own_package"].ran, result.err
     plain = dmq("plan", "calibrate", "bits=w4a4", f"runtime.outputs={tmp_path / 'out'}", "--json")
     keys = [{row["stage"]: row["key"] for row in json.loads(one.out)["plan"]} for one in (result, plain)]

@@ -91,8 +91,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_seeds(config, objects["correct"].seeds)
     objects["correct"].check(objects["sampler"].eta)
     whole["recon_targets"] = objects["recon"].targets
-    if (data := training_data(config["recon"], objects["recon"])) is not None:
-        whole["training_data"] = data
+    whole["training_data"] = training_data(config["recon"], objects["recon"])
     scheduler, calibrated = (objects[name].scheduler(model_schedule(model)) for name in ("sampler", "calib_sampler"))
     objects["calib"].check(calibrated)
     for name, part in (("sampler", scheduler), ("calib", objects["calib"].scheduler(calibrated))):

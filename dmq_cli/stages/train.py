@@ -113,8 +113,8 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
 
 def _settings(composed: Mapping[str, Any]) -> Mapping[str, Any]:
     """Read the section train. Raises ConfigError where it does not describe the chosen model."""
-    settings, model = composed.get("train", {"name": None}), composed["model"]["name"]
-    if settings["name"] != model:
+    settings, model = composed.get("train", {}), composed["model"]["name"]
+    if settings.get("name") != model:
         trainable = ", ".join(sorted(file.stem for file in (conf_folder() / "train").glob("*.yaml")))
         raise ConfigError(f"model={model} cannot be trained by dmq; it trains {trainable}.")
     return dict(settings)

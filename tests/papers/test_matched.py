@@ -64,7 +64,7 @@ def test_rows_run_at_both_widths(planted_matches: None) -> None:
     from dmq_cli.choices import table as section
 
     listed = jobs(section("tdq_2"), "digits")
-    assert all(words in listed for words in at_both) and sum("bits=w8a3" in words for words in listed) == 3
+    assert all(words in listed for words in at_both) and sum("bits=w8a3" in words for words in listed) == 5
     assert not any("bits=w8a3" in words for words in jobs(section("tdq_2"), "paper"))
 
 

@@ -143,7 +143,8 @@ def test_tables_of_other_shapes() -> None:
             seen += 1
     assert seen == 24
     fourth = paper_table("tdq_4").rows
-    assert [[row.method, row.printed["FID ↓"]] for row in fourth] == lines("tdq_4")[1:] and len(fourth) == 6
+    printed = [[row.method, row.printed["FID ↓"]] for row in fourth if not added(row)]
+    assert printed == lines("tdq_4")[1:] and len(printed) == 6
     clamps = [c for c in (line.split("\t") for line in text("tcaq").splitlines()) if c[0] == "W4A8"]
     assert [[row.bits, *row.printed.values()] for row in paper_table("tcaq_a").rows] == clamps and len(clamps) == 5
 

@@ -36,6 +36,8 @@ WORDS = ("model=folder", "model.name=tiny", "method=tcaq", "correct=tac", "corre
          *FEW, *QUICK, "budget.num_samples=8", "trace={seeds: 3000000-3000003}")  # fmt: skip
 ENDS = ("evaluate", "evaluate_fp", "trace")  # which rest on all others
 KEPT = 48  # values of a tensor, evenly spread
+UNUSED = {"training_set"}
+"""Of a stage that only trainings need."""
 NEAR, SHARE = 1e-3, 0.95  # of a value plus a tenth of the greatest one; of the values that must be as near as that
 
 
@@ -126,13 +128,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor
 
 def test_the_golden_tensors_are_of_these_versions() -> None:
     config, _ = remembered()
-    versions = {name: node.version_for(config["config"]) for name, node in NODES.items()}
+    versions = {name: node.version_for(config["config"]) for name, node in NODES.items() if name not in UNUSED}
     assert config["versions"] == versions, "a version was raised: run python -m tests.stages.test_golden"
 
 
 def test_no_stage_makes_other_numbers_under_its_version(here: dict[str, dict[str, Tensor]]) -> None:
     golden = remembered()[1]
-    assert set(here) == set(NODES) == set(golden) and sum(map(len, golden.values())) > 300
+    assert set(here) == set(NODES) - UNUSED == set(golden) and sum(map(len, golden.values())) > 300
     wrong = {stage: differing(stage, found, golden[stage]) for stage, found in here.items()}
     first = next((names for names in wrong.values() if names), [])
     assert not first, f"raise the version of this stage in stages/nodes.py: {first[:5]}"

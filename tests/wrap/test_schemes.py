@@ -28,7 +28,7 @@ def test_every_scheme_fits_the_tiny_network() -> None:
     names = sorted(path.stem for path in (conf_folder() / "scheme").glob("*.yaml"))
     for name in names:
         assert len(made(f"scheme={name}").quantizers()) >= 118
-    assert len(names) == 15
+    assert len(names) == 21
 
 
 def test_frozen_layers_keep_their_extremes() -> None:

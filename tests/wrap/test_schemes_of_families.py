@@ -24,7 +24,7 @@ def made(family: str) -> Adapter:
 
 
 def test_there_are_schemes_and_policies() -> None:
-    assert len(SCHEMES) == 15 and len(POLICIES) == 9
+    assert len(SCHEMES) == 21 and len(POLICIES) == 9
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -55,4 +55,4 @@ def test_every_policy_resolves_on_every_family_under_every_scheme() -> None:
         if policy in ("tfmq", "ptqd", "tdq"):  # attention products in full precision
             products = [spec for site, spec in specs.items() if site.slot in ("q", "k", "v", "prob")]
             assert products and not any(spec.quantized for spec in products)
-    assert resolved == len(SITES) * len(SCHEMES) * len(POLICIES) == 540
+    assert resolved == len(SITES) * len(SCHEMES) * len(POLICIES) == 756
