@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,14 @@ def part(file: Path) -> str:
     return file.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def imports(file: Path) -> Iterator[str]:
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    """The tree of a file, read once by a process."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(file: Path) -> tuple[str, ...]:
     """Every name that a file imports, in full: at the top, inside functions and by import_module; not for the type checker alone."""
 
     def visit(node: ast.AST) -> Iterator[str]:
@@ -77,7 +85,7 @@ def imports(file: Path) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child)
 
-    yield from visit(ast.parse(file.read_text(encoding="utf-8")))
+    return tuple(visit(parsed(file)))
 
 
 def own(name: str) -> str | None:
@@ -153,7 +161,7 @@ def test_no_assert_and_no_unpickling() -> None:
     forbidden = {"allow_pickle": True, "weights_only": False}
     calls = loads = 0
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(file)):
             where = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             assert not isinstance(node, ast.Assert), where
             if not isinstance(node, ast.Call):
@@ -197,7 +205,7 @@ def test_a_class_means_one_thing() -> None:
     names = [
         node.name
         for file in FILES
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for node in parsed(file).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     twice = {name for name in names if names.count(name) > 1}

@@ -51,6 +51,7 @@ def ran(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_its_own_test(written: Path) -> None:
     out = ran(written, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "mine")
     assert "7 passed" in out

@@ -98,8 +98,8 @@ def _counts_layers(section: Any) -> bool:
 
 def _reconstruct_needs(config: Config) -> tuple[str, ...]:
     """What a reconstruction needs, and a training that reads data besides."""
-    recon = config.get("recon") or {}
-    reads_data = recon.get("_target_") == "dmq_cli.qat.Qat" and recon["loss"] == "noise"
+    recon = config.get("recon")
+    reads_data = isinstance(recon, Mapping) and recon.get("_target_") == "dmq_cli.qat.Qat" and recon["loss"] == "noise"
     return ("calibset", "calibrate", "targets", *(("training_set",) if reads_data else ()))
 
 

@@ -134,7 +134,9 @@ def test_what_cannot_be_trained_on_is_one_sentence(model: Path, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("kind", ["latent", "tokens", "transformer"])
+@pytest.mark.parametrize(
+    "kind", ["tokens", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("latent", "transformer"))]
+)
 def test_latents_are_those_that_are_diffused_and_classes_come_along(kind: str, tmp_path: Path) -> None:
     path = pipelines.FOLDERS[kind](tmp_path / kind)
     result = dmq(*words("reconstruct", path, tmp_path / "outputs", *TRAIN, *pipelines.settings(kind, path)[1:]))
