@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, DmqError
+from dmq_cli.metrics.reading.decoding import GREY
 from dmq_cli.metrics.reading.image_files import Framing, ImageSource, array_source, folder_source
 from dmq_cli.paths import resolve
 from dmq_cli.store.hashing import digest
@@ -144,10 +146,14 @@ class HuggingFace:
     def pictures(self, size: int) -> Pictures:
         """See DataSource."""
         loaded = self._loaded()
-        images = [torch.from_numpy(_array(row[self.column].convert("RGB"))).permute(2, 0, 1) for row in loaded]
+        pictures = [row[self.column] for row in loaded]
+        mode = "L" if all(picture.mode in GREY for picture in pictures) else "RGB"
+        images = [
+            torch.from_numpy(np.array(picture.convert(mode))).view(*picture.size[::-1], -1) for picture in pictures
+        ]
         labels = None if self.label_column is None else torch.tensor(loaded[self.label_column])
         held_out = _chosen(len(images), self.held_out).nonzero().flatten()
-        return _in_memory(str(self.name), torch.stack(images), labels, held_out)
+        return _in_memory(str(self.path or self.name), torch.stack(images).permute(0, 3, 1, 2), labels, held_out)
 
     def _loaded(self) -> Any:
         try:
@@ -164,12 +170,6 @@ class HuggingFace:
             raise DmqError(
                 f"The data set {self.path or self.name} could not be loaded ({error}); see the documentation of datasets."
             ) from error
-
-
-def _array(image: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(image).copy()
 
 
 def _in_memory(name: str, images: Tensor, labels: Tensor | None, held_out: Tensor) -> Pictures:

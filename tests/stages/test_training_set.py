@@ -12,6 +12,7 @@ from PIL import Image
 
 from dmq_cli.models import model_encoder
 from dmq_cli.models.first_stage import Latents
+from dmq_cli.qat import HuggingFace
 from dmq_cli.qat.problems import NoiseOnData
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.zoo import digit_images, split
@@ -171,3 +172,24 @@ def test_scaled_latents_come_back() -> None:
     latents = Latents(0.5, (2.0, 3.0), (0.1, -0.2))
     own = torch.randn(3, 2, 4, 4)
     torch.testing.assert_close(latents.restored(latents.diffused(own)), own)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_data_set_of_the_hub_s_package_is_read_from_a_folder(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets", reason="the extra data is not installed")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = write_images(tmp_path / "images", count=12, mode=mode)
+    source = HuggingFace(path=str(folder))
+    pictures = source.pictures(16)
+    assert pictures.source.shape == (12, 16, 16, len(mode)) and int(pictures.held_out.sum()) == 1
+    batches = torch.cat([*pictures.batches(False), *pictures.batches(True)])
+    assert {image.numpy().tobytes() for image in batches.permute(0, 2, 3, 1)} == {
+        np.asarray(Image.open(file)).tobytes() for file in folder.iterdir()
+    }
+    assert (
+        source.content()
+        == HuggingFace(path=str(folder)).content()
+        != HuggingFace(path=str(folder), split="train[:6]").content()
+    )
