@@ -19,7 +19,8 @@ class Settings:
     lr: of weights; scale_lr, weight_scale_lr: of scales, relative to their size or absolute (relative=False); decay: cosine, linear or
     constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
     averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
-    images from those of full precision, or the last. save_every: steps between checkpoints. Raises ConfigError for impossible ones.
+    images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
+    parameters, scales and their gradients stay in float32. Raises ConfigError for impossible ones.
     """
 
     iterations: int = 1000
@@ -37,6 +38,7 @@ class Settings:
     candidates: int = 5
     choose: Literal["loss", "distance", "last"] = "distance"
     save_every: int = 250
+    dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +50,10 @@ class Settings:
         for name, value in rates.items():
             if value <= 0:
                 raise ConfigError(f"recon.settings.{name}={value} is not possible; use a positive number.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(
+                f"A training was asked for in {self.dtype}, in which small gradients vanish; use numerics=fp32 or numerics=bf16."
+            )
         if self.weight_decay < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
             raise ConfigError(
                 f"A training was asked for weight_decay={self.weight_decay}, warmup={self.warmup}, ema={self.ema}; the first two are at"

@@ -21,12 +21,15 @@ class Student(nn.Module):
     """Called with a batch, predicts as the quantized network does; until `finish` its quantizers learn as `gradients` says.
 
     weights: how weights learn, and with them the other parameters; lr: their rate; scales, weight_scales: the rates of scales.
+    dtype: of products.
     """
 
     def __init__(
-        self, attached: Attached, weights: WeightsKind, gradients: Gradients, lr: float, scales: Scales, weight_scales: Scales
+        self, attached: Attached, weights: WeightsKind, gradients: Gradients, lr: float, scales: Scales, weight_scales: Scales,
+        dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.dtype = dtype
         self._attached = [attached]  # not as a module: it has parameters that do not learn
         self.weights = weights.start(attached, lr)
         others = attached.trained.open(attached.model, other_parameters(attached) if weights.others else [])
@@ -57,8 +60,9 @@ class Student(nn.Module):
         """The network's own prediction (B, C, ...) for a batch."""
         self.weights.place()
         self.networks.place(timestep.reshape(-1))
-        with self.attached.at(timestep):
-            return self.attached.adapter.predict(sample, timestep, cond)
+        narrow = torch.autocast(sample.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with self.attached.at(timestep), narrow:
+            return self.attached.adapter.predict(sample, timestep, cond).to(sample)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dmq_cli.ops import LsqStart, PerTensor
 from dmq_cli.qat import Latent, Lsq, Qat, Settings
 from dmq_cli.quant import Uniform
@@ -35,7 +37,12 @@ def training(iterations: int = 4, **fields: Any) -> Qat:
 
 
 def run(
-    method: Qat, attached: Attached, work: Path, stop: Callable[[int], bool] = lambda step: False, **more: Any
+    method: Qat,
+    attached: Attached,
+    work: Path,
+    stop: Callable[[int], bool] = lambda step: False,
+    dtype: torch.dtype = torch.float64,
+    **more: Any,
 ) -> list[float]:
     """Train, and return the loss of every step. stop(step): kills the run after it."""
     losses: list[float] = []
@@ -45,5 +52,5 @@ def run(
         if stop(iteration):
             raise KeyboardInterrupt
 
-    method.run(attached, lambda: batches(NUM, 4), NUM, work, report, **more)
+    method.run(attached, lambda: batches(NUM, 4, dtype), NUM, work, report, **more)
     return losses

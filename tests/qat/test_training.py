@@ -279,3 +279,16 @@ def test_scales_of_weights_move_twice_where_that_is_asked_for(tmp_path: Path) ->
     once, twice = (change.abs() for change in moved)
     assert len(once) >= 25 and float(once.max()) < 1e-9
     assert ((twice - 1e-4).abs() < 1e-6).double().mean() > 0.9, "a step of Adam is as long as its rate"
+
+
+def test_products_may_be_of_half_precision_and_parameters_are_not(tmp_path: Path) -> None:
+    attached = trained_network(act=8, weight=8, dtype=torch.float32)
+    twin = trained_network(act=8, weight=8, dtype=torch.float32)
+    losses = []
+    for name, one, dtype in (("full", attached, "float32"), ("half", twin, "bfloat16")):
+        (tmp_path / name).mkdir()
+        losses.append(run(training(3, dtype=dtype), one, tmp_path / name, dtype=torch.float32))
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.2)
+    assert all(value.dtype == torch.float32 for name, value in state(twin).items() if value.is_floating_point())
+    with pytest.raises(ConfigError, match="numerics=bf16"):
+        Settings(dtype="float16")  # type: ignore[arg-type]
