@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
-
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import device_of
 from dmq_cli.qat.data import DataSource
@@ -71,9 +69,7 @@ class Qat:
             Scales(rate, decay=False, relative=settings.relative)
             for rate in (settings.scale_lr, settings.weight_scale_lr)
         )
-        student = Student(
-            attached, self.weights, self.gradients, settings.lr, scales, weight_scales, getattr(torch, settings.dtype)
-        )
+        student = Student(attached, self.weights, self.gradients, settings.lr, scales, weight_scales, settings.products)
         with together(device_of(attached.adapter).type) as ranks:
             loop = Loop(settings, student, problem, work, report, distance, ranks)
             loop.finish()

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from dmq_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ class Settings:
     constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
     averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
     images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
-    parameters, scales and their gradients stay in float32. Raises ConfigError for impossible ones.
+    parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. Raises ConfigError for impossible ones.
     """
 
     iterations: int = 1000
@@ -38,7 +40,7 @@ class Settings:
     candidates: int = 5
     choose: Literal["loss", "distance", "last"] = "distance"
     save_every: int = 250
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,10 +52,6 @@ class Settings:
         for name, value in rates.items():
             if value <= 0:
                 raise ConfigError(f"recon.settings.{name}={value} is not possible; use a positive number.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ConfigError(
-                f"A training was asked for in {self.dtype}, in which small gradients vanish; use numerics=fp32 or numerics=bf16."
-            )
         if self.weight_decay < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
             raise ConfigError(
                 f"A training was asked for weight_decay={self.weight_decay}, warmup={self.warmup}, ema={self.ema}; the first two are at"
@@ -66,6 +64,11 @@ class Settings:
         part = step / self.iterations
         falling = {"cosine": 0.5 * (1 + math.cos(math.pi * part)), "linear": 1 - part, "constant": 1.0}
         return warm * falling[self.decay]
+
+    @property
+    def products(self) -> torch.dtype:
+        """The precision of the network's products."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
     @property
     def candidate_steps(self) -> frozenset[int]:
