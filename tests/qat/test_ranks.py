@@ -16,7 +16,9 @@ import torch
 from dmq_cli.errors import ConfigError
 from dmq_cli.qat.ranks import Ranks, started, together
 from dmq_cli.store.tensors import load_tensors
+from dmq_cli.wrap import state
 from tests.chain import QUICK, artifacts, tiny_folder, words
+from tests.qat.runs import run, trained_network, training
 from tests.tiny import SMALL, one_sentence
 
 HELPER = """
@@ -52,18 +54,17 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    for size in (1, 2):
-        port, folder = free_port(), tmp_path / str(size)
-        folder.mkdir()
-        results = ended([start(["-c", HELPER, str(folder), str(rank)], rank, size, port) for rank in range(size)])
-        assert [code for code, _, _ in results] == [0] * size, results
-    alone, first = (load_tensors(tmp_path / name / "rank0" / "state.safetensors") for name in ("1", "2"))
+    port, attached = free_port(), trained_network(act=4)
+    processes = [start(["-c", HELPER, str(tmp_path), str(rank)], rank, 2, port) for rank in range(2)]
+    (tmp_path / "alone").mkdir()
+    run(training(3, batch_size=4, accumulate=1), attached, tmp_path / "alone")
+    results = ended(processes)
+    assert [code for code, _, _ in results] == [0, 0], results
+    alone, first = state(attached), load_tensors(tmp_path / "rank0" / "state.safetensors")
     assert set(alone) == set(first) and len(alone) >= 60
     for name, value in alone.items():
         torch.testing.assert_close(first[name], value, rtol=1e-7, atol=1e-9, msg=name)
-    assert list((tmp_path / "2" / "rank0").glob("tmp-training-*")) and not list(
-        (tmp_path / "2" / "rank1").glob("tmp-training-*")
-    )
+    assert list((tmp_path / "rank0").glob("tmp-training-*")) and not list((tmp_path / "rank1").glob("tmp-training-*"))
 
 
 @pytest.mark.slow
