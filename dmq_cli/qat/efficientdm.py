@@ -84,7 +84,7 @@ class _LowRank(nn.Module):
                 again.append(nn.Parameter(frozen.scales[-1]))
                 frozen.scales[-1] = again[-1]
                 self.learned.append(source_of(quantizer).bounds()[0][0])
-        self.again, self.before = nn.ParameterList(again), [scale.detach().clone() for scale in again]
+        self.again, self.before = nn.ParameterList(again), list[Tensor]()
         weights, generator = [frozen.weight().detach() for frozen in self.frozen.values()], torch.Generator()
         generator.manual_seed(_SEED)
         self.down = nn.ParameterList(_kaiming(weight, record.rank, generator) for weight in weights)
@@ -100,6 +100,7 @@ class _LowRank(nn.Module):
         ]
 
     def place(self) -> None:
+        self.before = [scale.detach().clone() for scale in self.again]
         for layer, weight in zip(self.layers, self.merged(), strict=True):
             layer.tuned, layer.baked = weight, None
 
@@ -113,7 +114,6 @@ class _LowRank(nn.Module):
         for learned, again, before in zip(self.learned, self.again, self.before, strict=True):
             learned.add_((again - before).view_as(learned))
             again.copy_(learned.view_as(again))
-            before.copy_(again)
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -45,8 +45,9 @@ class _Clipping(StandIns):
     def __init__(self, attached: Attached, decay: float) -> None:
         super().__init__(attached)
         self.decay = decay
-        self.static = [(q.grid, q.scale) for q in self.activations if isinstance(q.scale, Static)]
-        for quantizer in (q for q in self.activations if isinstance(q.grid, Uniform)):
+        uniform = [quantizer for quantizer in self.activations if isinstance(quantizer.grid, Uniform)]
+        self.static = [(q.grid, q.scale) for q in uniform if isinstance(q.scale, Static)]
+        for quantizer in uniform:
             self.replace(quantizer, "grid", ClippedGrid)
         for quantizer in self.weights:
             self.replace(quantizer, "scale", partial(FromMaximum, grid=quantizer.grid))

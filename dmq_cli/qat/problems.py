@@ -19,6 +19,7 @@ from dmq_cli.models import Call, Cond, cond_rows, device_of
 from dmq_cli.recon.calls import rows_of
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.wrap import Attached, quantizing
+from dmq_cli.zoo import to_float
 from dmq_cli.zoo.training import stratified
 
 _HELD_OUT = 256
@@ -116,7 +117,8 @@ class NoiseOnData:
                 yield self._noisy(rows, some, torch.zeros(len(rows), dtype=torch.bool), generator)
 
     def _noisy(self, rows: Tensor, timesteps: Tensor, left_out: Tensor, generator: torch.Generator) -> Batch:
-        clean = _real(self.samples.rows(rows))
+        rows_read = self.samples.rows(rows)
+        clean = to_float(rows_read) if rows_read.dtype == torch.uint8 else rows_read
         noise = torch.randn(clean.shape, generator=generator)
         abar = self.alphas[timesteps].view(-1, *(1,) * (clean.ndim - 1))
         sample = abar.sqrt() * clean + (1 - abar).sqrt() * noise
@@ -130,8 +132,3 @@ class NoiseOnData:
         last = len(next(iter(self.conditions.values()))) - 1
         chosen = cond_rows(self.conditions, torch.where(left_out, last, self.index[rows]))
         return chosen and {name: value.to(self.device) for name, value in chosen.items()}
-
-
-def _real(rows: Tensor) -> Tensor:
-    """Images as the network reads them: uint8 to [-1, 1]; latents as they are."""
-    return rows.float() / 127.5 - 1.0 if rows.dtype == torch.uint8 else rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +138,18 @@ def _distance(task: Task, attached: Attached) -> Distance:
     def samples(denoiser: Denoiser) -> Tensor:
         shape, chunks = attached.adapter.sample_shape(), batches(seeds, task.runtime["batch_size"])
         walks = [walk(denoiser, scheduler, chunk, shape, eta=settings.eta, guide=guide) for chunk in chunks]
-        return torch.cat([list(steps)[-1].following for steps in walks]).flatten(1)
+        return torch.cat([deque(steps, maxlen=1).pop().following for steps in walks]).flatten(1)
 
-    with quantizing(attached, weights=False, activations=False):
-        full = samples(ModelDenoiser(attached.adapter))
-    return lambda denoiser: float((10 * (samples(denoiser) - full).square().mean(1).clamp_min(_NEAREST).log10()).mean())
+    @cache
+    def full() -> Tensor:
+        with quantizing(attached, weights=False, activations=False):
+            return samples(ModelDenoiser(attached.adapter))
+
+    def distance(denoiser: Denoiser) -> float:
+        differences = (samples(denoiser) - full()).square().mean(1)
+        return float((10 * differences.clamp_min(_NEAREST).log10()).mean())
+
+    return distance
 
 
 def _losses(task: Task, rounds: int) -> dict[str, Any]:

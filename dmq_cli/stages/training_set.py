@@ -11,6 +11,7 @@ from dmq_cli.qat import DataSource, Pictures
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
 from dmq_cli.store.tensors import RowWriter, save_tensors
+from dmq_cli.zoo import to_float
 
 _OR = "or train.loss=distill, which needs no data"
 
@@ -74,7 +75,7 @@ def _write(task: Task, pictures: Pictures) -> int:
         for held_out in (False, True):
             for images in pictures.batches(held_out):
                 for batch in torch.split(images, task.runtime["batch_size"]):
-                    writer.append(batch if encode is None else encode(batch.float() / 127.5 - 1.0))
+                    writer.append(batch if encode is None else encode(to_float(batch)))
                 num_done += len(images)
                 task.progress.update("images", num_done, count)
     return count - int(pictures.held_out.sum())

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[list[Rule], dict[str, Any]]] = {
     "tdq": ([Rule(ACTIVATIONS, scale=MlpScale(8, 8, 2), range="low_learned")], {}),
     "steps_n": ([Rule(ACTIVATIONS, scale=IntervalScale(4), range="low_learned")], {}),
     "dynamic": ([Rule(ACTIVATIONS, scale=DynamicScale())], {}),
+    "double_update": ([], {"weights": QaLora(rank=2, double_update=True, scale_lr=1e-4), "relative": False}),
     "efficientdm": ([Rule(ACTIVATIONS, scale=PerStepScale())], {"weights": QaLora(rank=2), "relative": False}),
 }
 
