@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.store.tensors import save_tensors
+from dmq_cli.zoo.training import optimizer_tensors, restore_optimizer
 
 if TYPE_CHECKING:
     from dmq_cli.qat.loop import Loop
@@ -30,7 +30,7 @@ def save(loop: Loop) -> None:
         "candidates": [asdict(candidate) for candidate in loop.candidates],
         "curve": {"points": loop.curve.points, "since": loop.curve.since},
     }
-    save_tensors(file, _tensors(loop), {"training": json.dumps(words)})
+    save_tensors(file, _places(loop) | optimizer_tensors(loop.optimizer), {"training": json.dumps(words)})
     for old in sorted(loop.work.glob(_PATTERN))[:-_KEPT]:
         old.unlink()
 
@@ -48,21 +48,9 @@ def restore(loop: Loop, folder: Path) -> None:
         raise _misfit(files[-1])
     for name, place in places.items():
         place.data.copy_(tensors[name])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, field = key.split(".")
-            state.setdefault(int(number), {})[field] = value
-    loop.optimizer.load_state_dict({**loop.optimizer.state_dict(), "state": state})
+    restore_optimizer(loop.optimizer, tensors)
     loop.step, loop.candidates = words["step"], [Candidate(**candidate) for candidate in words["candidates"]]
     loop.curve.restore(loop.step, words["curve"]["points"], words["curve"]["since"])
-
-
-def _tensors(loop: Loop) -> dict[str, Tensor]:
-    tensors = _places(loop)
-    for number, state in loop.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{field}": torch.as_tensor(value) for field, value in state.items()}
-    return tensors
 
 
 def _places(loop: Loop) -> dict[str, Tensor]:
