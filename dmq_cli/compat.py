@@ -1,17 +1,18 @@
-"""Makes `import torchvision` work next to a CPU-only torch, and with it diffusers, transformers and torch-fidelity.
+"""What `import dmq_cli` prepares in other packages, each when somebody imports it; it imports nothing itself.
 
-PyPI's torchvision is built for CUDA. Beside a CPU build of torch its compiled operators do not load, and the Python side
-then registers fake kernels for operators nobody declared: "operator torchvision::nms does not exist". Declaring the two
-schemas first is enough, because nothing here calls the operators. `import dmq_cli` installs a finder that does so when
-torchvision is first imported by anybody, and imports nothing itself.
+torchvision next to a CPU-only torch, and with it diffusers, transformers and torch-fidelity: PyPI's torchvision is built for CUDA. Beside
+a CPU build of torch its compiled operators do not load, and the Python side then registers fake kernels for operators nobody declared:
+"operator torchvision::nms does not exist". Declaring the two schemas first is enough, because nothing here calls the operators.
+
+diffusers: it learns to load what `dmq export` wrote, by quant_method dmq and as DiffusionPipeline.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,18 +26,75 @@ _declared: list[Any] = []  # a torch.library.Library withdraws its declarations 
 
 
 class _Finder(MetaPathFinder):
-    """Finds nothing; sees the first import of torchvision and prepares it."""
+    """Sees the first import of torchvision and prepares it; calls what is to follow the import of some modules of diffusers."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module of _AFTER, whose loader then calls what follows; None for all others."""
         if name == _NAME:
-            sys.meta_path.remove(self)
             _prepare()
+        if name not in _AFTER or (spec := PathFinder.find_spec(name, path, target)) is None or spec.loader is None:
+            return None
+        execute, follow = spec.loader.exec_module, _AFTER[name]
+
+        def execute_and_follow(module: ModuleType) -> None:
+            execute(module)
+            follow()
+
+        spec.loader.exec_module = execute_and_follow  # type: ignore[method-assign]
+        return spec
 
 
 def install() -> None:
-    """Prepare torchvision when it is imported; once, and not where it is imported already."""
-    if _NAME not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Prepare modules when they are imported; once. Those of diffusers that are there already are prepared now."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())
+    for name, follow in _AFTER.items():
+        if name in sys.modules:
+            follow()
+
+
+def _register_quantizer() -> None:
+    """Let networks be loaded by quant_method dmq; the names are those of classes that are imported when they are used."""
+    auto = sys.modules["diffusers.quantizers.auto"]
+    for mapping, name in (
+        ("AUTO_QUANTIZER_MAPPING", "DmqQuantizer"),
+        ("AUTO_QUANTIZATION_CONFIG_MAPPING", "DmqConfig"),
+    ):
+        getattr(auto, mapping)["dmq"] = _Late(name)
+
+
+class _Late:
+    """A class of dmq_cli.deploy.quantizer, imported when it is called or asked for a method."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._found()(*arguments, **named)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._found(), attribute)
+
+    def _found(self) -> Any:
+        from dmq_cli.deploy import quantizer
+
+        return getattr(quantizer, self.name)
+
+
+def _register_pipeline() -> None:
+    """Let DiffusionPipeline.from_pretrained find the class that an exported folder names."""
+    from dmq_cli.deploy.pipeline import DmqPipeline
+
+    sys.modules["diffusers"].DmqPipeline = DmqPipeline  # type: ignore[attr-defined]
+
+
+_AFTER: Mapping[str, Callable[[], None]] = {
+    "diffusers.quantizers.auto": _register_quantizer,
+    "diffusers.pipelines.pipeline_utils": _register_pipeline,
+}
 
 
 def _prepare() -> None:

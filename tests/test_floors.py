@@ -23,7 +23,7 @@ FLOORS = {
     "wrap": 3,
     "sampling": 4,
     "transform": 5, "calib": 5, "recon": 5, "correct": 5, "metrics": 5, "diagnose": 5, "zoo": 5,
-    "results": 6, "qat": 6,
+    "results": 6, "qat": 6, "deploy": 6,
     "stages": 7,
     "overrides": 8,
     "report": 9, "papers": 10, "sweep": 10,
@@ -34,16 +34,18 @@ SIDEWAYS = {
     ("store", "errors"): "every part may raise",
     ("obtain", "paths"): "where files lie",
     ("store", "__init__"): "the version",
-    ("__init__", "compat"): "torchvision is prepared before anybody imports it",
+    ("__init__", "compat"): "torchvision and diffusers are prepared before anybody imports them",
 }
 UPWARD = {
     ("__init__", "stages"): "dmq_cli.load reaches up when it is called",
     ("__init__", "api"): "dmq_cli.quantize reaches up when it is called",
+    ("compat", "deploy"): "diffusers loads exported models by it, when it is imported itself",
+    ("deploy", "stages"): "a pipeline of diffusers loads the run that was exported, when it is called",
 }
 ONLY_IN = {
     "hydra": {"stages", "cli", "choices", "overrides", "papers", "report", "results", "sweep"},
     "omegaconf": {"api", "stages", "cli", "choices", "overrides", "papers", "results", "sweep"},
-    "diffusers": {"models", "wrap", "sampling", "zoo"},
+    "diffusers": {"models", "wrap", "sampling", "zoo", "deploy"},
     "huggingface_hub": {"models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},

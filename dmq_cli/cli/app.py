@@ -32,6 +32,7 @@ _VERBS = {
     "correct": "Estimate the correction that is applied while sampling.",
     "sample": "Sample images, full precision and quantized, from the same noise.",
     "evaluate": "Measure the images: distances, and each against its full-precision twin.",
+    "export": "Write the quantized model as a folder that diffusers and dmq load.",
 }
 _PAGES = {  # of the documentation, by command; of all others guides/command-line
     "clean": "guides/running", "verify": "guides/running", "report": "guides/reports", "compare": "guides/reports",

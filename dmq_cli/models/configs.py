@@ -24,10 +24,15 @@ _MOST_POSITIONS = 1 << 28  # numbers in the table of a transformer's positions, 
 _UNSUPPORTED = {"time_cond_proj_dim": "is told the guidance scale in its time embedding"}
 
 
-def component_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of one component. Raises ModelError for quantized weights and for sizes that no network has."""
+def component_config(folder: Path, packed: bool = False) -> dict[str, Any]:
+    """Read config.json of one component. packed: it may be that of a network that dmq exported.
+
+    Raises ModelError for quantized weights otherwise, and for sizes that no network has.
+    """
     file = folder / "config.json"
     config = read_json(file)
+    if packed and dict(config.get("quantization_config") or {}).get("quant_method") == "dmq":
+        del config["quantization_config"]
     if config.get("quantization_config") is not None:
         raise ModelError(
             f"The file {file} has a quantization_config, so its weights are quantized already; give the model in full precision."

@@ -36,7 +36,7 @@ def load_adapter(path: Path) -> Adapter:
     what load_schedule raises.
     """
     folder = network_folder(path)
-    loaded = adapted(load_network(network_family(folder).kind, folder), _tokens(path))
+    loaded = adapted(load_network(network_family(folder).kind, folder), tokens_of(path))
     loaded.prediction = prediction_of(load_schedule(path))
     return loaded
 
@@ -47,7 +47,9 @@ def shapes_of_folder(path: Path) -> Adapter:
     Raises ModelError for an unknown family and for a configuration of which diffusers makes no network.
     """
     folder = network_folder(path)
-    return adapted(built(network_family(folder).kind, folder, component_config(folder), meta=True), _tokens(path))
+    return adapted(
+        built(network_family(folder).kind, folder, component_config(folder, packed=True), meta=True), tokens_of(path)
+    )
 
 
 def network_family(folder: Path) -> Family:
@@ -89,7 +91,7 @@ def _check_prediction(schedule: Mapping[str, Any], family: Family | None, file: 
         )
 
 
-def _tokens(path: Path) -> int:
+def tokens_of(path: Path) -> int:
     """The number of tokens of a pipeline's text encoder; 1, the token of a class, where there is none. Raises ModelError."""
     file = path / "text_encoder" / "config.json"
     length = read_json(file).get("max_position_embeddings", 1) if file.is_file() else 1

@@ -24,7 +24,8 @@ def describe(result: dict[str, Any]) -> str:
         return cost_text(result, _policy(result["policy"]))
     if "quantized" in result:
         return _evaluation(as_evaluation(result), result.get("run", "a finished cell of the table"))
-    return "\n".join(f"{name}: {path}" for name, path in result.get("artifacts", {}).items())
+    lines = [f"{name}: {path}" for name, path in result.get("artifacts", {}).items()]
+    return "\n".join([*lines, f"exported: {result['exported']}"] if "exported" in result else lines)
 
 
 def headline(result: Mapping[str, Any]) -> str | None:

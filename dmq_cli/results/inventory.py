@@ -24,7 +24,7 @@ from dmq_cli.store.recorded import METRICS, read_object
 Artifact = tuple[str, str]  # stage and key
 
 STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "training_set", "targets", "reconstruct", "correct")
-STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate")
+STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate", "export")
 TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
 """Names of the stages of an experiment, and of those of `dmq train`, without importing torch."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmq_cli.calib import Strategy
 from dmq_cli.correct import CorrectionMethod
+from dmq_cli.deploy.folder import read_network
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.metrics import Protocol
 from dmq_cli.models import (
@@ -29,6 +30,8 @@ from dmq_cli.models import (
     model_decoder,
     model_schedule,
 )
+from dmq_cli.models.folder import tokens_of
+from dmq_cli.models.parts import network_folder
 from dmq_cli.paths import importing
 from dmq_cli.recon import ReconMethod
 from dmq_cli.sampling import UNGUIDED, Correction, Deterministic, Guide, Sampler, Scheduler
@@ -110,6 +113,14 @@ def attached(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path 
     return attached_network
 
 
+def read_attached(folder: Path, runtime: Mapping[str, Any]) -> Attached:
+    """The network of an exported folder, with its quantizers; it has no full-precision twin."""
+    exported = read_network(network_folder(folder), tokens_of(folder))
+    exported.model.to(runtime["device"])
+    exported.grid.to(runtime["device"])
+    return exported
+
+
 def with_quantizers(network: Adapter, config: Mapping[str, Any]) -> Attached:
     """The network (changed in place) with the quantizers of config's scheme and policy, not fitted yet."""
     calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
@@ -147,11 +158,20 @@ def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapp
 
     inputs: folders of the artifacts it is made from, by stage; without `reconstruct` it is the full-precision network.
     """
-    if "reconstruct" not in inputs:
+    if "exported" in config:
+        folder = Path(config["exported"]["path"])
+        pair, tables = Quantized(config, read_attached(folder, runtime)), folder / "correction"
+    elif "reconstruct" in inputs:
+        pair, tables = quantized(config, runtime, inputs["reconstruct"]), inputs["correct"]
+    else:
         network = adapter(config, runtime)
         return Estimator(ModelDenoiser(network), network.sample_shape())
-    pair = Quantized(config, runtime, inputs["reconstruct"])
-    return Estimator(pair.quantized, pair.attached.adapter.sample_shape(), correction(config, inputs["correct"]))
+    return Estimator(pair.quantized, pair.attached.adapter.sample_shape(), correction(config, tables))
+
+
+def quantized(config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path) -> Quantized:
+    """Both networks of a configuration. state: the artifact of calibrate or reconstruct."""
+    return Quantized(config, attached(config, runtime, state))
 
 
 def correction(config: Mapping[str, Any], tables: Path) -> Correction | None:
@@ -163,8 +183,9 @@ def correction(config: Mapping[str, Any], tables: Path) -> Correction | None:
 class Quantized:
     """Full-precision and quantized Denoiser from one network in memory, in the numerics of this stage."""
 
-    def __init__(self, config: Mapping[str, Any], runtime: Mapping[str, Any], state: Path) -> None:
-        self.attached = attached(config, runtime, state)
+    def __init__(self, config: Mapping[str, Any], attached: Attached) -> None:
+        """attached: the network with its quantizers, fitted, in float32."""
+        self.attached = attached
         freeze(self.attached)
         bake(self.attached)  # in float32: it is the codes that count
         numerics(config).apply(self.attached.model, self.attached.units)

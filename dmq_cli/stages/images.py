@@ -9,6 +9,7 @@ from dmq_cli.results.images import Pixels, load_images, save_images, write_chunk
 from dmq_cli.results.record import ASKED, INFLUENCE
 from dmq_cli.sampling import batches, parse_range, sample_images, walk
 from dmq_cli.stages import build
+from dmq_cli.stages.exported import in_folder
 from dmq_cli.stages.graph import Task
 from dmq_cli.stages.measuring import judge
 from dmq_cli.store import read_json, write_json
@@ -20,10 +21,11 @@ def sample(task: Task) -> None:
 
     One file per batch; files of an attempt that was killed are kept.
     """
-    estimator = build.denoiser(task.config, task.runtime, task.inputs)
-    settings, scheduler = build.sampler(task.config)
-    guide = build.guide(task.config, task.runtime, task.config.get("correct", {}).get("target"))
-    decode = build.decoder(task.config, task.runtime)
+    config = in_folder(task.config)
+    estimator = build.denoiser(config, task.runtime, task.inputs)
+    settings, scheduler = build.sampler(config)
+    guide = build.guide(config, task.runtime, config.get("correct", {}).get("target"))
+    decode = build.decoder(config, task.runtime)
     seeds, files, num_done = parse_range(task.config["seeds"]), [], 0
     for chunk in batches(seeds, task.runtime["batch_size"]):
         files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")

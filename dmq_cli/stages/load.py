@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.correct import CorrectedDenoiser
+from dmq_cli.deploy.index import is_exported
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, ModelError
 from dmq_cli.metrics import to_uint8
 from dmq_cli.models import identified
@@ -19,11 +20,13 @@ from dmq_cli.quant import StepContext
 from dmq_cli.sampling import Guide, parse_range, sample_images, walk
 from dmq_cli.sampling.pipeline import Drawing, SeedPipeline
 from dmq_cli.stages import build
+from dmq_cli.stages.exported import RUNTIME, in_folder, recorded_config
 from dmq_cli.stages.graph import identity, with_code
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import identify_cond
 from dmq_cli.stages.targets import allowed, check_targets, trusting
 from dmq_cli.store import check_artifact, read_json
+from dmq_cli.wrap import Attached
 
 _log = logging.getLogger("dmq")
 _STAGES = ("reconstruct", "correct")
@@ -37,11 +40,12 @@ class Loaded(CorrectedDenoiser):
     network as a Denoiser without the correction, for callers who apply `correction` themselves.
     """
 
-    def __init__(self, config: Mapping[str, Any], state: Path, tables: Path) -> None:
+    def __init__(self, config: Mapping[str, Any], attached: Attached, tables: Path) -> None:
+        """attached: the network with its quantizers; tables: the folder of the correction's."""
         self.config = config
         self.settings, self.scheduler = build.sampler(config)
         guide = build.guide(config, config["runtime"], config["correct"].get("target"))
-        pair = build.Quantized(config, config["runtime"], state)
+        pair = build.Quantized(config, attached)
         correction = build.correction(config, tables)
         scale = self.scheduler.scale_model_input
         super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
@@ -105,6 +109,8 @@ class _Bare:
 def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
     """See dmq_cli.load."""
     folder, names = Path(run), frozenset(trusted)
+    if is_exported(folder):
+        return load_exported(folder)
     if not all((folder / name).is_file() for name in ("config.json", "manifest.json")):
         raise ArtifactError(
             f"{folder} was to be loaded, but is no finished run of correct, sample or evaluate; give a folder like"
@@ -117,11 +123,19 @@ def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
     check_model(config)
     try:
         with trusting(names):
-            return Loaded(config, state, tables)
+            return Loaded(config, build.attached(config, config["runtime"], state), tables)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactCorruptError(
             f"{folder / 'config.json'} cannot be loaded by this version of dmq ({error!r}); run the command again."
         ) from error
+
+
+def load_exported(folder: Path, attached: Attached | None = None) -> Loaded:
+    """The model of a folder that dmq export wrote. attached: its network, where it is loaded already; all files are checked first."""
+    recorded = {**recorded_config(folder), "runtime": RUNTIME, "exported": {"path": str(folder.absolute())}}
+    config = in_folder(recorded)
+    network = build.read_attached(folder, RUNTIME) if attached is None else attached
+    return Loaded(config, network, folder / "correction")
 
 
 def _with_packed_model(config: dict[str, Any], folder: Path) -> dict[str, Any]:

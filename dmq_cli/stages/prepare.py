@@ -21,6 +21,7 @@ from dmq_cli.qat import Qat
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
+from dmq_cli.stages.exported import as_exported, check_export_format, has_base, same_base
 from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
 from dmq_cli.stages.how import check_choices
@@ -74,7 +75,10 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     trust(config)
     check_runtime(config["runtime"], NODES)
     check_choices(config)
-    model = identified(config["model"])
+    if config["stage"] == "export":
+        check_export_format(config["format"])
+    config = as_exported(config)
+    model = _identified(config)
     config = with_layer_bits({**config, "sampler": sampler_section(config["sampler"], model)})
     config["calib_sampler"] = calib_sampler(config)
     sections = (*_SECTIONS, "numerics") if "numerics" in config else _SECTIONS  # may be prepared already
@@ -115,6 +119,13 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     if config["stage"] == "evaluate":
         whole["measured_with"] = measured_with(objects["protocol"], config["runtime"]["outputs"])
     return Prepared(with_code(whole, NODES.values()), Parts(**objects))
+
+
+def _identified(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's identity; of an exported one, that of its base, which need not be there."""
+    if "exported" not in config:
+        return identified(config["model"])
+    return dict(same_base(config, identified(config["model"])) if has_base(config) else config["model"])
 
 
 def training_data(section: Mapping[str, Any], recon: Any) -> dict[str, Any] | None:

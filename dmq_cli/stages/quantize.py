@@ -195,7 +195,7 @@ def correct(task: Task) -> None:
 
 
 def _estimate(task: Task, method: CorrectionMethod) -> dict[str, Tensor]:
-    pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
+    pair = build.quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
     full, quantized = (InBatches(denoiser, task.runtime["batch_size"]) for denoiser in (pair.full, pair.quantized))
     with torch.inference_mode():

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.deploy.index import read_index
 from dmq_cli.diagnose import stored_bytes
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.metrics import difference_interval
@@ -42,6 +43,7 @@ def evaluation(config: Mapping[str, Any], paths: Paths, command: str) -> Evaluat
     fp_ranges = [show(seeds) for seeds in parse_ranges(config.get("fp_seeds") or config["seeds"])]
     full = [read_json(paths[f"evaluate_fp-{r}"] / "numbers.json") for r in fp_ranges]
     quantized = [read_json(paths[f"evaluate-{r}"] / "numbers.json") for r in ranges]
+    policy, cost = _network(config, paths)
     over, within = zip(*(_over_full(paths[f"evaluate-{r}"], paths[f"evaluate_fp-{r}"]) for r in ranges), strict=True)
     return Evaluation(
         method=config["method"]["name"],
@@ -60,9 +62,9 @@ def evaluation(config: Mapping[str, Any], paths: Paths, command: str) -> Evaluat
         random=is_random(config["model"]),
         cite=config["method"]["cite"],
         command=command,
-        policy=read_json(paths["calibrate"] / "policy.json"),
+        policy=policy,
         seconds={name: cost["seconds"] for name, cost in costs(paths).items()},
-        cost=_cost(paths),
+        cost=cost,
     )
 
 
@@ -72,6 +74,14 @@ def _over_full(quantized: Path, full: Path) -> tuple[dict[str, float], dict[str,
     quantized_influences, full_influences = (load_tensors(folder / INFLUENCE) for folder in (quantized, full))
     over = {key: quantized_numbers[key] - full_numbers[key] for key in full_influences}
     return over, {key: difference_interval(over[key], quantized_influences[key], full_influences[key]) for key in over}
+
+
+def _network(config: Mapping[str, Any], paths: Paths) -> tuple[Any, NetworkCost]:
+    """Which layers differ from the rest, and the cost, as the stages found them or an exported folder records them."""
+    if "exported" in config:
+        about = read_index(Path(config["exported"]["path"]))["about"]
+        return about["policy"], NetworkCost(**about["cost"])
+    return read_json(paths["calibrate"] / "policy.json"), _cost(paths)
 
 
 def _cost(paths: Paths) -> NetworkCost:

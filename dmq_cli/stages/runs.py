@@ -1,5 +1,6 @@
 """The function of every stage, by its name in nodes.py; imported when the first stage runs, and with it diffusers."""
 
+from dmq_cli.stages.export import export as export
 from dmq_cli.stages.images import evaluate as evaluate
 from dmq_cli.stages.images import evaluate_fp as evaluate_fp
 from dmq_cli.stages.images import sample as sample
@@ -14,6 +15,6 @@ from dmq_cli.stages.tracing import trace as trace
 from dmq_cli.stages.training_set import training_set as training_set
 
 __all__ = [
-    "calibrate", "calibset", "correct", "evaluate", "evaluate_fp", "reconstruct", "sample", "sample_fp", "targets", "trace",
+    "calibrate", "calibset", "correct", "evaluate", "evaluate_fp", "export", "reconstruct", "sample", "sample_fp", "targets", "trace",
     "training_set", "transform",
 ]  # fmt: skip

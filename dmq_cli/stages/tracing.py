@@ -45,7 +45,7 @@ def trace(task: Task) -> None:
 
 
 def _walks(task: Task) -> Walks:
-    pair = build.Quantized(task.config, task.runtime, task.inputs["reconstruct"])
+    pair = build.quantized(task.config, task.runtime, task.inputs["reconstruct"])
     settings, scheduler = build.sampler(task.config)
     correction = build.correction(task.config, task.inputs["correct"])
     guide = build.guide(task.config, task.runtime, task.config["correct"].get("target"))

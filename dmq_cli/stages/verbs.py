@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from dmq_cli.qat.ranks import started
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results
+from dmq_cli.stages.deliver import deliver
+from dmq_cli.stages.exported import check_exported_words, has_base
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
@@ -24,7 +27,7 @@ from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
 
-VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate")
+VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate", "export")
 _log = logging.getLogger("dmq")
 
 
@@ -39,7 +42,8 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
         return
     for seeds in parse_ranges(config["seeds"]):
         range_config = {**config, "seeds": show(seeds)}
-        yield f"{verb}_fp", range_config
+        if "exported" not in config or has_base(config):
+            yield f"{verb}_fp", range_config
         yield verb, range_config
     if verb == "evaluate" and config.get("fp_seeds") is not None:
         for seeds in parse_ranges(config["fp_seeds"]):
@@ -72,6 +76,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
     """
     verb = composed["stage"]
+    check_exported_words(composed, shlex.split(command)[2:])
     config = prepare(composed)
     logger = make_logger(composed.get("logger"))
     if threads := config["runtime"]["threads"]:
@@ -93,7 +98,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
         try:
-            _log_sampling(composed, config)
+            _log_sampling(config if "exported" in config else composed, config)
             result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
         except BaseException as error:
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
@@ -144,7 +149,10 @@ def _run(
     }
     folder.write_json("manifest.json", manifest)
     summary: dict[str, Any] = {"run": str(folder.path), "artifacts": {n: str(p) for n, p in paths.items()}}
-    if verb in ("sample", "evaluate"):
+    if verb == "export":
+        target = deliver(folder.path, paths["export"], command, Path(config["runtime"]["outputs"]))
+        return {**summary, "exported": str(target)}
+    if verb in ("sample", "evaluate") and has_base(config):
         results.write_grid(folder.path / "samples.png", config, paths)
     if verb != "evaluate":
         return summary

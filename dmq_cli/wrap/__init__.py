@@ -1,6 +1,6 @@
 """Attach quantizers to networks."""
 
-from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, quantizing
+from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, place, quantizing
 from dmq_cli.wrap.attention import operands
 from dmq_cli.wrap.layers import QuantMixin
 from dmq_cli.wrap.quant_denoiser import QuantDenoiser
@@ -32,6 +32,7 @@ __all__ = [
     "load_state",
     "observing",
     "operands",
+    "place",
     "policy",
     "quantizer_state",
     "quantizing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -106,22 +106,29 @@ def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
     """
     check_attentions(adapter, lambda: run_once(adapter))
     specs = scheme.resolve(sites(adapter))
-    context, grid = StepContext(), TimeGrid(timesteps)
+    context = StepContext()
     maker = Maker(adapter.model, adapter.skip_splits(), context, timesteps)
-    quantizers = {(site.module, site.slot): maker.build(site, spec) for site, spec in specs.items()}
+    return place(adapter, specs, {site: maker.build(site, spec) for site, spec in specs.items()}, context, timesteps)
+
+
+def place(
+    adapter: Adapter, specs: dict[Site, Spec], quantizers: Mapping[Site, nn.Module], context: StepContext, timesteps: Tensor
+) -> Attached:  # fmt: skip
+    """Put a quantizer at every site of the network (in place). context: of those whose scales vary; timesteps: (S,) of their rows."""
+    places = {(site.module, site.slot): quantizer for site, quantizer in quantizers.items()}
     for layer in adapter.layers():
         parent, _, child = layer.name.rpartition(".")
         twin = with_quantizers(
-            adapter.model.get_submodule(layer.name), quantizers[layer.name, "input"], quantizers[layer.name, "weight"]
+            adapter.model.get_submodule(layer.name), places[layer.name, "input"], places[layer.name, "weight"]
         )
         setattr(adapter.model.get_submodule(parent), child, twin)
     for attention in adapter.attentions():
         module = adapter.model.get_submodule(attention.name)
         for slot in ("q", "k", "v", "prob"):
-            module.add_module(f"{slot}_quantizer", quantizers[attention.name, slot])
+            module.add_module(f"{slot}_quantizer", places[attention.name, slot])
         module.processor = QuantAttention(module.processor)  # type: ignore[arg-type, assignment]
     keep_quantizers(adapter.model, [adapter.model.get_submodule(attention.name) for attention in adapter.attentions()])
-    return Attached(adapter, specs, context, grid)
+    return Attached(adapter, specs, context, TimeGrid(timesteps))
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from torch import nn
 from dmq_cli.errors import ModelError
 
 _SAVED = (
-    "The quantized network was to be saved by {}, whose files hold its weights and lose its quantizers; keep the folder of its run and"
-    " load that again by dmq_cli.load(run), until a later version writes quantized models by dmq export."
+    "The quantized network was to be saved by {}, whose files hold its weights and lose its quantizers; write it by dmq"
+    " export, or keep the folder of its run and load that again by dmq_cli.load(run)."
 )
 _REPLACED = (
     "An attention processor of the quantized network was to be replaced, by {}, and its quantizers with it; leave the"

@@ -36,8 +36,8 @@ WORDS = ("model=folder", "model.name=tiny", "method=tcaq", "correct=tac", "corre
          *FEW, *QUICK, "budget.num_samples=8", "trace={seeds: 3000000-3000003}")  # fmt: skip
 ENDS = ("evaluate", "evaluate_fp", "trace")  # which rest on all others
 KEPT = 48  # values of a tensor, evenly spread
-UNUSED = {"training_set"}
-"""Of a stage that only trainings need."""
+UNUSED = {"training_set", "export"}
+"""A stage that only trainings need, and one whose folder is compared with its run bit for bit by test_export."""
 NEAR, SHARE = 1e-3, 0.95  # of a value plus a tenth of the greatest one; of the values that must be as near as that
 
 

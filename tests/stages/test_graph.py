@@ -105,12 +105,14 @@ def test_numerics_are_in_the_key_only_where_they_are_not_the_default(graph: Grap
 
 def test_nothing_else_is(graph: Graph, config: Config) -> None:
     read = {section for node in NODES.values() for section in node.reads}
+    names = {"method", "bits", "budget"}
+    assert names <= {name for name in read if not any(name in NODES[stage].reads for stage in set(NODES) - {"export"})}
     before, swept = keys(graph, config), 0
     for section in set(config) - read:
         for path in leaves(config[section], (section,)):
             assert keys(graph, other_value(config, path)) == before, path
             swept += 1
-    assert {"runtime", "method", "bits", "budget", "stage", "table", "train"} <= set(config) - read
+    assert {"runtime", "stage", "table", "train"} <= set(config) - read
     assert swept >= 20
 
 
@@ -118,27 +120,35 @@ def test_bits_leave_what_does_not_depend_on_them(graph: Graph, config: Config) -
     def fewer(made: Config) -> None:
         made["scheme"]["rules"][1]["bits"] = 2
 
-    assert changed(graph, config, fewer) == {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}
+    assert changed(graph, config, fewer) == {
+        "calibrate",
+        "reconstruct",
+        "correct",
+        "sample",
+        "trace",
+        "evaluate",
+        "export",
+    }
 
 
 @pytest.mark.parametrize(
     ("section", "stages"),
     [
-        ("numerics", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
+        ("numerics", {"sample_fp", "sample", "evaluate_fp", "evaluate", "export"}),
         ("seeds", {"sample_fp", "sample", "evaluate_fp", "evaluate"}),
-        ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "trace", "evaluate"}),
+        ("to_uint8", {"sample_fp", "sample", "evaluate_fp", "trace", "evaluate", "export"}),
         ("trace", {"trace"}),
         ("protocol", {"evaluate_fp", "evaluate"}),
         ("measured_with", {"evaluate_fp", "evaluate"}),
-        ("correct", {"correct", "sample", "trace", "evaluate"}),
-        ("recon", {"reconstruct", "correct", "sample", "trace", "evaluate"}),
-        ("recon_targets", {"targets", "reconstruct", "correct", "sample", "trace", "evaluate"}),
-        ("scheme", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
-        ("policy", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
-        ("transform", {"transform", "calibrate", "reconstruct", "correct", "sample", "trace", "evaluate"}),
+        ("correct", {"correct", "sample", "trace", "evaluate", "export"}),
+        ("recon", {"reconstruct", "correct", "sample", "trace", "evaluate", "export"}),
+        ("recon_targets", {"targets", "reconstruct", "correct", "sample", "trace", "evaluate", "export"}),
+        ("scheme", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate", "export"}),
+        ("policy", {"calibrate", "reconstruct", "correct", "sample", "trace", "evaluate", "export"}),
+        ("transform", {"transform", "calibrate", "reconstruct", "correct", "sample", "trace", "evaluate", "export"}),
         ("calib", set(NODES) - {"sample_fp", "evaluate_fp", "training_set"}),
         ("calib_sampler", set(NODES) - {"sample_fp", "evaluate_fp", "training_set"}),
-        ("sampler", {"correct", "sample_fp", "sample", "evaluate_fp", "trace", "evaluate"}),
+        ("sampler", {"correct", "sample_fp", "sample", "evaluate_fp", "trace", "evaluate", "export"}),
         ("model", set(NODES)),
     ],
 )
@@ -178,15 +188,15 @@ def test_the_reference_is_known_by_its_bytes(config: Config, tmp_path: Path, gra
 def backend(nodes: Mapping[str, Node], ran: list[str]) -> dict[str, Node]:
     """The nodes with one more, which a configuration with a section `backend` needs to sample."""
 
-    def export(task: Task) -> None:
+    def lower(task: Task) -> None:
         ran.append(task.config["backend"]["name_of"])
         (task.work / "exported").write_text("", encoding="utf-8")
 
     def needs(config: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("reconstruct", "correct", *(("export",) if "backend" in config else ()))
+        return ("reconstruct", "correct", *(("lowered",) if "backend" in config else ()))
 
     sampling = replace(nodes["sample"], needs=needs, asks=("numerics", "backend"))
-    return {**nodes, "sample": sampling, "export": Node("export", ("backend",), export, ("reconstruct",))}
+    return {**nodes, "sample": sampling, "lowered": Node("lowered", ("backend",), lower, ("reconstruct",))}
 
 
 def test_a_stage_that_some_configurations_need_changes_no_key_of_the_others(config: Config, tmp_path: Path) -> None:
@@ -197,18 +207,18 @@ def test_a_stage_that_some_configurations_need_changes_no_key_of_the_others(conf
     assert prepare(config) == with_code(prepare(config), more.values())
     own = {**config, "backend": {"name_of": "other"}}
     changed = {name for name in NODES if after.key(name, own) != before.key(name, config)}
-    assert changed == {"sample", "evaluate"} and "export" in after.chain("evaluate", own)
-    assert "export" not in after.chain("trace", own)
+    assert changed == {"sample", "evaluate"} and "lowered" in after.chain("evaluate", own)
+    assert "lowered" not in after.chain("trace", own)
 
 
 def test_the_versions_in_the_name_of_a_job_are_those_of_what_it_rests_on(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = versions(config)
-    assert set(before) == set(NODES) - {"training_set"}
+    assert set(before) == set(NODES) - {"training_set", "export"}
     for name, node in backend(NODES, []).items():
         monkeypatch.setitem(NODES, name, node)
-    assert versions(config) == before and "export" in versions({**config, "backend": {}})
+    assert versions(config) == before and "lowered" in versions({**config, "backend": {}})
 
 
 def test_a_stage_gets_what_it_needs_under_its_configuration(tmp_path: Path) -> None:
@@ -219,7 +229,7 @@ def test_a_stage_gets_what_it_needs_under_its_configuration(tmp_path: Path) -> N
     graph = Graph(backend(nodes, ran), ArtifactStore(tmp_path), Progress(quiet=True))
     for own in (plain(1, 2), {**plain(1, 2), "backend": {"name_of": "mine"}}):
         graph.ensure("sample", own)
-    assert seen == [{"reconstruct", "correct"}, {"reconstruct", "correct", "export"}] and ran == ["mine"]
+    assert seen == [{"reconstruct", "correct"}, {"reconstruct", "correct", "lowered"}] and ran == ["mine"]
 
 
 def test_a_plan_makes_every_part_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

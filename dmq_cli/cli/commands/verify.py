@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from dmq_cli.cli.commands.output import HELP, aligned, outputs_of, run, show
-from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.deploy import is_exported
+from dmq_cli.errors import ArtifactError, ConfigError, ModelError
 from dmq_cli.results import inventory
 from dmq_cli.results.naming import stage_of
 from dmq_cli.sentences import with_flags
@@ -22,13 +23,14 @@ Checks = Iterator[tuple[str, Callable[[], object]]]
 
 
 @click.command(context_settings=HELP)
-@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY]... [runtime.outputs=FOLDER]")
+@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY | EXPORTED]... [runtime.outputs=FOLDER]")
 @with_flags
 @click.pass_context
 def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> None:
-    """Check the hashes of artifacts, of all that runs or cells of tables use, or of everything.
+    """Check the hashes of artifacts, of all that runs or cells of tables use, of exported models, or of everything.
 
-    KEY may be its first characters. Ends with 1 if anything is damaged.
+    KEY may be its first characters. An exported model is also loaded, and its network has to pack to the same integers again.
+    Ends with 1 if anything is damaged.
     """
     what = [word for word in words if not word.startswith("runtime.outputs=")]
     settings = [word for word in words if word.startswith("runtime.outputs=")]
@@ -53,7 +55,7 @@ def _verify(what: Sequence[str], outputs: Path, flags: set[str]) -> None:
 def _row(name: str, check: Callable[[], object]) -> dict[str, Any]:
     try:
         check()
-    except ArtifactError as error:
+    except (ArtifactError, ModelError) as error:
         return {"name": name, "state": "damaged", "error": str(error)}
     return {"name": name, "state": "ok", "error": ""}
 
@@ -73,7 +75,9 @@ def _of(word: str, outputs: Path) -> Checks:
     folder = Path(word).expanduser()
     stage, _, start = word.rpartition("/")
     store = ArtifactStore(outputs / "artifacts")
-    if hold_json(folder, MANIFEST) and isinstance(read_object(folder / MANIFEST).get("artifacts"), dict):
+    if is_exported(folder):
+        yield str(folder), partial(check_exported, folder)
+    elif hold_json(folder, MANIFEST) and isinstance(read_object(folder / MANIFEST).get("artifacts"), dict):
         yield from _used(folder)
     elif folder.is_dir() and folder.absolute().parents[1].name == "artifacts":
         store = ArtifactStore(folder.absolute().parents[1])
@@ -82,7 +86,7 @@ def _of(word: str, outputs: Path) -> Checks:
         yield from (_artifact(store, stage, key) for key in keys)
     else:
         raise ConfigError(
-            f"{word} was to be verified, but is neither the folder of a finished run nor STAGE/KEY of an artifact in"
+            f"{word} was to be verified, but is neither the folder of a finished run or an exported model nor STAGE/KEY of an artifact in"
             f" {store.root}; see dmq list runs and dmq list artifacts."
         )
 
@@ -102,6 +106,13 @@ def _used(folder: Path) -> Checks:
 
 def _artifact(store: ArtifactStore, stage: str, key: str) -> tuple[str, Callable[[], object]]:
     return f"{stage}/{key}", partial(store.verify, stage, key)
+
+
+def check_exported(folder: Path) -> None:
+    """Check an exported folder, see deploy.check. Imports torch."""
+    from dmq_cli.deploy.check import check
+
+    check(folder)
 
 
 def _result(folder: Path) -> tuple[str, Callable[[], object]]:
