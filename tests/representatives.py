@@ -29,6 +29,13 @@ REPRESENTATIVES: dict[str, tuple[str, ...]] = {
         "blocks-dit", "layers-latent", "layers-cond_unet", "layers-dit",
     ),
     "test_kept.py::test_what_is_kept_is_what_is_made_anew": ("wrong",),
+    "deploy/test_lower.py::test_every_layer_is_in_integers_and_nothing_changes": (
+        "static-5", "eight bits-64", "symmetric-127", "per step-64", "intervals-127", "network of the timestep-64",
+    ),
+    "deploy/test_packed.py::test_the_network_comes_back": (
+        "two bits-dtype0", "per step-dtype0", "network of the timestep-dtype0", "both ends-dtype0", "chosen by step-dtype0",
+        "symmetric-dtype1", "by input channel-dtype0", "partly full precision-dtype0", "dynamic-dtype0",
+    ),
     "stages/test_export.py::test_a_damaged_folder_is_refused_before_anything_runs": ("weights_altered", "index_edited"),
 }  # fmt: skip
 

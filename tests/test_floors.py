@@ -55,6 +55,7 @@ ONLY_IN = {
     "torch_fidelity": {"metrics"},
     "torchmetrics": {"metrics"},
     "lpips": {"metrics"},
+    "openvino": {"deploy"},
 }
 
 

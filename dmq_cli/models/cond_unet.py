@@ -30,7 +30,7 @@ class CondUNetAdapter(unet_parts.UNetParts):
         "class_labels" (B,) int64 for a network with classes, None for one without any condition. Raises ModelError for
         another condition.
         """
-        conditions = condition(self.model, cond, len(sample), self._needed, [_MASK])
+        conditions = condition(self.model, cond, sample.shape[0], self._needed, [_MASK])
         tokens = conditions.pop(_TOKENS, None)
         estimate: Tensor = self.model(sample, timestep, tokens, return_dict=False, **conditions)[0]
         return estimate

@@ -27,8 +27,8 @@ class DiTAdapter(NamedParts):
 
         cond: {"class_labels": (B,) int64}; the number after the last class means "no class". Raises ModelError for another.
         """
-        labels = condition(self.model, cond, len(sample), [_LABELS])[_LABELS]
-        timestep = timestep.reshape(-1).expand(len(sample))  # the embedders take no scalars
+        labels = condition(self.model, cond, sample.shape[0], [_LABELS])[_LABELS]
+        timestep = timestep.reshape(-1).expand(sample.shape[0])  # the embedders take no scalars
         estimate: Tensor = self.model(sample, timestep, labels, return_dict=False)[0]
         return estimate[:, : self.model.config.in_channels]
 

@@ -150,7 +150,7 @@ def condition(
         _refuse(model, missing, unknown, needed)
     reference = next(model.parameters())
     for name, value in tensors.items():
-        if len(value) != num:
+        if value.shape[0] != num:
             raise ModelError(f"The condition {name} has {len(value)} rows for {num} samples; give one row for each.")
     return {n: v.to(reference) if v.is_floating_point() else v.to(reference.device) for n, v in tensors.items()}
 

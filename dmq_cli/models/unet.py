@@ -17,7 +17,7 @@ class UNetAdapter(unet_parts.UNetParts):
 
         Raises ModelError for another condition.
         """
-        estimate: Tensor = self.model(sample, timestep, self._labels(cond, len(sample)), return_dict=False)[0]
+        estimate: Tensor = self.model(sample, timestep, self._labels(cond, sample.shape[0]), return_dict=False)[0]
         return estimate
 
     def blank_cond(self, num: int) -> dict[str, Tensor] | None:

@@ -267,7 +267,7 @@ class Dynamic(nn.Module):
 
 def check_batch(owner: nn.Module, step: Tensor, x: Tensor) -> None:
     """ValueError unless there is one step for all samples of x or one for each."""
-    if len(step) not in (1, len(x)):
+    if step.shape[0] not in (1, x.shape[0]):
         raise ValueError(
             f"{type(owner).__name__} was called with {len(x)} sample(s), the StepContext holds {len(step)} steps; set one"
             " step for all or one per sample."

@@ -60,4 +60,6 @@ def latency(evaluation: Evaluation) -> str | None:
     if not kept_seconds or len(kept_seconds) < len(spent):
         return None
     seconds_per_image = sum(kept_seconds) / (len(spent) * evaluation.num_images)
+    if (backend := evaluation.config.get("backend", "simulated")) != "simulated":
+        return f"{seconds_per_image:.3g} s an image, with {backend} in integers on this machine"
     return f"{seconds_per_image:.3g} s an image, simulated on this machine; hardware with such bits would take another time"

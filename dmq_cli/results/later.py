@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_TOP: Mapping[str, Any] = {"layer_bits": None, "format": "diffusers"}
+_TOP: Mapping[str, Any] = {"layer_bits": None, "format": "diffusers", "backend": "simulated"}
 _NEVER = ("data",)
 """Sections that act only through others that take their values (recon), and are in keys there."""
 _TAKEN_OVER: Mapping[str, set[str]] = {

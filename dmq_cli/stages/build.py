@@ -15,6 +15,7 @@ from torch import Tensor
 from dmq_cli.calib import Strategy
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.deploy.folder import read_network
+from dmq_cli.deploy.openvino import OpenVinoDenoiser, check_limit
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.metrics import Protocol
 from dmq_cli.models import (
@@ -29,6 +30,7 @@ from dmq_cli.models import (
     model_conditions,
     model_decoder,
     model_schedule,
+    prediction_of,
 )
 from dmq_cli.models.folder import tokens_of
 from dmq_cli.models.parts import network_folder
@@ -158,6 +160,11 @@ def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapp
 
     inputs: folders of the artifacts it is made from, by stage; without `reconstruct` it is the full-precision network.
     """
+    if "backend" in config or config.get("exported", {}).get("format") == "openvino":
+        folder = inputs["export"] if "backend" in config else Path(config["exported"]["path"])
+        check_limit(folder)
+        deployed = OpenVinoDenoiser(folder, prediction_of(model_schedule(config["model"])), runtime["threads"])
+        return Estimator(deployed, deployed.sample_shape, correction(config, folder / "correction"))
     if "exported" in config:
         folder = Path(config["exported"]["path"])
         pair, tables = Quantized(config, read_attached(folder, runtime)), folder / "correction"

@@ -27,20 +27,29 @@ tags: [{tags}]
 {model}, quantized by {method} to {weight}-bit weights and {act}-bit activations{corrected}. Made by `{command}`; the base model has the
 sha256 `{base}`.
 
-The weights are packed integers ({size:,} bytes, quantizers' tables included). Codes and images are those of the run, bit for bit; the arithmetic between them is simulated in
-float32. It needs `pip install 'dmq-cli[export]'`, and no `trust_remote_code`:
+{use}
+
+{numbers}
+
+{cite}
+"""
+_PACKED = """\
+The weights are packed integers ({size:,} bytes, quantizers' tables included). Codes and images are those of the run, bit for bit; the
+arithmetic between them is simulated in float32. It needs `pip install 'dmq-cli[export]'`, and no `trust_remote_code`:
 
 ```python
 import dmq_cli  # diffusers learns to read quant_method "dmq"
 from diffusers import DiffusionPipeline
 
 DiffusionPipeline.from_pretrained("{title}")(seeds="0-3").images[0].save("0.png")
+```"""
+_OPENVINO = """\
+An OpenVINO graph that runs in 8-bit integers on the CPU: {share:.1%} of all multiplications; made for processors with {instruction_set} or better.
+Images are those of the run but for single roundings. It needs `pip install 'dmq-cli[openvino]'`:
+
 ```
-
-{numbers}
-
-{cite}
-"""
+dmq sample model={title} seeds=0-3
+```"""
 _NUMBERS = """Measured by dmq {protocol} on {count} images, seeds {seeds}; in brackets 95 % intervals of what other seeds give on average:
 
 | | full precision | quantized |
@@ -84,9 +93,17 @@ def _card(title: str, content: Mapping[str, Any], command: str, evaluations: Ite
         licence=licence, title=title, model=config["model"]["name"], method=method["name"], weight=bits["weight"], act=bits["act"],
         tags=", ".join((METHOD, "quantized", method["name"], bits["name"])), base=config["model"]["sha256"], command=command,
         corrected="" if config["correct"]["_target_"].endswith("NoCorrection") else ", with the correction of its sampling",
-        size=about["cost"]["size_bytes"], cite=f"Method: {method['cite']}.",
+        use=_use(title, content), cite=f"Method: {method['cite']}.",
         numbers=_NOT_MEASURED.format(command=command.replace("dmq export", "dmq evaluate", 1)) if measured is None else _numbers(measured),
     )  # fmt: skip
+
+
+def _use(title: str, content: Mapping[str, Any]) -> str:
+    """What the folder holds, and how it is loaded."""
+    about = content["about"]
+    if content["config"]["format"] == "openvino":
+        return _OPENVINO.format(title=title, share=about["integer_share"], instruction_set=about["instruction_set"])
+    return _PACKED.format(title=title, size=about["cost"]["size_bytes"])
 
 
 def _numbers(evaluation: Evaluation) -> str:

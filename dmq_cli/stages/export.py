@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from dmq_cli import __version__
 from dmq_cli.deploy.folder import METHOD, network_name, write_network
 from dmq_cli.deploy.index import FORMAT, write_index
+from dmq_cli.deploy.lower import integer_share, lower
+from dmq_cli.deploy.openvino import instruction_set, write_openvino
 from dmq_cli.diagnose import stored_bytes
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import is_random, model_decoder, model_schedule
@@ -22,8 +25,10 @@ from dmq_cli.stages.graph import Task
 from dmq_cli.store import write_json
 from dmq_cli.store.files import copy_file
 from dmq_cli.store.tensors import load_tensors, save_tensors
+from dmq_cli.wrap import Attached
 
 CORRECTION = "correction/tables.safetensors"
+_log = logging.getLogger("dmq")
 _OWN = (*NETWORKS, "scheduler", "correction")
 _LICENCE = "license:"
 
@@ -35,20 +40,46 @@ def export(task: Task) -> None:
     _copy_parts(model, task.work)
     if (prompts := (model.get("cond") or {}).get("path")) is not None:
         copy_file(str(resolve(prompts)), str(task.work / PROMPTS))
-    bits = task.config["bits"]
-    about = {"method": task.config["method"]["name"], "bits": {name: bits[name] for name in ("weight", "act")}}
     corrected = load_tensors(task.inputs["correct"] / "tables.safetensors")
-    write_network(task.work / network, attached, {**about, "corrected": bool(corrected)})
-    schedule = model_schedule(model)
-    write_json(task.work / "scheduler" / "scheduler_config.json", schedule)
+    about = _about(task, corrected)
+    if task.config["format"] == "openvino":
+        about |= _write_openvino(task, attached)
+    else:
+        _write_diffusers(task, attached, network, bool(corrected))
+    write_json(task.work / "scheduler" / "scheduler_config.json", model_schedule(model))
     (task.work / "correction").mkdir()
     save_tensors(task.work / CORRECTION, corrected)
+    write_index(
+        task.work, {"format": FORMAT, METHOD: __version__, "config": dict(task.config), "about": about}
+    )  # fmt: skip
+
+
+def _write_diffusers(task: Task, attached: Attached, network: str, corrected: bool) -> None:
+    """Packed integers, and the index by which DiffusionPipeline finds the parts."""
+    bits = task.config["bits"]
+    about = {"method": task.config["method"]["name"], "bits": {name: bits[name] for name in ("weight", "act")}}
+    write_network(task.work / network, attached, {**about, "corrected": corrected})
+    schedule = model_schedule(task.config["model"])
     parts = {network: ["diffusers", type(attached.model).__name__], "scheduler": ["diffusers", schedule["_class_name"]]}
     write_json(task.work / "model_index.json", {"_class_name": "DmqPipeline", **parts})
-    write_index(
-        task.work,
-        {"format": FORMAT, METHOD: __version__, "config": dict(task.config), "about": _about(task, corrected)},
-    )
+
+
+def _write_openvino(task: Task, attached: Attached) -> dict[str, Any]:
+    """The network as it runs in integers. Returns what the index says of it: which layers do, which do not and why."""
+    limit = task.config["deployed"]["limit"]
+    lowered = lower(attached, limit)
+    write_openvino(task.work, lowered)
+    share = integer_share(attached, lowered)
+    for name, reason in lowered.floating.items():
+        _log.info("%s is computed in floating point: %s", name, reason)
+    _log.info("%.1f %% of all multiplications are in integers (%s)", 100 * share, instruction_set())
+    return {
+        "integer_share": share,
+        "integer": lowered.integer,
+        "floating": lowered.floating,
+        "limit": limit,
+        "instruction_set": instruction_set(),
+    }
 
 
 def _about(task: Task, corrected: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.deploy.index import FILE, is_exported, read_index
+from dmq_cli.deploy.openvino import runtime, weight_limit
 from dmq_cli.errors import ConfigError, MissingWeightsError, ModelError, nearest
 from dmq_cli.models import is_random
 from dmq_cli.obtain import find_network
@@ -14,7 +15,8 @@ from dmq_cli.paths import resolve
 from dmq_cli.stages.targets import allowed, check_targets
 from dmq_cli.store import file_sha256
 
-FORMATS = ("diffusers",)
+FORMATS = ("diffusers", "openvino")
+BACKENDS = ("simulated", "openvino")
 PROMPTS = "prompts.txt"
 RUNTIME: Mapping[str, Any] = {"device": "cpu", "batch_size": 50, "guidance_calls": 1}
 """How an exported model runs in Python, until it is moved."""
@@ -42,6 +44,31 @@ def check_export_format(name: str) -> None:
         raise ConfigError(f"format={name} is not known; use {' or '.join(FORMATS)}.{nearest(str(name), FORMATS)}")
 
 
+def deployment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a configuration that runs, or is exported to run, in integers: backend, format and deployed; {} for others.
+
+    Raises ConfigError for a backend that dmq does not know, or that does not fit the verb, the precision or the device.
+    """
+    backend, stage = config.get("backend", "simulated"), config["stage"]
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"backend={backend} is not known; use {' or '.join(BACKENDS)}.{nearest(str(backend), BACKENDS)}"
+        )
+    if backend == "simulated":
+        return {} if stage != "export" or config["format"] == "diffusers" else {"deployed": {"limit": weight_limit()}}
+    if stage not in _VERBS:
+        raise ConfigError(
+            f"{stage} was asked for backend={backend}, which only samples; use it with sample or evaluate."
+        )
+    numerics = config.get("numerics") or {}
+    if numerics.get("dtype", "float32") != "float32" or config["runtime"]["device"] != "cpu":
+        raise ConfigError(
+            f"backend={backend} runs integers, and float32 around them, on the CPU; leave numerics and runtime.device as they are."
+        )
+    runtime()
+    return {"backend": backend, "format": backend, "deployed": {"limit": weight_limit()}}
+
+
 def as_exported(config: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the sections of a composed configuration by those that its model, an exported folder, was made with.
 
@@ -56,7 +83,7 @@ def as_exported(config: Mapping[str, Any]) -> dict[str, Any]:
             f"{config['stage']} was asked of the exported model {folder}, which is quantized already; use sample or evaluate, or give its base model."
         )
     recorded = recorded_config(folder)
-    exported = {"path": str(folder), "sha256": file_sha256(folder / FILE)}
+    exported = {"path": str(folder), "sha256": file_sha256(folder / FILE), "format": recorded["format"]}
     prepared = {**config, **recorded, "trace": None, "exported": exported}
     if has_base(prepared):
         return prepared

@@ -134,6 +134,11 @@ def load_exported(folder: Path, attached: Attached | None = None) -> Loaded:
     """The model of a folder that dmq export wrote. attached: its network, where it is loaded already; all files are checked first."""
     recorded = {**recorded_config(folder), "runtime": RUNTIME, "exported": {"path": str(folder.absolute())}}
     config = in_folder(recorded)
+    if config["format"] != "diffusers":
+        raise ConfigError(
+            f"{folder} was to be loaded, but is an export in the format {config['format']}; sample from it by dmq sample model={folder}, or export"
+            " with format=diffusers."
+        )
     network = build.read_attached(folder, RUNTIME) if attached is None else attached
     return Loaded(config, network, folder / "correction")
 

@@ -104,8 +104,10 @@ def _reconstruct_needs(config: Config) -> tuple[str, ...]:
 
 
 def _sample_needs(config: Config) -> tuple[str, ...]:
-    """What sampling needs: nothing where the model is an exported folder, which has all of it."""
-    return () if "exported" in config else ("reconstruct", "correct")
+    """What sampling needs: of a backend its export; nothing where the model is an exported folder, which has all of it."""
+    if "exported" in config:
+        return ()
+    return ("export",) if "backend" in config else ("reconstruct", "correct")
 
 
 _NAMED = ("calib", "transform", "recon", "bits", "budget", "method", "cond", "calibrated_steps", "to_uint8", "format")
@@ -128,9 +130,9 @@ NODES: dict[str, Node] = {
         Node("sample_fp", ("model", "sampler", "seeds", "to_uint8"), _run("sample_fp"), asks=("numerics",), cost=_sample_cost),
         Node(
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), _run("sample"), _sample_needs,
-            asks=("numerics", "exported"), cost=lambda config, parts: 1.4 * _sample_cost(config, parts),
+            asks=("numerics", "exported", "backend"), cost=lambda config, parts: 1.4 * _sample_cost(config, parts),
         ),
-        Node("export", (*_NETWORK, "sampler", "correct", *_NAMED), _run("export"), ("calibrate", "reconstruct", "correct"), asks=("numerics", "layer_bits")),
+        Node("export", (*_NETWORK, "sampler", "correct", *_NAMED), _run("export"), ("calibrate", "reconstruct", "correct"), asks=("numerics", "layer_bits", "deployed")),
         Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), _run("trace"), ("reconstruct", "correct"), cost=_trace_cost, version=4),
         Node("evaluate_fp", ("protocol", "measured_with"), _run("evaluate_fp"), ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), _run("evaluate"), ("sample", "sample_fp"), version=2),

@@ -21,7 +21,7 @@ from dmq_cli.qat import Qat
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
-from dmq_cli.stages.exported import as_exported, check_export_format, has_base, same_base
+from dmq_cli.stages.exported import as_exported, check_export_format, deployment, has_base, same_base
 from dmq_cli.stages.find_reference import reference_identity
 from dmq_cli.stages.graph import with_code
 from dmq_cli.stages.how import check_choices
@@ -87,6 +87,8 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     model |= identify_cond(model, config["cond"])
     config["correct"] = correction(config["correct"], model.get("cond"))
     whole = {**config, "model": model, "to_uint8": config["protocol"]["to_uint8"]}
+    whole.pop("backend", None)
+    whole |= deployment(config)
     whole["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
     objects = {section: build.make(config[section]) for section in sections}
     for section, part in objects.items():

@@ -1,0 +1,175 @@
+"""The deployed network runs its layers in integers and gives what the simulated one does, but for roundings that flip."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dmq_cli
+from dmq_cli.deploy import openvino as backend
+from dmq_cli.deploy.lower import lower, product_count
+from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
+from dmq_cli.models import NOISE
+from dmq_cli.quant import PerStepScale
+from dmq_cli.wrap import Attached, QuantDenoiser, Rule
+from tests import families
+from tests.chain import QUICK, artifact, dmq, words
+from tests.tiny import TIMESTEPS, data, one_sentence, scheme, wrapped
+
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+RULES = {
+    "static": [],
+    "eight bits": [Rule("*.weight", bits=8)],
+    "per step": [Rule("*.input", scale=PerStepScale())],
+}
+
+
+def deployed(attached: Attached, folder: Path) -> backend.OpenVinoDenoiser:
+    """The denoiser of a network, whose every layer runs in integers."""
+    lowered = lower(attached, backend.weight_limit())
+    backend.write_openvino(folder, lowered)
+    denoiser = backend.OpenVinoDenoiser(folder, NOISE, threads=1)
+    integer, every = backend.product_counts(denoiser.network)
+    assert every == product_count(lowered) >= 20 and integer >= every - 1, (
+        "one of the smallest may run in floating point"
+    )
+    return denoiser
+
+
+def check(
+    attached: Attached, denoiser: backend.OpenVinoDenoiser, timestep: int, cond: Any = None, rows: int = 8
+) -> None:
+    """Flips move an estimate by a small part of what quantization does to it."""
+    sample, time = data(rows, torch.float32)[0], torch.tensor([timestep])
+    expected, found = QuantDenoiser(attached)(sample, time, cond), denoiser(sample, time, cond)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    assert (found - expected).abs().mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "per step" else pytest.param(name, marks=pytest.mark.slow) for name in RULES]
+)
+def test_every_layer_runs_in_integers_at_every_step_and_batch_size(name: str, tmp_path: Path) -> None:
+    attached = wrapped(scheme(*RULES[name]), torch.float32)
+    denoiser = deployed(attached, tmp_path)
+    assert denoiser.sample_shape == attached.adapter.sample_shape()
+    for timestep, rows in ((int(TIMESTEPS[0]), 8), (int(TIMESTEPS[-1]), 8), (int(TIMESTEPS[1]), 1)):
+        check(attached, denoiser, timestep, rows=rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cond_unet", "dit"])
+def test_conditions_are_inputs(family: str, tmp_path: Path) -> None:
+    attached = families.wrapped(family, families.plain(), torch.float32)
+    cond = families.cond(family, dtype=torch.float32)
+    check(attached, deployed(attached, tmp_path), int(TIMESTEPS[1]), cond)
+
+
+@pytest.mark.slow
+def test_integers_do_not_overflow_on_any_processor(tmp_path: Path) -> None:
+    """Inputs of 255 and weights of 127 everywhere: on AVX2 two such products saturate, unless weights are cut."""
+    attached = wrapped(scheme(Rule("*.weight", bits=8)), torch.float32)
+    layer = attached.layers()["conv_in"]
+    layer.weight.fill_(1.0)
+    quantizer: Any = layer.weight_quantizer
+    quantizer.scale.scale.fill_(1 / 127)
+    quantizer.scale.zero_point.fill_(128)
+    denoiser = deployed(attached, tmp_path)
+    sample, time = torch.full((2, *attached.adapter.sample_shape()), 10.0), torch.tensor([500])
+    expected = QuantDenoiser(attached)(sample, time)
+    assert (denoiser(sample, time) - expected).abs().mean() < 0.05 * expected.std()
+
+
+@pytest.mark.slow
+def test_one_timestep_at_a_time(tmp_path: Path) -> None:
+    denoiser = deployed(wrapped(dtype=torch.float32), tmp_path)
+    with pytest.raises(ConfigError, match="one timestep at a time") as caught:
+        denoiser(data(2, torch.float32)[0], torch.tensor([1, 2]))
+    one_sentence(caught.value)
+
+
+def test_a_damaged_ir_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / backend.FILE).write_text("<net>", encoding="utf-8")
+    with pytest.raises(ArtifactCorruptError, match="export it again") as caught:
+        backend.OpenVinoDenoiser(tmp_path, NOISE)
+    one_sentence(caught.value)
+
+
+def test_the_package_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dmq-cli\[openvino\]'") as caught:
+        backend.runtime()
+    one_sentence(caught.value)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.chain import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_the_command_samples_and_measures_with_it(small: Path, tmp_path: Path) -> None:
+    """Its images have a key of their own, are those of the simulated network but for flips, and the export is loaded by itself."""
+    run = ("method=tac", "bits=w8a8", "correct.seeds=2000000-2000007", *QUICK)
+    assert dmq(*words("evaluate", small, tmp_path, *run)).code == 0
+    simulated = np.load(artifact(tmp_path, "sample") / "images.npz")["arr_0"].astype(float)
+    result = dmq(*words("evaluate", small, tmp_path, *run, "backend=openvino", "--json"))
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    images = np.load(Path(found["run"]) / "artifacts" / "sample-0-39" / "images.npz")["arr_0"].astype(float)
+    error = np.maximum(((images - simulated) ** 2).mean((1, 2, 3)), 1e-3)
+    assert (10 * np.log10(255**2 / error)).mean() > 40
+    exported = artifact(tmp_path, "export")
+    about = json.loads((exported / "dmq.json").read_text())["about"]
+    assert about["floating"] == {} and about["integer_share"] > 0.9 and about["instruction_set"]
+    handed = dmq(*words("export", small, tmp_path, *run, "format=openvino", "--json"))
+    card = (Path(json.loads(handed.out)["exported"]) / "README.md").read_text()
+    assert "of all multiplications" in card and about["instruction_set"] in card and "DiffusionPipeline" not in card
+    assert dmq("verify", str(exported)).code == 0
+    with pytest.raises(ConfigError, match="format openvino"):
+        dmq_cli.load(exported)
+    plain = [
+        "sample",
+        f"model={exported}",
+        "seeds=0-39",
+        "protocol=digits",
+        "runtime.threads=1",
+        f"runtime.outputs={tmp_path / 'other'}",
+    ]
+    assert dmq(*plain).code == 0
+    assert np.array_equal(np.load(artifact(tmp_path / "other", "sample") / "images.npz")["arr_0"], images)
+
+
+def test_an_export_for_another_processor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Integers up to 127 overflow where two products are added in 16 bits."""
+    (tmp_path / "dmq.json").write_text(
+        json.dumps({"about": {"limit": 127, "instruction_set": "avx512_vnni"}}), encoding="utf-8"
+    )
+    monkeypatch.setattr(backend, "instruction_set", lambda: "avx512_vnni")
+    backend.check_limit(tmp_path)
+    monkeypatch.setattr(backend, "instruction_set", lambda: "avx2")
+    with pytest.raises(ArtifactError, match="its products overflow") as caught:
+        backend.check_limit(tmp_path)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "says"),
+    [
+        ("sample", ("backend=openvin",), "backend=openvin is not known"),
+        ("reconstruct", ("backend=openvino",), "only samples"),
+        ("sample", ("backend=openvino", "numerics=bf16"), "leave numerics"),
+    ],
+)
+def test_what_does_not_fit_is_refused(small: Path, tmp_path: Path, verb: str, more: tuple[str, ...], says: str) -> None:
+    result = dmq(*words(verb, small, tmp_path, *more))
+    assert result.code == 2 and says in result.sentence
