@@ -193,6 +193,13 @@ class IntegerLayer(nn.Module):
             self.register_buffer(name, getattr(layer, name))
         self.original = (layer,)  # no submodule: its weight is not needed
 
+    def code_differences(self, x: Tensor) -> list[Tensor]:
+        """How far the codes of this form are from those of its quantizers, for each part of an input x of the layer."""
+        if self.channel_scale is not None:
+            x = x / self._by_channel(self.channel_scale)
+        parts = torch.split(x, self.sizes, 1 if self.convolves else -1)
+        return [cast(_Piece, piece).code_differences(part) for piece, part in zip(self.pieces, parts, strict=True)]
+
     @property
     def products(self) -> int:
         """Integer products of one call."""
@@ -230,7 +237,7 @@ class _Piece(nn.Module):
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else total)
         self.static = StaticQuantizer(quantizer) if _is_static(quantizer) else None
-        self.source = quantizer.scale
+        self.source, self.simulated = quantizer.scale, (quantizer,)
         self.lo, self.levels = quantizer.grid.lo, quantizer.grid.hi - quantizer.grid.lo + 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,9 +246,23 @@ class _Piece(nn.Module):
             return self._map(self.static(x), padded=False)
         scale, zero_point = self.source(x)
         moved = zero_point - self.lo
-        codes = fake_quantize(self._pad(x) / scale + moved, *_ends(0, self.levels - 1, x), self.levels)
-        moved_back: Tensor = (self._map(codes, padded=True) - moved * self.total) * scale
+        moved_back: Tensor = (self._map(self._codes(self._pad(x)), padded=True) - moved * self.total) * scale
         return moved_back
+
+    def _codes(self, x: Tensor) -> Tensor:
+        """Codes from 0 on, in the table form."""
+        scale, zero_point = self.source(x)
+        codes: Tensor = fake_quantize(x / scale + zero_point - self.lo, *_ends(0, self.levels - 1, x), self.levels)
+        return codes
+
+    def code_differences(self, x: Tensor) -> Tensor:
+        """See IntegerLayer."""
+        (quantizer,) = self.simulated
+        codes = self._codes(x)
+        if self.static is not None:
+            scale = (self.static.high - self.static.low) / (self.levels - 1)
+            codes = torch.round((self.static(x) - self.static.low) / scale)
+        return (codes - (quantizer.codes(x) - self.lo)).abs()
 
     def _pad(self, x: Tensor) -> Tensor:
         (layer,) = self.layer

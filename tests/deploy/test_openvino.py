@@ -17,6 +17,7 @@ from dmq_cli.deploy.lower import lower, product_count
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
 from dmq_cli.models import NOISE
 from dmq_cli.quant import PerStepScale
+from dmq_cli.stages.verified import Proof
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule
 from tests import families
 from tests.chain import QUICK, artifact, dmq, words
@@ -131,6 +132,11 @@ def test_the_command_samples_and_measures_with_it(small: Path, tmp_path: Path) -
     exported = artifact(tmp_path, "export")
     about = json.loads((exported / "dmq.json").read_text())["about"]
     assert about["floating"] == {} and about["integer_share"] > 0.9 and about["instruction_set"]
+    proof = dmq("verify", found["run"], "backend=openvino", "--json")
+    assert proof.code == 0, proof.err
+    (row,) = json.loads(proof.out)["verified"].values()
+    assert row["holds"] and row["psnr"] > 40 and row["farthest"] <= 1 and row["codes"] > 100_000
+    assert row["products"][0] >= row["products"][1] - 1 > 0 and row["share"] == about["integer_share"]
     handed = dmq(*words("export", small, tmp_path, *run, "format=openvino", "--json"))
     card = (Path(json.loads(handed.out)["exported"]) / "README.md").read_text()
     assert "of all multiplications" in card and about["instruction_set"] in card and "DiffusionPipeline" not in card
@@ -160,6 +166,27 @@ def test_an_export_for_another_processor_is_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(ArtifactError, match="its products overflow") as caught:
         backend.check_limit(tmp_path)
     one_sentence(caught.value)
+
+
+def test_a_network_that_is_not_the_same_is_told() -> None:
+    made = {
+        "backend": "openvino",
+        "instruction_set": "avx2",
+        "codes": 10**6,
+        "images": 64,
+        "products": (9, 10),
+        "share": 0.9,
+    }
+    assert Proof(flips=100, farthest=1, psnr=40.0, **made).holds  # type: ignore[arg-type]
+    for worse in ({"flips": 101}, {"farthest": 2}, {"psnr": 39.9}):
+        proof = Proof(**{**made, "flips": 100, "farthest": 1, "psnr": 40.0, **worse})  # type: ignore[arg-type]
+        assert not proof.holds and "NOT the same network" in proof.lines() and "9 of 10" in proof.lines()
+
+
+def test_what_is_no_run_is_not_verified(tmp_path: Path) -> None:
+    for word in ([str(tmp_path)], []):
+        result = dmq("verify", *word, "backend=openvino")
+        assert result.code in (1, 2) and "run" in result.sentence
 
 
 @pytest.mark.parametrize(

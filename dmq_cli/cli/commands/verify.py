@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,43 @@ Checks = Iterator[tuple[str, Callable[[], object]]]
 
 
 @click.command(context_settings=HELP)
-@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY | EXPORTED]... [runtime.outputs=FOLDER]")
+@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY | EXPORTED]... [backend=NAME] [runtime.outputs=FOLDER]")
 @with_flags
 @click.pass_context
 def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> None:
     """Check the hashes of artifacts, of all that runs or cells of tables use, of exported models, or of everything.
 
     KEY may be its first characters. An exported model is also loaded, and its network has to pack to the same integers again.
-    Ends with 1 if anything is damaged.
+    Ends with 1 if anything is damaged. With backend=openvino the networks of runs are compared, as they are simulated and as they run
+    in integers: codes, images, and what really is in integers.
     """
-    what = [word for word in words if not word.startswith("runtime.outputs=")]
+    backends = [word.removeprefix("backend=") for word in words if word.startswith("backend=")]
+    what = [word for word in words if not word.startswith(("runtime.outputs=", "backend="))]
+    if backends:
+        run(context, flags, lambda on: _prove(what, backends[-1], on))
     settings = [word for word in words if word.startswith("runtime.outputs=")]
     run(context, flags, lambda on: _verify(what, outputs_of("verify", settings), on))
+
+
+def _prove(what: Sequence[str], backend: str, flags: set[str]) -> None:
+    if not what:
+        raise ConfigError(f"Nothing was given to be verified with backend={backend}; give the folder of a run.")
+    from dmq_cli.stages.verified import verify_deployed
+
+    proofs = {word: verify_deployed(Path(word).expanduser(), backend) for word in what}
+    rows = {word: {**asdict(proof), "holds": proof.holds} for word, proof in proofs.items()}
+    text = "\n".join(f"{word}\n{proof.lines()}" for word, proof in proofs.items())
+    if all(proof.holds for proof in proofs.values()):
+        show({"verified": rows}, text, flags)
+        return
+    if "json" not in flags:
+        show({}, text, flags)
+    failed = [word for word, proof in proofs.items() if not proof.holds]
+    error = ArtifactError(
+        f"{failed[0]} was verified with backend={backend}, and is not the network that was simulated; see what it printed."
+    )
+    error.found = {"verified": rows}
+    raise error
 
 
 def _verify(what: Sequence[str], outputs: Path, flags: set[str]) -> None:
