@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 import dmq_cli
 from dmq_cli.errors import ArtifactError, ConfigError
+from dmq_cli.results import later
 from dmq_cli.stages.graph import Graph, identity
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.plugins import code_of, resolve
@@ -150,7 +151,13 @@ def test_it_is_in_the_keys_of_what_reads_it_and_of_what_follows(small: Path, tmp
         write(text, "helper")
         made = prepared(small, *own(target))
         keys.append({name: graph.key(name, made) for name in NODES})
-    assert {name for name in NODES if keys[0][name] != keys[1][name]} == {"correct", "sample", "trace", "evaluate"}
+    assert {name for name in NODES if keys[0][name] != keys[1][name]} == {
+        "correct",
+        "sample",
+        "trace",
+        "evaluate",
+        "export",
+    }
     assert "code" not in prepared(small) and "code" not in prepare({**prepared(small), "code": {"correct": {"x": "y"}}})
 
 
@@ -247,7 +254,7 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
 
     plain = composed()
     before = copy.deepcopy(
-        {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", "layer_bits")}
+        {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", *later._TOP)}
     )
     assert (
         before.pop("data")["_target_"] == "dmq_cli.qat.Digits" and before["budget"].pop("training")["candidates"] == 5
@@ -257,7 +264,13 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
     )
     assert [before["scheme"].pop(name) for name in ("range", "network", "samples")] == ["scale", "full", None]  # later
     assert job_key(OmegaConf.create(plain)) == digest(
-        [before, {**{name: node.version for name, node in NODES.items() if name != "training_set"}, "trace": 3}]
+        [
+            before,
+            {
+                **{name: node.version for name, node in NODES.items() if name not in ("training_set", "export")},
+                "trace": 3,
+            },
+        ]
     )
     target = f"{write('class A: x = 1')}.A"
     keys = []
