@@ -107,7 +107,8 @@ def _sample_needs(config: Config) -> tuple[str, ...]:
     """What sampling needs: of a backend its export; nothing where the model is an exported folder, which has all of it."""
     if "exported" in config:
         return ()
-    return ("export",) if "backend" in config else ("reconstruct", "correct")
+    simulated = config.get("backend", "simulated") == "simulated"  # a configuration that is not prepared says so
+    return ("reconstruct", "correct") if simulated else ("export",)
 
 
 _NAMED = ("calib", "transform", "recon", "bits", "budget", "method", "cond", "calibrated_steps", "to_uint8", "format")
