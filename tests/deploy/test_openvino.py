@@ -24,7 +24,8 @@ from tests.chain import QUICK, artifact, dmq, words
 from tests.tiny import TIMESTEPS, data, one_sentence, scheme, wrapped
 
 pytest.importorskip("openvino")
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+# Slow, and by themselves: where openvino is imported in a process, pytest later finds the streams closed that it captures.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 RULES = {
     "static": [],
     "eight bits": [Rule("*.weight", bits=8)],
