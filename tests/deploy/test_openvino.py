@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -23,9 +24,12 @@ from tests import families
 from tests.chain import QUICK, artifact, dmq, words
 from tests.tiny import TIMESTEPS, data, one_sentence, scheme, wrapped
 
-pytest.importorskip("openvino")
 # Slow, and by themselves: where openvino is imported in a process, pytest later finds the streams closed that it captures.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is an extra"),
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 RULES = {
     "static": [],
     "eight bits": [Rule("*.weight", bits=8)],
