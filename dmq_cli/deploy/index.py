@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ModelError
+from dmq_cli.models.files import sha256_of
 from dmq_cli.store import digest, file_sha256, read_json, write_json
 
 FORMAT = 1
@@ -43,7 +44,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise _altered(folder, FILE)
     present = _files(folder)
     for name, sha256 in index["files"].items():
-        if name not in present or file_sha256(present[name]) != sha256:
+        if name not in present or sha256_of(present[name]) != sha256:
             raise _altered(folder, name)
     return entries
 

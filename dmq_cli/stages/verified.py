@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dmq_cli.deploy.lower import IntegerLayer, lower
 from dmq_cli.deploy.openvino import FILE, compiled, instruction_set, product_counts, weight_limit
 from dmq_cli.errors import ArtifactError
+from dmq_cli.metrics import Protocol
+from dmq_cli.metrics.psnr import Psnr
 from dmq_cli.models import Call
-from dmq_cli.results.images import load_images
+from dmq_cli.results.images import Pixels, load_images
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
 from dmq_cli.stages.prepare import prepare
@@ -28,6 +29,7 @@ from dmq_cli.wrap import Attached, QuantDenoiser, bake, freeze
 
 IMAGES = 64
 LEAST_PSNR = 40.0
+_EQUAL = 60.0
 MOST_FLIPS = 1e-4
 """Of all codes of activations: those that another order of the same float32 operations rounds to the neighbour."""
 
@@ -82,7 +84,7 @@ def verify_deployed(run: Path, backend: str) -> Proof:
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
     flips, codes, farthest = code_flips(attached, build.calibration(stages.ensure("calibset", config), 16, IMAGES))
     return Proof(
-        backend, instruction_set(), flips, codes, farthest, _psnr(deployed, simulated), len(deployed),
+        backend, instruction_set(), flips, codes, farthest, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
         product_counts(compiled(exported / FILE)), about["integer_share"],
     )  # fmt: skip
 
@@ -98,10 +100,10 @@ def _config(run: Path, backend: str) -> dict[str, Any]:
     return prepare({**config, "stage": "sample", "backend": backend, "seeds": show(seeds), "trace": None})
 
 
-def _psnr(first: Any, second: Any) -> float:
-    """Mean PSNR of pairs of images, uint8 (N, H, W, C), in dB; equal ones count 60."""
-    error = ((np.asarray(first, np.float64) - np.asarray(second, np.float64)) ** 2).reshape(len(first), -1).mean(1)
-    return float((10 * np.log10(255**2 / np.maximum(error, 255**2 / 1e6))).mean())
+def _psnr(first: Pixels, second: Pixels, protocol: Protocol) -> float:
+    """Mean PSNR of pairs of images in dB, as results have it, but that equal ones count 60: they would hide others in a mean."""
+    measure = Psnr().pairwise(first.shape[1:], protocol)
+    return float(measure(torch.from_numpy(first[:]), torch.from_numpy(second[:])).clamp(max=_EQUAL).mean())
 
 
 @torch.no_grad()
