@@ -69,7 +69,8 @@ def theirs(folder: Path, texts: list[str]) -> Tensor:
 def test_texts_are_encoded_as_the_pipeline_does(changes: dict[str, Any], masked: bool, folder: Path) -> None:
     edit(folder / "tokenizer/tokenizer_config.json", **changes)
     edit(folder / "text_encoder/config.json", use_attention_mask=masked)
-    assert torch.equal(ours(folder, TEXTS), theirs(folder, TEXTS))
+    # one text at a time and all at once: some processors sum in another order then
+    torch.testing.assert_close(ours(folder, TEXTS), theirs(folder, TEXTS), rtol=1e-5, atol=1e-5)
 
 
 def test_a_tokenizer_that_does_not_say_how_long_texts_are(folder: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_first_step_of_a_scale(relative: bool, rules: tuple[Rule, ...], tmp_
         expected = torch.full_like(moved, lr * (float(start.mean()) if relative else 1.0))
         if rules and name == "time_embedding.linear_1.input_quantizer":
             expected[3] = 0.0  # timestep 0: sines and cosines of 0 are on the grid, and there is no gradient
-        assert torch.allclose(moved, expected, rtol=5e-3, atol=0), name
+        assert torch.allclose(moved, expected, rtol=5e-3, atol=1e-5 * float(expected.max())), name
     assert len(before) == SMALL_WEIGHTS  # the others moved
     assert all(torch.equal(q.scale.scale, before[n]) for n, q in attached.quantizers("weight").items())  # type: ignore[arg-type]
 

@@ -39,6 +39,7 @@ KEPT = 48  # values of a tensor, evenly spread
 UNUSED = {"training_set", "export"}
 """A stage that only trainings need, and one whose folder is compared with its run bit for bit by test_export."""
 NEAR, SHARE = 1e-3, 0.95  # of a value plus a tenth of the greatest one; of the values that must be as near as that
+FLIPPED = 0.05  # instead of NEAR for what is measured on images of which a processor rounds single codes otherwise
 
 
 def made(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -94,21 +95,21 @@ def tensors(artifact: Path) -> Iterator[tuple[str, Tensor]]:
         yield name, flat[:: max(1, len(flat) // KEPT)].clone()
 
 
-def differing(stage: str, found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> list[str]:
+def differing(stage: str, found: Mapping[str, Tensor], golden: Mapping[str, Tensor], near: float = NEAR) -> list[str]:
     """The tensors of a stage that are not what they were."""
     wrong = [f"{stage}: {name}" for name in sorted(found.keys() ^ golden.keys())]
     for name in sorted(found.keys() & golden.keys()):
         one, other = found[name], golden[name]
-        if one.shape != other.shape or not alike(one, other):
+        if one.shape != other.shape or not alike(one, other, near):
             wrong.append(f"{stage}: {name}")
     return wrong
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
+def alike(one: Tensor, other: Tensor, near: float) -> bool:
     """Whether most values are near to what they were; NaN stays NaN."""
     greatest = other.nan_to_num().abs().amax() if other.numel() else torch.zeros(())
-    near = (one - other).abs() <= NEAR * (other.abs() + 0.1 * greatest) + 1e-9
-    return not other.numel() or float((near | (one.isnan() & other.isnan())).double().mean()) >= SHARE
+    equal = (one - other).abs() <= near * (other.abs() + 0.1 * greatest) + 1e-9
+    return not other.numel() or float((equal | (one.isnan() & other.isnan())).double().mean()) >= SHARE
 
 
 def remembered() -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -135,7 +136,10 @@ def test_the_golden_tensors_are_of_these_versions() -> None:
 def test_no_stage_makes_other_numbers_under_its_version(here: dict[str, dict[str, Tensor]]) -> None:
     golden = remembered()[1]
     assert set(here) == set(NODES) - UNUSED == set(golden) and sum(map(len, golden.values())) > 300
-    wrong = {stage: differing(stage, found, golden[stage]) for stage, found in here.items()}
+    near = dict.fromkeys(here, NEAR)
+    if any(not torch.equal(here["sample"][name], tensor) for name, tensor in golden["sample"].items()):
+        near["evaluate"] = FLIPPED
+    wrong = {stage: differing(stage, found, golden[stage], near[stage]) for stage, found in here.items()}
     first = next((names for names in wrong.values() if names), [])
     assert not first, f"raise the version of this stage in stages/nodes.py: {first[:5]}"
 
