@@ -13,7 +13,6 @@ from tests.test_conf import METHODS
 
 MODELS = ["ldm_digits", "ldm_digits_class", "sd_digits", "dit_digits"]
 TOLD = [model for model in MODELS if model != "ldm_digits"]
-SLOW = ["ldm_digits_class"]  # the network of ldm_digits under the classes that dit_digits is asked for, too
 LIMIT = 6_000_000  # bytes
 FEW = ["seeds=0-19", "protocol.num_images=20", *ONLY_FD, "runtime.threads=1"]
 FEW += ["trace=null"]
@@ -27,7 +26,8 @@ def test_what_is_shipped(model: str) -> None:
     assert {"README.md", "card.json"} <= {file.name for file in files}
 
 
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in MODELS])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_images_are_digits(model: str, tmp_path: Path) -> None:
     """Full precision and W4A8 by min-max: near each other, and where a digit was asked for it is read."""
     words = [f"model={model}", "method=minmax", "bits=w4a8", "calib.seeds=1000000-1000003", *FEW]

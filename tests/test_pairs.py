@@ -43,7 +43,7 @@ RECONS = [
     "quest_imagenet",
 ]
 RECONS += ["quest_lsun", "quest_sd", "scales", "signround", "tfmq"]
-FAST_RECONS = {"brecq", "efficientdm", "none", "pact", "par", "quest", "tfmq"}
+FAST_RECONS = {"brecq", "efficientdm", "none", "quest"}
 PARTS = 16
 GROUPS = ("scheme", "recon", "policy", "correct", "calib", "transform")
 FEW: dict[str, dict[str, Any]] = {

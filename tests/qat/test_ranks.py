@@ -53,6 +53,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     return [(process.returncode, out, err) for process, (out, err) in zip(processes, texts, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     port, attached = free_port(), trained_network(act=4)
     processes = [start(["-c", HELPER, str(tmp_path), str(rank)], rank, 2, port) for rank in range(2)]

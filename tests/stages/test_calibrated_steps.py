@@ -31,6 +31,7 @@ def test_by_default_calibration_sees_the_sampler(small: Path) -> None:
     assert other["calib_sampler"] == {**other["sampler"], "num_inference_steps": 2}  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 def test_networks_of_scales_tell_timesteps_apart_that_share_a_step(small: Path, tmp_path: Path) -> None:
     more = ("method=tdq", "calibrated_steps=2")
     result = dmq(*words("sample", small, tmp_path, *FOUR, *more, "--json"))

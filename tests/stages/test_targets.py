@@ -20,6 +20,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"manifest.json"}
 
 
+@pytest.mark.slow
 def test_a_sweep_over_methods_computes_them_once(small: Path, tmp_path: Path) -> None:
     sweep = ("-m", "method=brecq,qdiffusion", "bits=w4a8", "seeds=0-3")  # over bits, too: test_chain
     with counting() as ran:

@@ -185,6 +185,7 @@ def test_a_copy_stands_alone() -> None:
     assert len(scales) == 55 and all(scale.context is twin.context for scale in scales)
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_for_all_steps() -> None:
     rules = scheme(PER_STEP, Rule("attn.*", scale=PerStepScale()), Rule("attn.to_*.weight", scale=StaticScale()))
     attached = wrapped(rules, **SMALL)

@@ -44,6 +44,7 @@ def test_a_scheme_attaches_to_a_family(scheme: str, family: str) -> None:
     assert found.shape == (8, *tiny.SHAPE) and bool(torch.isfinite(found).all())
 
 
+@pytest.mark.slow
 def test_every_policy_resolves_on_every_family_under_every_scheme() -> None:
     found = {family: sites(made(family)) for family in SITES}
     configs = {name: make(composed(f"scheme={name}", "bits=w4a8")["scheme"]) for name in SCHEMES}

@@ -27,6 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Training:
     return Training(steps=6, batch_size=4, warmup=2, save_every=2)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, small: Training) -> None:
     stopped, whole, steps, same = stopped_and_whole(
         lambda work, report: train_unet(small, work, report), tmp_path, at=5
