@@ -2,7 +2,7 @@
 
 from dmq_cli.qat.data import DataSource, Digits, Fashion, HuggingFace, ImageFolder, Pictures
 from dmq_cli.qat.efficientdm import QaLora
-from dmq_cli.qat.loop import Distance
+from dmq_cli.qat.loop import JUDGED, Distance
 from dmq_cli.qat.lsq import Lsq
 from dmq_cli.qat.method import Qat
 from dmq_cli.qat.nipq import Nipq
@@ -11,6 +11,7 @@ from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.weights import Latent
 
 __all__ = [
+    "JUDGED",
     "DataSource",
     "Digits",
     "Distance",

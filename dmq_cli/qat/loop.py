@@ -26,6 +26,8 @@ from dmq_cli.recon.learning import LossReport
 
 Distance = Callable[[Denoiser], float]
 """How far the images of a quantized network are from those of full precision; less is nearer, below zero too."""
+JUDGED = "5000000-5000063"
+"""The seeds of the images that this is measured on."""
 ALONE = Ranks()
 LOSSES = ("training", "held out", "distance")
 

@@ -19,6 +19,9 @@ from torch import distributed, nn
 from dmq_cli.errors import ConfigError
 
 _PATIENCE = timedelta(minutes=5)  # until all processes have met
+_WORK = timedelta(
+    days=1
+)  # for what the first one does alone, such as judging candidates; torchrun ends all where one dies
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def together(device: str) -> Iterator[Ranks]:
         yield ranks
         return
     try:
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_PATIENCE)
+        store, rank, size = next(distributed.rendezvous("env://", timeout=_PATIENCE))
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORK)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(

@@ -17,7 +17,7 @@ from dmq_cli.models import (
     model_schedule,
 )
 from dmq_cli.paths import resolve
-from dmq_cli.qat import Qat
+from dmq_cli.qat import JUDGED, Qat
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
@@ -94,7 +94,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     for section, part in objects.items():
         check_made(section, config[section], part)
     check_trace(config.get("trace"))
-    check_seeds(config, objects["correct"].seeds)
+    check_seeds(config, objects["correct"].seeds, JUDGED if isinstance(objects["recon"], Qat) else None)
     objects["correct"].check(objects["sampler"].eta)
     whole["recon_targets"] = objects["recon"].targets
     whole["training_data"] = training_data(config["recon"], objects["recon"])

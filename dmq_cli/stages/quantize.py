@@ -16,7 +16,7 @@ from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_acti
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
-from dmq_cli.qat import Distance, Qat
+from dmq_cli.qat import JUDGED, Distance, Qat
 from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, module_names, placed, record, require_space
 from dmq_cli.sampling import batches, parse_range, walk
 from dmq_cli.stages import build
@@ -26,7 +26,6 @@ from dmq_cli.store.tensors import check_finite, load_tensors, save_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, quantizing, state
 
 _NEAREST = 1e-12  # of two samples: equal ones have no decibels
-_JUDGED = "5000000-5000063"  # seeds of the images that the candidates of a training are judged by
 _TARGETS_LIMIT = 8 << 30  # bytes; beyond that, every reconstruction computes the full-precision side unit by unit
 
 
@@ -132,7 +131,7 @@ def _distance(task: Task, attached: Attached) -> Distance:
     """Make the measure of how far images are from those of full precision: the mean squared difference of each sample from that of the
     same noise, in decibels, and their mean; without the logarithm the few samples that become something else decide."""
     settings, scheduler = build.sampler(task.config, "calib_sampler")
-    guide, seeds = build.guide(task.config, task.runtime), parse_range(_JUDGED)
+    guide, seeds = build.guide(task.config, task.runtime), parse_range(JUDGED)
 
     @torch.no_grad()
     def samples(denoiser: Denoiser) -> Tensor:

@@ -126,9 +126,12 @@ def check_counts(config: Mapping[str, Any], protocol: Protocol) -> None:
             )
 
 
-def check_seeds(config: Mapping[str, Any], correction: str | None) -> None:
-    """Check that calibration and correction share no seed with each other, with evaluation or with the trace. Raises SeedError."""
+def check_seeds(config: Mapping[str, Any], correction: str | None, judged: str | None = None) -> None:
+    """Check that calibration, correction and the images that trainings are judged by share no seed with each other, with evaluation or
+    with the trace. Raises SeedError."""
     fitted = {"calib.seeds": parse_range(config["calib"]["seeds"])}
+    if judged is not None:
+        fitted["the seeds that candidates of a training are judged by"] = parse_range(judged)
     if correction is not None:
         fitted["correct.seeds"] = parse_range(correction)
     for key, ranges in _measured(config).items():  # each on its own: seeds and fp_seeds may share noise
