@@ -302,12 +302,12 @@ def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     assert swept >= 7 * 21
 
 
-@pytest.mark.parametrize("seeds", ["4999990-5000009", "5000063-5000082"])
+@pytest.mark.parametrize("seeds", ["4999900-5000099", "5000063-5000262"])
 def test_images_that_trainings_are_judged_by_are_not_measured(seeds: str) -> None:
     from dmq_cli.errors import SeedError
     from dmq_cli.stages.prepare import prepare
 
-    training = composed("method=lsq", "budget=smoke", f"seeds={seeds}", "protocol.num_images=20")
+    training = composed("method=lsq", "budget=smoke", f"seeds={seeds}", "protocol.num_images=200")
     with pytest.raises(SeedError, match=r"candidates of a training are judged by \(5000000-5000063\) share the seeds"):
         prepare(training)
 
