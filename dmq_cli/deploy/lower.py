@@ -91,6 +91,11 @@ def integer_share(attached: Attached, lowered: Lowered) -> float:
     return sum(count for (site, _), count in macs.items() if site.module in integers) / sum(macs.values())
 
 
+def integer_layer(lowered: Lowered, name: str) -> IntegerLayer:
+    """The integer layer of this name."""
+    return cast(IntegerLayer, lowered.attached.model.get_submodule(name))
+
+
 def product_count(lowered: Lowered) -> int:
     """How many integer convolutions and matrix products with weights the lowered network makes in one call."""
     layers = (module for module in lowered.attached.model.modules() if isinstance(module, IntegerLayer))
@@ -167,6 +172,34 @@ class StaticQuantizer(nn.Module):
         quantized: Tensor = fake_quantize(x, self.low, self.high, self.levels)
         return quantized
 
+    def codes(self, quantized: Tensor) -> Tensor:
+        """The codes, from 0 on, of what `forward` gave."""
+        return torch.round((quantized - self.low) * ((self.levels - 1) / (self.high - self.low)))
+
+
+class TableQuantizer(nn.Module):
+    """A quantizer whose scale changes with the step: x in units of that scale, moved by its zero point, is rounded on a constant grid."""
+
+    def __init__(self, quantizer: TensorQuantizer) -> None:
+        super().__init__()
+        self.source, self.lo = quantizer.scale, quantizer.grid.lo
+        self.levels = quantizer.grid.hi - quantizer.grid.lo + 1
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale, and the code of zero."""
+        scale, zero_point = self.source(x)
+        return scale, zero_point - self.lo
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The codes of x, from 0 on."""
+        scale, moved = self.ends(x)
+        codes: Tensor = fake_quantize(x / scale + moved, *_ends(0, self.levels - 1, x), self.levels)
+        return codes
+
+    def codes(self, quantized: Tensor) -> Tensor:
+        """What `forward` gave."""
+        return quantized
+
 
 class IntegerLayer(nn.Module):
     """A convolution or linear layer in integer form, around one part or several; see the top of the file."""
@@ -193,32 +226,43 @@ class IntegerLayer(nn.Module):
             self.register_buffer(name, getattr(layer, name))
         self.original = (layer,)  # no submodule: its weight is not needed
 
-    def code_differences(self, x: Tensor) -> list[Tensor]:
-        """How far the codes of this form are from those of its quantizers, for each part of an input x of the layer."""
-        if self.channel_scale is not None:
-            x = x / self._by_channel(self.channel_scale)
-        parts = torch.split(x, self.sizes, 1 if self.convolves else -1)
-        return [cast(_Piece, piece).code_differences(part) for piece, part in zip(self.pieces, parts, strict=True)]
+    def quantizers(self) -> list[nn.Module]:
+        """The quantizer of each part of the input."""
+        return [cast(_Piece, piece).quantizer for piece in self.pieces]
+
+    def quantized(self, x: Tensor) -> list[Tensor]:
+        """Each part of an input x of the layer behind its quantizer, as the layer multiplies it."""
+        return [piece.quantized(part) for piece, part in self._parts(x)]
+
+    def code_differences(self, x: Tensor, quantized: Sequence[Tensor]) -> list[Tensor]:
+        """How far codes are from those of the simulated quantizers, for each part of an input x. quantized: see there."""
+        pairs = zip(self._parts(x), quantized, strict=True)
+        return [piece.code_differences(part, behind) for (piece, part), behind in pairs]
+
+    def _parts(self, x: Tensor) -> list[tuple[_Piece, Tensor]]:
+        """Each piece with its part of the input."""
+        parts = torch.split(self._scaled(x), self.sizes, 1 if self.convolves else -1)
+        return [(cast(_Piece, piece), part) for piece, part in zip(self.pieces, parts, strict=True)]
 
     @property
     def products(self) -> int:
         """Integer products of one call."""
         return sum(len(cast(_Piece, piece).weights) for piece in self.pieces)
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.channel_scale is None else x / self._by_channel(self.channel_scale)
+
     def _by_channel(self, values: Tensor) -> Tensor:
         return values.view(-1, 1, 1) if self.convolves else values
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output."""
-        if self.channel_scale is not None:
-            x = x / self._by_channel(self.channel_scale)
-        parts = torch.split(x, self.sizes, 1 if self.convolves else -1)
-        outputs: list[Tensor] = [piece(part) for piece, part in zip(self.pieces, parts, strict=True)]
+        outputs: list[Tensor] = [piece(part) for piece, part in self._parts(x)]
         total = functools.reduce(torch.add, outputs)
         if self.bias is not None:
             total = total + self.bias
         if self.branch_down is not None and self.branch_up is not None:
-            total = total + self.original[0].branch(x, self.branch_down, self.branch_up)
+            total = total + self.original[0].branch(self._scaled(x), self.branch_down, self.branch_up)
         return total
 
 
@@ -236,33 +280,31 @@ class _Piece(nn.Module):
         self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in _cut(integers, limit))
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else total)
-        self.static = StaticQuantizer(quantizer) if _is_static(quantizer) else None
-        self.source, self.simulated = quantizer.scale, (quantizer,)
-        self.lo, self.levels = quantizer.grid.lo, quantizer.grid.hi - quantizer.grid.lo + 1
+        self.simulated = (quantizer,)
+        self.quantizer = StaticQuantizer(quantizer) if _is_static(quantizer) else TableQuantizer(quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
         """The part of the layer's output, without the bias."""
-        if self.static is not None:
-            return self._map(self.static(x), padded=False)
-        scale, zero_point = self.source(x)
-        moved = zero_point - self.lo
-        moved_back: Tensor = (self._map(self._codes(self._pad(x)), padded=True) - moved * self.total) * scale
+        quantized = self.quantized(x)
+        if isinstance(self.quantizer, StaticQuantizer):
+            return self._map(quantized, padded=False)
+        scale, moved = self.quantizer.ends(x)
+        moved_back: Tensor = (self._map(quantized, padded=True) - moved * self.total) * scale
         return moved_back
 
-    def _codes(self, x: Tensor) -> Tensor:
-        """Codes from 0 on, in the table form."""
-        scale, zero_point = self.source(x)
-        codes: Tensor = fake_quantize(x / scale + zero_point - self.lo, *_ends(0, self.levels - 1, x), self.levels)
-        return codes
+    def quantized(self, x: Tensor) -> Tensor:
+        """See IntegerLayer."""
+        quantized: Tensor = self.quantizer(self._padded(x))
+        return quantized
 
-    def code_differences(self, x: Tensor) -> Tensor:
+    def code_differences(self, x: Tensor, quantized: Tensor) -> Tensor:
         """See IntegerLayer."""
         (quantizer,) = self.simulated
-        codes = self._codes(x)
-        if self.static is not None:
-            scale = (self.static.high - self.static.low) / (self.levels - 1)
-            codes = torch.round((self.static(x) - self.static.low) / scale)
-        return (codes - (quantizer.codes(x) - self.lo)).abs()
+        expected: Tensor = quantizer.codes(self._padded(x)) - quantizer.grid.lo
+        return (self.quantizer.codes(quantized) - expected).abs()
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return x if isinstance(self.quantizer, StaticQuantizer) else self._pad(x)
 
     def _pad(self, x: Tensor) -> Tensor:
         (layer,) = self.layer
