@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from dmq_cli.deploy.executed import executed
 from dmq_cli.deploy.folder import read_network
 from dmq_cli.deploy.index import read_index
-from dmq_cli.deploy.openvino import FILE, compiled, product_counts
+from dmq_cli.deploy.openvino import FILE, compiled, of_rows
 from dmq_cli.deploy.packed import packed
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.models.folder import tokens_of
@@ -24,7 +25,7 @@ def check(folder: Path) -> int:
     """
     read_index(folder)
     if (folder / FILE).is_file():
-        return product_counts(compiled(folder / FILE))[1]
+        return len(executed(of_rows(folder / FILE, 1), compiled(folder / FILE, rows=1)).every)
     network = network_folder(folder)
     stored = load_tensors(network / WEIGHTS)
     check_finite(stored, f"The exported weights in {network}")

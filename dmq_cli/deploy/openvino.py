@@ -7,7 +7,7 @@ Precision is pinned to float32 around the integers: OpenVINO's own default may b
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dmq_cli.deploy.index import FILE as INDEX
 from dmq_cli.deploy.lower import Lowered
+from dmq_cli.deploy.names import PREFIX, naming
 from dmq_cli.deploy.traced import input_names, traced
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
 from dmq_cli.models.prediction import Prediction
@@ -25,7 +26,6 @@ from dmq_cli.store import read_json
 FILE = "openvino/network.xml"
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 _EXACT, _SATURATING = 127, 64
-_PRODUCTS = ("Convolution", "FullyConnected")
 
 
 def runtime() -> Any:
@@ -73,11 +73,14 @@ def check_limit(folder: Path) -> None:
 def write_openvino(folder: Path, lowered: Lowered) -> None:
     """Write network.xml and network.bin into FOLDER/openvino. Weights are float32 numbers that are integers times their scale."""
     openvino = runtime()
-    program = traced(lowered)
-    model = openvino.convert_model(program, extension=[_translation(openvino)])
+    with naming(lowered) as tensor_names:
+        program = traced(lowered)
+    of_inputs: dict[str, str] = {}
+    model = openvino.convert_model(program, extension=_translations(tensor_names, of_inputs))
     names = input_names(lowered.attached)
     for port, name in zip(model.inputs, names, strict=True):
-        port.get_tensor().set_names({name})
+        friendly = port.get_node().get_friendly_name()
+        port.get_tensor().set_names({name, *(tensor for tensor, node in of_inputs.items() if node == friendly)})
     model.reshape({name: shape for name, shape in zip(names, _shapes(lowered), strict=True)})
     (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
@@ -90,29 +93,72 @@ def _shapes(lowered: Lowered) -> list[list[int]]:
     return [[-1, *adapter.sample_shape()], [1], *([-1, *value.shape[1:]] for value in cond.values())]
 
 
-def _translation(openvino: Any) -> Any:
-    """dmq::fake_quantize as OpenVINO's FakeQuantize."""
+def _translations(tensor_names: Sequence[str], of_inputs: dict[str, str]) -> list[Any]:
+    """dmq::fake_quantize as OpenVINO's FakeQuantize, and dmq::named as a name of its input.
+
+    of_inputs takes the names of tensors that are inputs of the graph, with the node: converting gives those other names.
+    """
     from openvino import opset13
     from openvino.frontend.pytorch import ConversionExtension  # type: ignore[import-untyped]
 
-    def translate(node: Any) -> Any:
+    def quantize(node: Any) -> Any:
         x, low, high = (node.get_input(number) for number in range(3))
         return opset13.fake_quantize(x, low, high, low, high, int(node.get_values_from_const_input(3))).outputs()
 
-    return ConversionExtension("dmq.fake_quantize.default", translate)
+    def name(node: Any) -> Any:
+        x = node.get_input(0)
+        tensor = tensor_names[int(node.get_values_from_const_input(1))]
+        if x.get_node().get_type_name() == "Parameter":
+            of_inputs[tensor] = x.get_node().get_friendly_name()
+        x.get_tensor().add_names({tensor})
+        return [x]
+
+    return [
+        ConversionExtension("dmq.fake_quantize.default", quantize),
+        ConversionExtension("dmq.named.default", name),
+    ]
+
+
+def read_model(file: Path) -> Any:
+    """Read an IR. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
+    try:
+        return runtime().Core().read_model(file)
+    except RuntimeError as error:
+        raise ArtifactCorruptError(
+            f"The network in {file} cannot be read by OpenVINO ({' '.join(str(error).split())[:200]}); export it again."
+        ) from error
+
+
+def compile_model(model: Any, threads: int | None = None) -> Any:
+    """Compile a graph for this processor, with the precision that is pinned here."""
+    settings = {**_SETTINGS, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
+    return runtime().Core().compile_model(model, "CPU", settings)
 
 
 @functools.lru_cache(maxsize=4)
-def compiled(file: Path, threads: int | None = None) -> Any:
-    """Compile an IR for this processor. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
-    openvino = runtime()
-    settings = {**_SETTINGS, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
-    try:
-        return openvino.Core().compile_model(file, "CPU", settings)
-    except RuntimeError as error:
-        raise ArtifactCorruptError(
-            f"The network in {file} cannot be compiled by OpenVINO ({' '.join(str(error).split())[:200]}); export it again."
-        ) from error
+def compiled(file: Path, threads: int | None = None, rows: int | None = None) -> Any:
+    """Compile an IR for so many rows, which runs faster than for any number of them (None). Raises ArtifactCorruptError."""
+    return compile_model(read_model(file) if rows is None else of_rows(file, rows), threads)
+
+
+def of_rows(file: Path, rows: int) -> Any:
+    """Read an IR and give it static shapes, for so many rows. Raises ArtifactCorruptError."""
+    model = read_model(file)
+    model.reshape({port: [rows, *list(port.partial_shape)[1:]] for port in model.inputs if _has_rows(port)})
+    return model
+
+
+def _has_rows(port: Any) -> bool:
+    return bool(port.partial_shape[0].is_dynamic)
+
+
+def _row_shape(port: Any) -> tuple[int, ...]:
+    return tuple(dimension.get_length() for dimension in list(port.partial_shape)[1:])
+
+
+def _input_name(port: Any) -> str:
+    (name,) = (name for name in port.get_names() if not name.startswith(PREFIX))
+    return str(name)
 
 
 class OpenVinoDenoiser:
@@ -121,13 +167,13 @@ class OpenVinoDenoiser:
     def __init__(self, folder: Path, prediction: Prediction, threads: int | None = None) -> None:
         """folder: of the export; prediction: what the network predicts."""
         self.prediction = prediction
-        self.network = compiled(folder / FILE, threads)
-        self._request = self.network.create_infer_request()
+        self.file, self.threads = folder / FILE, threads
+        self._shapes = {_input_name(port): _row_shape(port) for port in read_model(self.file).inputs}
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample, (C, H, W)."""
-        return tuple(dimension.get_length() for dimension in list(self.network.input("sample").partial_shape)[1:])
+        return self._shapes["sample"]
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         times = timestep.reshape(-1)
@@ -137,16 +183,18 @@ class OpenVinoDenoiser:
             )
         inputs = {"sample": sample.float(), "timestep": times[:1]}
         inputs |= dict(cond) if isinstance(cond, Mapping) else {}
+        self._check(inputs)
         arrays = {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in inputs.items()}
-        output = torch.from_numpy(self._request.infer(arrays)[self.network.output(0)].copy()).to(sample)
+        network = compiled(self.file, self.threads, len(sample))
+        output = torch.from_numpy(network(arrays)[0].copy()).to(sample)
         return self.prediction.noise(output, sample, timestep)
 
-
-def product_counts(network: Any) -> tuple[int, int]:
-    """Count the convolutions and matrix products with weights of a compiled network as it runs: in integers, and all."""
-    kinds = []
-    for node in network.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        if "layerType" in info and info["layerType"].astype(str) in _PRODUCTS:
-            kinds.append(info["primitiveType"].astype(str).endswith("I8"))
-    return sum(kinds), len(kinds)
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        """The runtime gives no rows, and no error, for some shapes that it was not compiled for."""
+        for name, shape in self._shapes.items():
+            if name not in inputs or tuple(inputs[name].shape[1:]) != shape:
+                found = tuple(inputs[name].shape) if name in inputs else "nothing"
+                raise ConfigError(
+                    f"The deployed network was called with {found} as {name}, but was exported for (rows, {', '.join(map(str, shape))}); export it"
+                    " again with the model and condition that it is used with."
+                )

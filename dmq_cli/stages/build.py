@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,12 +210,25 @@ class Quantized:
 
 def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[Call]:
     """Batches (sample, timestep, condition) of a calibration set: all of it, or `num` rows spread evenly over it."""
+    total = len(RowFile(folder / "sample.safetensors"))
+    rows = torch.arange(total) if num is None else spread(total, num)
+    yield from _rows(folder, torch.split(rows, batch_size))
+
+
+def calibration_by_step(folder: Path, num: int) -> Iterator[Call]:
+    """Batches of a calibration set, one for each timestep in it, of equal size: about `num` rows in all, at least one each."""
+    timesteps = load_tensors(folder / "timestep.safetensors")["data"]
+    every, counts = torch.unique(timesteps, return_counts=True)
+    rows = min(max(1, num // len(every)), int(counts.min()))
+    yield from _rows(folder, [(timesteps == timestep).nonzero().flatten()[:rows] for timestep in every])
+
+
+def _rows(folder: Path, batches: Iterable[Tensor]) -> Iterator[Call]:
+    """Read these rows of a calibration set."""
     samples, timesteps = RowFile(folder / "sample.safetensors"), load_tensors(folder / "timestep.safetensors")["data"]
     conditions = load_tensors(folder / "condition.safetensors") if (folder / "condition.safetensors").exists() else None
     index = None if conditions is None else load_tensors(folder / "index.safetensors")["data"]
-    rows = torch.arange(len(samples)) if num is None else spread(len(samples), num)
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
+    for chosen in batches:
         cond = None if index is None else cond_rows(conditions, index[chosen])
         yield samples.rows(chosen), timesteps[chosen], cond
 

@@ -2,77 +2,80 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from dmq_cli.deploy.lower import IntegerLayer, lower
-from dmq_cli.deploy.openvino import FILE, compiled, instruction_set, product_counts, weight_limit
+from dmq_cli.deploy.executed import executed
+from dmq_cli.deploy.lower import integer_layer, lower
+from dmq_cli.deploy.openvino import FILE, compiled, instruction_set, of_rows, weight_limit
+from dmq_cli.deploy.single_layers import SingleLayers
 from dmq_cli.errors import ArtifactError
 from dmq_cli.metrics import Protocol
 from dmq_cli.metrics.psnr import Psnr
-from dmq_cli.models import Call
 from dmq_cli.results.images import Pixels, load_images
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import build
+from dmq_cli.stages.layerwise import Differences, compare_layers
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.targets import allowed, check_targets
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import read_json
-from dmq_cli.wrap import Attached, QuantDenoiser, bake, freeze
+from dmq_cli.wrap import Attached
 
 IMAGES = 64
 LEAST_PSNR = 40.0
 _EQUAL = 60.0
-MOST_FLIPS = 1e-4
-"""Of all codes of activations: those that another order of the same float32 operations rounds to the neighbour."""
+MOST = 1e-4
+"""Of all codes, and of all elements of outputs: those that another order of the same float32 operations rounds otherwise."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared. flips: differing codes of activations and all; farthest: the greatest difference of a code; psnr: mean over
-    images in dB; products: integer ones as the network runs, and all with weights; share: of multiplications, in 0..1."""
+    """What was compared. layers: see Differences; psnr: mean over images in dB; products: those of integers as the network runs, and
+    all; share: of multiplications in integers, in 0..1, as the network runs; least_share: what was asked for."""
 
     backend: str
     instruction_set: str
-    flips: int
-    codes: int
-    farthest: int
+    layers: Differences
     psnr: float
     images: int
     products: tuple[int, int]
     share: float
+    least_share: float = 0.0
 
     @property
     def holds(self) -> bool:
-        """Whether the deployed network counts as the simulated one."""
-        few = self.flips <= MOST_FLIPS * self.codes and self.farthest <= 1
-        return few and self.psnr >= LEAST_PSNR
+        """Whether the deployed network counts as the simulated one, with as much in integers as was asked for."""
+        layers = self.layers
+        few = layers.flips <= MOST * layers.codes and layers.farthest <= 1 and layers.far <= MOST * layers.outputs
+        return few and self.psnr >= LEAST_PSNR and self.share >= self.least_share
 
     def lines(self) -> str:
         """A few lines for the terminal."""
-        integer, every = self.products
+        (integer, every), layers = self.products, self.layers
+        least = f" (at least {self.least_share:.1%})" if self.least_share else ""
+        verdict = "the same network" if self.holds else "NOT the same network, or less in integers than was asked for"
         return "\n".join(
             (
-                f"  codes     {self.flips} of {self.codes} differ, by at most {self.farthest} (at most {MOST_FLIPS:.0e} may, by 1)",
+                f"  codes     {layers.flips} of {layers.codes} differ, by at most {layers.farthest} (at most {MOST:.0e} may, by 1)",
+                f"  outputs   {layers.far} of {layers.outputs} are off by more than 1/255 of their range (at most {MOST:.0e} may)",
                 f"  images    PSNR {self.psnr:.1f} dB over {self.images} (at least {LEAST_PSNR:.0f} dB)",
-                f"  integers  {integer} of {every} layers' products as {self.backend} runs them ({self.instruction_set}), {self.share:.1%} of all"
-                " multiplications",
-                f"  {'the same network' if self.holds else 'NOT the same network'}",
+                f"  integers  {integer} of {every} products as {self.backend} runs them ({self.instruction_set}), {self.share:.1%} of all"
+                f" multiplications{least}",
+                f"  {verdict}",
             )
         )
 
 
-def verify_deployed(run: Path, backend: str) -> Proof:
+def verify_deployed(run: Path, backend: str, least_share: float = 0.0) -> Proof:
     """Compare the network of a run as it is simulated and as the backend runs it; what is missing for that is computed.
 
-    Raises ArtifactError for a folder that is no run, ConfigError for a backend that does not fit.
+    least_share: of multiplications in integers, in 0..1. Raises ArtifactError for a folder that is no run, ConfigError for a backend
+    that does not fit.
     """
     config = _config(run, backend)
     stages = graph(config, Progress(quiet=True))
@@ -80,13 +83,22 @@ def verify_deployed(run: Path, backend: str) -> Proof:
     plain = {name: value for name, value in config.items() if name not in ("backend", "deployed", "format")}
     simulated = load_images(stages.ensure("sample", {**plain, "format": "diffusers"}))
     exported = stages.ensure("export", config)
-    about = read_json(exported / "dmq.json")["about"]
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
-    flips, codes, farthest = code_flips(attached, build.calibration(stages.ensure("calibset", config), 16, IMAGES))
+    layers = _layers(attached, exported, stages.ensure("calibset", config))
+    rows = min(len(deployed), config["runtime"]["batch_size"])
+    runs = executed(of_rows(exported / FILE, rows), compiled(exported / FILE, config["runtime"]["threads"], rows))
     return Proof(
-        backend, instruction_set(), flips, codes, farthest, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
-        product_counts(compiled(exported / FILE)), about["integer_share"],
+        backend, instruction_set(), layers, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
+        (len(runs.integer), len(runs.every)), runs.share, least_share,
     )  # fmt: skip
+
+
+def _layers(attached: Attached, exported: Path, calibset: Path) -> Differences:
+    """Compare layers over all steps of the calibration set."""
+    lowered = lower(attached, weight_limit())
+    parts = {name: len(integer_layer(lowered, name).quantizers()) for name in lowered.integer}
+    run = SingleLayers(exported, parts)
+    return compare_layers(attached, lowered, run, build.calibration_by_step(calibset, IMAGES))
 
 
 def _config(run: Path, backend: str) -> dict[str, Any]:
@@ -104,33 +116,3 @@ def _psnr(first: Pixels, second: Pixels, protocol: Protocol) -> float:
     """Mean PSNR of pairs of images in dB, as results have it, but that equal ones count 60: they would hide others in a mean."""
     measure = Psnr().pairwise(first.shape[1:], protocol)
     return float(measure(torch.from_numpy(first[:]), torch.from_numpy(second[:])).clamp(max=_EQUAL).mean())
-
-
-@torch.no_grad()
-def code_flips(attached: Attached, calls: Iterable[Call]) -> tuple[int, int, int]:
-    """Count the codes of layers' inputs that the deployed form rounds otherwise than the simulated one, from the same float32 inputs.
-
-    calls: batches of the network's inputs. Returns differing codes, all codes, and the greatest difference.
-    """
-    lowered = lower(attached, weight_limit())
-    freeze(attached)
-    bake(attached)
-    counts = [0, 0, 0]
-
-    def compare(deployed: IntegerLayer, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        for difference in deployed.code_differences(inputs[0]):
-            counts[0] += int((difference > 0.5).sum())
-            counts[1] += difference.numel()
-            counts[2] = max(counts[2], round(float(difference.max())))
-
-    layers = {name: cast(IntegerLayer, lowered.attached.model.get_submodule(name)) for name in lowered.integer}
-    hooks = [
-        attached.model.get_submodule(name).register_forward_pre_hook(functools.partial(compare, layer))
-        for name, layer in layers.items()
-    ]
-    for sample, timestep, *cond in calls:
-        with lowered.attached.at(timestep):
-            QuantDenoiser(attached)(sample, timestep, *cond)
-    for hook in hooks:
-        hook.remove()
-    return counts[0], counts[1], counts[2]

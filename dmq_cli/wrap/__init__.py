@@ -1,7 +1,7 @@
 """Attach quantizers to networks."""
 
 from dmq_cli.wrap.attach import Attached, attach, bake, freeze, observing, place, quantizing
-from dmq_cli.wrap.attention import operands
+from dmq_cli.wrap.attention import QuantAttention, operands, slot_quantizers
 from dmq_cli.wrap.layers import QuantMixin
 from dmq_cli.wrap.quant_denoiser import QuantDenoiser
 from dmq_cli.wrap.scheme import FULL_PRECISION, Rule, Scheme, Spec, deployable, policy
@@ -17,6 +17,7 @@ from dmq_cli.wrap.state import (
 __all__ = [
     "FULL_PRECISION",
     "Attached",
+    "QuantAttention",
     "QuantDenoiser",
     "QuantMixin",
     "Rule",
@@ -36,5 +37,6 @@ __all__ = [
     "policy",
     "quantizer_state",
     "quantizing",
+    "slot_quantizers",
     "state",
 ]

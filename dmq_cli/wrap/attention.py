@@ -25,8 +25,9 @@ class QuantAttention:
     every quantizer is off, so that their inputs can be observed.
     """
 
-    def __init__(self, original: Callable[..., Any]) -> None:
-        self.original = original
+    def __init__(self, original: Callable[..., Any], product: Callable[..., Tensor] | None = None) -> None:
+        """product: what computes it, called as `attend`; None: that."""
+        self.original, self.product = original, product or attend
         self.observed = False
 
     def __call__(self, attn: nn.Module, *args: Any, temb: Tensor | None = None, **named: Any) -> Any:
@@ -35,7 +36,7 @@ class QuantAttention:
         if not self.observed and not any(quantizer.enabled for quantizer in slot_quantizers(attn)):
             return self.original(attn, *args, **named)
         calls: list[int] = []  # a list of this scope: torch.compile does not see attributes that a mode changes
-        with _Redirect(attn, calls):
+        with _Redirect(attn, self.product, calls):
             output = self.original(attn, *args, **named)
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.original).__name__} made {len(calls)} attention products instead of one")
@@ -73,9 +74,9 @@ def operands(
 
 
 class _Redirect(TorchFunctionMode):
-    def __init__(self, attn: nn.Module, calls: list[int]) -> None:
+    def __init__(self, attn: nn.Module, product: Callable[..., Tensor], calls: list[int]) -> None:
         super().__init__()
-        self.attn = attn
+        self.attn, self.product = attn, product
         self.calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,4 +84,4 @@ class _Redirect(TorchFunctionMode):
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         self.calls.append(1)
-        return attend(self.attn, *operands(*args, **kwargs))
+        return self.product(self.attn, *operands(*args, **kwargs))

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from dmq_cli.deploy.lower import IntegerLayer, Lowered, _cut, integer_share, lower
+from dmq_cli.deploy.integer_layer import IntegerLayer, _cut, _offsets
+from dmq_cli.deploy.lower import Lowered, integer_share, lower
 from dmq_cli.ops import PerInputChannel
 from dmq_cli.quant import BySnr, DynamicScale, IntervalScale, Log2, MlpScale, PerStepScale, Uniform
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, quantizing
@@ -23,8 +24,12 @@ INTEGER: dict[str, list[Rule]] = {
     "per step, symmetric": [Rule("*.input", grid=partial(Uniform, symmetric=True), scale=PerStepScale())],
     "intervals": [Rule("*.input", scale=IntervalScale(10))],
     "network of the timestep": [Rule("*.input", scale=MlpScale(dim=8, width=8, layers=2))],
-    "powers of two in attention": [Rule("attn.prob", grid=Log2)],
 }  # fmt: skip
+FLOATING_ATTENTION: dict[str, tuple[list[Rule], str, str]] = {
+    "powers of two": ([Rule("attn.prob", grid=Log2)], "pv", "its grid is not uniform"),
+    "full precision": ([Rule("attn.k", bits=32)], "qk", "one of its factors is in full precision"),
+    "dynamic": ([Rule("attn.v", scale=DynamicScale())], "pv", "its range depends on the input"),
+}
 FLOATING: dict[str, tuple[list[Rule], str]] = {
     "dynamic": ([Rule("resnet.conv1.input", scale=DynamicScale())], "its range depends on the input"),
     "chosen by step": ([Rule("resnet.conv1.input", choice=BySnr((4, 8)))], "its grid changes from step to step"),
@@ -57,10 +62,23 @@ def check(attached: Attached, lowered: Lowered, timestep: int, cond: object = No
 def test_every_layer_is_in_integers_and_nothing_changes(name: str, limit: int) -> None:
     attached = learned(wrapped(scheme(*INTEGER[name])), torch.float64)
     lowered = lower(attached, limit)
-    assert lowered.floating == {} and set(lowered.integer) == set(attached.layers()) and len(lowered.integer) >= 40
-    assert 0.9 < integer_share(attached, lowered) < 1
+    assert all("overflow" in reason and name[-3:] in (".qk", ".pv") for name, reason in lowered.floating.items())
+    assert bool(lowered.floating) == (limit < 127) and bool(lowered.attention) == (limit == 127)
+    assert set(lowered.integer) == set(attached.layers()) and len(lowered.integer) >= 40
+    share = integer_share(attached, lowered)
+    assert share == 1 if limit == 127 else 0.9 < share < 1
     for timestep in (750, 250, 0):
         check(attached, lowered, timestep)
+
+
+@pytest.mark.parametrize("name", FLOATING_ATTENTION)
+def test_a_product_of_attention_falls_back_by_itself(name: str) -> None:
+    rules, suffix, reason = FLOATING_ATTENTION[name]
+    attached = learned(wrapped(scheme(*rules)), torch.float64)
+    lowered = lower(attached)
+    assert set(lowered.floating.values()) == {reason} and {product[-2:] for product in lowered.floating} == {suffix}
+    assert {product[-2:] for product in lowered.attention} == {"qk", "pv"} - {suffix}
+    check(attached, lowered, 500)
 
 
 @pytest.mark.parametrize("name", FLOATING)
@@ -99,7 +117,14 @@ def test_integers_are_cut_into_those_that_fit(limit: int) -> None:
     integers = torch.arange(-255, 256).double()
     parts = list(_cut(integers, limit))
     assert torch.equal(torch.stack([part * 2**shift for shift, part in parts]).sum(0), integers)
-    assert int(parts[0][1].abs().max()) <= limit and (len(parts) == 1) == (limit >= 255)
+    assert int(parts[0][1].max()) <= limit and int(parts[0][1].min()) >= -128 and (len(parts) == 1) == (limit >= 255)
     small = torch.arange(-limit, limit + 1).double()
     ((shift, part),) = _cut(small, limit)
     assert shift == 0 and torch.equal(part, small)
+
+
+def test_channels_are_moved_by_the_least_that_makes_them_fit() -> None:
+    integers = torch.tensor([[-100.0, 155.0], [-155.0, 100.0], [-128.0, 127.0], [3.0, 5.0]]).double()
+    assert _offsets(integers, 127).flatten().tolist() == [28, -27, 0, 0]
+    assert _offsets(integers, 64).flatten().tolist() == [0, 0, 0, 0], "one of them spans too much"
+    assert _offsets(integers[3:] + 100, 64).flatten().tolist() == [41]

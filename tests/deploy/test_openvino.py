@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,10 +14,12 @@ import torch
 
 import dmq_cli
 from dmq_cli.deploy import openvino as backend
+from dmq_cli.deploy.executed import executed
 from dmq_cli.deploy.lower import lower, product_count
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
 from dmq_cli.models import NOISE
 from dmq_cli.quant import PerStepScale
+from dmq_cli.stages.layerwise import Differences
 from dmq_cli.stages.verified import Proof
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule
 from tests import families
@@ -42,10 +44,10 @@ def deployed(attached: Attached, folder: Path) -> backend.OpenVinoDenoiser:
     lowered = lower(attached, backend.weight_limit())
     backend.write_openvino(folder, lowered)
     denoiser = backend.OpenVinoDenoiser(folder, NOISE, threads=1)
-    integer, every = backend.product_counts(denoiser.network)
-    assert every == product_count(lowered) >= 20 and integer >= every - 1, (
-        "one of the smallest may run in floating point"
-    )
+    file = folder / backend.FILE
+    runs = executed(backend.of_rows(file, 8), backend.compiled(file, 1, 8))
+    assert len(runs.every) == product_count(lowered) + 2 * len(attached.adapter.attentions()) and len(runs.every) > 20
+    assert sum(product.kind != "MatMul" for product in runs.integer) == product_count(lowered)
     return denoiser
 
 
@@ -75,6 +77,7 @@ def test_every_layer_runs_in_integers_at_every_step_and_batch_size(name: str, tm
 def test_conditions_are_inputs(family: str, tmp_path: Path) -> None:
     attached = families.wrapped(family, families.plain(), torch.float32)
     cond = families.cond(family, dtype=torch.float32)
+    cast(Any, attached.adapter).inner.tokens = families.TOKENS
     check(attached, deployed(attached, tmp_path), int(TIMESTEPS[1]), cond)
 
 
@@ -137,11 +140,12 @@ def test_the_command_samples_and_measures_with_it(small: Path, tmp_path: Path) -
     exported = artifact(tmp_path, "export")
     about = json.loads((exported / "dmq.json").read_text())["about"]
     assert about["floating"] == {} and about["integer_share"] > 0.9 and about["instruction_set"]
-    proof = dmq("verify", found["run"], "backend=openvino", "--json")
+    proof = dmq("verify", found["run"], "backend=openvino", "least_share=0.9", "--json")
     assert proof.code == 0, proof.err
     (row,) = json.loads(proof.out)["verified"].values()
-    assert row["holds"] and row["psnr"] > 40 and row["farthest"] <= 1 and row["codes"] > 100_000
-    assert row["products"][0] >= row["products"][1] - 1 > 0 and row["share"] == about["integer_share"]
+    assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["layers"]["codes"] > 100_000
+    assert 0.9 < row["share"] <= 1 and row["layers"]["outputs"] > 100_000
+    assert dmq("verify", found["run"], "backend=openvino", "least_share=1").code == 1
     handed = dmq(*words("export", small, tmp_path, *run, "format=openvino", "--json"))
     card = (Path(json.loads(handed.out)["exported"]) / "README.md").read_text()
     assert "of all multiplications" in card and about["instruction_set"] in card and "DiffusionPipeline" not in card
@@ -174,18 +178,15 @@ def test_an_export_for_another_processor_is_refused(tmp_path: Path, monkeypatch:
 
 
 def test_a_network_that_is_not_the_same_is_told() -> None:
-    made = {
-        "backend": "openvino",
-        "instruction_set": "avx2",
-        "codes": 10**6,
-        "images": 64,
-        "products": (9, 10),
-        "share": 0.9,
-    }
-    assert Proof(flips=100, farthest=1, psnr=40.0, **made).holds  # type: ignore[arg-type]
-    for worse in ({"flips": 101}, {"farthest": 2}, {"psnr": 39.9}):
-        proof = Proof(**{**made, "flips": 100, "farthest": 1, "psnr": 40.0, **worse})  # type: ignore[arg-type]
-        assert not proof.holds and "NOT the same network" in proof.lines() and "9 of 10" in proof.lines()
+    counts: dict[str, Any] = {"flips": 100, "codes": 10**6, "farthest": 1, "far": 100, "outputs": 10**6}
+    rest: dict[str, Any] = {"images": 64, "products": (9, 10), "least_share": 0.9}
+
+    def proof(psnr: float = 40.0, share: float = 0.9, **worse: int) -> Proof:
+        return Proof("openvino", "avx2", Differences(**{**counts, **worse}), psnr=psnr, share=share, **rest)
+
+    assert proof().holds and "9 of 10" in proof().lines()
+    for other in (proof(flips=101), proof(farthest=2), proof(far=101), proof(psnr=39.9), proof(share=0.89)):
+        assert not other.holds and "NOT the same network" in other.lines()
 
 
 def test_what_is_no_run_is_not_verified(tmp_path: Path) -> None:

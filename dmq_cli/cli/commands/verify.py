@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,7 +25,11 @@ Checks = Iterator[tuple[str, Callable[[], object]]]
 
 
 @click.command(context_settings=HELP)
-@click.argument("words", nargs=-1, metavar="[RUN | STAGE/KEY | EXPORTED]... [backend=NAME] [runtime.outputs=FOLDER]")
+@click.argument(
+    "words",
+    nargs=-1,
+    metavar="[RUN | STAGE/KEY | EXPORTED]... [backend=NAME [least_share=0.95]] [runtime.outputs=FOLDER]",
+)
 @with_flags
 @click.pass_context
 def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> None:
@@ -32,22 +37,41 @@ def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> 
 
     KEY may be its first characters. An exported model is also loaded, and its network has to pack to the same integers again.
     Ends with 1 if anything is damaged. With backend=openvino the networks of runs are compared, as they are simulated and as they run
-    in integers: codes, images, and what really is in integers.
+    in integers: codes, outputs of layers, images, and what really is in integers, of which least_share=0.95 asks for 95 %.
     """
     backends = [word.removeprefix("backend=") for word in words if word.startswith("backend=")]
-    what = [word for word in words if not word.startswith(("runtime.outputs=", "backend="))]
-    if backends:
-        run(context, flags, lambda on: _prove(what, backends[-1], on))
+    shares = [word.removeprefix("least_share=") for word in words if word.startswith("least_share=")]
+    what = [word for word in words if not word.startswith(("runtime.outputs=", "backend=", "least_share="))]
+    if backends or shares:
+        run(context, flags, lambda on: _prove(what, backends, _share(shares), on))
     settings = [word for word in words if word.startswith("runtime.outputs=")]
     run(context, flags, lambda on: _verify(what, outputs_of("verify", settings), on))
 
 
-def _prove(what: Sequence[str], backend: str, flags: set[str]) -> None:
+def _share(words: Sequence[str]) -> float:
+    """The last share that was asked for, in 0..1; 0 without. Raises ConfigError for anything else."""
+    if not words:
+        return 0.0
+    try:
+        share = float(words[-1])
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ConfigError(f"least_share={words[-1]} was asked for, but is no part of all; give a number from 0 to 1.")
+    return share
+
+
+def _prove(what: Sequence[str], backends: Sequence[str], least_share: float, flags: set[str]) -> None:
+    if not backends:
+        raise ConfigError(
+            "least_share was given without backend, and only deployed networks have one; add backend=openvino."
+        )
+    backend = backends[-1]
     if not what:
         raise ConfigError(f"Nothing was given to be verified with backend={backend}; give the folder of a run.")
     from dmq_cli.stages.verified import verify_deployed
 
-    proofs = {word: verify_deployed(Path(word).expanduser(), backend) for word in what}
+    proofs = {word: verify_deployed(Path(word).expanduser(), backend, least_share) for word in what}
     rows = {word: {**asdict(proof), "holds": proof.holds} for word, proof in proofs.items()}
     text = "\n".join(f"{word}\n{proof.lines()}" for word, proof in proofs.items())
     if all(proof.holds for proof in proofs.values()):
@@ -57,7 +81,7 @@ def _prove(what: Sequence[str], backend: str, flags: set[str]) -> None:
         show({}, text, flags)
     failed = [word for word, proof in proofs.items() if not proof.holds]
     error = ArtifactError(
-        f"{failed[0]} was verified with backend={backend}, and is not the network that was simulated; see what it printed."
+        f"{failed[0]} was verified with backend={backend}, and is not the network that was simulated, or has less in integers than was asked for; see what it printed."
     )
     error.found = {"verified": rows}
     raise error
