@@ -12,9 +12,16 @@ from dmq_cli import compat
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, Literal, overload
 
-    from dmq_cli.stages.load import Loaded
+    from dmq_cli.stages.load import Loaded, RunDenoiser
+
+    @overload
+    def load(run: str | Path, trusted: Iterable[str] = (), backend: Literal["simulated"] = "simulated") -> Loaded: ...
+
+    @overload
+    def load(run: str | Path, trusted: Iterable[str] = (), backend: str = "simulated") -> RunDenoiser: ...
+
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "quantize"]
@@ -22,18 +29,19 @@ __all__ = ["__version__", "load", "quantize"]
 compat.install()
 
 
-def load(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
-    """The model of a run folder (`outputs/runs/<verb>/<time>-<key>`) as a Denoiser: eps = model(sample, timestep).
+def load(run: str | Path, trusted: Iterable[str] = (), backend: str = "simulated") -> RunDenoiser:
+    """The model of a run folder (`outputs/runs/<verb>/<time>-<key>`), or of one of dmq export, as a Denoiser: eps = model(sample, timestep).
 
     model.sample("0-15") draws with the run's own sampler, model.as_pipeline() is that as a pipeline of diffusers'.
     trusted: classes besides dmq's own, by their `_target_`, that the run's configuration may name; they are imported and
-    called, so name only what you have read. Artifacts and model files are checked against the hashes that were recorded.
+    called, so name only what you have read. backend: openvino, onnx or pytorch run the network in 8-bit integers on the CPU; such a model has
+    sample, and no network or pipeline. Artifacts and model files are checked against the hashes that were recorded.
     Raises ArtifactError for a folder that is no finished run of correct, sample or evaluate, whose artifacts are lost or
     altered, or whose trusted code changed since, ModelError for model files that did, ConfigError for a class that is not trusted.
     """
     from dmq_cli.stages.load import load_run
 
-    return load_run(run, trusted)
+    return load_run(run, trusted, backend)
 
 
 def quantize(

@@ -59,8 +59,11 @@ class Lowered:
     floating: dict[str, str] = field(default_factory=dict)
 
 
-def lower(attached: Attached, limit: int = 127) -> Lowered:
-    """Rewrite a copy of a fitted network. limit: the greatest integer of a weight that the runtime multiplies exactly."""
+def lower(attached: Attached, limit: int = 127, piece: type[Piece] | None = None) -> Lowered:
+    """Rewrite a copy of a fitted network.
+
+    limit: the greatest integer of a weight that the runtime multiplies exactly; piece: the form of integer layers, None: the one above.
+    """
     network = copy.deepcopy(attached)
     freeze(network)
     bake(network)
@@ -70,7 +73,7 @@ def lower(attached: Attached, limit: int = 127) -> Lowered:
             lowered.floating[name] = reason
             continue
         parent, _, child = name.rpartition(".")
-        setattr(network.model.get_submodule(parent), child, IntegerLayer(layer, limit))
+        setattr(network.model.get_submodule(parent), child, IntegerLayer(layer, limit, piece or Piece))
         lowered.integer.append(name)
     for attention in network.adapter.attentions():
         module = network.model.get_submodule(attention.name)
@@ -176,8 +179,8 @@ class IntegerLayer(nn.Module):
     branch_down: Tensor | None
     branch_up: Tensor | None
 
-    def __init__(self, layer: QuantMixin, limit: int) -> None:
-        """limit: the greatest integer of a weight that the runtime multiplies exactly."""
+    def __init__(self, layer: QuantMixin, limit: int, piece: type[Piece]) -> None:
+        """limit: the greatest integer of a weight that the runtime multiplies exactly; piece: the form of its parts."""
         super().__init__()
         weights = layer.weight_quantizer
         self.convolves = isinstance(layer, nn.Conv2d)
@@ -185,7 +188,7 @@ class IntegerLayer(nn.Module):
         latent = torch.split(layer.latent_weight().detach(), self.sizes, 1)
         pairs = zip(_parts(layer.input_quantizer), _parts(weights), latent, strict=True)
         self.pieces = nn.ModuleList(
-            _Piece(layer, source, quantizer, weight, limit) for source, quantizer, weight in pairs
+            piece(layer, source, quantizer, weight, limit) for source, quantizer, weight in pairs
         )
         bias: Tensor | None = layer.get_parameter("bias") if cast(Any, layer).bias is not None else None  # type: ignore[attr-defined]
         self.register_buffer("bias", bias if bias is None else self._by_channel(bias.detach()))
@@ -198,12 +201,12 @@ class IntegerLayer(nn.Module):
         if self.channel_scale is not None:
             x = x / self._by_channel(self.channel_scale)
         parts = torch.split(x, self.sizes, 1 if self.convolves else -1)
-        return [cast(_Piece, piece).code_differences(part) for piece, part in zip(self.pieces, parts, strict=True)]
+        return [cast(Piece, piece).code_differences(part) for piece, part in zip(self.pieces, parts, strict=True)]
 
     @property
     def products(self) -> int:
         """Integer products of one call."""
-        return sum(len(cast(_Piece, piece).weights) for piece in self.pieces)
+        return sum(len(cast(Piece, piece).weights) for piece in self.pieces)
 
     def _by_channel(self, values: Tensor) -> Tensor:
         return values.view(-1, 1, 1) if self.convolves else values
@@ -222,7 +225,7 @@ class IntegerLayer(nn.Module):
         return total
 
 
-class _Piece(nn.Module):
+class Piece(nn.Module):
     """One input with one weight."""
 
     total: Tensor
@@ -233,12 +236,15 @@ class _Piece(nn.Module):
         scale, zero_point = weight_quantizer.scale(weight)
         integers = weight_quantizer.codes(weight) - zero_point
         self.layer = (layer if isinstance(layer, nn.Conv2d) else None,)  # no submodule
-        self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in _cut(integers, limit))
+        self.weights = nn.ModuleList(self._weight(part, scale * 2**shift) for shift, part in _cut(integers, limit))
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else total)
         self.static = StaticQuantizer(quantizer) if _is_static(quantizer) else None
         self.source, self.simulated = quantizer.scale, (quantizer,)
         self.lo, self.levels = quantizer.grid.lo, quantizer.grid.hi - quantizer.grid.lo + 1
+
+    def _weight(self, integers: Tensor, scale: Tensor) -> nn.Module:
+        return _Weight(integers, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """The part of the layer's output, without the bias."""

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.deploy.lower import IntegerLayer, lower
-from dmq_cli.deploy.openvino import FILE, compiled, instruction_set, product_counts, weight_limit
+from dmq_cli.deploy.backends import BACKENDS
+from dmq_cli.deploy.lower import IntegerLayer, Piece, lower
+from dmq_cli.deploy.processor import instruction_set, weight_limit
 from dmq_cli.errors import ArtifactError
 from dmq_cli.metrics import Protocol
 from dmq_cli.metrics.psnr import Psnr
@@ -82,10 +83,11 @@ def verify_deployed(run: Path, backend: str) -> Proof:
     exported = stages.ensure("export", config)
     about = read_json(exported / "dmq.json")["about"]
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
-    flips, codes, farthest = code_flips(attached, build.calibration(stages.ensure("calibset", config), 16, IMAGES))
+    calls = build.calibration(stages.ensure("calibset", config), 16, IMAGES)
+    flips, codes, farthest = code_flips(attached, calls, BACKENDS[backend].piece)
     return Proof(
         backend, instruction_set(), flips, codes, farthest, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
-        product_counts(compiled(exported / FILE)), about["integer_share"],
+        BACKENDS[backend].product_counts(exported), about["integer_share"],
     )  # fmt: skip
 
 
@@ -107,12 +109,12 @@ def _psnr(first: Pixels, second: Pixels, protocol: Protocol) -> float:
 
 
 @torch.no_grad()
-def code_flips(attached: Attached, calls: Iterable[Call]) -> tuple[int, int, int]:
+def code_flips(attached: Attached, calls: Iterable[Call], piece: type[Piece]) -> tuple[int, int, int]:
     """Count the codes of layers' inputs that the deployed form rounds otherwise than the simulated one, from the same float32 inputs.
 
-    calls: batches of the network's inputs. Returns differing codes, all codes, and the greatest difference.
+    calls: batches of the network's inputs; piece: the deployed form. Returns differing codes, all codes, and the greatest difference.
     """
-    lowered = lower(attached, weight_limit())
+    lowered = lower(attached, weight_limit(), piece)
     freeze(attached)
     bake(attached)
     counts = [0, 0, 0]
