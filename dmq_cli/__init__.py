@@ -5,28 +5,29 @@ In Python, `dmq_cli.quantize(unet, scheduler)` quantizes a model, and `dmq_cli.l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from dmq_cli import compat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Any, Literal, overload
+    from typing import Any, Literal
 
     from dmq_cli.stages.load import Loaded, RunDenoiser
-
-    @overload
-    def load(run: str | Path, trusted: Iterable[str] = (), backend: Literal["simulated"] = "simulated") -> Loaded: ...
-
-    @overload
-    def load(run: str | Path, trusted: Iterable[str] = (), backend: str = "simulated") -> RunDenoiser: ...
-
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "quantize"]
 
 compat.install()
+
+
+@overload
+def load(run: str | Path, trusted: Iterable[str] = (), backend: Literal["simulated"] = "simulated") -> Loaded: ...
+
+
+@overload
+def load(run: str | Path, trusted: Iterable[str] = (), *, backend: str) -> RunDenoiser: ...
 
 
 def load(run: str | Path, trusted: Iterable[str] = (), backend: str = "simulated") -> RunDenoiser:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmq_cli.deploy import onnx, openvino, pytorch
+from dmq_cli.deploy import onednn, onnx, onnx_product, openvino, pytorch
 from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.index import FILE
 from dmq_cli.deploy.lower import Lowered, Piece, lower
@@ -42,11 +42,11 @@ BACKENDS: Mapping[str, Backend] = {
         lambda folder: openvino.product_counts(openvino.compiled(folder / openvino.FILE)),
     ),
     "onnx": Backend(
-        "An ONNX graph for onnxruntime", "dmq-cli[onnx]", onnx.runtime, onnx.OnnxPiece, onnx.write_onnx, onnx.OnnxDenoiser,
+        "An ONNX graph for onnxruntime", "dmq-cli[onnx]", onnx.runtime, onnx_product.OnnxPiece, onnx.write_onnx, onnx.OnnxDenoiser,
         onnx.product_counts,
     ),
     "pytorch": Backend(
-        "Packed integers for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, pytorch.OnednnPiece, None, pytorch.denoiser,
+        "Packed integers for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
         pytorch.product_counts,
     ),
 }  # fmt: skip

@@ -206,7 +206,7 @@ class IntegerLayer(nn.Module):
     @property
     def products(self) -> int:
         """Integer products of one call."""
-        return sum(len(cast(Piece, piece).weights) for piece in self.pieces)
+        return sum(cast(Piece, piece).count for piece in self.pieces)
 
     def _by_channel(self, values: Tensor) -> Tensor:
         return values.view(-1, 1, 1) if self.convolves else values
@@ -232,19 +232,19 @@ class Piece(nn.Module):
 
     def __init__(self, layer: QuantMixin, source: nn.Module, weights: nn.Module, weight: Tensor, limit: int) -> None:
         super().__init__()
+        self.layer = (layer if isinstance(layer, nn.Conv2d) else None,)  # no submodule
+        self._take(layer, source, weights, weight, limit)
+
+    def _take(self, layer: QuantMixin, source: nn.Module, weights: nn.Module, weight: Tensor, limit: int) -> None:
         quantizer, weight_quantizer = _quantizer(source), _quantizer(weights)
         scale, zero_point = weight_quantizer.scale(weight)
         integers = weight_quantizer.codes(weight) - zero_point
-        self.layer = (layer if isinstance(layer, nn.Conv2d) else None,)  # no submodule
-        self.weights = nn.ModuleList(self._weight(part, scale * 2**shift) for shift, part in _cut(integers, limit))
+        self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in cut(integers, limit))
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else total)
         self.static = StaticQuantizer(quantizer) if _is_static(quantizer) else None
         self.source, self.simulated = quantizer.scale, (quantizer,)
         self.lo, self.levels = quantizer.grid.lo, quantizer.grid.hi - quantizer.grid.lo + 1
-
-    def _weight(self, integers: Tensor, scale: Tensor) -> nn.Module:
-        return _Weight(integers, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """The part of the layer's output, without the bias."""
@@ -254,6 +254,11 @@ class Piece(nn.Module):
         moved = zero_point - self.lo
         moved_back: Tensor = (self._map(self._codes(self._pad(x)), padded=True) - moved * self.total) * scale
         return moved_back
+
+    @property
+    def count(self) -> int:
+        """Integer products of one call."""
+        return len(self.weights)
 
     def _codes(self, x: Tensor) -> Tensor:
         """Codes from 0 on, in the table form."""
@@ -321,7 +326,7 @@ def _quantizer(module: nn.Module) -> TensorQuantizer:
     return module
 
 
-def _cut(integers: Tensor, limit: int) -> Iterator[tuple[int, Tensor]]:
+def cut(integers: Tensor, limit: int) -> Iterator[tuple[int, Tensor]]:
     """Write integers as 2^shift a + c with |a|, |c| <= limit: (shift, a) and, where there is a rest, (0, c)."""
     shift = 0
     while int(torch.floor(integers / 2**shift).abs().max()) > limit:

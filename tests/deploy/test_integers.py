@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmq_cli.deploy.lower import lower
-from dmq_cli.deploy.onnx import OnnxPiece
+from dmq_cli.deploy.onnx_product import OnnxPiece
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant import PerStepScale
 from dmq_cli.wrap import Rule

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from dmq_cli.deploy.lower import IntegerLayer, Lowered, _cut, integer_share, lower
+from dmq_cli.deploy.lower import IntegerLayer, Lowered, cut, integer_share, lower
 from dmq_cli.ops import PerInputChannel
 from dmq_cli.quant import BySnr, DynamicScale, IntervalScale, Log2, MlpScale, PerStepScale, Uniform
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, quantizing
@@ -95,11 +95,11 @@ def test_the_network_that_was_lowered_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5, 64, 127])
-def test_integers_are_cut_into_those_that_fit(limit: int) -> None:
+def test_integers_arecut_into_those_that_fit(limit: int) -> None:
     integers = torch.arange(-255, 256).double()
-    parts = list(_cut(integers, limit))
+    parts = list(cut(integers, limit))
     assert torch.equal(torch.stack([part * 2**shift for shift, part in parts]).sum(0), integers)
     assert int(parts[0][1].abs().max()) <= limit and (len(parts) == 1) == (limit >= 255)
     small = torch.arange(-limit, limit + 1).double()
-    ((shift, part),) = _cut(small, limit)
+    ((shift, part),) = cut(small, limit)
     assert shift == 0 and torch.equal(part, small)

@@ -13,6 +13,7 @@ import torch
 
 from dmq_cli.deploy import onnx as backend
 from dmq_cli.deploy.lower import lower, product_count
+from dmq_cli.deploy.onnx_product import OnnxPiece
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.models import NOISE
 from dmq_cli.quant import PerStepScale
@@ -31,7 +32,7 @@ pytestmark = [
 
 def deployed(attached: Attached, folder: Path, limit: int = 127) -> backend.OnnxDenoiser:
     """The denoiser of a network, whose every layer runs in integers."""
-    lowered = lower(attached, limit, backend.OnnxPiece)
+    lowered = lower(attached, limit, OnnxPiece)
     backend.write_onnx(folder, lowered)
     assert backend.product_counts(folder) == (product_count(lowered),) * 2 and product_count(lowered) >= 20
     return backend.OnnxDenoiser(folder, NOISE, threads=1)

@@ -14,6 +14,8 @@ import dmq_cli
 from dmq_cli.deploy import pytorch as backend
 from dmq_cli.deploy.folder import write_network
 from dmq_cli.deploy.lower import lower, product_count
+from dmq_cli.deploy.onednn import OnednnPiece
+from dmq_cli.deploy.processor import weight_limit
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import NOISE
 from dmq_cli.quant import PerStepScale
@@ -31,7 +33,7 @@ RULES = {
 
 def check(attached: Attached, limit: int = 127, cond: Any = None, rows: int = 8) -> None:
     """Flips move an estimate by a small part of what quantization does to it."""
-    denoiser = backend.PytorchDenoiser(lower(attached, limit, backend.OnednnPiece), NOISE)
+    denoiser = backend.PytorchDenoiser(lower(attached, limit, OnednnPiece), NOISE)
     assert denoiser.sample_shape == attached.adapter.sample_shape()
     for timestep in TIMESTEPS[:1], TIMESTEPS[-1:]:
         sample = data(rows, torch.float32)[0]
@@ -56,7 +58,7 @@ def test_the_kernels_are_those_of_integers(tmp_path: Path) -> None:
     """As PyTorch's profiler sees one call of the network that was read from packed integers."""
     attached = wrapped(scheme(Rule("edge.out.*", bits=32)), torch.float32)
     write_network(tmp_path / "unet", attached, {})
-    every = product_count(lower(attached, backend.weight_limit(), backend.OnednnPiece)) + 1
+    every = product_count(lower(attached, weight_limit(), OnednnPiece)) + 1
     assert backend.product_counts(tmp_path) == (every - 1, every) and every > 40
 
 
@@ -68,7 +70,7 @@ def test_a_build_without_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_timestep_at_a_time() -> None:
-    denoiser = backend.PytorchDenoiser(lower(wrapped(dtype=torch.float32), 127, backend.OnednnPiece), NOISE)
+    denoiser = backend.PytorchDenoiser(lower(wrapped(dtype=torch.float32), 127, OnednnPiece), NOISE)
     with pytest.raises(ConfigError, match="one timestep at a time") as caught:
         denoiser(data(2, torch.float32)[0], torch.tensor([1, 2]))
     one_sentence(caught.value)
