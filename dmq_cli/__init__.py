@@ -5,16 +5,16 @@ In Python, `dmq_cli.quantize(unet, scheduler)` quantizes a model, and `dmq_cli.l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from dmq_cli import compat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, Literal
 
-    from dmq_cli.stages.load import Loaded
+    from dmq_cli.stages.load import Loaded, RunDenoiser
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "quantize"]
@@ -22,18 +22,27 @@ __all__ = ["__version__", "load", "quantize"]
 compat.install()
 
 
-def load(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
-    """The model of a run folder (`outputs/runs/<verb>/<time>-<key>`) as a Denoiser: eps = model(sample, timestep).
+@overload
+def load(run: str | Path, trusted: Iterable[str] = (), backend: Literal["simulated"] = "simulated") -> Loaded: ...
+
+
+@overload
+def load(run: str | Path, trusted: Iterable[str] = (), *, backend: str) -> RunDenoiser: ...
+
+
+def load(run: str | Path, trusted: Iterable[str] = (), backend: str = "simulated") -> RunDenoiser:
+    """The model of a run folder (`outputs/runs/<verb>/<time>-<key>`), or of one of dmq export, as a Denoiser: eps = model(sample, timestep).
 
     model.sample("0-15") draws with the run's own sampler, model.as_pipeline() is that as a pipeline of diffusers'.
     trusted: classes besides dmq's own, by their `_target_`, that the run's configuration may name; they are imported and
-    called, so name only what you have read. Artifacts and model files are checked against the hashes that were recorded.
+    called, so name only what you have read. backend: openvino, onnx or pytorch run the network in 8-bit integers on the CPU; such a model has
+    sample, and no network or pipeline. Artifacts and model files are checked against the hashes that were recorded.
     Raises ArtifactError for a folder that is no finished run of correct, sample or evaluate, whose artifacts are lost or
     altered, or whose trusted code changed since, ModelError for model files that did, ConfigError for a class that is not trusted.
     """
     from dmq_cli.stages.load import load_run
 
-    return load_run(run, trusted)
+    return load_run(run, trusted, backend)
 
 
 def quantize(

@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dmq_cli.choices import compose_words
 from dmq_cli.errors import ConfigError
@@ -38,7 +38,8 @@ def quantize(
     from dmq_cli.stages.verbs import run
 
     command = shlex.join(["dmq", "correct", *words, *overrides])
-    return load_run(run({**config, "overrides": from_words([*words, *overrides])}, command, quiet=True)["run"])
+    folder = run({**config, "overrides": from_words([*words, *overrides])}, command, quiet=True)["run"]
+    return cast("Loaded", load_run(folder))
 
 
 def composed(verb: str, words: Sequence[str]) -> dict[str, Any]:

@@ -56,6 +56,9 @@ ONLY_IN = {
     "torchmetrics": {"metrics"},
     "lpips": {"metrics"},
     "openvino": {"deploy"},
+    "onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
+    "onnxscript": {"deploy"},
 }
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from dmq_cli.deploy.executed import executed
+from dmq_cli.deploy.backends import graph_backend
 from dmq_cli.deploy.folder import read_network
 from dmq_cli.deploy.index import read_index
-from dmq_cli.deploy.openvino import FILE, compiled, of_rows
 from dmq_cli.deploy.packed import packed
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.models.folder import tokens_of
@@ -21,11 +20,10 @@ from dmq_cli.store.tensors import check_finite, load_tensors
 def check(folder: Path) -> int:
     """Check every file of the folder, load its network, and pack that again: every tensor has to be the same, codes included.
 
-    The network of an OpenVINO export is compiled. Returns the number of tensors that were compared, or of products that it makes. Raises ArtifactCorruptError, ModelError and NumericsError.
+    The graph of a backend is compiled. Returns the number of tensors that were compared, or of products that it makes. Raises ArtifactCorruptError, ModelError and NumericsError.
     """
-    read_index(folder)
-    if (folder / FILE).is_file():
-        return len(executed(of_rows(folder / FILE, 1), compiled(folder / FILE, rows=1)).every)
+    if (backend := graph_backend(read_index(folder)["config"]["format"])) is not None:
+        return backend.ran(folder, 1).every
     network = network_folder(folder)
     stored = load_tensors(network / WEIGHTS)
     check_finite(stored, f"The exported weights in {network}")

@@ -64,8 +64,8 @@ def _macs(node: Any, kind: str) -> int:
     first, second = (list(node.input_value(port).get_shape()) for port in range(2))
     output = list(node.get_output_shape(0))
     if kind == "MatMul":
-        return math.prod(output) * (math.prod(first) // math.prod(output[:-1]))
+        return int(math.prod(output) * (math.prod(first) // math.prod(output[:-1])))
     if kind in ("Deconvolution", "ConvolutionBackpropData"):
-        return math.prod(first) * math.prod(second) // first[1]
+        return int(math.prod(first) * math.prod(second) // first[1])
     channels = output[-1] if kind == "FullyConnected" else output[1]
-    return math.prod(output) * math.prod(second) // channels
+    return int(math.prod(output) * math.prod(second) // channels)

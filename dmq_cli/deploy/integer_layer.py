@@ -29,8 +29,8 @@ class IntegerLayer(nn.Module):
     branch_down: Tensor | None
     branch_up: Tensor | None
 
-    def __init__(self, layer: QuantMixin, limit: int) -> None:
-        """limit: the greatest integer of a weight that the runtime multiplies exactly."""
+    def __init__(self, layer: QuantMixin, limit: int, form: type[Piece]) -> None:
+        """limit: the greatest integer of a weight that the runtime multiplies exactly; form: of its parts."""
         super().__init__()
         weights = layer.weight_quantizer
         self.convolves = isinstance(layer, nn.Conv2d)
@@ -38,7 +38,7 @@ class IntegerLayer(nn.Module):
         latent = torch.split(layer.latent_weight().detach(), self.sizes, 1)
         pairs = zip(parts_of(layer.input_quantizer), parts_of(weights), latent, strict=True)
         self.pieces = nn.ModuleList(
-            _Piece(layer, source, quantizer, weight, limit) for source, quantizer, weight in pairs
+            form(layer, source, quantizer, weight, limit) for source, quantizer, weight in pairs
         )
         bias: Tensor | None = layer.get_parameter("bias") if cast(Any, layer).bias is not None else None  # type: ignore[attr-defined]
         self.register_buffer("bias", bias if bias is None else self._by_channel(bias.detach()))
@@ -48,7 +48,7 @@ class IntegerLayer(nn.Module):
 
     def quantizers(self) -> list[nn.Module]:
         """The quantizer of each part of the input."""
-        return [cast(_Piece, piece).quantizer for piece in self.pieces]
+        return [cast(Piece, piece).quantizer for piece in self.pieces]
 
     def quantized(self, x: Tensor) -> list[Tensor]:
         """Each part of an input x of the layer behind its quantizer, as the layer multiplies it."""
@@ -59,15 +59,15 @@ class IntegerLayer(nn.Module):
         pairs = zip(self._parts(x), quantized, strict=True)
         return [piece.code_differences(part, behind) for (piece, part), behind in pairs]
 
-    def _parts(self, x: Tensor) -> list[tuple[_Piece, Tensor]]:
+    def _parts(self, x: Tensor) -> list[tuple[Piece, Tensor]]:
         """Each piece with its part of the input."""
         parts = torch.split(self._scaled(x), self.sizes, 1 if self.convolves else -1)
-        return [(cast(_Piece, piece), part) for piece, part in zip(self.pieces, parts, strict=True)]
+        return [(cast(Piece, piece), part) for piece, part in zip(self.pieces, parts, strict=True)]
 
     @property
     def products(self) -> int:
         """Integer products of one call."""
-        return sum(cast(_Piece, piece).products for piece in self.pieces)
+        return sum(cast(Piece, piece).products for piece in self.pieces)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.channel_scale is None else x / self._by_channel(self.channel_scale)
@@ -86,27 +86,36 @@ class IntegerLayer(nn.Module):
         return total
 
 
-class _Piece(nn.Module):
-    """One input with one weight. moved_by: what its integers were moved by, times their scale; None: nothing."""
+class Piece(nn.Module):
+    """One input with one weight. moved_by: what its integers were moved by, times their scale; None: nothing.
+
+    attention: whether attention's products are in integers beside layers of this form.
+    """
 
     total: Tensor
     moved_by: Tensor | None
+    attention = True
 
     def __init__(self, layer: QuantMixin, source: nn.Module, weights: nn.Module, weight: Tensor, limit: int) -> None:
         super().__init__()
+        self.layer = (layer if isinstance(layer, nn.Conv2d) else None,)  # no submodule
         quantizer, weight_quantizer = _quantizer(source), _quantizer(weights)
         scale, zero_point = weight_quantizer.scale(weight)
         integers = weight_quantizer.codes(weight) - zero_point
-        self.layer = (layer if isinstance(layer, nn.Conv2d) else None,)  # no submodule
+        self.simulated = (quantizer,)
+        self._take(layer, integers, scale, limit)
+
+    def _take(self, layer: QuantMixin, integers: Tensor, scale: Tensor, limit: int) -> None:
+        """Take the integers of the weight and their scale in this form."""
+        (quantizer,) = self.simulated
         by_output = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
-        offset = _offsets(integers, limit) if getattr(layer, "groups", 1) == 1 else torch.zeros(())
-        self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in _cut(integers - offset, limit))
+        offset = offsets(integers, limit) if getattr(layer, "groups", 1) == 1 else torch.zeros(())
+        self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in cut(integers - offset, limit))
         moves = bool(offset.any())
         self.ones = _Weight(torch.ones_like(integers[:1]), torch.ones_like(scale).mean()) if moves else None
         self.register_buffer("moved_by", (offset * scale).view(by_output) if moves else None)
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(by_output))
-        self.simulated = (quantizer,)
         self.quantizer = StaticQuantizer(quantizer) if is_static(quantizer) else TableQuantizer(quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +193,7 @@ def _quantizer(module: nn.Module) -> TensorQuantizer:
     return module
 
 
-def _cut(integers: Tensor, limit: int) -> Iterator[tuple[int, Tensor]]:
+def cut(integers: Tensor, limit: int) -> Iterator[tuple[int, Tensor]]:
     """Write integers as 2^shift a + c with |a|, |c| <= limit, or -128: (shift, a) and, where there is a rest, (0, c)."""
     shift = 0
     while not _fits(torch.floor(integers / 2**shift), limit):
@@ -203,7 +212,7 @@ def _least(limit: int) -> int:
     return -limit - 1 if limit == _EXACT else -limit
 
 
-def _offsets(integers: Tensor, limit: int) -> Tensor:
+def offsets(integers: Tensor, limit: int) -> Tensor:
     """The least that the integers of each output channel have to be moved by to fit; 0 for all where those of one span too much."""
     least = _least(limit)
     low, high = torch.aminmax(integers.flatten(1), dim=1)

@@ -24,7 +24,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dmq_cli.deploy.integer_attention import PAIRS, IntegerAttention, product_name
-from dmq_cli.deploy.integer_layer import IntegerLayer, parts_of
+from dmq_cli.deploy.integer_layer import IntegerLayer, Piece, parts_of
 from dmq_cli.deploy.integer_quantizers import StaticQuantizer, is_static
 from dmq_cli.diagnose import product_macs
 from dmq_cli.models import Site
@@ -44,8 +44,11 @@ class Lowered:
     floating: dict[str, str] = field(default_factory=dict)
 
 
-def lower(attached: Attached, limit: int = 127) -> Lowered:
-    """Rewrite a copy of a fitted network. limit: the greatest integer of a weight that the runtime multiplies exactly."""
+def lower(attached: Attached, limit: int = 127, form: type[Piece] = Piece) -> Lowered:
+    """Rewrite a copy of a fitted network.
+
+    limit: the greatest integer of a weight that the runtime multiplies exactly; form: of integer layers.
+    """
     network = copy.deepcopy(attached)
     freeze(network)
     bake(network)
@@ -55,14 +58,15 @@ def lower(attached: Attached, limit: int = 127) -> Lowered:
             lowered.floating[name] = reason
             continue
         parent, _, child = name.rpartition(".")
-        setattr(network.model.get_submodule(parent), child, IntegerLayer(layer, limit))
+        setattr(network.model.get_submodule(parent), child, IntegerLayer(layer, limit, form))
         lowered.integer.append(name)
     for attention in network.adapter.attentions():
-        _lower_attention(lowered, attention.name, limit)
+        _lower_attention(lowered, attention.name, limit if form.attention else None)
     return lowered
 
 
-def _lower_attention(lowered: Lowered, name: str, limit: int) -> None:
+def _lower_attention(lowered: Lowered, name: str, limit: int | None) -> None:
+    """limit: None for a backend that multiplies activations in floating point."""
     module: Any = lowered.attached.model.get_submodule(name)
     quantizers = {slot: getattr(module, f"{slot}_quantizer") for slot in ATTENTION_SLOTS}
     reasons = {
@@ -78,8 +82,10 @@ def _lower_attention(lowered: Lowered, name: str, limit: int) -> None:
     lowered.floating |= {product: reason for product, reason in reasons.items() if reason}
 
 
-def _why_no_product(factors: Sequence[nn.Module], limit: int) -> str:
+def _why_no_product(factors: Sequence[nn.Module], limit: int | None) -> str:
     """Why a product of two activations is computed in floating point; "" where it is not."""
+    if limit is None:
+        return "this backend multiplies activations with each other in floating point"
     if any(isinstance(factor, FullPrecision) for factor in factors):
         return "one of its factors is in full precision"
     if reason := next(filter(None, map(_why_not, factors)), ""):

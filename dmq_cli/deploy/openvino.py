@@ -1,7 +1,6 @@
 """OpenVINO: the lowered network as an IR with integer convolutions and matrix products, and the IR as a Denoiser.
 
-Precision is pinned to float32 around the integers: OpenVINO's own default may be bfloat16. Where the processor multiplies u8 by s8 in
-16 bits (AVX2 without VNNI), two products of 255 times more than 64 overflow, so weights are kept within 64 there (lower.py cuts the others).
+Precision is pinned to float32 around the integers: OpenVINO's own default may be bfloat16.
 """
 
 from __future__ import annotations
@@ -15,17 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmq_cli.deploy.index import FILE as INDEX
+from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.lower import Lowered
 from dmq_cli.deploy.names import PREFIX, naming
 from dmq_cli.deploy.traced import input_names, traced
-from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
+from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.models.prediction import Prediction
-from dmq_cli.store import read_json
 
 FILE = "openvino/network.xml"
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-_EXACT, _SATURATING = 127, 64
 
 
 def runtime() -> Any:
@@ -37,37 +34,6 @@ def runtime() -> Any:
             "OpenVINO was asked for, but the package openvino is not installed; run: pip install 'dmq-cli[openvino]'."
         ) from error
     return openvino
-
-
-def instruction_set() -> str:
-    """The widest integer instructions of this processor: amx_int8, avx512_vnni, avx_vnni, avx512, avx2 or none of these."""
-    flags = torch.backends.cpu.get_cpu_capability().lower()
-    file = Path("/proc/cpuinfo")
-    known = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else flags
-    names = {
-        "amx_int8": "amx_int8",
-        "avx512_vnni": "avx512_vnni",
-        "avx_vnni": "avx_vnni",
-        "avx512f": "avx512",
-        "avx2": "avx2",
-    }
-    words = set(known.split())
-    return next((name for flag, name in names.items() if flag in words), flags)
-
-
-def weight_limit() -> int:
-    """The greatest integer of a weight that this processor multiplies exactly."""
-    return _EXACT if "vnni" in instruction_set() or "amx" in instruction_set() else _SATURATING
-
-
-def check_limit(folder: Path) -> None:
-    """Raise ArtifactError for an export whose integers this processor does not multiply exactly."""
-    about = read_json(folder / INDEX)["about"]
-    if about["limit"] > weight_limit():
-        raise ArtifactError(
-            f"The network in {folder} was exported for processors with {about['instruction_set']}, but this one has {instruction_set()}, where"
-            " its products overflow; export it again here."
-        )
 
 
 def write_openvino(folder: Path, lowered: Lowered) -> None:
@@ -161,33 +127,26 @@ def _input_name(port: Any) -> str:
     return str(name)
 
 
-class OpenVinoDenoiser:
-    """The deployed network as a Denoiser."""
+class OpenVinoDenoiser(DeployedDenoiser):
+    """The graph as a Denoiser."""
 
     def __init__(self, folder: Path, prediction: Prediction, threads: int | None = None) -> None:
         """folder: of the export; prediction: what the network predicts."""
-        self.prediction = prediction
+        super().__init__(prediction)
         self.file, self.threads = folder / FILE, threads
         self._shapes = {_input_name(port): _row_shape(port) for port in read_model(self.file).inputs}
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample, (C, H, W)."""
+        """See DeployedDenoiser."""
         return self._shapes["sample"]
 
-    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        times = timestep.reshape(-1)
-        if len(times) > 1 and bool((times != times[0]).any()):
-            raise ConfigError(
-                "The deployed network runs at one timestep at a time; give all samples of a call the same."
-            )
-        inputs = {"sample": sample.float(), "timestep": times[:1]}
-        inputs |= dict(cond) if isinstance(cond, Mapping) else {}
+    def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """See DeployedDenoiser."""
         self._check(inputs)
         arrays = {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in inputs.items()}
-        network = compiled(self.file, self.threads, len(sample))
-        output = torch.from_numpy(network(arrays)[0].copy()).to(sample)
-        return self.prediction.noise(output, sample, timestep)
+        network = compiled(self.file, self.threads, len(inputs["sample"]))
+        return torch.from_numpy(network(arrays)[0].copy())
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
         """The runtime gives no rows, and no error, for some shapes that it was not compiled for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -44,7 +44,7 @@ class DmqPipeline(DiffusionPipeline):  # type: ignore[misc]
                     " DiffusionPipeline.from_pretrained."
                 )
             folder = Path(str(self._network.config._name_or_path)).parent  # type: ignore[union-attr]
-            self._inner = load_exported(folder, quantizer.attached).as_pipeline()
+            self._inner = cast(Any, load_exported(folder, quantizer.attached)).as_pipeline()
         return self._inner
 
     def to(self, *place: Any, **named: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dmq_cli.calib import Strategy
 from dmq_cli.correct import CorrectionMethod
+from dmq_cli.deploy.backends import BACKENDS, check_limit, graph_backend
 from dmq_cli.deploy.folder import read_network
-from dmq_cli.deploy.openvino import OpenVinoDenoiser, check_limit
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.metrics import Protocol
 from dmq_cli.models import (
@@ -160,10 +160,12 @@ def denoiser(config: Mapping[str, Any], runtime: Mapping[str, Any], inputs: Mapp
 
     inputs: folders of the artifacts it is made from, by stage; without `reconstruct` it is the full-precision network.
     """
-    if "backend" in config or config.get("exported", {}).get("format") == "openvino":
+    form = config.get("backend") or config.get("exported", {}).get("format")
+    if (backend := BACKENDS.get(form)) is not None:
         folder = inputs["export"] if "backend" in config else Path(config["exported"]["path"])
-        check_limit(folder)
-        deployed = OpenVinoDenoiser(folder, prediction_of(model_schedule(config["model"])), runtime["threads"])
+        if graph_backend(form):
+            check_limit(folder)
+        deployed = backend.denoiser(folder, prediction_of(model_schedule(config["model"])), runtime["threads"])
         return Estimator(deployed, deployed.sample_shape, correction(config, folder / "correction"))
     if "exported" in config:
         folder = Path(config["exported"]["path"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.deploy.backends import BACKENDS
 from dmq_cli.deploy.folder import METHOD
 from dmq_cli.deploy.index import read_index
 from dmq_cli.errors import ArtifactError
@@ -43,9 +44,9 @@ from diffusers import DiffusionPipeline
 
 DiffusionPipeline.from_pretrained("{title}")(seeds="0-3").images[0].save("0.png")
 ```"""
-_OPENVINO = """\
-An OpenVINO graph that runs in 8-bit integers on the CPU: {share:.1%} of all multiplications; made for processors with {instruction_set} or better.
-Images are those of the run but for single roundings. It needs `pip install 'dmq-cli[openvino]'`:
+_DEPLOYED = """\
+{graph} that runs in 8-bit integers on the CPU: {share:.1%} of all multiplications; made for processors with {instruction_set} or better.
+Images are those of the run but for single roundings. It needs `pip install '{needs}'`:
 
 ```
 dmq sample model={title} seeds=0-3
@@ -100,9 +101,10 @@ def _card(title: str, content: Mapping[str, Any], command: str, evaluations: Ite
 
 def _use(title: str, content: Mapping[str, Any]) -> str:
     """What the folder holds, and how it is loaded."""
-    about = content["about"]
-    if content["config"]["format"] == "openvino":
-        return _OPENVINO.format(title=title, share=about["integer_share"], instruction_set=about["instruction_set"])
+    about, form = content["about"], content["config"]["format"]
+    if (backend := BACKENDS.get(form)) is not None:
+        numbers = {"share": about["integer_share"], "instruction_set": about["instruction_set"]}
+        return _DEPLOYED.format(title=title, graph=backend.title, needs=backend.needs, **numbers)
     return _PACKED.format(title=title, size=about["cost"]["size_bytes"])
 
 

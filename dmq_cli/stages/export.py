@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli import __version__
+from dmq_cli.deploy.backends import BACKENDS, Backend
 from dmq_cli.deploy.folder import METHOD, network_name, write_network
 from dmq_cli.deploy.index import FORMAT, write_index
 from dmq_cli.deploy.lower import integer_share, lower
-from dmq_cli.deploy.openvino import instruction_set, write_openvino
+from dmq_cli.deploy.processor import instruction_set
 from dmq_cli.diagnose import stored_bytes
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import is_random, model_decoder, model_schedule
@@ -42,9 +43,9 @@ def export(task: Task) -> None:
         copy_file(str(resolve(prompts)), str(task.work / PROMPTS))
     corrected = load_tensors(task.inputs["correct"] / "tables.safetensors")
     about = _about(task, corrected)
-    if task.config["format"] == "openvino":
-        about |= _write_openvino(task, attached)
-    else:
+    if (backend := BACKENDS.get(task.config["format"])) is not None:
+        about |= _write_deployed(task, attached, backend)
+    if backend is None or backend.write is None:
         _write_diffusers(task, attached, network, bool(corrected))
     write_json(task.work / "scheduler" / "scheduler_config.json", model_schedule(model))
     (task.work / "correction").mkdir()
@@ -64,11 +65,12 @@ def _write_diffusers(task: Task, attached: Attached, network: str, corrected: bo
     write_json(task.work / "model_index.json", {"_class_name": "DmqPipeline", **parts})
 
 
-def _write_openvino(task: Task, attached: Attached) -> dict[str, Any]:
+def _write_deployed(task: Task, attached: Attached, backend: Backend) -> dict[str, Any]:
     """The network as it runs in integers. Returns what the index says of it: which layers do, which do not and why."""
     limit = task.config["deployed"]["limit"]
-    lowered = lower(attached, limit)
-    write_openvino(task.work, lowered)
+    lowered = lower(attached, limit, backend.form)
+    if backend.write is not None:
+        backend.write(task.work, lowered)
     share = integer_share(attached, lowered)
     for name, reason in lowered.floating.items():
         _log.info("%s is computed in floating point: %s", name, reason)

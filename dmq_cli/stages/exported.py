@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.deploy.backends import BACKENDS
 from dmq_cli.deploy.index import FILE, is_exported, read_index
-from dmq_cli.deploy.openvino import runtime, weight_limit
+from dmq_cli.deploy.processor import weight_limit
 from dmq_cli.errors import ConfigError, MissingWeightsError, ModelError, nearest
 from dmq_cli.models import is_random
 from dmq_cli.obtain import find_network
@@ -15,8 +16,8 @@ from dmq_cli.paths import resolve
 from dmq_cli.stages.targets import allowed, check_targets
 from dmq_cli.store import file_sha256
 
-FORMATS = ("diffusers", "openvino")
-BACKENDS = ("simulated", "openvino")
+SIMULATED = "simulated"
+FORMATS = ("diffusers", *BACKENDS)
 PROMPTS = "prompts.txt"
 RUNTIME: Mapping[str, Any] = {"device": "cpu", "batch_size": 50, "guidance_calls": 1}
 """How an exported model runs in Python, until it is moved."""
@@ -49,24 +50,32 @@ def deployment(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for a backend that dmq does not know, or that does not fit the verb, the precision or the device.
     """
-    backend, stage = config.get("backend", "simulated"), config["stage"]
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"backend={backend} is not known; use {' or '.join(BACKENDS)}.{nearest(str(backend), BACKENDS)}"
-        )
-    if backend == "simulated":
+    backend, stage = config.get("backend", SIMULATED), config["stage"]
+    check_backend(backend)
+    if backend == SIMULATED:
         return {} if stage != "export" or config["format"] == "diffusers" else {"deployed": {"limit": weight_limit()}}
     if stage not in _VERBS:
         raise ConfigError(
             f"{stage} was asked for backend={backend}, which only samples; use it with sample or evaluate."
         )
+    check_deployable(backend, config)
+    return {"backend": backend, "format": backend, "deployed": {"limit": weight_limit()}}
+
+
+def check_backend(name: str) -> None:
+    """Raise ConfigError for a backend that dmq does not know."""
+    if name not in (known := (SIMULATED, *BACKENDS)):
+        raise ConfigError(f"backend={name} is not known; use {' or '.join(known)}.{nearest(str(name), known)}")
+
+
+def check_deployable(backend: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a precision or device that no backend has, and where this one's package is missing."""
     numerics = config.get("numerics") or {}
     if numerics.get("dtype", "float32") != "float32" or config["runtime"]["device"] != "cpu":
         raise ConfigError(
             f"backend={backend} runs integers, and float32 around them, on the CPU; leave numerics and runtime.device as they are."
         )
-    runtime()
-    return {"backend": backend, "format": backend, "deployed": {"limit": weight_limit()}}
+    BACKENDS[backend].runtime()
 
 
 def as_exported(config: Mapping[str, Any]) -> dict[str, Any]:

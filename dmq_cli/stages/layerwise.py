@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.deploy.backends import RunLayer
 from dmq_cli.deploy.lower import Lowered, integer_layer
 from dmq_cli.models import Call
 from dmq_cli.wrap import Attached, QuantDenoiser, bake, freeze
 
-RunLayer = Callable[[str, Tensor, Tensor], tuple[list[Tensor], Tensor]]
-"""(layer, input, timestep (1,)) to the parts of the input behind their quantizers, and the output: as it is deployed."""
 _STEPS = 255
 
 

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.correct import CorrectedDenoiser
+from dmq_cli.deploy.backends import BACKENDS, check_limit, deployed, graph_backend
 from dmq_cli.deploy.index import is_exported
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError, ModelError
 from dmq_cli.metrics import to_uint8
-from dmq_cli.models import identified
+from dmq_cli.models import Denoiser, identified, model_schedule, prediction_of
 from dmq_cli.quant import StepContext
 from dmq_cli.sampling import Guide, parse_range, sample_images, walk
 from dmq_cli.sampling.pipeline import Drawing, SeedPipeline
 from dmq_cli.stages import build
-from dmq_cli.stages.exported import RUNTIME, in_folder, recorded_config
+from dmq_cli.stages.exported import RUNTIME, SIMULATED, check_backend, check_deployable, in_folder, recorded_config
 from dmq_cli.stages.graph import identity, with_code
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import identify_cond
@@ -32,29 +33,21 @@ _log = logging.getLogger("dmq")
 _STAGES = ("reconstruct", "correct")
 
 
-class Loaded(CorrectedDenoiser):
-    """The quantized, corrected network of a run.
+class RunDenoiser(CorrectedDenoiser):
+    """The quantized, corrected network of a run as a Denoiser, with the run's own sampler.
 
-    network: the diffusers model with its quantizers in place, without the correction, which acts around it. Where the run has a
-    correction, calling the network directly raises ConfigError, unless `uncorrected_network` was read. estimator, denoiser: the
-    network as a Denoiser without the correction, for callers who apply `correction` themselves.
+    estimator, denoiser: the network as a Denoiser without the correction, for callers who apply `correction` themselves.
     """
 
-    def __init__(self, config: Mapping[str, Any], attached: Attached, tables: Path) -> None:
-        """attached: the network with its quantizers; tables: the folder of the correction's."""
-        self.config = config
+    def __init__(self, config: Mapping[str, Any], denoiser: Denoiser, shape: tuple[int, ...], tables: Path) -> None:
+        """denoiser: the quantized network; shape: (C, H, W) of a sample; tables: the folder of the correction's."""
+        self.config, self.shape = config, shape
         self.settings, self.scheduler = build.sampler(config)
         guide = build.guide(config, config["runtime"], config["correct"].get("target"))
-        pair = build.Quantized(config, attached)
         correction = build.correction(config, tables)
-        scale = self.scheduler.scale_model_input
-        super().__init__(pair.quantized, correction, self.scheduler.timesteps, scale, guide)
+        super().__init__(denoiser, correction, self.scheduler.timesteps, self.scheduler.scale_model_input, guide)
         self.decode = build.decoder(config, config["runtime"])
-        self.attached, self.adapter, self.network = pair.attached, pair.attached.adapter, pair.attached.model
         self._warned = False
-        self._guard = _Bare(self.attached.context)
-        if correction is not None:
-            self.network.register_forward_pre_hook(self._guard)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         if self.correction is not None and not self._warned:
@@ -65,15 +58,38 @@ class Loaded(CorrectedDenoiser):
             )
         return super().__call__(sample, timestep, cond)
 
+    def sample(self, seeds: str) -> Tensor:
+        """The images (B, C, H, W) in [-1, 1] that this run's sampler makes of these seeds, e.g. "0-15"."""
+        return self._draw(parse_range(seeds), self.guide)
+
+    def _draw(self, seeds: Sequence[int], guide: Guide) -> Tensor:
+        eta, correction = self.settings.eta, self.correction
+        with torch.inference_mode():
+            steps = walk(self.estimator, self.scheduler, seeds, self.shape, eta=eta, correction=correction, guide=guide)
+            return sample_images(steps, self.decode)
+
+
+class Loaded(RunDenoiser):
+    """The same, as it is simulated in PyTorch.
+
+    network: the diffusers model with its quantizers in place, without the correction, which acts around it. Where the run has a
+    correction, calling the network directly raises ConfigError, unless `uncorrected_network` was read.
+    """
+
+    def __init__(self, config: Mapping[str, Any], attached: Attached, tables: Path) -> None:
+        """attached: the network with its quantizers; tables: the folder of the correction's."""
+        pair = build.Quantized(config, attached)
+        super().__init__(config, pair.quantized, attached.adapter.sample_shape(), tables)
+        self.attached, self.adapter, self.network = pair.attached, pair.attached.adapter, pair.attached.model
+        self._guard = _Bare(self.attached.context)
+        if self.correction is not None:
+            self.network.register_forward_pre_hook(self._guard)
+
     @property
     def uncorrected_network(self) -> nn.Module:
         """The quantized network without the correction; reading it allows direct calls of the network from now on."""
         self._guard.open = True
         return self.network
-
-    def sample(self, seeds: str) -> Tensor:
-        """The images (B, C, H, W) in [-1, 1] that this run's sampler makes of these seeds, e.g. "0-15"."""
-        return self._draw(parse_range(seeds), self.guide)
 
     def as_pipeline(self) -> SeedPipeline:
         """This run as a pipeline of diffusers', with its quantizers, correction and sampler.
@@ -84,12 +100,6 @@ class Loaded(CorrectedDenoiser):
         steps = getattr(self.settings, "num_inference_steps", self.settings.calls)
         drawing = Drawing(self._draw, self.scheduler, self.guide, steps, rounding, move)
         return SeedPipeline(self.network, drawing)
-
-    def _draw(self, seeds: Sequence[int], guide: Guide) -> Tensor:
-        shape, eta, correction = self.adapter.sample_shape(), self.settings.eta, self.correction
-        with torch.inference_mode():
-            steps = walk(self.estimator, self.scheduler, seeds, shape, eta=eta, correction=correction, guide=guide)
-            return sample_images(steps, self.decode)
 
 
 class _Bare:
@@ -106,11 +116,12 @@ class _Bare:
             )
 
 
-def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
+def load_run(run: str | Path, trusted: Iterable[str] = (), backend: str = SIMULATED) -> RunDenoiser:
     """See dmq_cli.load."""
     folder, names = Path(run), frozenset(trusted)
+    check_backend(backend)
     if is_exported(folder):
-        return load_exported(folder)
+        return load_exported(folder, backend=backend)
     if not all((folder / name).is_file() for name in ("config.json", "manifest.json")):
         raise ArtifactError(
             f"{folder} was to be loaded, but is no finished run of correct, sample or evaluate; give a folder like"
@@ -123,24 +134,39 @@ def load_run(run: str | Path, trusted: Iterable[str] = ()) -> Loaded:
     check_model(config)
     try:
         with trusting(names):
-            return Loaded(config, build.attached(config, config["runtime"], state), tables)
+            return _loaded(config, build.attached(config, config["runtime"], state), tables, backend)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArtifactCorruptError(
             f"{folder / 'config.json'} cannot be loaded by this version of dmq ({error!r}); run the command again."
         ) from error
 
 
-def load_exported(folder: Path, attached: Attached | None = None) -> Loaded:
+def load_exported(folder: Path, attached: Attached | None = None, backend: str = SIMULATED) -> RunDenoiser:
     """The model of a folder that dmq export wrote. attached: its network, where it is loaded already; all files are checked first."""
     recorded = {**recorded_config(folder), "runtime": RUNTIME, "exported": {"path": str(folder.absolute())}}
     config = in_folder(recorded)
-    if config["format"] != "diffusers":
+    graph = graph_backend(form := config["format"])
+    if graph is None:
+        network = build.read_attached(folder, RUNTIME) if attached is None else attached
+        return _loaded(config, network, folder / "correction", backend)
+    if backend != form:
         raise ConfigError(
-            f"{folder} was to be loaded, but is an export in the format {config['format']}; sample from it by dmq sample model={folder}, or export"
+            f"{folder} was to be loaded with backend={backend}, but is an export in the format {form}; load it with backend={form}, or export"
             " with format=diffusers."
         )
-    network = build.read_attached(folder, RUNTIME) if attached is None else attached
-    return Loaded(config, network, folder / "correction")
+    check_deployable(backend, config)
+    check_limit(folder)
+    denoiser = graph.denoiser(folder, prediction_of(model_schedule(config["model"])), None)
+    return RunDenoiser(config, denoiser, denoiser.sample_shape, folder / "correction")
+
+
+def _loaded(config: Mapping[str, Any], attached: Attached, tables: Path, backend: str) -> RunDenoiser:
+    """A network with its correction, simulated or as the backend runs it."""
+    if backend == SIMULATED:
+        return Loaded(config, attached, tables)
+    check_deployable(backend, config)
+    denoiser = deployed(BACKENDS[backend], attached, prediction_of(model_schedule(config["model"])), None)
+    return RunDenoiser(config, denoiser, denoiser.sample_shape, tables)
 
 
 def _with_packed_model(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from dmq_cli.deploy.executed import executed
-from dmq_cli.deploy.lower import integer_layer, lower
-from dmq_cli.deploy.openvino import FILE, compiled, instruction_set, of_rows, weight_limit
-from dmq_cli.deploy.single_layers import SingleLayers
+from dmq_cli.deploy.backends import BACKENDS, Backend
+from dmq_cli.deploy.lower import lower
+from dmq_cli.deploy.processor import instruction_set, weight_limit
 from dmq_cli.errors import ArtifactError
 from dmq_cli.metrics import Protocol
 from dmq_cli.metrics.psnr import Psnr
@@ -84,21 +83,20 @@ def verify_deployed(run: Path, backend: str, least_share: float = 0.0) -> Proof:
     simulated = load_images(stages.ensure("sample", {**plain, "format": "diffusers"}))
     exported = stages.ensure("export", config)
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
-    layers = _layers(attached, exported, stages.ensure("calibset", config))
-    rows = min(len(deployed), config["runtime"]["batch_size"])
-    runs = executed(of_rows(exported / FILE, rows), compiled(exported / FILE, config["runtime"]["threads"], rows))
+    layers = _layers(BACKENDS[backend], attached, exported, stages.ensure("calibset", config))
+    ran = BACKENDS[backend].ran(exported, min(len(deployed), config["runtime"]["batch_size"]))
     return Proof(
         backend, instruction_set(), layers, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
-        (len(runs.integer), len(runs.every)), runs.share, least_share,
+        (ran.integer, ran.every), ran.share, least_share,
     )  # fmt: skip
 
 
-def _layers(attached: Attached, exported: Path, calibset: Path) -> Differences:
+def _layers(backend: Backend, attached: Attached, exported: Path, calibset: Path) -> Differences:
     """Compare layers over all steps of the calibration set."""
-    lowered = lower(attached, weight_limit())
-    parts = {name: len(integer_layer(lowered, name).quantizers()) for name in lowered.integer}
-    run = SingleLayers(exported, parts)
-    return compare_layers(attached, lowered, run, build.calibration_by_step(calibset, IMAGES))
+    lowered = lower(attached, weight_limit(), backend.form)
+    return compare_layers(
+        attached, lowered, backend.layers(exported, lowered), build.calibration_by_step(calibset, IMAGES)
+    )
 
 
 def _config(run: Path, backend: str) -> dict[str, Any]:

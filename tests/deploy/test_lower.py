@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from dmq_cli.deploy.integer_layer import IntegerLayer, _cut, _offsets
+from dmq_cli.deploy.integer_layer import IntegerLayer, cut, offsets
 from dmq_cli.deploy.lower import Lowered, integer_share, lower
 from dmq_cli.ops import PerInputChannel
 from dmq_cli.quant import BySnr, DynamicScale, IntervalScale, Log2, MlpScale, PerStepScale, Uniform
@@ -115,16 +115,16 @@ def test_the_network_that_was_lowered_stays_as_it_was() -> None:
 @pytest.mark.parametrize("limit", [1, 5, 64, 127])
 def test_integers_are_cut_into_those_that_fit(limit: int) -> None:
     integers = torch.arange(-255, 256).double()
-    parts = list(_cut(integers, limit))
+    parts = list(cut(integers, limit))
     assert torch.equal(torch.stack([part * 2**shift for shift, part in parts]).sum(0), integers)
     assert int(parts[0][1].max()) <= limit and int(parts[0][1].min()) >= -128 and (len(parts) == 1) == (limit >= 255)
     small = torch.arange(-limit, limit + 1).double()
-    ((shift, part),) = _cut(small, limit)
+    ((shift, part),) = cut(small, limit)
     assert shift == 0 and torch.equal(part, small)
 
 
 def test_channels_are_moved_by_the_least_that_makes_them_fit() -> None:
     integers = torch.tensor([[-100.0, 155.0], [-155.0, 100.0], [-128.0, 127.0], [3.0, 5.0]]).double()
-    assert _offsets(integers, 127).flatten().tolist() == [28, -27, 0, 0]
-    assert _offsets(integers, 64).flatten().tolist() == [0, 0, 0, 0], "one of them spans too much"
-    assert _offsets(integers[3:] + 100, 64).flatten().tolist() == [41]
+    assert offsets(integers, 127).flatten().tolist() == [28, -27, 0, 0]
+    assert offsets(integers, 64).flatten().tolist() == [0, 0, 0, 0], "one of them spans too much"
+    assert offsets(integers[3:] + 100, 64).flatten().tolist() == [41]

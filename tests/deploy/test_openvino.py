@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import dmq_cli
+from dmq_cli.deploy import backends, processor
 from dmq_cli.deploy import openvino as backend
+from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.executed import executed
 from dmq_cli.deploy.lower import lower, product_count
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
@@ -41,7 +43,7 @@ RULES = {
 
 def deployed(attached: Attached, folder: Path) -> backend.OpenVinoDenoiser:
     """The denoiser of a network, whose every layer runs in integers."""
-    lowered = lower(attached, backend.weight_limit())
+    lowered = lower(attached, processor.weight_limit())
     backend.write_openvino(folder, lowered)
     denoiser = backend.OpenVinoDenoiser(folder, NOISE, threads=1)
     file = folder / backend.FILE
@@ -51,9 +53,7 @@ def deployed(attached: Attached, folder: Path) -> backend.OpenVinoDenoiser:
     return denoiser
 
 
-def check(
-    attached: Attached, denoiser: backend.OpenVinoDenoiser, timestep: int, cond: Any = None, rows: int = 8
-) -> None:
+def check(attached: Attached, denoiser: DeployedDenoiser, timestep: int, cond: Any = None, rows: int = 8) -> None:
     """Flips move an estimate by a small part of what quantization does to it."""
     sample, time = data(rows, torch.float32)[0], torch.tensor([timestep])
     expected, found = QuantDenoiser(attached)(sample, time, cond), denoiser(sample, time, cond)
@@ -169,11 +169,11 @@ def test_an_export_for_another_processor_is_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "dmq.json").write_text(
         json.dumps({"about": {"limit": 127, "instruction_set": "avx512_vnni"}}), encoding="utf-8"
     )
-    monkeypatch.setattr(backend, "instruction_set", lambda: "avx512_vnni")
-    backend.check_limit(tmp_path)
-    monkeypatch.setattr(backend, "instruction_set", lambda: "avx2")
+    monkeypatch.setattr(processor, "instruction_set", lambda: "avx512_vnni")
+    backends.check_limit(tmp_path)
+    monkeypatch.setattr(processor, "instruction_set", lambda: "avx2")
     with pytest.raises(ArtifactError, match="its products overflow") as caught:
-        backend.check_limit(tmp_path)
+        backends.check_limit(tmp_path)
     one_sentence(caught.value)
 
 

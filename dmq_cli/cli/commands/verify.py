@@ -36,8 +36,8 @@ def verify(context: click.Context, /, words: tuple[str, ...], **flags: bool) -> 
     """Check the hashes of artifacts, of all that runs or cells of tables use, of exported models, or of everything.
 
     KEY may be its first characters. An exported model is also loaded, and its network has to pack to the same integers again.
-    Ends with 1 if anything is damaged. With backend=openvino the networks of runs are compared, as they are simulated and as they run
-    in integers: codes, outputs of layers, images, and what really is in integers, of which least_share=0.95 asks for 95 %.
+    Ends with 1 if anything is damaged. With backend=openvino, onnx or pytorch the networks of runs are compared, as they are simulated and
+    as they run in integers: codes, outputs of layers, images, and what really is in integers, of which least_share=0.95 asks for 95 %.
     """
     backends = [word.removeprefix("backend=") for word in words if word.startswith("backend=")]
     shares = [word.removeprefix("least_share=") for word in words if word.startswith("least_share=")]
