@@ -76,10 +76,12 @@ def _lower_attention(lowered: Lowered, name: str, limit: int | None) -> None:
     for slot, quantizer in quantizers.items():
         if is_static(quantizer):
             setattr(module, f"{slot}_quantizer", StaticQuantizer(quantizer))
-    module.integer_attention = IntegerAttention(list(quantizers.values()), [not reason for reason in reasons.values()])
-    module.processor = QuantAttention(module.processor.original, module.integer_attention)
     lowered.attention += [product for product, reason in reasons.items() if not reason]
     lowered.floating |= {product: reason for product, reason in reasons.items() if reason}
+    if limit is None:
+        return
+    module.integer_attention = IntegerAttention(list(quantizers.values()), [not reason for reason in reasons.values()])
+    module.processor = QuantAttention(module.processor.original, module.integer_attention)
 
 
 def _why_no_product(factors: Sequence[nn.Module], limit: int | None) -> str:

@@ -95,7 +95,7 @@ def test_the_command_samples_verifies_and_hands_it_on(tmp_path: Path) -> None:
     proof = dmq("verify", json.loads(result.out)["run"], "backend=onnx", "--json")
     assert proof.code == 0, proof.err
     (row,) = json.loads(proof.out)["verified"].values()
-    assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["codes"] > 100_000
+    assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["layers"]["codes"] > 100_000
     assert row["products"][0] == row["products"][1] > 20
     handed = dmq(*words("export", model, tmp_path, *run, "format=onnx", "--json"))
     folder = Path(json.loads(handed.out)["exported"])

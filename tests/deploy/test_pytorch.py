@@ -86,7 +86,12 @@ def test_the_command_samples_verifies_and_hands_it_on_and_python_loads_it(tmp_pa
     proof = dmq("verify", str(folder), "backend=pytorch", "--json")
     assert proof.code == 0, proof.err
     (row,) = json.loads(proof.out)["verified"].values()
-    assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["products"][0] == row["products"][1] > 20
+    assert (
+        row["holds"]
+        and row["psnr"] > 40
+        and row["layers"]["farthest"] <= 1
+        and row["products"][0] == row["products"][1] > 20
+    )
     handed = dmq(*words("export", model, tmp_path, *run, "format=pytorch", "--json"))
     exported = Path(json.loads(handed.out)["exported"])
     assert "int8 kernels" in (exported / "README.md").read_text() and dmq("verify", str(exported)).code == 0
