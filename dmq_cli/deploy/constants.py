@@ -18,7 +18,7 @@ def integer_constant(numbers: NDArray[Any], low: NDArray[Any], high: NDArray[Any
 
     Returns the node of OpenVINO's graph. Integers that span at most 15 in each row take 4 bits.
     """
-    from openvino import opset13
+    from openvino import opset13  # type: ignore[import-untyped]
 
     scale = (high - low) / (levels - 1)
     integers = np.round(numbers / scale)

@@ -44,7 +44,7 @@ class _Layer:
 
 def _cut(model: Any, start: str, end: str) -> Any:
     """The part of a graph from the tensor `start` to the tensor `end`, with the timestep as its second input."""
-    from openvino import Model, opset13
+    from openvino import Model, opset13  # type: ignore[import-untyped]
 
     graph = model.clone()
     tensors = dict(_named(graph))

@@ -218,7 +218,7 @@ def test_the_digits_model_executes_nearly_all_in_integers(bits: int, tmp_path: P
 @pytest.mark.parametrize("span", [15, 200])
 def test_weights_take_four_bits_in_the_file_where_they_fit(span: int, tmp_path: Path) -> None:
     """Against integers that numpy convolves: what is read is what was written."""
-    from openvino import Model, opset13, save_model
+    from openvino import Model, opset13, save_model  # type: ignore[import-untyped]
 
     generator = np.random.default_rng(0)
     least = generator.integers(-15, 1, (8, 1, 1, 1)) if span == 15 else np.full((8, 1, 1, 1), -100)
