@@ -247,6 +247,15 @@ def _rows(table: dict[str, Any], scale: str) -> list[list[str]]:
     return jobs(table, scale)
 
 
+def _title(path: Any, *names: Any) -> str:
+    """The names of model, method and bits; of an exported model its folder: the method of the command line says nothing of it."""
+    from dmq_cli.deploy.index import is_exported
+
+    if isinstance(path, str) and is_exported(folder := paths.resolve(path)):
+        return folder.name
+    return " ".join(str(name) for name in names)
+
+
 def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """The job as a function of Hydra's configuration that launchers can take to another process, where it says less."""
     pid = os.getpid()
@@ -260,8 +269,8 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
         job_flags = flags if os.getpid() == pid else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
         set_up_logging(job_flags)
-        names = (OmegaConf.select(config, f"{group}.name") for group in ("model", "method", "bits"))
-        say_loading(f"{verb}: {' '.join(str(name) for name in names)}")
+        words_of = ("model.path", "model.name", "method.name", "bits.name")
+        say_loading(f"{verb}: {_title(*(OmegaConf.select(config, word) for word in words_of))}")
         from dmq_cli.overrides.check import check_config
         from dmq_cli.stages.plugins import import_plugins
 

@@ -61,11 +61,15 @@ def _executed(network: Any) -> Iterator[Product]:
 
 def _macs(node: Any, kind: str) -> int:
     """MACs from the shapes: of an element of the output, or of the input where it is spread."""
-    first, second = (list(node.input_value(port).get_shape()) for port in range(2))
-    output = list(node.get_output_shape(0))
+    first, second = (_shape(node.input_value(port).get_shape()) for port in range(2))
+    output = _shape(node.get_output_shape(0))
     if kind == "MatMul":
-        return int(math.prod(output) * (math.prod(first) // math.prod(output[:-1])))
+        return math.prod(output) * (math.prod(first) // math.prod(output[:-1]))
     if kind in ("Deconvolution", "ConvolutionBackpropData"):
-        return int(math.prod(first) * math.prod(second) // first[1])
+        return math.prod(first) * math.prod(second) // first[1]
     channels = output[-1] if kind == "FullyConnected" else output[1]
-    return int(math.prod(output) * math.prod(second) // channels)
+    return math.prod(output) * math.prod(second) // channels
+
+
+def _shape(shape: Any) -> list[int]:
+    return [int(size) for size in shape]

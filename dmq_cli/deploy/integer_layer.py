@@ -87,7 +87,7 @@ class IntegerLayer(nn.Module):
 
 
 class Piece(nn.Module):
-    """One input with one weight. moved_by: what its integers were moved by, times their scale; None: nothing.
+    """One input with one weight. moved_by: what its integers were moved by, as a factor of `ones`; None: nothing.
 
     attention: whether attention's products are in integers beside layers of this form.
     """
@@ -112,7 +112,7 @@ class Piece(nn.Module):
         offset = offsets(integers, limit) if getattr(layer, "groups", 1) == 1 else torch.zeros(())
         self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in cut(integers - offset, limit))
         moves = bool(offset.any())
-        self.ones = _Weight(torch.ones_like(integers[:1]), torch.ones_like(scale).mean()) if moves else None
+        self.ones = _Weight(torch.ones_like(integers[:1]), scale.new_ones(())) if moves else None
         self.register_buffer("moved_by", (offset * scale).view(by_output) if moves else None)
         total: Tensor = (integers * scale).flatten(1).sum(1)
         self.register_buffer("total", total.view(by_output))

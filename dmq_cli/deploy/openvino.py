@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmq_cli.deploy.constants import integer_constant, widen
 from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.lower import Lowered
 from dmq_cli.deploy.names import PREFIX, naming
@@ -37,7 +38,7 @@ def runtime() -> Any:
 
 
 def write_openvino(folder: Path, lowered: Lowered) -> None:
-    """Write network.xml and network.bin into FOLDER/openvino. Weights are float32 numbers that are integers times their scale."""
+    """Write network.xml and network.bin into FOLDER/openvino."""
     openvino = runtime()
     with naming(lowered) as tensor_names:
         program = traced(lowered)
@@ -60,7 +61,7 @@ def _shapes(lowered: Lowered) -> list[list[int]]:
 
 
 def _translations(tensor_names: Sequence[str], of_inputs: dict[str, str]) -> list[Any]:
-    """dmq::fake_quantize as OpenVINO's FakeQuantize, and dmq::named as a name of its input.
+    """dmq::fake_quantize as OpenVINO's FakeQuantize, or as integers of constants, and dmq::named as a name of its input.
 
     of_inputs takes the names of tensors that are inputs of the graph, with the node: converting gives those other names.
     """
@@ -69,7 +70,11 @@ def _translations(tensor_names: Sequence[str], of_inputs: dict[str, str]) -> lis
 
     def quantize(node: Any) -> Any:
         x, low, high = (node.get_input(number) for number in range(3))
-        return opset13.fake_quantize(x, low, high, low, high, int(node.get_values_from_const_input(3))).outputs()
+        levels = int(node.get_values_from_const_input(3))
+        if x.get_node().get_type_name() == "Constant":
+            numbers = [given.get_node().data for given in (x, low, high)]
+            return integer_constant(*numbers, levels).outputs()
+        return opset13.fake_quantize(x, low, high, low, high, levels).outputs()
 
     def name(node: Any) -> Any:
         x = node.get_input(0)
@@ -86,13 +91,15 @@ def _translations(tensor_names: Sequence[str], of_inputs: dict[str, str]) -> lis
 
 
 def read_model(file: Path) -> Any:
-    """Read an IR. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
+    """Read an IR, with weights of 8 bits. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
     try:
-        return runtime().Core().read_model(file)
+        model = runtime().Core().read_model(file)
     except RuntimeError as error:
         raise ArtifactCorruptError(
             f"The network in {file} cannot be read by OpenVINO ({' '.join(str(error).split())[:200]}); export it again."
         ) from error
+    widen(model)
+    return model
 
 
 def compile_model(model: Any, threads: int | None = None) -> Any:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.origin import has_mid_attention as has_mid_attention
     from dmq_cli.models.origin import identified as identified
     from dmq_cli.models.origin import is_random as is_random
+    from dmq_cli.models.origin import is_random_latent as is_random_latent
     from dmq_cli.models.origin import model_adapter as model_adapter
     from dmq_cli.models.origin import model_conditions as model_conditions
     from dmq_cli.models.origin import model_decoder as model_decoder
@@ -129,6 +130,7 @@ __getattr__, __all__ = late(
             "has_mid_attention",
             "identified",
             "is_random",
+            "is_random_latent",
             "model_adapter",
             "model_conditions",
             "model_decoder",

@@ -18,6 +18,7 @@ from dmq_cli.models.random_weights import (
     random_conditions,
     random_decoder,
     random_encoder,
+    random_is_latent,
     random_schedule,
     random_sha256,
     shapes_of_architecture,
@@ -92,6 +93,11 @@ def model_shapes(model: Mapping[str, Any]) -> Adapter:
 def model_schedule(model: Mapping[str, Any]) -> dict[str, Any]:
     """The noise schedule, see load_schedule."""
     return random_schedule(model["name"]) if is_random(model) else load_schedule(resolve(model["path"]))
+
+
+def is_random_latent(model: Mapping[str, Any]) -> bool:
+    """Whether the model has random weights, and a first stage, which then is in no folder."""
+    return is_random(model) and random_is_latent(model["name"])
 
 
 def model_decoder(model: Mapping[str, Any], device: str) -> Decoder | None:

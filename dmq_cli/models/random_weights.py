@@ -74,6 +74,11 @@ def _tokens(name: str) -> int:
     return _CLIP_TOKENS if _inputs(name).kind == "prompts" else 1
 
 
+def random_is_latent(name: str) -> bool:
+    """Whether a model with random weights has a first stage."""
+    return _first_stage(name) is not None
+
+
 def random_decoder(name: str, seed: int, device: str) -> Decoder | None:
     """See load_decoder. A scale that the checkpoint would say is 1."""
     if (stage := _first_stage(name)) is None:

@@ -9,14 +9,14 @@ from typing import Any
 
 from dmq_cli.deploy.backends import BACKENDS
 from dmq_cli.deploy.folder import METHOD
-from dmq_cli.deploy.index import read_index
+from dmq_cli.deploy.index import read_index, write_index
 from dmq_cli.errors import ArtifactError
 from dmq_cli.metrics import shown
 from dmq_cli.results.record import Evaluation, as_evaluation, metrics_files
 from dmq_cli.results.verdict import with_noise, with_unit
 from dmq_cli.store.files import aside_folder, copy_file, write_text
 from dmq_cli.store.integrity import MANIFEST
-from dmq_cli.store.recorded import read_object
+from dmq_cli.store.recorded import CONFIG, read_object
 
 _CARD = """---
 library_name: diffusers
@@ -61,15 +61,22 @@ _NOT_MEASURED = "Not measured: no evaluation of this network was found beside th
 
 def deliver(run: Path, artifact: Path, command: str, outputs: Path) -> Path:
     """Copy an artifact of export to RUN/<model>-<method>-<bits> with its card, and return that folder."""
-    content = read_index(artifact)
+    content = _as_asked(read_index(artifact), read_object(run / CONFIG))
     config = content["config"]
     target = run / "-".join(config[section]["name"] for section in ("model", "method", "bits"))
     with aside_folder(target) as scratch:
         shutil.copytree(
             artifact, scratch, copy_function=copy_file, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True
         )
+        write_index(scratch, content)
         write_text(scratch / "README.md", _card(target.name, content, command, _evaluations(config, run, outputs)))
     return target
+
+
+def _as_asked(content: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The index of an artifact with the names of this run: methods of equal parts share one, which has those of the first."""
+    config = {**content["config"], **{section: asked[section] for section in ("method", "bits")}}
+    return {**content, "config": config}
 
 
 def _evaluations(config: Mapping[str, Any], run: Path, outputs: Path) -> Iterator[Evaluation]:

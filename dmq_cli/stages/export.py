@@ -15,8 +15,7 @@ from dmq_cli.deploy.index import FORMAT, write_index
 from dmq_cli.deploy.lower import integer_share, lower
 from dmq_cli.deploy.processor import instruction_set
 from dmq_cli.diagnose import stored_bytes
-from dmq_cli.errors import ConfigError
-from dmq_cli.models import is_random, model_decoder, model_schedule
+from dmq_cli.models import is_random, model_schedule
 from dmq_cli.models.files import read_json
 from dmq_cli.models.parts import NETWORKS
 from dmq_cli.paths import resolve
@@ -111,12 +110,7 @@ def _licence(model: Mapping[str, Any]) -> str | None:
 def _copy_parts(model: Mapping[str, Any], target: Path) -> None:
     """Copy what the model has besides its network: first stage, text encoder, tokenizer, class embedding."""
     if is_random(model):
-        if model_decoder(model, "cpu") is not None:
-            raise ConfigError(
-                f"The model {model['name']} with random weights was to be exported, but its first stage is in no folder; export a model of pixels,"
-                " or one with weights."
-            )
-        return
+        return  # of pixels, see exported.deployment
     base = resolve(model["path"])
     for part in sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if part.name not in _OWN:

@@ -10,7 +10,7 @@ from dmq_cli.deploy.backends import BACKENDS
 from dmq_cli.deploy.index import FILE, is_exported, read_index
 from dmq_cli.deploy.processor import weight_limit
 from dmq_cli.errors import ConfigError, MissingWeightsError, ModelError, nearest
-from dmq_cli.models import is_random
+from dmq_cli.models import is_random, is_random_latent
 from dmq_cli.obtain import find_network
 from dmq_cli.paths import resolve
 from dmq_cli.stages.targets import allowed, check_targets
@@ -51,6 +51,11 @@ def deployment(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for a backend that dmq does not know, or that does not fit the verb, the precision or the device.
     """
     backend, stage = config.get("backend", SIMULATED), config["stage"]
+    if is_random_latent(config["model"]) and (stage == "export" or backend != SIMULATED):
+        raise ConfigError(
+            f"The model {config['model']['name']} with random weights was to be exported, but its first stage is in no folder; export a model of"
+            " pixels, or one with weights."
+        )
     check_backend(backend)
     if backend == SIMULATED:
         return {} if stage != "export" or config["format"] == "diffusers" else {"deployed": {"limit": weight_limit()}}

@@ -111,6 +111,11 @@ def _sample_needs(config: Config) -> tuple[str, ...]:
     return ("reconstruct", "correct") if simulated else ("export",)
 
 
+def _export_revised(config: Config) -> int:
+    """Graphs of OpenVINO: attention in integers, weights of fewer bits."""
+    return 1 if config.get("format") == "openvino" else 0
+
+
 _NAMED = ("calib", "transform", "recon", "bits", "budget", "method", "cond", "calibrated_steps", "to_uint8", "format")
 """What an exported folder records besides, so that sampling from it is named and keyed as the run."""
 _NETWORK = ("model", "calib_sampler", "scheme", "policy")
@@ -133,7 +138,7 @@ NODES: dict[str, Node] = {
             "sample", (*_NETWORK, "sampler", "correct", "seeds", "to_uint8"), _run("sample"), _sample_needs,
             asks=("numerics", "exported", "backend"), cost=lambda config, parts: 1.4 * _sample_cost(config, parts),
         ),
-        Node("export", (*_NETWORK, "sampler", "correct", *_NAMED), _run("export"), ("calibrate", "reconstruct", "correct"), asks=("numerics", "layer_bits", "deployed")),
+        Node("export", (*_NETWORK, "sampler", "correct", *_NAMED), _run("export"), ("calibrate", "reconstruct", "correct"), revised=_export_revised, asks=("numerics", "layer_bits", "deployed")),
         Node("trace", (*_NETWORK, "sampler", "correct", "trace", "to_uint8"), _run("trace"), ("reconstruct", "correct"), cost=_trace_cost, version=4),
         Node("evaluate_fp", ("protocol", "measured_with"), _run("evaluate_fp"), ("sample_fp",), version=2),
         Node("evaluate", ("protocol", "measured_with"), _run("evaluate"), ("sample", "sample_fp"), version=2),

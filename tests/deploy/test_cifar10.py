@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_the_file_is_as_large_as_the_papers_say(method: str, tmp_path: Path) -> 
     assert abs((tmp_path / WEIGHTS).stat().st_size / 2**20 / 17.31 - 1) < 0.03
     assert (tmp_path / "config.json").stat().st_size < 2000
     assert len(read_network(tmp_path).quantizers()) > 200
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is an extra")
+@pytest.mark.parametrize("method", ["minmax", "tfmq"])
+def test_openvino_executes_nearly_all_multiplications_in_integers(method: str, tmp_path: Path) -> None:
+    """Of ddim_cifar10 with random weights; and its file holds integers, not floats."""
+    from dmq_cli.deploy.executed import executed
+    from dmq_cli.deploy.openvino import FILE, compiled, of_rows, weight_limit, write_openvino
+
+    write_openvino(tmp_path, lower(cifar10(f"method={method}", "bits=w8a8"), weight_limit()))
+    assert executed(of_rows(tmp_path / FILE, 2), compiled(tmp_path / FILE, 1, 2)).share >= 0.95
+    if weight_limit() == 127:
+        assert (tmp_path / FILE).with_suffix(".bin").stat().st_size / 35746307 < 1.05
 
 
 @pytest.mark.parametrize("method", ["minmax", "tfmq", "qdiffusion"])
