@@ -46,7 +46,7 @@ BACKENDS: Mapping[str, Backend] = {
         onnx.product_counts,
     ),
     "pytorch": Backend(
-        "Packed integers for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
+        "A network for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
         pytorch.product_counts,
     ),
 }  # fmt: skip
