@@ -93,7 +93,7 @@ BACKENDS: Mapping[str, Backend] = {
         _counted(onnx.product_counts), _in_memory,
     ),
     "pytorch": Backend(
-        "Packed integers for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
+        "A network for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
         _counted(pytorch.product_counts), _in_memory,
     ),
 }  # fmt: skip

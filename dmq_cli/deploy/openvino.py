@@ -72,8 +72,8 @@ def _translations(tensor_names: Sequence[str], of_inputs: dict[str, str]) -> lis
         x, low, high = (node.get_input(number) for number in range(3))
         levels = int(node.get_values_from_const_input(3))
         if x.get_node().get_type_name() == "Constant":
-            numbers = [given.get_node().data for given in (x, low, high)]
-            return integer_constant(*numbers, levels).outputs()
+            numbers, least, greatest = (given.get_node().data for given in (x, low, high))
+            return integer_constant(numbers, least, greatest, levels).outputs()
         return opset13.fake_quantize(x, low, high, low, high, levels).outputs()
 
     def name(node: Any) -> Any:

@@ -40,9 +40,11 @@ _FREE = (
 
 
 def check_export_format(name: str) -> None:
-    """Raise ConfigError for a format that export does not write."""
+    """Raise ConfigError for a format that export does not write, or whose package is missing."""
     if name not in FORMATS:
         raise ConfigError(f"format={name} is not known; use {' or '.join(FORMATS)}.{nearest(str(name), FORMATS)}")
+    if name in BACKENDS:
+        BACKENDS[name].runtime()
 
 
 def deployment(config: Mapping[str, Any]) -> dict[str, Any]:

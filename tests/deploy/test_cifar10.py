@@ -42,7 +42,8 @@ def test_the_file_is_as_large_as_the_papers_say(method: str, tmp_path: Path) -> 
 def test_openvino_executes_nearly_all_multiplications_in_integers(method: str, tmp_path: Path) -> None:
     """Of ddim_cifar10 with random weights; and its file holds integers, not floats."""
     from dmq_cli.deploy.executed import executed
-    from dmq_cli.deploy.openvino import FILE, compiled, of_rows, weight_limit, write_openvino
+    from dmq_cli.deploy.openvino import FILE, compiled, of_rows, write_openvino
+    from dmq_cli.deploy.processor import weight_limit
 
     write_openvino(tmp_path, lower(cifar10(f"method={method}", "bits=w8a8"), weight_limit()))
     assert executed(of_rows(tmp_path / FILE, 2), compiled(tmp_path / FILE, 1, 2)).share >= 0.95

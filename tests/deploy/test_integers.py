@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmq_cli.deploy.lower import lower
+from dmq_cli.deploy.lower import lower, product_count
 from dmq_cli.deploy.onnx_product import OnnxPiece
 from dmq_cli.errors import ConfigError
 from dmq_cli.quant import PerStepScale
@@ -15,15 +15,18 @@ from tests.deploy.test_lower import INTEGER, check
 from tests.deploy.test_packed import learned, transformed
 from tests.tiny import data, one_sentence, scheme, wrapped
 
-KINDS = ("static", "eight bits", "symmetric", "per step")
+KINDS = [("static", 127, 1), ("eight bits", 127, 1), ("eight bits", 64, 2), ("symmetric", 127, 1), ("per step", 127, 1)]
+"""Of a network: its kind, the greatest integer, and how many products each layer's part takes."""
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_nothing_changes(name: str) -> None:
+@pytest.mark.parametrize(("name", "limit", "products"), KINDS)
+def test_nothing_changes(name: str, limit: int, products: int) -> None:
     attached = learned(wrapped(scheme(*INTEGER[name])), torch.float64)
-    lowered = lower(attached, 64 if name == "eight bits" else 127, OnnxPiece)
-    assert {name[-3:] for name in lowered.floating} == {".qk", ".pv"} and len(lowered.integer) >= 40
-    assert all("multiplies activations" in reason for reason in lowered.floating.values()) and lowered.attention == []
+    lowered = lower(attached, limit, OnnxPiece)
+    pieces = sum(isinstance(module, OnnxPiece) for module in lowered.attached.model.modules())
+    assert {name[-3:] for name in lowered.floating} == {".qk", ".pv"} and lowered.attention == []
+    assert all("multiplies activations" in reason for reason in lowered.floating.values())
+    assert pieces >= 40 and product_count(lowered) == products * pieces
     for timestep in (750, 0):
         check(attached, lowered, timestep)
 

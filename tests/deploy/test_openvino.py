@@ -202,11 +202,11 @@ def test_the_digits_model_executes_nearly_all_in_integers(bits: int, tmp_path: P
     noise = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     fit_weights(attached)
     fit_activations(attached, [(noise, TIMESTEPS)])
-    lowered = lower(attached, backend.weight_limit())
+    lowered = lower(attached, processor.weight_limit())
     backend.write_openvino(tmp_path, lowered)
     file = tmp_path / backend.FILE
     assert executed(backend.of_rows(file, 4), backend.compiled(file, 1, 4)).share >= 0.95
-    if backend.weight_limit() == 127:
+    if processor.weight_limit() == 127:
         parameters = sum(layer.weight.numel() for layer in attached.layers().values())
         assert file.with_suffix(".bin").stat().st_size < parameters * bits / 8 + 150_000
     denoiser = backend.OpenVinoDenoiser(tmp_path, NOISE, threads=1)
