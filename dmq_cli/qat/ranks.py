@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from dmq_cli.errors import ConfigError
 
@@ -60,7 +61,7 @@ def together(device: str) -> Iterator[Ranks]:
         yield ranks
         return
     try:
-        store, rank, size = next(distributed.rendezvous("env://", timeout=_PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         backend = "nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORK)
     except (RuntimeError, ValueError) as error:
