@@ -27,6 +27,7 @@ _FREE = (
     "fp_seeds",
     "protocol",
     "runtime",
+    "store",
     "table",
     "trace",
     "logger",
