@@ -93,7 +93,7 @@ class Owners(Protocol):
 class SilenceWatch:
     """Observes an owner for as long as it takes to call it silent. clock: seconds, of this process alone."""
 
-    def __init__(self, owners: Owners, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, owners: Owners, clock: Callable[[], float]) -> None:
         self._owners, self._clock = owners, clock
         self._seen: tuple[int, bytes] | None = None
         self._silent = self._last = 0.0
@@ -272,7 +272,7 @@ def wait(place: Path, waiting: Callable[[str], object], silence: float = SILENCE
     silence: in which this process, as owner, promises a beat. Raises ArtifactError as OwnerFiles.create; OSError.
     """
     owners, owner = OwnerFiles(place), _this_process(silence)
-    watch, pause = SilenceWatch(owners), 0.01
+    watch, pause = SilenceWatch(owners, time.monotonic), 0.01
     lease = attempt(owners, owner, watch.is_free)
     if lease is None:
         waiting(_described(owners))

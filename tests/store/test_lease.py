@@ -36,7 +36,7 @@ def owner(token: str) -> Owner:
 
 def taken(place: Path, token: str, watch: SilenceWatch | None = None) -> Lease | None:
     owners = OwnerFiles(place)
-    return attempt(owners, owner(token), (watch or SilenceWatch(owners)).is_free)
+    return attempt(owners, owner(token), (watch or SilenceWatch(owners, time.monotonic)).is_free)
 
 
 @pytest.fixture
