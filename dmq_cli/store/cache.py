@@ -16,8 +16,8 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
@@ -174,37 +174,54 @@ class ArtifactStore:
         In one step: a kill leaves the whole artifact or none. Nothing happens if there is none. Raises
         DiskError, and ArtifactError where a link leads elsewhere: nothing is removed through links.
         """
-        self.discard(stage, key)
-        self.sweep(stage, key)
+        self.discard(stage, [key])
+        self.sweep(stage, [key])
 
-    def discard(self, stage: str, key: str) -> None:
-        """The first half of `remove`: rename it out of the way, in one step. Raises as `remove` does."""
-        folder = self._folder(stage, key)
-        works = list(folder.parent.glob(f".work-{key}*"))
-        for place in (folder.parent, folder, *works):
-            if place.is_symlink():
-                raise ArtifactError(
-                    f"{place} was to be removed, but it is a link, and nothing is removed through links: remove it yourself."
-                )
-        if not folder.parent.is_dir():
-            return
-        with disk_errors(folder.parent, f"Removing {stage} {key[:8]}"):
-            discard(folder, key)
-            with locking.kept_free(self._kind, self._lock(stage, key)) as is_free:
-                for work in works if is_free else ():
-                    discard(work, key)
+    def discard(self, stage: str, keys: Collection[str]) -> None:
+        """The first half of `remove`, of many: rename each out of the way, in one step. Raises as `remove` does."""
+        works = self._hidden(stage, "work", keys)
+        for key in keys:
+            for place in (self.root / stage, self._folder(stage, key), *works[key]):
+                if place.is_symlink():
+                    raise ArtifactError(
+                        f"{place} was to be removed, but it is a link, and nothing is removed through links: remove it yourself."
+                    )
+        for key in keys if (self.root / stage).is_dir() else ():
+            with disk_errors(self.root / stage, f"Removing {stage} {key[:8]}"):
+                discard(self._folder(stage, key), key)
+                with locking.kept_free(self._kind, self._lock(stage, key)) as is_free:
+                    for work in works[key] if is_free else ():
+                        discard(work, key)
 
-    def sweep(self, stage: str, key: str) -> None:
+    def sweep(self, stage: str, keys: Collection[str]) -> None:
         """The second half of `remove`: delete what was renamed."""
-        for trash in self._folder(stage, key).parent.glob(f".trash-{key}-*"):
-            shutil.rmtree(trash, ignore_errors=True)
+        for folders in self._hidden(stage, "trash", keys).values():
+            for trash in folders:
+                shutil.rmtree(trash, ignore_errors=True)
+
+    def _hidden(self, stage: str, kind: str, keys: Collection[str]) -> dict[str, list[Path]]:
+        """List by key the folders .<kind>-<key>... of a stage, in one scan."""
+        by_key: dict[str, list[Path]] = {key: [] for key in keys}
+        for path in (self.root / stage).glob(f".{kind}-*"):
+            if (folders := by_key.get(path.name.split("-")[1])) is not None:
+                folders.append(path)
+        return by_key
 
     def keys(self, stage: str) -> list[str]:
         """The keys of a stage's committed artifacts, sorted; empty for a stage that never ran."""
         folder = self.root / stage
         if not folder.is_dir():
             return []
-        return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+
+    def newest(self, stage: str, count: int) -> list[str]:
+        """The keys of the `count` artifacts of a stage that were committed last, the newest first."""
+        times = {}
+        for key in self.keys(stage):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                times[key] = self._folder(stage, key).stat().st_mtime_ns
+        return sorted(times, key=lambda key: -times[key])[:count]
 
     def leftovers(self, stage: str) -> dict[str, list[Path]]:
         """List by key the folders that killed attempts and removals left, except those a process is working on now."""
