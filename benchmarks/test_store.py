@@ -42,14 +42,16 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_cached_evaluate(benchmark: BenchmarkFixture, stores: tuple[Path, Path]) -> None:
     """`dmq evaluate` with every stage in the store, a process from start to end."""
-    times = by_turns(benchmark, *(lambda where=where: dmq(where, *RUN) for where in stores), ROUNDS)  # type: ignore[misc]
+    large, small = stores
+    times = by_turns(benchmark, lambda: dmq(large, *RUN), lambda: dmq(small, *RUN), ROUNDS)
     show_ratio(benchmark, f"evaluate from the cache, {ARTIFACTS:,} artifacts / one run's", times, "1.5")
 
 
 def test_plan(benchmark: BenchmarkFixture, stores: tuple[Path, Path]) -> None:
     """`dmq plan` of a job of which nothing is there: it looks for what is most like it, and for times."""
+    large, small = stores
     words = ("plan", *RUN, "calib.seeds=2000000-2000007", "seeds=50-69")
-    times = by_turns(benchmark, *(lambda where=where: dmq(where, *words) for where in stores), ROUNDS)  # type: ignore[misc]
+    times = by_turns(benchmark, lambda: dmq(large, *words), lambda: dmq(small, *words), ROUNDS)
     show_ratio(benchmark, f"plan of another job, {ARTIFACTS:,} artifacts / one run's", times, "1.5")
 
 
