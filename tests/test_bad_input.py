@@ -78,6 +78,7 @@ def refused(result: Result, code: int) -> str:
         ("runtime.force=[reconstrukt]", ["reconstrukt", "Did you mean reconstruct?"]),
         ("runtime.force=reconstruct", ["runtime.force=[reconstruct]"]),
         ("runtime.upstream=maybe", ["maybe", "ensure or require"]),
+        ("store.lock=mutex", ["store.lock=mutex", "auto, flock or lease"]),
         ("stage=dance", ["stage=dance", "evaluate"]),
         ("+sampler.more=1", ["+sampler.more=1 is read by nobody"]),
         ("foo===", ["foo===", "'='"]),

@@ -17,6 +17,8 @@ from dmq_cli.paths import PACKAGE, resolve
 from dmq_cli.report.tables import table
 from dmq_cli.stages.graph import identity
 from dmq_cli.store import file_sha256
+from dmq_cli.store.locking import kind_of
+from dmq_cli.store.mounts import file_system
 from tests.chain import FEW, dmq, tiny_folder
 
 PAGE = PACKAGE.parent / "docs" / "guides" / "checkpoints.md"
@@ -32,6 +34,11 @@ def test_a_line_for_everything(tmp_path: Path) -> None:
     assert {("extractor", "digits_cnn"), ("extractor", "inception-v3-compat"), ("reference", "digits")} <= set(names)
     (clip,) = [line for line in lines if line.startswith("extractor") and " clip " in line]
     assert "missing" in clip and "copy openai/clip-vit-large-patch14" in clip and "protocol.clip_path" in clip
+    (lock,) = [line for line in lines if line.startswith("lock ")]
+    kind, system = kind_of("auto", tmp_path), file_system(tmp_path)
+    assert re.search(
+        rf"^lock +{kind} +present  {tmp_path} on {system}: (processes of one machine|many machines may) ", lock
+    )
     here = {line.split()[1]: " present " in line for line in lines if line.startswith("reference")}
     assert here.pop("fashion") == (fashion_missing(FASHION_FOLDER) is None)
     assert here == {"adm": False, "coco-val2014": False, "digits": True, "digits32": True, "fid_torch_fidelity": False}

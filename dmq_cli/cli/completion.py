@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 SHELLS = ("bash", "zsh", "fish")
-_KEYED = ("sampler", "calib", "correct", "recon", "bits", "budget", "runtime", "cond", "trace")
+_KEYED = ("sampler", "calib", "correct", "recon", "bits", "budget", "runtime", "store", "cond", "trace")
 _VARIABLE = "_DMQ_COMPLETE"
 
 

@@ -1,4 +1,7 @@
-"""What is on this machine and what is not: models, feature extractors, references; for what is missing, how to get it."""
+"""What is on this machine and what is not: models, feature extractors, references; for what is missing, how to get it.
+
+And how processes that share the outputs exclude each other, by the file system that they lie on.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from dmq_cli import choices
 from dmq_cli.errors import DmqError, MissingWeightsError
 from dmq_cli.obtain import FASHION, fashion_missing, find_network, reference_file
 from dmq_cli.paths import resolve
+
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,15 @@ class Finding:
 
 
 def examine(chosen: Sequence[str], outputs: str) -> list[Finding]:
-    """The models that were chosen, by name or path of a folder; without a choice all models, extractors and references.
+    """The models that were chosen, by name or path of a folder; without a choice all models, extractors and references, and locks.
 
     Raises ConfigError for an unknown name.
     """
     models = {name: _model(name, outputs) for name in chosen or choices.names("model")}
     findings = [_finding("model", name, partial(_network, model)) for name, model in models.items()]
-    return findings if chosen else [*findings, *_measures(choices.protocols(), outputs), *_built(outputs)]
+    return (
+        findings if chosen else [*findings, *_measures(choices.protocols(), outputs), *_built(outputs), _lock(outputs)]
+    )
 
 
 def lines(findings: Iterable[Finding]) -> list[list[str]]:
@@ -61,7 +68,7 @@ def lines(findings: Iterable[Finding]) -> list[list[str]]:
 
 def summary(findings: Sequence[Finding]) -> str:
     """How much is here: "models 4 of 19 present; extractors 1 of 4 present; references 2 of 8 present"."""
-    kinds = dict.fromkeys(finding.kind for finding in findings)
+    kinds = dict.fromkeys(finding.kind for finding in findings if finding.kind != _LOCK)
     parts = []
     for kind in kinds:
         states = [finding.state for finding in findings if finding.kind == kind]
@@ -152,6 +159,17 @@ def _built(outputs: str) -> list[Finding]:
     """What `dmq reference build` left below `outputs`, in the order of names."""
     files = sorted(resolve(outputs).glob("references/*.safetensors"))
     return [_finding("reference", file.stem, partial(_statistics, file)) for file in files]
+
+
+def _lock(outputs: str) -> Finding:
+    """What store.lock=auto is for this folder."""
+    from dmq_cli.store.locking import kind_of
+    from dmq_cli.store.mounts import file_system
+
+    folder = resolve(outputs)
+    kind, system = kind_of("auto", folder), file_system(folder) or "a file system of unknown type"
+    reach = "processes of one machine share it" if kind == "flock" else "many machines may share it"
+    return Finding(_LOCK, kind, f"{folder} on {system}: {reach}; store.lock=flock or lease to say otherwise")
 
 
 def _statistics(file: Path) -> tuple[str, str]:

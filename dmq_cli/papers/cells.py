@@ -25,7 +25,7 @@ def configured(words: Sequence[str]) -> dict[str, Any]:
 
     Raises Hydra's errors for words that do not compose.
     """
-    return _composed(tuple(word for word in words if not word.startswith("runtime.")))
+    return _composed(tuple(word for word in words if not word.startswith(("runtime.", "store."))))
 
 
 @cache

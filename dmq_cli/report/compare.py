@@ -20,7 +20,7 @@ from dmq_cli.results.verdict import difference, verdict, with_unit
 from dmq_cli.store.files import write_text
 
 ABSENT = "—"
-_HOW = ("environment", "runtime", "table")  # where and for what it ran: in no key, numbers do not rest on it
+_HOW = ("environment", "runtime", "store", "table")  # where and for what it ran: in no key, numbers do not rest on it
 _LONGEST = 36  # of a value in the terminal
 
 

@@ -43,7 +43,7 @@ def ranked(outputs: Path, name: str) -> Ranked:
     failed: dict[str, list[str]] = {}
     for file in files:
         record = records.read(file.stem) or {}
-        words = [word for word in record.get("overrides", []) if not word.startswith(("stage=", "runtime."))]
+        words = [word for word in record.get("overrides", []) if not word.startswith(("stage=", "runtime.", "store."))]
         evaluation, reason = _evaluation(records, record)
         if evaluation is not None:
             measured.append((words, evaluation))

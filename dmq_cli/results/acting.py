@@ -23,7 +23,7 @@ _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps"
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
-    r"[~+]*(runtime\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train|(model|method|bits|budget|protocol)(=|$)"
+    r"[~+]*(runtime\.|store\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train|(model|method|bits|budget|protocol)(=|$)"
     r"|bits\.(weight|act)=|model\.(path|name)=|protocol\.num_images=)"
 )
 

@@ -28,6 +28,7 @@ _FREE = (
     "fp_seeds",
     "protocol",
     "runtime",
+    "store",
     "table",
     "trace",
     "logger",

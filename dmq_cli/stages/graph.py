@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dmq_cli.stages.build import Parts
 
 Config = Mapping[str, Any]
+_LOOKED_AT = 1000  # artifacts of a stage, for what an estimate and a sentence need; reading all would delay every start
 _log = logging.getLogger("dmq")
 
 
@@ -199,8 +200,8 @@ class Graph:
         return f"differs in {', '.join(_named(differing, planned))}" if differing else "something upstream is new"
 
     def manifests(self, name: str) -> Iterator[Mapping[str, Any]]:
-        """Read the manifests of a stage's artifacts, of those that record the sections they were made from."""
-        for key in self.store.keys(name):
+        """Read the manifests of a stage's newest artifacts, of those that record the sections they were made from."""
+        for key in self.store.newest(name, _LOOKED_AT):
             with contextlib.suppress(ArtifactCorruptError):
                 manifest = _manifest(self.store.root / name / key / "manifest.json")
                 if isinstance(manifest, Mapping) and isinstance(manifest.get("config", {}), Mapping):

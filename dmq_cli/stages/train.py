@@ -24,7 +24,7 @@ from dmq_cli.stages.graph import Graph, Node, Task, with_code
 from dmq_cli.stages.prepare import prepared
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.targets import trust
-from dmq_cli.stages.verbs import graph
+from dmq_cli.stages.verbs import graph, lock_of
 from dmq_cli.store import create_run, environment, read_json, write_json
 from dmq_cli.store.files import copy_file
 from dmq_cli.zoo import (
@@ -96,7 +96,7 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     trained = stage_graph.store.verify(node, stage_graph.ensure(node, sections).name) if node else None
     extractor = stage_graph.ensure("train_classifier", sections) if settings.get("classifier") else None
     key = stage_graph.key(node or "train_classifier", sections)
-    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", key, dict(composed))
+    run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", key, dict(composed), lock_of(composed))
     places, card = {}, dict[str, Any]()
     if trained:
         places["model"] = _copy(trained / "model", run.path / settings["name"])

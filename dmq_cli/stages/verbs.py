@@ -64,7 +64,12 @@ def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
     """The graph of all stages over the store of this configuration."""
-    return Graph(NODES, ArtifactStore(Path(config["runtime"]["outputs"]) / "artifacts"), progress)
+    return Graph(NODES, ArtifactStore(Path(config["runtime"]["outputs"]) / "artifacts", lock_of(config)), progress)
+
+
+def lock_of(config: Mapping[str, Any]) -> str:
+    """The kind of locks of a configuration; runs from before there were several have none."""
+    return str(config.get("store", {}).get("lock", "auto"))
 
 
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     if cell is not None and (cell_metrics := results.finished(cell, key)) is not None:
         _log.info("%s is finished: %s", results.title(config), cell)
         return {**cell_metrics, "cell": str(cell)}
-    folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
+    folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config), lock_of(config))
     with results.logging_to(folder.log):
         try:
             _log_sampling(config if "exported" in config else composed, config)

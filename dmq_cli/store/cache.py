@@ -1,8 +1,9 @@
 """The artifacts: one folder per stage and key, complete or absent, computed by one process at a time.
 
     root/<stage>/<key>/          committed: the files and manifest.json, never changed afterwards
-    root/<stage>/.work-<key>/    being computed, or left by a kill and continued by the next claim
+    root/<stage>/.work-<key>/    being computed, or left by a kill and continued by the next claim, see workfolder.py
     root/<stage>/.lock-<key>     locked (flock) while a process computes; the lock vanishes with its process
+    root/<stage>/.lease-<key>/   or the owner files of a lease, which holds across machines, see lease.py
 
 A work folder with a complete manifest is a commit that a kill cut short; the next claim finishes it.
 Lock files are never deleted: a process that waits on a deleted one would not exclude one that opens a new file of that
@@ -11,23 +12,21 @@ name.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import logging
 import os
-import re
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError
+from dmq_cli.store import lease, locking
 from dmq_cli.store.files import disk_errors, fsync, write_json
-from dmq_cli.store.integrity import MANIFEST, check_files, committed, is_scratch, record_files
-from dmq_cli.store.locks import is_held, opened, owner, sign, try_lock
+from dmq_cli.store.integrity import MANIFEST, check_files, committed, record_files
+from dmq_cli.store.workfolder import discard, drop_scratch, key_of, take_over, work_folder
 
 _log = logging.getLogger("dmq")
-_LEFT = re.compile(r"\.(?:work-([0-9a-f]{32})|trash-([0-9a-f]{32})-[0-9a-f]{8})")
 
 
 class Claim:
@@ -37,14 +36,15 @@ class Claim:
     committed folder, if it existed already or since `commit`; else None.
     """
 
-    def __init__(self, folder: Path, done: Path | None) -> None:
-        self.work = folder.with_name(f".work-{folder.name}")
+    def __init__(self, folder: Path, done: Path | None, hold: locking.Hold) -> None:
+        self.work = work_folder(folder, hold.token)
         self.done = done
-        self._folder = folder
-        if self.done is None and (self.work / MANIFEST).is_file():
-            self._finish()
+        self._folder, self._hold = folder, hold
         if self.done is None:
             self.work.mkdir(exist_ok=True)
+            self._made = self.work.stat()
+            if (self.work / MANIFEST).is_file():
+                self._finish()
 
     def commit(self, manifest: Mapping[str, object]) -> Path:
         """Turn the work folder into the artifact, in one step, and return its path.
@@ -52,13 +52,14 @@ class Claim:
         The manifest gets the stage, the key and, under "files", the list of all files but scratch (names that start
         with "." or "tmp-" or end with ".tmp", at any depth). Scratch is removed only when the manifest is written: a kill
         before that loses nothing that the next attempt needs, one after it leaves a commit to finish.
-        Raises ArtifactError if the artifact is there already, NumericsError if the manifest holds NaN, OSError (a
-        DiskError outside the `with`).
+        Raises ArtifactError if the artifact is there already or another process has taken over, NumericsError if the manifest
+        holds NaN, OSError (a DiskError outside the `with`).
         """
         if self.done is not None:
             raise ArtifactError(
                 f"{self._folder} was to be committed, but it is there already: use it, or remove it before the claim."
             )
+        self._hold.check()
         whole = {"stage": self._folder.parent.name, "key": self._folder.name, **manifest}
         write_json(self.work / MANIFEST, {**whole, "files": record_files(self.work)})
         return self._move()
@@ -73,21 +74,44 @@ class Claim:
             self._move()
 
     def _move(self) -> Path:
-        _drop_scratch(self.work)
+        drop_scratch(self.work)
         for folder in (*(path for path in self.work.rglob("*") if path.is_dir()), self.work):
             fsync(folder)
-        os.rename(self.work, self._folder)
+        self._check_own()
+        self._rename()
         fsync(self._folder.parent)
         committed(self._folder, self._folder.parent.name, self._folder.name)
         self.done = self._folder
         return self._folder
 
+    def _check_own(self) -> None:
+        """Raise ArtifactError unless the work folder is the one of the claim: who takes over renames that one."""
+        self._hold.check()
+        if not os.path.samestat(self._made, self.work.stat()):
+            raise self._lost()
+
+    def _rename(self) -> None:
+        try:
+            os.rename(self.work, self._folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise self._lost() from error
+
+    def _lost(self) -> ArtifactError:
+        return ArtifactError(
+            f"{self._folder} was to be committed, but another process took over its work folder or committed it meanwhile: run the"
+            " same command again, it uses what is there."
+        )
+
 
 class ArtifactStore:
     """The artifacts below one folder, `root` (usually outputs/artifacts; created when first written to)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lock: str = "auto", silence: float = lease.SILENCE) -> None:
+        """lock: auto, flock or lease, see locking.kind_of; silence: seconds without a sign of life that end a lease."""
         self.root = Path(root).absolute()
+        self._kind, self._silence = locking.kind_of(lock, self.root), silence
 
     def find(self, stage: str, key: str) -> Path | None:
         """Find the committed folder; None where there is none.
@@ -119,17 +143,30 @@ class ArtifactStore:
 
         Leaving without `commit`, or by an exception, keeps the work folder. Not reentrant: claiming a key
         twice in one thread waits for ever. Raises DiskError for a full or unwritable disk inside the block,
-        ArtifactCorruptError as `find` does.
+        ArtifactCorruptError as `find` does, and ArtifactError in place of any error of a process that was silent for so long that
+        another has taken over.
         """
         folder = self._folder(stage, key)
         with disk_errors(folder.parent, f"Computing {stage} {key[:8]}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with opened(folder.with_name(f".lock-{key}")) as lock:
-                if not try_lock(lock):
-                    _log.info("waiting for another process that computes %s %s%s", stage, key[:8], owner(lock))
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                sign(lock)
-                yield Claim(folder, self.find(stage, key))
+            hold = self._wait_for(stage, key)
+            try:
+                take_over(folder, hold)
+                yield Claim(folder, self.find(stage, key), hold)
+            except Exception as error:
+                _check_still(hold, error)
+                raise
+            finally:
+                hold.release()
+
+    def _wait_for(self, stage: str, key: str) -> locking.Hold:
+        def say(owner: str) -> None:
+            _log.info("waiting for another process that computes %s %s%s", stage, key[:8], owner)
+
+        hold = locking.wait(self._kind, self._lock(stage, key), say, self._silence)
+        if hold.earlier and not (last := hold.earlier[-1]).given_back:
+            _log.info("%s was silent: this process goes on with %s %s", last.describe(), stage, key[:8])
+        return hold
 
     def remove(self, stage: str, key: str) -> None:
         """Remove an artifact, and the files of an unfinished attempt unless a process is working on it now.
@@ -137,65 +174,80 @@ class ArtifactStore:
         In one step: a kill leaves the whole artifact or none. Nothing happens if there is none. Raises
         DiskError, and ArtifactError where a link leads elsewhere: nothing is removed through links.
         """
-        self.discard(stage, key)
-        self.sweep(stage, key)
+        self.discard(stage, [key])
+        self.sweep(stage, [key])
 
-    def discard(self, stage: str, key: str) -> None:
-        """The first half of `remove`: rename it out of the way, in one step. Raises as `remove` does."""
-        folder = self._folder(stage, key)
-        for place in (folder.parent, folder, folder.with_name(f".work-{key}")):
-            if place.is_symlink():
-                raise ArtifactError(
-                    f"{place} was to be removed, but it is a link, and nothing is removed through links: remove it yourself."
-                )
-        if not folder.parent.is_dir():
-            return
-        with disk_errors(folder.parent, f"Removing {stage} {key[:8]}"):
-            _discard(folder)
-            with opened(folder.with_name(f".lock-{key}")) as lock:
-                if try_lock(lock):
-                    _discard(folder.with_name(f".work-{key}"))
+    def discard(self, stage: str, keys: Collection[str]) -> None:
+        """The first half of `remove`, of many: rename each out of the way, in one step. Raises as `remove` does."""
+        works = self._hidden(stage, "work", keys)
+        for key in keys:
+            for place in (self.root / stage, self._folder(stage, key), *works[key]):
+                if place.is_symlink():
+                    raise ArtifactError(
+                        f"{place} was to be removed, but it is a link, and nothing is removed through links: remove it yourself."
+                    )
+        for key in keys if (self.root / stage).is_dir() else ():
+            with disk_errors(self.root / stage, f"Removing {stage} {key[:8]}"):
+                discard(self._folder(stage, key), key)
+                with locking.kept_free(self._kind, self._lock(stage, key)) as is_free:
+                    for work in works[key] if is_free else ():
+                        discard(work, key)
 
-    def sweep(self, stage: str, key: str) -> None:
+    def sweep(self, stage: str, keys: Collection[str]) -> None:
         """The second half of `remove`: delete what was renamed."""
-        for trash in self._folder(stage, key).parent.glob(f".trash-{key}-*"):
-            shutil.rmtree(trash, ignore_errors=True)
+        for folders in self._hidden(stage, "trash", keys).values():
+            for trash in folders:
+                shutil.rmtree(trash, ignore_errors=True)
+
+    def _hidden(self, stage: str, kind: str, keys: Collection[str]) -> dict[str, list[Path]]:
+        """List by key the folders .<kind>-<key>... of a stage, in one scan."""
+        by_key: dict[str, list[Path]] = {key: [] for key in keys}
+        for path in (self.root / stage).glob(f".{kind}-*"):
+            if (folders := by_key.get(path.name.split("-")[1])) is not None:
+                folders.append(path)
+        return by_key
 
     def keys(self, stage: str) -> list[str]:
         """The keys of a stage's committed artifacts, sorted; empty for a stage that never ran."""
         folder = self.root / stage
         if not folder.is_dir():
             return []
-        return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+
+    def newest(self, stage: str, count: int) -> list[str]:
+        """The keys of the `count` artifacts of a stage that were committed last, the newest first."""
+        times = {}
+        for key in self.keys(stage):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                times[key] = self._folder(stage, key).stat().st_mtime_ns
+        return sorted(times, key=lambda key: -times[key])[:count]
 
     def leftovers(self, stage: str) -> dict[str, list[Path]]:
         """List by key the folders that killed attempts and removals left, except those a process is working on now."""
         by_key: dict[str, list[Path]] = {}
         for path in sorted((self.root / stage).glob(".*")):
-            name = _LEFT.fullmatch(path.name)
-            if name is not None and path.is_dir() and not path.is_symlink():
-                by_key.setdefault(name[1] or name[2], []).append(path)
+            key = key_of(path.name)
+            if key is not None and path.is_dir() and not path.is_symlink():
+                by_key.setdefault(key, []).append(path)
         return {key: paths for key, paths in by_key.items() if not self.busy(stage, key)}
 
     def busy(self, stage: str, key: str) -> bool:
-        """Whether a process is computing an artifact now. Writes nothing."""
-        return is_held(self._folder(stage, key).with_name(f".lock-{key}"))
+        """Whether a process is computing an artifact now, see locking.is_held. Writes nothing."""
+        return locking.is_held(self._lock(stage, key))
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 
-
-def _discard(folder: Path) -> None:
-    """Rename a folder to a trash name in one step; the caller deletes it."""
-    key = folder.name.removeprefix(".work-")
-    with suppress(FileNotFoundError):
-        os.rename(folder, folder.with_name(f".trash-{key}-{secrets.token_hex(4)}"))
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.root / stage / f".lock-{key}"
 
 
-def _drop_scratch(folder: Path) -> None:
-    for path in list(folder.iterdir()):
-        is_folder = path.is_dir() and not path.is_symlink()
-        if is_scratch(path.name):
-            shutil.rmtree(path) if is_folder else path.unlink()
-        elif is_folder:
-            _drop_scratch(path)
+def _check_still(hold: locking.Hold, error: Exception) -> None:
+    """Raise ArtifactError from an error that came of having lost the right to write."""
+    try:
+        hold.check()
+    except ArtifactError as lost:
+        raise lost from error
+    except OSError:  # the first error says more
+        return

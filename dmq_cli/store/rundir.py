@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import weakref
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from dmq_cli.store import locking
 from dmq_cli.store.files import disk_errors, read_json, write_json
-from dmq_cli.store.locks import is_held, release, sign, try_lock
 
-__all__ = ["LOCK", "RUN_FILES", "Run", "create_run", "is_alive", "read_json", "write_json"]
+__all__ = ["LEASE", "LOCK", "RUN_FILES", "Run", "create_run", "is_alive", "read_json", "write_json"]
 
 LOCK = ".lock"
+LEASE = ".lease"
 RUN_FILES = ("config.json", "manifest.json", "status.json", "metrics.json", "run.log", "samples.png", "report.html")
 """What dmq writes into the folder of a run, besides its lock and links to its artifacts."""
 _log = logging.getLogger("dmq")
@@ -29,14 +31,13 @@ class Run:
     null}; a run that was killed keeps "running", but nobody holds the lock of its folder (`is_alive`).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: str = "auto") -> None:
+        """path: a new folder. lock: auto, flock or lease, see locking.kind_of."""
         self.path = path
         self.log = path / "run.log"
         self._started = now()
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        self._release = weakref.finalize(self, release, descriptor)
-        try_lock(descriptor)
-        sign(descriptor)
+        hold = locking.wait(locking.kind_of(lock, path), path / LOCK, _log.debug)
+        self._release = weakref.finalize(self, hold.release)
         self._write_status("running", None)
 
     def link(self, name: str, target: Path) -> Path:
@@ -69,7 +70,8 @@ class Run:
         finally:
             self._release()
             with suppress(OSError):
-                (self.path / LOCK).unlink()  # nobody waits for this one
+                (self.path / LOCK).unlink(missing_ok=True)  # nobody waits for this one
+            shutil.rmtree(self.path / LEASE, ignore_errors=True)
 
     def _write_status(self, status: str, finished: str | None) -> None:
         self.write_json("status.json", {"status": status, "started": self._started, "finished": finished})
@@ -77,16 +79,16 @@ class Run:
 
 def is_alive(folder: Path) -> bool:
     """Whether the process of a run is still running."""
-    return is_held(folder / LOCK)
+    return locking.is_held(folder / LOCK)
 
 
-def create_run(root: Path, verb: str, key: str, config: dict[str, object]) -> Run:
+def create_run(root: Path, verb: str, key: str, config: dict[str, object], lock: str = "auto") -> Run:
     """Make root/<verb>/<YYYYmmdd-HHMMSS>-<first 8 of key>, "-2", "-3" ... after it where that is taken.
 
-    config: plain values, written to config.json. Raises DiskError for a full or unwritable disk.
+    config: plain values, written to config.json. lock: see Run. Raises DiskError for a full or unwritable disk.
     """
     with disk_errors(root, f"Starting a run of {verb}"):
-        run = Run(_new_folder(Path(root) / verb, f"{datetime.now():%Y%m%d-%H%M%S}-{key[:8]}"))
+        run = Run(_new_folder(Path(root) / verb, f"{datetime.now():%Y%m%d-%H%M%S}-{key[:8]}"), lock)
         run.write_json("config.json", config)
     return run
 

@@ -13,7 +13,7 @@ from dmq_cli.results.later import without_later
 from dmq_cli.sentences import describe_error
 from dmq_cli.store import digest
 
-OUTSIDE = ("hydra", "runtime", "retry", "scale", "logger")
+OUTSIDE = ("hydra", "runtime", "store", "retry", "scale", "logger")
 """Sections that say how a job is run, and change none of its numbers."""
 
 TableRows = Callable[[dict[str, Any], str], list[list[str]]]

@@ -2,7 +2,10 @@
 
 python -m tests.store.child ROOT hang          claim, write one part, say so, then sleep inside the claim
 python -m tests.store.child ROOT compute       append a line to ROOT/computed unless done, wait, commit
+python -m tests.store.child ROOT late          claim, write a part and half of a file, say so, and on a line from stdin the rest; commit
 python -m tests.store.child ROOT die N WHEN    commit, SIGKILL before or after the N-th fsync, replace, rename
+
+With LEASE=seconds in the environment the store excludes by leases that last so long in silence.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dmq_cli.errors import ArtifactError
 from dmq_cli.store import ArtifactStore
+from dmq_cli.store.files import write_text
 
 KEY = "0123456789abcdef"
 
@@ -38,6 +43,23 @@ def compute(store: ArtifactStore) -> None:
             (claim.work / "a").write_text("content")
             claim.commit({"by": os.getpid()})
     print(claim.done, flush=True)
+
+
+def late(store: ArtifactStore) -> None:
+    try:
+        with store.claim("sample", KEY) as claim:
+            write_text(claim.work / "tmp-0", "first chunk")
+            with (claim.work / "whole").open("w") as file:
+                file.write("half, ")
+                file.flush()
+                print("claimed", flush=True)
+                sys.stdin.readline()
+                file.write("and half")
+            write_text(claim.work / "tmp-1", "chunk of the late owner")
+            claim.commit({"by": "late"})
+            print("committed", flush=True)
+    except ArtifactError as error:
+        print(f"refused: {error}", flush=True)
 
 
 def die(store: ArtifactStore, count: int, when: str) -> None:
@@ -64,9 +86,15 @@ def _deadly(function: Callable[..., Any], left: list[int], when: str) -> Callabl
     return call
 
 
+def _made(root: Path) -> ArtifactStore:
+    if (seconds := os.environ.get("LEASE")) is None:
+        return ArtifactStore(root)
+    return ArtifactStore(root, "lease", float(seconds))
+
+
 if __name__ == "__main__":
-    _store = ArtifactStore(Path(sys.argv[1]))
+    _store = _made(Path(sys.argv[1]))
     if sys.argv[2] == "die":
         die(_store, int(sys.argv[3]), sys.argv[4])
     else:
-        {"hang": hang, "compute": compute}[sys.argv[2]](_store)
+        {"hang": hang, "compute": compute, "late": late}[sys.argv[2]](_store)

@@ -92,6 +92,24 @@ def test_remove_forgets_artifact_and_leftovers(store: ArtifactStore) -> None:
     assert make(store) == store.find("sample", KEY)
 
 
+def test_many_are_removed_together(store: ArtifactStore) -> None:
+    for key in ("aa", "bb", "cc"):
+        make(store, key)
+    with store.claim("sample", "dd") as claim:
+        (claim.work / "part").write_text("x")
+    store.discard("sample", ["aa", "cc", "dd", "ee"])
+    assert store.keys("sample") == ["bb"] and len(list((store.root / "sample").glob(".trash-*"))) == 3
+    store.sweep("sample", ["aa", "cc"])
+    assert [path.name[:9] for path in (store.root / "sample").glob(".trash-*")] == [".trash-dd"]
+
+
+def test_the_newest_come_first(store: ArtifactStore) -> None:
+    for number, key in enumerate(("bb", "cc", "aa")):
+        os.utime(make(store, key), (number, number))
+    assert store.newest("sample", 2) == ["aa", "cc"] and store.newest("sample", 9) == ["aa", "cc", "bb"]
+    assert store.newest("other", 2) == []
+
+
 def test_committing_twice_or_nan_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(NumericsError), store.claim("sample", KEY) as claim:
         claim.commit({"loss": float("nan")})

@@ -96,10 +96,13 @@ def _clean(outputs: Path, age: float, yes: bool, dry_run: bool, flags: set[str])
 
 def _remove(store: ArtifactStore, removed: Sequence[Unneeded]) -> None:
     """Remove items: all are renamed first, which is quick, so that no run finds only a part of them."""
-    for unneeded_item in removed:
-        store.discard(unneeded_item.stage, unneeded_item.key)
-    for unneeded_item in removed:
-        store.sweep(unneeded_item.stage, unneeded_item.key)
+    by_stage: dict[str, dict[str, None]] = {}
+    for item in removed:
+        by_stage.setdefault(item.stage, {})[item.key] = None
+    for stage, keys in by_stage.items():
+        store.discard(stage, keys)
+    for stage, keys in by_stage.items():
+        store.sweep(stage, keys)
 
 
 def _result(items: Sequence[Unneeded], kept_paths: Sequence[str]) -> tuple[dict[str, Any], str]:

@@ -12,7 +12,7 @@ from dmq_cli.cli.commands.output import aligned, bytes_of, confirmed, show
 from dmq_cli.results import inventory
 from dmq_cli.store import is_alive
 from dmq_cli.store.files import disk_errors
-from dmq_cli.store.rundir import LOCK, RUN_FILES
+from dmq_cli.store.rundir import LEASE, LOCK, RUN_FILES
 
 _HOLDS_A_MODEL = "train"  # a verb whose folders other runs may read
 
@@ -72,7 +72,7 @@ def _has_only_run_files(folder: Path) -> bool:
     """Whether it has the files of a run and nothing else: artifacts are links, but files of its own in an unpacked run."""
     links = list((folder / "artifacts").glob("*"))
     names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    allowed = {*RUN_FILES, LOCK, "artifacts"}
+    allowed = {*RUN_FILES, LOCK, LEASE, "artifacts"}
     return {"config.json", "status.json"} <= names <= allowed and all(link.is_symlink() for link in links)
 
 
