@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _METHODS = (
     "eda", "eda_released", "quest", "tcaq", "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
 _ALIKE = " ≈ fp"
+_IN_RECON = ("refine_iterations",)
 _SAID = (
     "sampler.num_inference_steps=",
     "cond.guidance=",
@@ -100,7 +101,7 @@ def order(cell: Evaluation) -> tuple[Any, ...]:
 
 
 def varied(cells: Iterable[Evaluation]) -> list[str]:
-    """Settings of budget, reconstruction and correction that differ between cells of the same method: each needs a column of its own."""
+    """Settings of budget, scheme, reconstruction and correction that differ between cells of the same method: each needs a column of its own."""
     values: dict[str, set[str]] = {}
     for cell in cells:
         for key, value in _settings(cell).items():
@@ -226,8 +227,11 @@ def _at(cell: Evaluation, key: str) -> Any:
 
 
 def _settings(cell: Evaluation) -> dict[str, Any]:
+    """The values of these sections by name. Budgets of what a reconstruction names itself count where it has them."""
     config = cell.config
-    return {**config["budget"], **config["correct"], **config.get("recon", {})}
+    budget = {key: value for key, value in config["budget"].items() if key not in _IN_RECON}
+    scheme = {key: value for key, value in config.get("scheme", {}).items() if not isinstance(value, Mapping | list)}
+    return {**budget, **scheme, **config["correct"], **config.get("recon", {})}
 
 
 def _sortable(value: Any) -> str:
