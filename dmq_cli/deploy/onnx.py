@@ -49,6 +49,8 @@ def write_onnx(folder: Path, lowered: Lowered) -> None:
             traced(lowered), opset_version=OPSET, dynamo=True, input_names=names, output_names=["prediction"], verbose=False,
             custom_translation_table=translations(), optimize=False,
         )  # fmt: skip
+    for node in model.model.graph:
+        node.metadata_props.clear()  # stack traces, with paths of this machine
     (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
     model.save(folder / FILE)
 
