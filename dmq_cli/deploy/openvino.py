@@ -7,6 +7,7 @@ Precision is pinned to float32 around the integers: OpenVINO's own default may b
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from torch import Tensor
 
 from dmq_cli.deploy.index import FILE as INDEX
 from dmq_cli.deploy.lower import Lowered
-from dmq_cli.deploy.traced import input_names, traced
+from dmq_cli.deploy.traced import input_names, traced, traced_float
 from dmq_cli.errors import ArtifactCorruptError, ArtifactError, ConfigError
+from dmq_cli.models import Adapter
 from dmq_cli.models.prediction import Prediction
 from dmq_cli.store import read_json
 
 FILE = "openvino/network.xml"
-_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+_PRECISION = "f32"
+_SETTINGS = {"PERFORMANCE_HINT": "LATENCY"}
 _EXACT, _SATURATING = 127, 64
 _PRODUCTS = ("Convolution", "FullyConnected")
 
@@ -72,20 +75,29 @@ def check_limit(folder: Path) -> None:
 
 def write_openvino(folder: Path, lowered: Lowered) -> None:
     """Write network.xml and network.bin into FOLDER/openvino. Weights are float32 numbers that are integers times their scale."""
+    _write(folder, traced(lowered), lowered.attached.adapter)
+
+
+def write_float(folder: Path, adapter: Adapter) -> None:
+    """Write a network without quantizers, likewise."""
+    _write(folder, traced_float(adapter), adapter)
+
+
+def _write(folder: Path, program: Any, adapter: Adapter) -> None:
     openvino = runtime()
-    program = traced(lowered)
-    model = openvino.convert_model(program, extension=[_translation(openvino)])
-    names = input_names(lowered.attached)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own parts about each other
+        model = openvino.convert_model(program, extension=[_translation(openvino)])
+    names = input_names(adapter)
     for port, name in zip(model.inputs, names, strict=True):
         port.get_tensor().set_names({name})
-    model.reshape({name: shape for name, shape in zip(names, _shapes(lowered), strict=True)})
+    model.reshape({name: shape for name, shape in zip(names, _shapes(adapter), strict=True)})
     (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def _shapes(lowered: Lowered) -> list[list[int]]:
+def _shapes(adapter: Adapter) -> list[list[int]]:
     """The shapes of the inputs, -1 for the number of rows."""
-    adapter = lowered.attached.adapter
     cond = adapter.blank_cond(1) or {}
     return [[-1, *adapter.sample_shape()], [1], *([-1, *value.shape[1:]] for value in cond.values())]
 
@@ -103,10 +115,11 @@ def _translation(openvino: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def compiled(file: Path, threads: int | None = None) -> Any:
-    """Compile an IR for this processor. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
+def compiled(file: Path, threads: int | None = None, precision: str = _PRECISION) -> Any:
+    """Compile an IR for this processor. precision: of what is not in integers, f32 or bf16. Raises ArtifactCorruptError for a file that OpenVINO cannot read."""
     openvino = runtime()
-    settings = {**_SETTINGS, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
+    pinned = {**_SETTINGS, "INFERENCE_PRECISION_HINT": precision}
+    settings = {**pinned, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
     try:
         return openvino.Core().compile_model(file, "CPU", settings)
     except RuntimeError as error:
@@ -118,16 +131,25 @@ def compiled(file: Path, threads: int | None = None) -> Any:
 class OpenVinoDenoiser:
     """The deployed network as a Denoiser."""
 
-    def __init__(self, folder: Path, prediction: Prediction, threads: int | None = None) -> None:
-        """folder: of the export; prediction: what the network predicts."""
+    def __init__(
+        self, folder: Path, prediction: Prediction, threads: int | None = None, precision: str = _PRECISION
+    ) -> None:
+        """folder: of the export; prediction: what the network predicts; precision: see compiled."""
         self.prediction = prediction
-        self.network = compiled(folder / FILE, threads)
+        self.network = compiled(folder / FILE, threads, precision)
         self._request = self.network.create_infer_request()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample, (C, H, W)."""
         return tuple(dimension.get_length() for dimension in list(self.network.input("sample").partial_shape)[1:])
+
+    def blank_cond(self, num: int) -> dict[str, Tensor] | None:
+        """A condition of zeros for num samples; None where the network reads none."""
+        ports = [port for port in self.network.inputs if port.any_name not in ("sample", "timestep")]
+        shapes = {port.any_name: [size.get_length() for size in list(port.partial_shape)[1:]] for port in ports}
+        types = {port.any_name: torch.float32 if port.element_type.is_real() else torch.int64 for port in ports}
+        return {name: torch.zeros(num, *shape, dtype=types[name]) for name, shape in shapes.items()} or None
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         times = timestep.reshape(-1)
