@@ -56,6 +56,7 @@ ONLY_IN = {
     "torchmetrics": {"metrics"},
     "lpips": {"metrics"},
     "openvino": {"deploy"},
+    "nncf": {"deploy"},
 }
 
 

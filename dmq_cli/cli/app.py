@@ -129,7 +129,10 @@ def table(context: click.Context, words: tuple[str, ...]) -> None:
         return
     parts: list[str] = []
     codes = [guarded(lambda: parts.extend(choices.table_parts(name)), "--json" in overrides)]
-    codes += [_code(context, "evaluate", [f"table={part}", *overrides], _run) for part in parts]
+    verb, job = (
+        ("benchmark", _benchmark) if parts and choices.table(name).get("verb") == "benchmark" else ("evaluate", _run)
+    )
+    codes += [_code(context, verb, [f"table={part}", *overrides], job) for part in parts]
     if parts:
         codes.append(guarded(lambda: write_tables([name], *_scale_and_outputs(overrides)), "--json" in overrides))
     sys.exit(max(codes))

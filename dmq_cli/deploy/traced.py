@@ -70,4 +70,6 @@ def _program(network: nn.Module, adapter: Adapter, timestep: Tensor) -> Any:
     shapes = (rows, None, *([tuple(rows for _ in cond)] if cond else []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own parts about each other
-        return torch.export.export(network.eval(), (sample, timestep, *cond.values()), strict=False, dynamic_shapes=shapes)
+        return torch.export.export(
+            network.eval(), (sample, timestep, *cond.values()), strict=False, dynamic_shapes=shapes
+        )

@@ -40,7 +40,11 @@ def _rows(measured: Benchmark, bases: list[str]) -> Iterator[list[str]]:
         for name, subject in measured.subjects.items():
             latency = measured.latency(name, batch)
             ratios = [_ratio(measured, name, base, batch) for base in bases]
-            numbers = [f"{1000 * latency['p50']:.2f}", f"{1000 * latency['p95']:.2f}", f"{latency['images_per_second']:.1f}"]
+            numbers = [
+                f"{1000 * latency['p50']:.2f}",
+                f"{1000 * latency['p95']:.2f}",
+                f"{latency['images_per_second']:.1f}",
+            ]
             memory = [f"{subject['peak_mib']:.0f}", f"{subject['bytes'] / 1e6:.2f}"]
             yield [name, str(batch), *numbers, *memory, "simulated" if subject["simulated"] else "real", *ratios]
 

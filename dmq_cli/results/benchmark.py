@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.results.later import without_later
 from dmq_cli.results.record import Number
 from dmq_cli.store import digest, hold_json, write_json
 from dmq_cli.store.recorded import MANIFEST, check_recorded, read_object
@@ -27,6 +28,7 @@ from dmq_cli.store.recorded import MANIFEST, check_recorded, read_object
 BENCHMARK = "benchmark.json"
 SCHEMA = 1
 _RESAMPLED = 2000
+_FORM = ("model", "bits", "transform", "scheme", "policy", "correct")
 _NEEDED = ("model", "method", "bits", "weights", "machine", "subjects", "config", "calls", "estimates")
 
 
@@ -66,6 +68,25 @@ class Benchmark:
     def ratio(self, subject: str, base: str, batch: int) -> Number:
         """How many times as fast as the base a subject is, with its 95 % interval: the median over rounds of both turns' ratio."""
         return ratio(self.latency(base, batch)["turns"], self.latency(subject, batch)["turns"])
+
+
+def same_network(config: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    """Whether a benchmark's configuration has the network of another one: same model, widths, quantizers and correction.
+
+    What was learned does not count, as it takes no time.
+    """
+    return all(_form(config, section) == _form(measured, section) for section in _FORM)
+
+
+def _form(config: Mapping[str, Any], section: str) -> Any:
+    values = config.get(section) or {}
+    if section == "model":
+        return values.get("name"), values.get("sha256")
+    if section == "bits":
+        return values.get("weight"), values.get("act")
+    if section in ("transform", "correct"):
+        return values.get("_target_")
+    return without_later(values)
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Number:
@@ -108,8 +129,8 @@ def read_benchmark(folder: Path) -> Benchmark:
     lacking = [name for name in _NEEDED if name not in content]
     if content.get("schema") != SCHEMA or lacking:
         raise ArtifactCorruptError(
-            f"{folder / BENCHMARK} was to be read as a benchmark of schema {SCHEMA}, but it has schema {content.get('schema')}"
-            f"{' and no ' + lacking[0] if lacking else ''}; measure it again with dmq benchmark."
+            f"The file {folder / BENCHMARK} was to be read as a benchmark of schema {SCHEMA}, but it has schema"
+            f" {content.get('schema')}{' and no ' + lacking[0] if lacking else ''}; measure it again with dmq benchmark."
         )
     check_recorded(folder, content, read_object(folder / MANIFEST))
     return Benchmark(content)
