@@ -16,7 +16,7 @@ import torch
 
 from dmq_cli import choices
 from dmq_cli.deploy.bench.deployed import Deployed
-from dmq_cli.deploy.bench.network import Network
+from dmq_cli.deploy.bench.network import TimedNetwork
 from dmq_cli.deploy.bench.process import Process
 from dmq_cli.deploy.bench.subjects import Subject
 from dmq_cli.deploy.bench.turns import by_turns
@@ -45,7 +45,7 @@ Variant = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """The section `benchmark`. Raises ConfigError for values that cannot be."""
 
     subjects: list[str]
@@ -94,7 +94,7 @@ def benchmark(composed: Mapping[str, Any], command: str, variant: Variant, quiet
     Writes outputs/runs/benchmark/<time>-<key>/benchmark.json. A finished cell of a table is returned from outputs/tables without
     measuring. Raises ConfigError for settings that cannot be, and as exporting does.
     """
-    settings = Settings(**composed["benchmark"])
+    settings = BenchmarkSettings(**composed["benchmark"])
     config = _checked(composed, settings)
     subjects, key = settings.made(), _key(config)
     if (cell := _cell(config, key)) is not None and _is_finished(cell, key):
@@ -114,7 +114,7 @@ def benchmark(composed: Mapping[str, Any], command: str, variant: Variant, quiet
     return {**content, "run": str(run.path), **({} if cell is None else {"cell": str(cell)})}
 
 
-def _checked(composed: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _checked(composed: Mapping[str, Any], settings: BenchmarkSettings) -> dict[str, Any]:
     """The configuration with its model identified, checked as far as shapes tell."""
     config, adapter = shaped({**composed, "model": dict(composed["model"])})
     config["model"] = identified(composed["model"])
@@ -149,7 +149,11 @@ def _is_finished(cell: Path, key: str) -> bool:
 
 
 def _measured(
-    config: Mapping[str, Any], settings: Settings, subjects: Mapping[str, Subject], variant: Variant, progress: Progress
+    config: Mapping[str, Any],
+    settings: BenchmarkSettings,
+    subjects: Mapping[str, Subject],
+    variant: Variant,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Prepare all subjects, measure them, and make the record."""
     sampler, scheduler = build.sampler(config)
@@ -158,7 +162,7 @@ def _measured(
     outputs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=outputs, prefix=".benchmark-") as scratch:
         steps = tuple(scheduler.timesteps.tolist())
-        network = Network(config["model"], steps, Path(scratch).absolute(), threads, settings.sample_size)
+        network = TimedNetwork(config["model"], steps, Path(scratch).absolute(), threads, settings.sample_size)
         ready = {name: _ready(name, subject, network, variant, progress) for name, subject in subjects.items()}
         measured = _by_turns(ready, network, settings)
         shape = list(network.shape())
@@ -178,7 +182,7 @@ def _measured(
     }
 
 
-def _ready(name: str, subject: Subject, network: Network, variant: Variant, progress: Progress) -> Subject:
+def _ready(name: str, subject: Subject, network: TimedNetwork, variant: Variant, progress: Progress) -> Subject:
     """Write what a subject runs from."""
     _log.info("preparing %s", name)
     if not isinstance(subject, Deployed):
@@ -190,7 +194,9 @@ def _ready(name: str, subject: Subject, network: Network, variant: Variant, prog
     return subject.exported(folder.absolute(), correct)
 
 
-def _by_turns(subjects: Mapping[str, Subject], network: Network, settings: Settings) -> dict[str, dict[str, Any]]:
+def _by_turns(
+    subjects: Mapping[str, Subject], network: TimedNetwork, settings: BenchmarkSettings
+) -> dict[str, dict[str, Any]]:
     """Measure all subjects at all batch sizes, each subject in its process."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Process(subject, network)) for name, subject in subjects.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from dmq_cli.calib import fit_activations, fit_weights
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.deploy.bench.deployed import TABLES
-from dmq_cli.deploy.bench.network import Network
+from dmq_cli.deploy.bench.network import TimedNetwork
 from dmq_cli.deploy.folder import network_name, write_network
 from dmq_cli.deploy.lower import lower
 from dmq_cli.deploy.openvino import weight_limit, write_openvino
@@ -29,7 +29,7 @@ from dmq_cli.wrap import Attached
 _ROWS = 4  # of a batch of noise that ranges are fitted to
 
 
-def export_form(config: Mapping[str, Any], network: Network, folder: Path, progress: Progress) -> tuple[Path, Any]:
+def export_form(config: Mapping[str, Any], network: TimedNetwork, folder: Path, progress: Progress) -> tuple[Path, Any]:
     """Export the quantized network of a configuration. config: composed, of the stage export; folder: where it may be written.
 
     Returns the folder of the export and the correction method. With benchmark.fitted=noise nothing is calibrated on samples or
@@ -42,7 +42,7 @@ def export_form(config: Mapping[str, Any], network: Network, folder: Path, progr
     return exported, build.make(prepared["correct"])
 
 
-def _fitted_to_noise(config: Mapping[str, Any], network: Network, folder: Path) -> CorrectionMethod:
+def _fitted_to_noise(config: Mapping[str, Any], network: TimedNetwork, folder: Path) -> CorrectionMethod:
     if not config["transform"]["_target_"].endswith("NoTransform"):
         raise ConfigError(
             f"method={config['method']['name']} rewrites the network before quantizing by what samples are like, but benchmark.fitted=noise"
@@ -68,7 +68,7 @@ def _write(kind: str, attached: Attached, folder: Path) -> None:
         write_network(folder / network_name(attached.model), attached, {})
 
 
-def _noise(attached: Attached, network: Network) -> Iterator[Call]:
+def _noise(attached: Attached, network: TimedNetwork) -> Iterator[Call]:
     """Batches of noise at all timesteps."""
     steps = torch.tensor(sorted(set(network.timesteps)))
     for times in steps.split(_ROWS):

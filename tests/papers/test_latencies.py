@@ -63,7 +63,7 @@ def test_a_row_is_backed_by_the_benchmark_of_its_batch_size_and_full_precision_b
 
 def test_times_and_ratios_are_shown_with_what_they_are_and_where_they_were_measured(tmp_path: Path) -> None:
     table = paper_table("tac_5")
-    full, other, own = rows_at(table, "32")
+    _, other, own = rows_at(table, "32")
     plant(tmp_path / "tables", table, other, eager=0.4, ours=0.1)
     plant(tmp_path / "tables", table, own, eager=0.4, uncorrected=0.1, ours=0.1001)
     text = papers.write_table("tac_5", "digits", tmp_path)[1]

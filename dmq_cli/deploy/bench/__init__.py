@@ -6,7 +6,7 @@ from dmq_cli.late import late
 
 if TYPE_CHECKING:
     from dmq_cli.deploy.bench.deployed import Deployed as Deployed
-    from dmq_cli.deploy.bench.network import Network as Network
+    from dmq_cli.deploy.bench.network import TimedNetwork as TimedNetwork
     from dmq_cli.deploy.bench.process import Process as Process
     from dmq_cli.deploy.bench.subjects import Eager as Eager
     from dmq_cli.deploy.bench.subjects import Nncf as Nncf
@@ -18,7 +18,7 @@ __getattr__, __all__ = late(
     __name__,
     {
         "deployed": ("Deployed",),
-        "network": ("Network",),
+        "network": ("TimedNetwork",),
         "process": ("Process",),
         "subjects": ("Eager", "Nncf", "OpenVino", "Subject"),
         "turns": ("by_turns",),

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmq_cli.deploy.bench.network import Network
-from dmq_cli.deploy.bench.subjects import Loaded, load_graph
+from dmq_cli.deploy.bench.network import TimedNetwork
+from dmq_cli.deploy.bench.subjects import Callee, load_graph
 from dmq_cli.deploy.folder import read_network
 from dmq_cli.deploy.openvino import runtime
 from dmq_cli.models import model_shapes
@@ -50,10 +50,10 @@ class Deployed:
         if not self.simulated:
             runtime()
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, network: TimedNetwork) -> None:
         """It was exported before."""
 
-    def load(self, network: Network) -> Loaded:
+    def load(self, network: TimedNetwork) -> Callee:
         """See Subject."""
         if self.folder is None:
             raise ValueError("a deployed network is loaded after it was exported")
@@ -61,7 +61,7 @@ class Deployed:
         correction: Correction | None = self.correct.load(load_tensors(self.folder / TABLES))
         return loaded if correction is None else self._corrected(loaded, correction)
 
-    def _corrected(self, loaded: Loaded, correction: Correction) -> Loaded:
+    def _corrected(self, loaded: Callee, correction: Correction) -> Callee:
         """With the correction around the call; under guidance it sees both halves of the estimate side by side."""
         halves = 2 if getattr(self.correct, "target", None) in ("uncond", "both") else 1
 
@@ -73,12 +73,12 @@ class Deployed:
         return replace(loaded, call=call, bytes=loaded.bytes + size)
 
 
-def _simulated(folder: Path, network: Network) -> Loaded:
+def _simulated(folder: Path, network: TimedNetwork) -> Callee:
     """Load a packed export."""
     place = network_folder(folder)
     attached = read_network(place, getattr(model_shapes(network.model), "tokens", 1))
     denoiser = QuantDenoiser(attached)
-    return Loaded(
+    return Callee(
         lambda _, *inputs: denoiser(*inputs),
         attached.adapter.sample_shape(),
         attached.adapter.blank_cond,

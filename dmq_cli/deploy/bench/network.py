@@ -16,7 +16,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Network:
+class TimedNetwork:
     """model: its section, identified; timesteps: those that sampling visits, in order; folder: where subjects write; threads: of
     every runtime; sample_size: height and width of a sample, None for the model's own.
     """

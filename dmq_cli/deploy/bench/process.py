@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmq_cli.deploy.bench.network import Network
-from dmq_cli.deploy.bench.subjects import Loaded, Subject
+from dmq_cli.deploy.bench.network import TimedNetwork
+from dmq_cli.deploy.bench.subjects import Callee, Subject
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.store import Stopwatch
 
@@ -25,7 +25,7 @@ _STATUS = Path("/proc/self/status")
 class Process:
     """A subject that is loaded and waits to be called. `bytes`: of what it runs from."""
 
-    def __init__(self, subject: Subject, network: Network) -> None:
+    def __init__(self, subject: Subject, network: TimedNetwork) -> None:
         """Raises as the subject does when it is loaded."""
         self._connection, self._process = _start(_serve, subject, network)
         self.bytes: int = _answer(self._connection)
@@ -53,7 +53,7 @@ class Process:
         return peak
 
 
-def _start(target: Callable[..., None], subject: Subject, network: Network) -> tuple[Connection, Any]:
+def _start(target: Callable[..., None], subject: Subject, network: TimedNetwork) -> tuple[Connection, Any]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=target, args=(there, subject, network), daemon=True)
@@ -76,7 +76,7 @@ def _answer(connection: Connection) -> Any:
 
 
 @torch.inference_mode()
-def _serve(connection: Connection, subject: Subject, network: Network) -> None:
+def _serve(connection: Connection, subject: Subject, network: TimedNetwork) -> None:
     """Runs in the process: loads the subject, then answers until it is told to end."""
     torch.set_num_threads(network.threads)
     try:
@@ -91,14 +91,14 @@ def _serve(connection: Connection, subject: Subject, network: Network) -> None:
         return
 
 
-def _timed(loaded: Loaded, network: Network, batch: int, calls: int) -> list[float]:
+def _timed(loaded: Callee, network: TimedNetwork, batch: int, calls: int) -> list[float]:
     """Seconds of each call; every one is at the next timestep."""
     sample, cond = network.sample(batch, loaded.sample_shape), loaded.blank_cond(batch)
     steps = [torch.tensor([timestep]) for timestep in network.timesteps]
     return [_seconds(loaded, number % len(steps), sample, steps[number % len(steps)], cond) for number in range(calls)]
 
 
-def _seconds(loaded: Loaded, number: int, sample: Tensor, timestep: Tensor, cond: object) -> float:
+def _seconds(loaded: Callee, number: int, sample: Tensor, timestep: Tensor, cond: object) -> float:
     start = time.perf_counter()
     loaded.call(number, sample, timestep, cond)
     return time.perf_counter() - start

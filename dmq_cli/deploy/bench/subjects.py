@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dmq_cli.deploy.bench.network import Network
+from dmq_cli.deploy.bench.network import TimedNetwork
 from dmq_cli.deploy.openvino import FILE, OpenVinoDenoiser, runtime, write_float
 from dmq_cli.deploy.traced import input_names
 from dmq_cli.errors import ConfigError
@@ -25,7 +25,7 @@ Call = Callable[[int, Tensor, Tensor, object], object]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Callee:
     """A subject that can be called. bytes: of the files or tensors it runs from."""
 
     call: Call
@@ -46,11 +46,11 @@ class Subject(Protocol):
         """Raise ConfigError where what it runs with is not installed."""
         ...
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, network: TimedNetwork) -> None:
         """Write what it is loaded from into the network's folder, where that is not there."""
         ...
 
-    def load(self, network: Network) -> Loaded:
+    def load(self, network: TimedNetwork) -> Callee:
         """Load it, to run with the network's threads."""
         ...
 
@@ -66,10 +66,10 @@ class Eager:
     def check(self) -> None:
         """Needs nothing; raises nothing."""
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, network: TimedNetwork) -> None:
         """Writes nothing."""
 
-    def load(self, network: Network) -> Loaded:
+    def load(self, network: TimedNetwork) -> Callee:
         """See Subject."""
         adapter = network.adapter()
         adapter.model.to(getattr(torch, self.dtype))
@@ -77,7 +77,7 @@ class Eager:
             adapter.model.compile(dynamic=False)
         denoiser = ModelDenoiser(adapter)
         size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.model.state_dict().values())
-        return Loaded(
+        return Callee(
             lambda _, *inputs: denoiser(*inputs),
             adapter.sample_shape(),
             lambda num: _in_dtype(adapter.blank_cond(num), getattr(torch, self.dtype)),
@@ -101,13 +101,13 @@ class OpenVino:
         """See Subject."""
         runtime()
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, network: TimedNetwork) -> None:
         """Convert the network, once for all subjects that need it."""
         folder = network.folder / FLOAT
         if not (folder / FILE).is_file():
             write_float(folder, network.adapter())
 
-    def load(self, network: Network) -> Loaded:
+    def load(self, network: TimedNetwork) -> Callee:
         """See Subject."""
         return load_graph(network.folder / FLOAT, network, self.precision)
 
@@ -126,7 +126,7 @@ class Nncf:
                 "The subject nncf was asked for, but the package nncf is not installed; run: pip install 'dmq-cli[nncf]'."
             )
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, network: TimedNetwork) -> None:
         """Quantize the graph in full precision."""
         import nncf  # type: ignore[import-not-found, unused-ignore]
 
@@ -138,12 +138,12 @@ class Nncf:
         (folder / FILE).parent.mkdir(parents=True)
         openvino.save_model(quantized, folder / FILE, compress_to_fp16=False)
 
-    def load(self, network: Network) -> Loaded:
+    def load(self, network: TimedNetwork) -> Callee:
         """See Subject."""
         return load_graph(network.folder / "nncf", network, "f32")
 
 
-def _calibration(network: Network) -> list[dict[str, Any]]:
+def _calibration(network: TimedNetwork) -> list[dict[str, Any]]:
     """Inputs of the graph, one sample each: noise at timesteps spread over those of sampling."""
     adapter = network.adapter()
     samples = network.sample(_CALIBRATED, adapter.sample_shape())
@@ -157,8 +157,8 @@ def _calibration(network: Network) -> list[dict[str, Any]]:
     ]
 
 
-def load_graph(folder: Path, network: Network, precision: str) -> Loaded:
+def load_graph(folder: Path, network: TimedNetwork, precision: str) -> Callee:
     """Load an OpenVINO graph as it samples. folder: that `openvino/` lies in."""
     denoiser = OpenVinoDenoiser(folder, network.prediction, network.threads, precision)
     size = sum(file.stat().st_size for file in (folder / FILE).parent.iterdir())
-    return Loaded(lambda _, *inputs: denoiser(*inputs), denoiser.sample_shape, denoiser.blank_cond, size)
+    return Callee(lambda _, *inputs: denoiser(*inputs), denoiser.sample_shape, denoiser.blank_cond, size)
