@@ -130,7 +130,9 @@ def table(context: click.Context, words: tuple[str, ...]) -> None:
     parts: list[str] = []
     codes = [guarded(lambda: parts.extend(choices.table_parts(name)), "--json" in overrides)]
     verb, job = (
-        ("benchmark", _benchmark) if parts and choices.table(name).get("verb") == "benchmark" else ("evaluate", _run)
+        ("benchmark", _benchmark)
+        if parts and (choices.table(name) or {}).get("verb") == "benchmark"
+        else ("evaluate", _run)
     )
     codes += [_code(context, verb, [f"table={part}", *overrides], job) for part in parts]
     if parts:

@@ -3,7 +3,7 @@
     {schema, model, weights, method, bits, sample_shape, calls, estimates, machine, subjects: {name: {about, simulated, bytes,
      peak_mib, batches: {"32": {p50, p95, images_per_second, calls, turns}}}}, config, artifacts, overrides, command}
 
-p50, p95: seconds of one network call on a batch, over all timed calls; turns: the median of every turn, in order, so that
+p50, p95: seconds of one network call on a batch, over all timed calls; images_per_second: of finished images, by p50; turns: the median of every turn, in order, so that
 ratios are taken between turns that followed each other. calls: network calls of one trajectory; estimates: of the network for each
 (2 with guidance). A latency is real unless its subject simulates integers.
 """
@@ -99,13 +99,13 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Number:
     )
 
 
-def summarise(turns: Sequence[Sequence[float]], batch: int) -> dict[str, Any]:
-    """The latency of a subject at a batch size, from the seconds of its calls, turn by turn."""
+def summarise(turns: Sequence[Sequence[float]], batch: int, calls: int = 1) -> dict[str, Any]:
+    """The latency of a subject at a batch size, from the seconds of its calls, turn by turn. calls: that a batch of images takes."""
     seconds = sorted(second for turn in turns for second in turn)
     return {
         "p50": statistics.median(seconds),
         "p95": percentile(seconds, 0.95),
-        "images_per_second": batch / statistics.median(seconds),
+        "images_per_second": batch / (calls * statistics.median(seconds)),
         "calls": len(seconds),
         "turns": [round(statistics.median(turn), 9) for turn in turns],
     }

@@ -21,13 +21,14 @@ from dmq_cli.deploy.bench.process import Process
 from dmq_cli.deploy.bench.subjects import Subject
 from dmq_cli.deploy.bench.turns import by_turns
 from dmq_cli.deploy.openvino import instruction_set
-from dmq_cli.errors import ConfigError, nearest
+from dmq_cli.errors import ConfigError, DmqError, nearest
 from dmq_cli.models import identified, is_random
 from dmq_cli.results.benchmark import BENCHMARK, SCHEMA, read_benchmark, summarise, write_benchmark
 from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.costing import shaped
+from dmq_cli.stages.exported import as_exported
 from dmq_cli.stages.forms import export_form
 from dmq_cli.stages.graph import identity
 from dmq_cli.stages.progress import Progress
@@ -57,6 +58,9 @@ class BenchmarkSettings:
     seconds: float
 
     def __post_init__(self) -> None:
+        for key, value in (("subjects", self.subjects), ("batches", self.batches)):
+            if not isinstance(value, list):
+                raise ConfigError(f"benchmark.{key}={value} is no list; write benchmark.{key}=[{value}].")
         known = choices.names("subject")
         for name in self.subjects:
             if name not in known:
@@ -108,7 +112,7 @@ def benchmark(composed: Mapping[str, Any], command: str, variant: Variant, quiet
         for folder in (run.path, *([] if cell is None else [cell])):
             write_benchmark(folder, content, manifest)
     except BaseException as error:
-        run.finish(f"failed: {error}")
+        run.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
         raise
     run.finish("done")
     return {**content, "run": str(run.path), **({} if cell is None else {"cell": str(cell)})}
@@ -116,6 +120,11 @@ def benchmark(composed: Mapping[str, Any], command: str, variant: Variant, quiet
 
 def _checked(composed: Mapping[str, Any], settings: BenchmarkSettings) -> dict[str, Any]:
     """The configuration with its model identified, checked as far as shapes tell."""
+    as_exported(composed)  # refuses one
+    if composed["runtime"]["device"] != "cpu":
+        raise ConfigError(
+            f"runtime.device={composed['runtime']['device']} was given, but dmq benchmark measures on the CPU; leave it out."
+        )
     config, adapter = shaped({**composed, "model": dict(composed["model"])})
     config["model"] = identified(composed["model"])
     config["bits"] = {**config["bits"], "name": bits_name(config["bits"])}
@@ -164,7 +173,8 @@ def _measured(
         steps = tuple(scheduler.timesteps.tolist())
         network = TimedNetwork(config["model"], steps, Path(scratch).absolute(), threads, settings.sample_size)
         ready = {name: _ready(name, subject, network, variant, progress) for name, subject in subjects.items()}
-        measured = _by_turns(ready, network, settings)
+        estimates = 1 if (config.get("cond") or {}).get("guidance") is None else 2
+        measured = _by_turns(ready, network, settings, sampler.calls * estimates)
         shape = list(network.shape())
     return {
         "schema": SCHEMA,
@@ -174,7 +184,7 @@ def _measured(
         "bits": config["bits"]["name"],
         "sample_shape": shape,
         "calls": sampler.calls,
-        "estimates": 1 if (config.get("cond") or {}).get("guidance") is None else 2,
+        "estimates": estimates,
         "machine": {**_machine(), "threads": threads},
         "subjects": {name: {"simulated": ready[name].simulated, **measured[name]} for name in ready},
         "config": dict(config),
@@ -195,9 +205,9 @@ def _ready(name: str, subject: Subject, network: TimedNetwork, variant: Variant,
 
 
 def _by_turns(
-    subjects: Mapping[str, Subject], network: TimedNetwork, settings: BenchmarkSettings
+    subjects: Mapping[str, Subject], network: TimedNetwork, settings: BenchmarkSettings, calls: int
 ) -> dict[str, dict[str, Any]]:
-    """Measure all subjects at all batch sizes, each subject in its process."""
+    """Measure all subjects at all batch sizes, each subject in its process. calls: that a batch of images takes."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Process(subject, network)) for name, subject in subjects.items()}
         batches: dict[str, dict[str, Any]] = {name: {} for name in subjects}
@@ -205,7 +215,7 @@ def _by_turns(
             _log.info("measuring batches of %d", batch)
             turns = by_turns(processes, batch, rounds=settings.rounds, turn=settings.turn, seconds=settings.seconds)
             for name in subjects:
-                batches[name][str(batch)] = summarise(turns[name], batch)
+                batches[name][str(batch)] = summarise(turns[name], batch, calls)
         return {
             name: {"bytes": process.bytes, "peak_mib": round(process.close(), 1), "batches": batches[name]}
             for name, process in processes.items()
@@ -222,5 +232,5 @@ def _machine() -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cpu_count": os.cpu_count(),
         "instruction_set": instruction_set(),
-        "load_before": load,
+        "load_average": load,
     }

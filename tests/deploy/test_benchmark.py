@@ -18,6 +18,8 @@ from tests.chain import dmq, tiny_folder, words
     [
         ("benchmark.subjects=[eagre]", "There is no subject eagre. Did you mean eager?"),
         ("benchmark.subjects=[]", "name one or several"),
+        ("benchmark.subjects=eager", "write benchmark.subjects=[eager]"),
+        ("benchmark.batches=4", "write benchmark.batches=[4]"),
         ("benchmark.subjects=[eager,eager]", "each once"),
         ("benchmark.batches=[0]", "benchmark.batches=[0] is not possible"),
         ("benchmark.rounds=0", "benchmark.rounds=0 is not possible"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from dmq_cli.deploy.bench.network import TimedNetwork
 from dmq_cli.deploy.bench.subjects import Callee, Subject
 from dmq_cli.errors import ConfigError, DmqError
+from dmq_cli.models.configs import first_line
 from dmq_cli.store import Stopwatch
 
 _PATIENCE = 5  # seconds that a process has to end by itself
@@ -89,6 +90,12 @@ def _serve(connection: Connection, subject: Subject, network: TimedNetwork) -> N
         connection.send(error)
     except EOFError:  # the command has ended
         return
+    except Exception as error:  # of a runtime: any kind
+        connection.send(
+            ConfigError(
+                f"A subject could not be run ({type(error).__name__}: {first_line(error)}); leave it out of benchmark.subjects."
+            )
+        )
 
 
 def _timed(loaded: Callee, network: TimedNetwork, batch: int, calls: int) -> list[float]:

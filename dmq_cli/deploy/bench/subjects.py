@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +136,8 @@ class Nncf:
         folder, openvino = network.folder / "nncf", runtime()
         model = openvino.Core().read_model(network.folder / FLOAT / FILE)
         rows = nncf.Dataset(_calibration(network))
-        quantized = nncf.quantize(model, rows, subset_size=_CALIBRATED)
+        with contextlib.redirect_stdout(sys.stderr):  # its progress is no result
+            quantized = nncf.quantize(model, rows, subset_size=_CALIBRATED)
         (folder / FILE).parent.mkdir(parents=True)
         openvino.save_model(quantized, folder / FILE, compress_to_fp16=False)
 
