@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmq_cli.deploy.bench.network import TimedNetwork
 from dmq_cli.deploy.openvino import FILE, OpenVinoDenoiser, runtime, write_float
@@ -74,7 +74,7 @@ class Eager:
     def load(self, network: TimedNetwork) -> Callee:
         """See Subject."""
         adapter = network.adapter()
-        adapter.model.to(getattr(torch, self.dtype))
+        nn.Module.to(adapter.model, getattr(torch, self.dtype))  # diffusers' own warns of its return to float32
         if self.compiled:
             adapter.model.compile(dynamic=False)
         denoiser = ModelDenoiser(adapter)
