@@ -18,7 +18,7 @@ venv: $(STAMP)  ## create .venv and install dmq with the tested versions
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[joblib,slurm,tensorboard,text,export,openvino,onnx,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[joblib,slurm,tensorboard,text,export,openvino,onnx,nncf,dev]'
 	@touch $@
 
 demo: $(STAMP)  ## the main job at W3A8 on the embedded model: a table and images in a few minutes

@@ -173,7 +173,7 @@ def together(groups: Mapping[str, list[str]]) -> list[dict[str, str]]:
 
 def test_every_other_choice_composes_and_fits() -> None:
     groups = {str(path.parent.relative_to(CONF)) for path in CONF.glob("*/*.yaml")}
-    others = {group: choices(group) for group in sorted(groups - {"model", "method", "bits", "metric"})}
+    others = {group: choices(group) for group in sorted(groups - {"model", "method", "bits", "metric", "subject"})}
     assert set(others) >= {"budget", "train", "table", *BUILT}
     tables = set(others.pop("table")) - set(papers.names())  # theirs are data, which test_rows composes with
     assert tables >= {"none", "demo", "main"}  # override choices of others, so each is alone
@@ -190,7 +190,9 @@ def test_every_other_choice_composes_and_fits() -> None:
             check_types(section, config[section])
     composes = {(group, name) for row in rows for group, name in row.items()}
     elsewhere = {("table", name) for name in papers.names()}
-    elsewhere |= {(group, name) for group in ("model", "method", "bits", "metric") for name in choices(group)}
+    elsewhere |= {
+        (group, name) for group in ("model", "method", "bits", "metric", "subject") for name in choices(group)
+    }
     files = {(str(path.parent.relative_to(CONF)), path.stem) for path in CONF.glob("*/*.yaml")}
     assert composes | elsewhere == files and len(composes) >= 75
 

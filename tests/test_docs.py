@@ -123,6 +123,7 @@ def test_choices_on_the_page_of_the_command_line_are_those_of_conf() -> None:
         "sampler",
         "numerics",
         "protocol",
+        "subject",
         "logger",
     )
     for group in listed:

@@ -59,6 +59,7 @@ ONLY_IN = {
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "onnxscript": {"deploy"},
+    "nncf": {"deploy"},
 }
 
 

@@ -16,7 +16,7 @@ from tests.chain import dmq, tiny_folder, words
 from tests.tiny import SMALL
 
 SLOW = ("diffusers", "transformers", "torch_fidelity", "torchvision", "torch._dynamo", "sklearn", "torchmetrics")
-LATE = ["dmq_cli.deploy", "dmq_cli.models", "dmq_cli.models.importers", "dmq_cli.sampling"]
+LATE = ["dmq_cli.deploy", "dmq_cli.deploy.bench", "dmq_cli.models", "dmq_cli.models.importers", "dmq_cli.sampling"]
 
 _SEEING_TORCH = """
 import os, sys

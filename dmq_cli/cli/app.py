@@ -111,6 +111,14 @@ def cost(context: click.Context, overrides: tuple[str, ...]) -> None:
 
 
 @main.command(context_settings=_OPTIONS, add_help_option=False)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_words)
+@click.pass_context
+def benchmark(context: click.Context, overrides: tuple[str, ...]) -> None:
+    """Measure how long a network call takes: in PyTorch, in OpenVINO, and quantized in integers."""
+    _start(context, "benchmark", overrides, _benchmark)
+
+
+@main.command(context_settings=_OPTIONS, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME [OVERRIDES]...", shell_complete=complete_words)
 @click.pass_context
 def table(context: click.Context, words: tuple[str, ...]) -> None:
@@ -121,7 +129,12 @@ def table(context: click.Context, words: tuple[str, ...]) -> None:
         return
     parts: list[str] = []
     codes = [guarded(lambda: parts.extend(choices.table_parts(name)), "--json" in overrides)]
-    codes += [_code(context, "evaluate", [f"table={part}", *overrides], _run) for part in parts]
+    verb, job = (
+        ("benchmark", _benchmark)
+        if parts and (choices.table(name) or {}).get("verb") == "benchmark"
+        else ("evaluate", _run)
+    )
+    codes += [_code(context, verb, [f"table={part}", *overrides], job) for part in parts]
     if parts:
         codes.append(guarded(lambda: write_tables([name], *_scale_and_outputs(overrides)), "--json" in overrides))
     sys.exit(max(codes))
@@ -193,7 +206,7 @@ def _hydra(
         _show(result, flags)
 
     # Where Hydra makes a folder of its own, even if nothing is written to it.
-    quiet = [] if job in (_run, _train) else ["hydra.run.dir=."]
+    quiet = [] if job in (_run, _train, _benchmark) else ["hydra.run.dir=."]
     # Hydra takes flags before all overrides or after them, but not in between.
     words = [f"stage={verb}", *quiet, *_plugin_words(), *as_hydra(overrides, sweeps(hydra_flags, overrides))]
     hydra_flags = [
@@ -204,7 +217,7 @@ def _hydra(
     set_up_logging(flags)
     if swept := sweeps(hydra_flags, overrides):
         say_composing(verb, overrides)
-    command = Command(verb, flags, run, _rows, recorded=job is _run)
+    command = Command(verb, flags, run, _rows, recorded=job in (_run, _benchmark))
     token = CURRENT.set(command)
     try:
         if hydra_flags or swept or any(word.lstrip("+~").startswith("hydra.") for word in overrides):
@@ -285,7 +298,7 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
                 command,
                 job_flags | {"quiet"} if swept else job_flags,
             )
-        if swept and job is not _run and "json" not in job_flags:
+        if swept and job not in (_run, _benchmark) and "json" not in job_flags:
             _show(result, job_flags)
         return result
 
@@ -324,6 +337,13 @@ def _cost(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, An
     from dmq_cli.stages.costing import cost_of
 
     return cost_of(config)
+
+
+def _benchmark(config: dict[str, Any], command: str, flags: set[str]) -> dict[str, Any]:
+    from dmq_cli.overrides import current
+    from dmq_cli.stages.benchmark import benchmark
+
+    return benchmark(config, command, current.with_words, quiet="quiet" in flags)
 
 
 def _show(result: dict[str, Any], flags: set[str]) -> None:

@@ -42,7 +42,7 @@ def runtime() -> Any:
 def write_onnx(folder: Path, lowered: Lowered) -> None:
     """Write network.onnx into FOLDER/onnx: integers as int8 with a scale for each output channel."""
     runtime()
-    names = input_names(lowered.attached)
+    names = input_names(lowered.attached.adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own parts about each other
         model: Any = torch.onnx.export(

@@ -6,6 +6,7 @@ Precision is pinned to float32 around the integers: OpenVINO's own default may b
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from dmq_cli.deploy.constants import integer_constant, widen
 from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.lower import Lowered
 from dmq_cli.deploy.names import PREFIX, naming
-from dmq_cli.deploy.traced import input_names, traced
+from dmq_cli.deploy.traced import input_names, traced, traced_float
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.models import Adapter
 from dmq_cli.models.prediction import Prediction
 
 FILE = "openvino/network.xml"
-_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+_PRECISION = "f32"
+_SETTINGS = {"PERFORMANCE_HINT": "LATENCY"}
 
 
 def runtime() -> Any:
@@ -39,23 +42,33 @@ def runtime() -> Any:
 
 def write_openvino(folder: Path, lowered: Lowered) -> None:
     """Write network.xml and network.bin into FOLDER/openvino."""
-    openvino = runtime()
     with naming(lowered) as tensor_names:
         program = traced(lowered)
+    _write(folder, program, lowered.attached.adapter, tensor_names)
+
+
+def write_float(folder: Path, adapter: Adapter) -> None:
+    """Write a network without quantizers, likewise."""
+    _write(folder, traced_float(adapter), adapter)
+
+
+def _write(folder: Path, program: Any, adapter: Adapter, tensor_names: Sequence[str] = ()) -> None:
+    openvino = runtime()
     of_inputs: dict[str, str] = {}
-    model = openvino.convert_model(program, extension=_translations(tensor_names, of_inputs))
-    names = input_names(lowered.attached)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own parts about each other
+        model = openvino.convert_model(program, extension=_translations(tensor_names, of_inputs))
+    names = input_names(adapter)
     for port, name in zip(model.inputs, names, strict=True):
         friendly = port.get_node().get_friendly_name()
         port.get_tensor().set_names({name, *(tensor for tensor, node in of_inputs.items() if node == friendly)})
-    model.reshape({name: shape for name, shape in zip(names, _shapes(lowered), strict=True)})
+    model.reshape({name: shape for name, shape in zip(names, _shapes(adapter), strict=True)})
     (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def _shapes(lowered: Lowered) -> list[list[int]]:
+def _shapes(adapter: Adapter) -> list[list[int]]:
     """The shapes of the inputs, -1 for the number of rows."""
-    adapter = lowered.attached.adapter
     cond = adapter.blank_cond(1) or {}
     return [[-1, *adapter.sample_shape()], [1], *([-1, *value.shape[1:]] for value in cond.values())]
 
@@ -102,16 +115,20 @@ def read_model(file: Path) -> Any:
     return model
 
 
-def compile_model(model: Any, threads: int | None = None) -> Any:
-    """Compile a graph for this processor, with the precision that is pinned here."""
-    settings = {**_SETTINGS, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
+def compile_model(model: Any, threads: int | None = None, precision: str = _PRECISION) -> Any:
+    """Compile a graph for this processor. precision: of what is not in integers, f32 or bf16."""
+    pinned = {**_SETTINGS, "INFERENCE_PRECISION_HINT": precision}
+    settings = {**pinned, **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
     return runtime().Core().compile_model(model, "CPU", settings)
 
 
 @functools.lru_cache(maxsize=4)
-def compiled(file: Path, threads: int | None = None, rows: int | None = None) -> Any:
-    """Compile an IR for so many rows, which runs faster than for any number of them (None). Raises ArtifactCorruptError."""
-    return compile_model(read_model(file) if rows is None else of_rows(file, rows), threads)
+def compiled(file: Path, threads: int | None = None, rows: int | None = None, precision: str = _PRECISION) -> Any:
+    """Compile an IR for so many rows, which runs faster than for any number of them (None). precision: see compile_model.
+
+    Raises ArtifactCorruptError.
+    """
+    return compile_model(read_model(file) if rows is None else of_rows(file, rows), threads, precision)
 
 
 def of_rows(file: Path, rows: int) -> Any:
@@ -137,22 +154,33 @@ def _input_name(port: Any) -> str:
 class OpenVinoDenoiser(DeployedDenoiser):
     """The graph as a Denoiser."""
 
-    def __init__(self, folder: Path, prediction: Prediction, threads: int | None = None) -> None:
-        """folder: of the export; prediction: what the network predicts."""
+    def __init__(
+        self, folder: Path, prediction: Prediction, threads: int | None = None, precision: str = _PRECISION
+    ) -> None:
+        """folder: of the export; prediction: what the network predicts; precision: see compile_model."""
         super().__init__(prediction)
-        self.file, self.threads = folder / FILE, threads
-        self._shapes = {_input_name(port): _row_shape(port) for port in read_model(self.file).inputs}
+        self.file, self.threads, self.precision = folder / FILE, threads, precision
+        inputs = read_model(self.file).inputs
+        self._shapes = {_input_name(port): _row_shape(port) for port in inputs}
+        self._types = {
+            _input_name(port): torch.float32 if port.element_type.is_real() else torch.int64 for port in inputs
+        }
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """See DeployedDenoiser."""
         return self._shapes["sample"]
 
+    def blank_cond(self, num: int) -> dict[str, Tensor] | None:
+        """A condition of zeros for num samples; None where the network reads none."""
+        shapes = {name: shape for name, shape in self._shapes.items() if name not in ("sample", "timestep")}
+        return {name: torch.zeros(num, *shape, dtype=self._types[name]) for name, shape in shapes.items()} or None
+
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """See DeployedDenoiser."""
         self._check(inputs)
         arrays = {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in inputs.items()}
-        network = compiled(self.file, self.threads, len(inputs["sample"]))
+        network = compiled(self.file, self.threads, len(inputs["sample"]), self.precision)
         return torch.from_numpy(network(arrays)[0].copy())
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:

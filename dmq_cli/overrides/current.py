@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ def words() -> list[str]:
 
     task_words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [str(word) for word in task_words if not word.startswith(_HOW)]
+
+
+def with_words(more: Sequence[str]) -> dict[str, Any]:
+    """Compose the configuration of the job with further overrides, resolved. Raises Hydra's errors for those that do not compose."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    loader = GlobalHydra.instance().config_loader()
+    task = [word for word in HydraConfig.get().overrides.task if not word.startswith("retry=")]
+    config = loader.load_configuration(HydraConfig.get().job.config_name, [*task, *more], RunMode.RUN, from_shell=False)
+    with read_write(config), open_dict(config):
+        del config["hydra"]
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(plain)
 
 
 def folder() -> Path | None:

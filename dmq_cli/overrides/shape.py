@@ -18,7 +18,7 @@ Shape = Mapping[str, Any]
 ANY: Shape = {"*": None}
 _FREE = ("model.expects", "table.columns", "table.parts", "table.claims", "table.notes")  # keys are data there
 _CHOSEN = ("model", "method", "bits", "budget", "table", "train")  # sections that are no object's arguments
-_INSIDE = ("metric",)  # groups whose choices are parts of another section
+_INSIDE = ("metric", "subject")  # groups whose choices are parts of another section
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 
 

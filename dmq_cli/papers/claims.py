@@ -3,6 +3,7 @@
 A claim is data of the table's YAML file: `says` in words, and either
 * column, better, worse (lists of methods as printed) and optionally part: at every part and width, each of `better` is better than
   each of `worse`; the arrow of the column's heading says which way;
+* latency, bytes: a check of dmq_cli.papers.latencies, on what was measured of a network call;
 * trace: a check of dmq_cli.papers.traces, on what was recorded inside of the networks;
 * unchecked: why it cannot be checked yet.
 """
@@ -49,10 +50,10 @@ def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apar
         several = len(table.parts) > 1 and "part" not in claim
         where = f"{better.part} {better.setting()}" if several else better.setting()
         comparisons.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
-    return Verdict(claim["says"], *_summarise(comparisons))
+    return Verdict(claim["says"], *summarised(comparisons))
 
 
-def _summarise(comparisons: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+def summarised(comparisons: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     """Summarise all comparisons: the outcome and the numbers behind it. comparisons: by state."""
     total = sum(map(len, comparisons.values()))
     details = [f"{state.capitalize()}: {', '.join(comparisons[state])}." for state in _ORDER if state in comparisons]

@@ -42,7 +42,7 @@ def costs(table: PaperTable, scale: str, folder: Path) -> Costs:
 
 def command(table: PaperTable, row: Row, scale: str) -> str:
     """The words of `dmq cost` that count a row."""
-    words = [word for word in setting(table, row, scale) if not word.startswith("protocol")]
+    words = [word for word in setting(table, row, scale) if not word.startswith(("protocol", "benchmark."))]
     return shlex.join(["dmq", "cost", *words])
 
 

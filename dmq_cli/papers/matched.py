@@ -86,7 +86,7 @@ def matched_row(table: PaperTable, row: Row) -> Row | None:
         ),
         None,
     )
-    if row.full or row.missing or bits in (None, row.setting()):
+    if row.full or row.missing or table.verb == "benchmark" or bits in (None, row.setting()):
         return None
     digits = tuple(f"bits={bits}" if word.startswith("bits=") else word for word in row.overrides["digits"])
     return replace(row, overrides={**row.overrides, "digits": digits})

@@ -39,7 +39,8 @@ def job(table: PaperTable, row: Row, scale: str) -> list[str]:
     """The words of `dmq evaluate` for a row. Raises ConfigError for a choice that does not exist."""
     words = [*setting(table, row, scale), *SCALES[scale], f"table.name={folder_name(table.name, scale)}"]
     _check_choices(table.name, words)
-    return words + (["runtime.device=cuda"] if scale == "paper" and _has_gpu() else [])
+    sampled = table.verb == "evaluate" and scale == "paper"
+    return words + (["runtime.device=cuda"] if sampled and _has_gpu() else [])
 
 
 def setting(table: PaperTable, row: Row, scale: str) -> list[str]:
@@ -56,7 +57,7 @@ def blocked(table: PaperTable, row: Row, scale: str) -> str | None:
     """Say why a row cannot be measured here: "not available: ...", "needs weights: ...", "needs GPU: ..."; None if it can."""
     if row.missing:
         return f"not available: {row.missing}"
-    if scale == "digits":
+    if scale == "digits" or "model.weights=random" in setting(table, row, scale):
         return None
     model = choices.model(str(choice_of(table.parts[row.part][scale], "model")))
     if obtain.missing(model):

@@ -47,9 +47,10 @@ class Row:
 class PaperTable:
     """A table of a paper.
 
-    columns: heading as printed -> a path in metrics.json, "cost.size", "cost.bops", or None for a column that is not measured.
+    columns: heading as printed -> a path in metrics.json, "cost.size", "cost.bops", "latency.seconds", "latency.ratio", or None for a
+    column that is not measured.
     parts: name -> {title, paper, digits}, the last two the overrides that all its rows begin with.
-    claims: see dmq_cli.papers.claims.
+    claims: see dmq_cli.papers.claims. verb: the command that measures a row, evaluate or benchmark.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PaperTable:
     claims: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
     rows: Sequence[Row] = field(repr=False)
+    verb: str = "evaluate"
 
     def of(self, part: str) -> list[Row]:
         """The rows of one part, as printed."""
@@ -89,7 +91,9 @@ def from_section(section: Mapping[str, Any]) -> PaperTable:
             )
     name = str(section["paper"]).partition(".")[0]
     captions = (section["title"], section["source"].strip())
-    return PaperTable(name, *captions, columns, parts, section["claims"], section["notes"], rows)
+    return PaperTable(
+        name, *captions, columns, parts, section["claims"], section["notes"], rows, section.get("verb", "evaluate")
+    )
 
 
 def choice_of(words: Iterable[str], group: str) -> str | None:

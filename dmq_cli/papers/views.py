@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.papers import claims, counting, traces
+from dmq_cli.papers import claims, counting, latencies, traces
 from dmq_cli.papers.cells import cell_of, configured, failure, full_precision
 from dmq_cli.papers.matched import matched_row
 from dmq_cli.papers.numbers import Entry, measured
 from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.results.benchmark import Benchmark
 from dmq_cli.results.pairs import Pairs
 from dmq_cli.results.record import Evaluation, Number, flat
 from dmq_cli.results.sweeps import Records
@@ -56,11 +57,12 @@ class View:
 
 @dataclass(frozen=True)
 class RowState:
-    """The state of a row. state: one of the five; why: the reason; cell: its finished evaluation."""
+    """The state of a row. state: one of the five; why: the reason; cell: its finished evaluation; latency: its benchmark."""
 
     state: str
     why: str = ""
     cell: Evaluation | None = None
+    latency: Benchmark | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,14 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
     judged = any("better" in claim for claim in table.claims) and table_view.states[MEASURED] > 1
     counts = counting.has_costs(table) and counted
     notes += _alike(table, row_states)
-    table_view.notes = [*notes, *table.notes, *([counting.NOTE] if counts else []), *([LEARNED_ONCE] if judged else [])]
+    timed = [latencies.NOTE] if any(state.latency for state in row_states.values()) else []
+    table_view.notes = [
+        *notes,
+        *table.notes,
+        *([counting.NOTE] if counts else []),
+        *timed,
+        *([LEARNED_ONCE] if judged else []),
+    ]
     return table_view
 
 
@@ -109,6 +118,8 @@ def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> RowState:
     folder = tables / folder_name(table.name, scale)
     if row.missing:
         cell = None
+    elif table.verb == "benchmark":
+        return _latency(table, row, scale, folder)
     elif row.full:
         quantized_rows = [candidate for candidate in table.of(row.part) if not candidate.full]
         folders = [folder, *sorted(path for path in tables.glob("*") if path.is_dir() and path != folder)]
@@ -123,6 +134,17 @@ def look_up(table: PaperTable, row: Row, scale: str, tables: Path) -> RowState:
         )
     state, _, why = reason.partition(": ")
     return RowState(state, why)
+
+
+def _latency(table: PaperTable, row: Row, scale: str, folder: Path) -> RowState:
+    """Find the state of a row whose latency is measured."""
+    measured_by = latencies.measuring(table, row)
+    if measured_by is None:
+        return RowState(NOT_RUN)
+    words = job(table, measured_by, scale)
+    if (benchmark := latencies.benchmark_of(folder, words)) is not None:
+        return RowState(MEASURED, latency=benchmark)
+    return RowState(NOT_RUN, "" if row.full else failure(Records(folder.parents[1], folder.name), words))
 
 
 def _alike(table: PaperTable, row_states: Mapping[int, RowState]) -> list[str]:
@@ -150,7 +172,8 @@ def _part(inputs: _ViewInputs, name: str) -> TablePart:
     titles = _titles(columns, printed, _columns_of(inputs, name))
     shown = [_cells(inputs, row, row_state, columns, printed) for row, row_state in rows]
     title = str(table.parts[name]["title"])
-    part = TablePart(title + _describe_run(backed), ["method", "bits", *titles, "state"], shown, protocol)
+    measured_here = _describe_run(backed) or _describe_latency(row_state for _, row_state in rows)
+    part = TablePart(title + measured_here, ["method", "bits", *titles, "state"], shown, protocol)
     return _with_matched(part, inputs, name, columns)
 
 
@@ -165,7 +188,7 @@ def _with_matched(part: TablePart, inputs: _ViewInputs, name: str, columns: Mapp
     for number, values in zip(numbers, part.rows, strict=True):
         row, state = inputs.matched.get(number, (None, None))
         measured_there = [
-            "" if row is None or state is None else _measured(inputs, row, state.cell, key) for key in keys.values()
+            "" if row is None or state is None else _measured(inputs, row, state, key) for key in keys.values()
         ]
         values[-1:] = ["" if row is None else row.setting("digits"), *measured_there, values[-1]]
     return part
@@ -180,13 +203,16 @@ def _cells(
         if heading in printed:
             values.append(row.printed[heading])
         if key is not None:
-            values.append(_measured(inputs, row, row_state.cell, key))
+            values.append(_measured(inputs, row, row_state, key))
     return [*values, row_state.state]
 
 
-def _measured(inputs: _ViewInputs, row: Row, cell: Evaluation | None, key: str) -> str:
+def _measured(inputs: _ViewInputs, row: Row, row_state: RowState, key: str) -> str:
+    cell = row_state.cell
     if key.startswith("cost."):
         return counting.cost(inputs.table, row, key, inputs.scale, inputs.counted)
+    if row_state.latency is not None and key.startswith("latency."):
+        return latencies.shown(row_state.latency, row, key)
     if cell is None:
         return ""
     number = measured(cell, key, row.full)
@@ -241,6 +267,11 @@ def _describe_run(backed: Sequence[Evaluation]) -> str:
     return f"; measured: {backed[0].model}, {sampler['num_inference_steps']} steps{eta}"
 
 
+def _describe_latency(row_states: Iterable[RowState]) -> str:
+    first = next((row_state.latency for row_state in row_states if row_state.latency is not None), None)
+    return "" if first is None else f"; measured: {latencies.described(first)}"
+
+
 def _matched_verdicts(table: PaperTable, row_states: Mapping[int, RowState], pairs: Pairs) -> list[claims.Verdict]:
     """Judge the claims about numbers at the matched widths, too, where any of their rows was measured there."""
     if not any(state.cell for state in row_states.values()):
@@ -263,6 +294,11 @@ def _verdict(
 ) -> claims.Verdict:
     if "unchecked" in claim:
         return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
+    if "latency" in claim or "bytes" in claim:
+        by_cell = {
+            str(state.latency.config): state.latency for state in row_states.values() if state.latency is not None
+        }
+        return latencies.verdict(claim, by_cell.values())
     if "trace" in claim:
         backing = {row.method: row_states[number].cell for number, row in enumerate(table.rows)}
         keys = {method: cell.artifacts.get("trace", "") for method, cell in backing.items() if cell is not None}

@@ -19,7 +19,7 @@ _PARTS = {
 _NOTE = (
     "  Own bits: every product by the bits of its two factors; what is not a weight as it is stored. Papers' count:\n"
     "  2 x MACs x weight bits x activation bits, attention included, and parameters x weight bits / 8. MB are 10^6 bytes.\n"
-    "  Denoiser only. Quantization is simulated, so there is no latency to tell."
+    "  Denoiser only. Latency is measured, not counted: dmq benchmark."
 )
 _FULL = "\n  Full precision is 2 x MACs x 32 x 32. TAC's Table 2 has about half of it: 107.17 T for LDM-4, 22.17 T for LDM-8."
 

@@ -15,6 +15,7 @@ import jinja2
 import dmq_cli
 from dmq_cli.report import heading
 from dmq_cli.report.figures.style import Kind, looks
+from dmq_cli.report.measured import MeasuredRow, measured_costs
 from dmq_cli.report.result_table import SECONDS, CostRow, Table, by_protocol, costs, result_table
 from dmq_cli.report.sections import Section, sections
 from dmq_cli.report.statement import statement
@@ -46,6 +47,7 @@ class Page:
     tables: list[Table]
     reading: str
     costs: list[CostRow]
+    measured: list[MeasuredRow]
     seconds: list[str]
     left_out: str
     sections: list[Section]
@@ -91,6 +93,7 @@ def page_of(results: Sequence[Result]) -> Page:
         tables=[result_table(group) for group in groups],
         reading=_NOTE,
         costs=costs(ordered),
+        measured=measured_costs(ordered),
         seconds=SECONDS,
         left_out=left_out,
         sections=[section for section in all_sections if section.shows],

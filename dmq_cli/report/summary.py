@@ -8,8 +8,10 @@ from typing import Any
 
 from dmq_cli.metrics import shown
 from dmq_cli.printing import duration
+from dmq_cli.report.benchmark import benchmark_text
 from dmq_cli.report.costs import cost_text, latency
 from dmq_cli.report.tables import columns, paired_shown
+from dmq_cli.results.benchmark import Benchmark
 from dmq_cli.results.naming import with_overrides
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, Number, as_evaluation
@@ -20,6 +22,8 @@ def describe(result: dict[str, Any]) -> str:
     """A few lines about the result of a verb."""
     if "plan" in result:
         return "\n".join([_plan(result["plan"]), *_room(result), *_sampled(result)])
+    if "machine" in result:
+        return benchmark_text(Benchmark(result), result.get("run", "a finished cell of the table"))
     if "macs" in result:
         return cost_text(result, _policy(result["policy"]))
     if "quantized" in result:

@@ -11,6 +11,8 @@ from typing import Any
 _TOP: Mapping[str, Any] = {"layer_bits": None, "format": "diffusers", "backend": "simulated"}
 _NEVER = ("data",)
 """Sections that act only through others that take their values (recon), and are in keys there."""
+_OWN = ("benchmark",)
+"""Sections that only the command of their name reads."""
 _TAKEN_OVER: Mapping[str, set[str]] = {
     "budget": {"training"},
     "train": {"loss", "accumulate"},
@@ -43,6 +45,7 @@ def without_later(config: Any, top: bool = False) -> Any:
 def _not_twice(config: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what other sections have taken over, and sections that have nothing else."""
     kept = {name: section for name, section in config.items() if name not in _NEVER}
+    kept = {name: section for name, section in kept.items() if name not in _OWN or config.get("stage") == name}
     for name, taken in _TAKEN_OVER.items():
         if isinstance(section := kept.get(name), Mapping):
             kept[name] = {key: value for key, value in section.items() if key not in taken}

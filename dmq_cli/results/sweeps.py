@@ -64,7 +64,8 @@ class Records:
         """Find the file that records a finished job's configuration, in its cell or its run; None where that is gone or broken."""
         if record.get("cell"):
             folder = self.outputs / record["cell"]
-            return folder / "metrics.json" if hold_json(folder, "metrics.json", "manifest.json") else None
+            files = [folder / name for name in ("metrics.json", "benchmark.json")]
+            return next((file for file in files if hold_json(folder, file.name, "manifest.json")), None)
         if not record.get("run"):
             return None
         folder = self.outputs / record["run"]

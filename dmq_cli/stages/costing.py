@@ -34,16 +34,8 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for impossible settings, MissingWeightsError or ModelError for a model with neither.
     """
-    trust(config)
-    config = with_layer_bits({**config, "model": countable(config["model"])})
-    adapter = model_shapes(config["model"])  # first: it raises where there is no model
-    config["sampler"] = sampler_section(config["sampler"], config["model"])
-    config["calib_sampler"] = calib_sampler(config)
+    config, adapter = shaped(config)
     guidance = (config.get("cond") or {}).get("guidance")
-    config["correct"] = correction(config["correct"], {"guidance": guidance})
-    for section in _SECTIONS:
-        check_types(section, config[section])
-    check_scale(guidance, adapter.blank_cond(1) is not None)
     attached = _attached(adapter, config)
     calls = len(build.sampler(config)[1].timesteps)
     names = {"model": config["model"]["name"], "method": config["method"]["name"], "bits": bits_name(config["bits"])}
@@ -54,6 +46,21 @@ def cost_of(config: Mapping[str, Any]) -> dict[str, Any]:
     run = _run(counted, calls, 1 if guidance is None else 2)
     more = {"policy": policy(attached.specs), "deployable": deployable(attached.specs)}
     return {**names, **counted, "size_bytes": size, **run, **more}
+
+
+def shaped(config: Mapping[str, Any]) -> tuple[dict[str, Any], Adapter]:
+    """Fill and check the sections that shapes depend on, and make the network on the meta device. Raises as cost_of."""
+    trust(config)
+    config = with_layer_bits({**config, "model": countable(config["model"])})
+    adapter = model_shapes(config["model"])  # first: it raises where there is no model
+    config["sampler"] = sampler_section(config["sampler"], config["model"])
+    config["calib_sampler"] = calib_sampler(config)
+    guidance = (config.get("cond") or {}).get("guidance")
+    config["correct"] = correction(config["correct"], {"guidance": guidance})
+    for section in _SECTIONS:
+        check_types(section, config[section])
+    check_scale(guidance, adapter.blank_cond(1) is not None)
+    return config, adapter
 
 
 def _attached(adapter: Adapter, config: Mapping[str, Any]) -> Attached:

@@ -46,7 +46,7 @@ from dmq_cli.store import file_sha256
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
 
-_HOW = ("retry", "scale", "logger")  # say how a run is made, and change none of its numbers
+_HOW = ("retry", "scale", "logger", "benchmark")  # say how a run is made, and change none of its numbers
 
 
 class Prepared(NamedTuple):

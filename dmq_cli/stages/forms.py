@@ -1,0 +1,77 @@
+"""Export a quantized network for a benchmark: that of a run, or one whose ranges are fitted to noise, which takes as long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmq_cli.calib import fit_activations, fit_weights
+from dmq_cli.correct import CorrectionMethod
+from dmq_cli.deploy.bench.deployed import TABLES
+from dmq_cli.deploy.bench.network import TimedNetwork
+from dmq_cli.deploy.folder import network_name, write_network
+from dmq_cli.deploy.lower import lower
+from dmq_cli.deploy.openvino import write_openvino
+from dmq_cli.deploy.processor import weight_limit
+from dmq_cli.errors import ConfigError
+from dmq_cli.models import Call
+from dmq_cli.stages import build
+from dmq_cli.stages.costing import shaped
+from dmq_cli.stages.prepare import prepare
+from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.verbs import graph
+from dmq_cli.store.tensors import save_tensors
+from dmq_cli.wrap import Attached
+
+_ROWS = 4  # of a batch of noise that ranges are fitted to
+
+
+def export_form(config: Mapping[str, Any], network: TimedNetwork, folder: Path, progress: Progress) -> tuple[Path, Any]:
+    """Export the quantized network of a configuration. config: composed, of the stage export; folder: where it may be written.
+
+    Returns the folder of the export and the correction method. With benchmark.fitted=noise nothing is calibrated on samples or
+    learned, and tables of a correction hold ones: neither changes how long a call takes. With run it is what the stages make.
+    """
+    if config["benchmark"]["fitted"] == "noise":
+        return folder, _fitted_to_noise(shaped(config)[0], network, folder)
+    prepared = prepare(config)
+    exported = graph(prepared, progress).ensure("export", prepared)
+    return exported, build.make(prepared["correct"])
+
+
+def _fitted_to_noise(config: Mapping[str, Any], network: TimedNetwork, folder: Path) -> CorrectionMethod:
+    if not config["transform"]["_target_"].endswith("NoTransform"):
+        raise ConfigError(
+            f"method={config['method']['name']} rewrites the network before quantizing by what samples are like, but benchmark.fitted=noise"
+            " has none; add benchmark.fitted=run or transform=none."
+        )
+    adapter = network.adapter()
+    guided = adapter.blank_cond(1) is not None
+    attached = build.with_quantizers(adapter, config)
+    fit_weights(attached)
+    fit_activations(attached, _noise(attached, network))
+    _write(config["format"], attached, folder)
+    method: CorrectionMethod = build.make(config["correct"])
+    shapes = method.shapes(len(network.timesteps), adapter.sample_shape(), guided)
+    (folder / TABLES).parent.mkdir(parents=True)
+    save_tensors(folder / TABLES, {name: torch.ones(shape) for name, shape in shapes.items()})
+    return method
+
+
+def _write(kind: str, attached: Attached, folder: Path) -> None:
+    if kind == "openvino":
+        write_openvino(folder, lower(attached, weight_limit()))
+    else:
+        write_network(folder / network_name(attached.model), attached, {})
+
+
+def _noise(attached: Attached, network: TimedNetwork) -> Iterator[Call]:
+    """Batches of noise at all timesteps."""
+    steps = torch.tensor(sorted(set(network.timesteps)))
+    for times in steps.split(_ROWS):
+        sample: Tensor = network.sample(len(times), attached.adapter.sample_shape())
+        yield sample, times, attached.adapter.blank_cond(len(times))
