@@ -23,6 +23,7 @@ from dmq_cli.deploy.bench.turns import by_turns
 from dmq_cli.deploy.processor import instruction_set
 from dmq_cli.errors import ConfigError, DmqError, nearest
 from dmq_cli.models import identified, is_random
+from dmq_cli.paths import choice_files
 from dmq_cli.results.benchmark import BENCHMARK, SCHEMA, read_benchmark, summarise, write_benchmark
 from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import bits_name
@@ -85,7 +86,7 @@ class BenchmarkSettings:
 
     def made(self) -> dict[str, Subject]:
         """Make the subjects, by name. Raises ConfigError where what one of them runs with is not installed."""
-        files = choices.choice_files("subject")
+        files = choice_files("subject")
         subjects: dict[str, Subject] = {name: build.make(choices.read_choice(files[name])) for name in self.subjects}
         for subject in subjects.values():
             subject.check()

@@ -72,6 +72,6 @@ def _write(kind: str, attached: Attached, folder: Path) -> None:
 def _noise(attached: Attached, network: TimedNetwork) -> Iterator[Call]:
     """Batches of noise at all timesteps."""
     steps = torch.tensor(sorted(set(network.timesteps)))
-    for times in steps.split(_ROWS):
+    for times in torch.split(steps, _ROWS):
         sample: Tensor = network.sample(len(times), attached.adapter.sample_shape())
         yield sample, times, attached.adapter.blank_cond(len(times))

@@ -94,7 +94,8 @@ def test_a_record_is_read_as_it_was_written_and_an_altered_one_is_refused(tmp_pa
     assert read_benchmark(folder).latency("eager", 4)["p50"] == 0.5
     assert [place for place, _ in benchmarks(tmp_path)] == [folder]
     content = read_json(folder / BENCHMARK)
-    for change in ({"config": {}}, {"schema": 2}):
+    changes: tuple[dict[str, Any], ...] = ({"config": {}}, {"schema": 2})
+    for change in changes:
         write_json(folder / BENCHMARK, {**content, **change})
         with pytest.raises(ArtifactCorruptError) as caught:
             read_benchmark(folder)
