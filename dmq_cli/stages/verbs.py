@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dmq_cli.errors import DmqError
 from dmq_cli.qat.ranks import started
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
-from dmq_cli.stages import results
+from dmq_cli.stages import results, workers
 from dmq_cli.stages.deliver import deliver
 from dmq_cli.stages.exported import check_exported_words, has_base
 from dmq_cli.stages.graph import Graph
@@ -25,6 +25,8 @@ from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
+from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.stages.workers import Helpers, Target
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate", "export")
@@ -55,16 +57,27 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Stage and key of every artifact that a run with this prepared configuration uses, computed or not."""
     stage_graph = graph(config, Progress(quiet=True))
-    return {
-        (part, stage_graph.key(part, range_config))
+    parts = [
+        (part, range_config)
         for name, range_config in targets(config["stage"], config)
         for part in stage_graph.chain(name, range_config)
-    }
+    ]
+    shards = [Shards(stage_graph, *part).artifacts() for part in parts if is_cut(*part)]
+    return {(part, stage_graph.key(part, range_config)) for part, range_config in parts}.union(*shards)
 
 
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
     """The graph of all stages over the store of this configuration."""
     return Graph(NODES, ArtifactStore(Path(config["runtime"]["outputs"]) / "artifacts"), progress)
+
+
+def take_part(run_targets: Sequence[Target], alive: Callable[[], bool]) -> None:
+    """Make shards of the artifacts that another process makes, until it has joined all of them or is no longer alive."""
+    for name, config in run_targets:
+        stage_graph = graph(config, Progress(quiet=True))
+        for part in stage_graph.chain(name, config):
+            if is_cut(part, config) and stage_graph.store.find(part, stage_graph.key(part, config)) is None:
+                Shards(stage_graph, part, config).assist(alive)
 
 
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
@@ -79,6 +92,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     check_exported_words(composed, shlex.split(command)[2:])
     config = prepare(composed)
     logger = make_logger(composed.get("logger"))
+    config["runtime"] = {**config["runtime"], "device": workers.devices(config["runtime"])[0]}
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
     ranks = started()
@@ -97,12 +111,15 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
         return {**cell_metrics, "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
     with results.logging_to(folder.log):
+        stage_graph.helpers = Helpers(config, nodes)
         try:
             _log_sampling(config if "exported" in config else composed, config)
             result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
         except BaseException as error:
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
             raise
+        finally:
+            stage_graph.helpers.stop()
         folder.finish("done")
         if verb == "evaluate":
             log_run(logger, folder.path, result)
