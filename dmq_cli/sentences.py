@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dmq_cli.errors import ConfigError, DiskError, DmqError, must_be_given, nearest
+from dmq_cli.errors import ConfigError, DiskError, DmqError, Stopped, must_be_given, nearest
 from dmq_cli.printing import printable
 from dmq_cli.store.files import ADVICE
 
@@ -41,6 +41,9 @@ def guarded(action: Callable[[], None], as_json: bool = False) -> int:
     """Run the action and return 0, or print one sentence about its error to stderr and return its exit code."""
     try:
         action()
+    except Stopped as stop:
+        sentence = f"Stopped by {stop}; what was finished is kept, the same command goes on from there."
+        return _say(sentence, stop.exit_code, as_json, {})
     except KeyboardInterrupt:
         return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json, {})
     except Exception as error:

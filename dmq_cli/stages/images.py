@@ -18,6 +18,7 @@ from dmq_cli.stages import build
 from dmq_cli.stages.exported import in_folder
 from dmq_cli.stages.graph import Task
 from dmq_cli.stages.measuring import judge
+from dmq_cli.stages.stopping import finishing
 from dmq_cli.store import read_json, write_json
 from dmq_cli.store.tensors import save_tensors
 
@@ -67,7 +68,8 @@ def sample(task: Task) -> None:
     for chunk in batches(seeds, task.runtime["batch_size"]):
         files.append(task.work / f"tmp-{chunk.start}-{chunk.stop}.npy")
         if not files[-1].exists():
-            write_chunk(files[-1], sampling.images(chunk), task.config["to_uint8"])
+            with finishing():
+                write_chunk(files[-1], sampling.images(chunk), task.config["to_uint8"])
         num_done += len(chunk)
         task.progress.update("images", num_done, len(seeds))
     if sampling.guide.conditions is not None:

@@ -112,8 +112,7 @@ class Shards:
 
     def remove(self) -> None:
         """Remove the shards."""
-        for key in self._keys.values():
-            self._graph.store.remove(self._node.name, key)
+        self._graph.store.forget(self._node.name, set(self._keys.values()))
 
     def _missing(self, among: Iterable[str]) -> list[str]:
         return [seeds for seeds in among if not self._is_made(self._keys[seeds])]
@@ -140,7 +139,7 @@ class Shards:
             if claim.done is None and not joined:
                 self._compute(key, config, claim)
         if joined:
-            store.remove(name, key)
+            store.forget(name, {key})
         return True
 
     def _compute(self, key: str, config: Mapping[str, Any], claim: Claim) -> None:

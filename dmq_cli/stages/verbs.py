@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 
 from dmq_cli.errors import DmqError
-from dmq_cli.qat.ranks import started
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results, workers
@@ -23,9 +23,11 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.ranks import Launch, on_rank, place
 from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
 from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.stages.stopping import at_signals
 from dmq_cli.stages.workers import Helpers, Target
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
 
@@ -83,7 +85,7 @@ def take_part(run_targets: Sequence[Target], alive: Callable[[], bool]) -> None:
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
     """Run the verb `composed["stage"]` and return its result: metrics for evaluate, paths for the others.
 
-    Of several processes that torchrun started the first does; the others help it train, and their result is empty.
+    Of several processes that torchrun or srun started the first does; the others help it, and their result is empty.
 
     Writes outputs/runs/<verb>/<time>-<key>/ with config, manifest, log, links to the artifacts and, for evaluate,
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
@@ -92,26 +94,27 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     check_exported_words(composed, shlex.split(command)[2:])
     config = prepare(composed)
     logger = make_logger(composed.get("logger"))
-    config["runtime"] = {**config["runtime"], "device": workers.devices(config["runtime"])[0]}
+    ranks = place()
+    config["runtime"] = on_rank(config["runtime"], ranks)
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
-    ranks = started()
     stage_graph = graph(config, Progress(quiet or not ranks.first))
     nodes = list(targets(verb, config))
-    if not ranks.first:
-        if config["recon"].get("_target_") == "dmq_cli.qat.Qat" and verb != "calibrate":
-            stage_graph.assist("reconstruct", nodes[0][1])
-        return {}
     key = digest(
         [stage_graph.key(name, range_config) for name, range_config in nodes if name != "trace"]
     )  # no number depends on the trace
+    launch = Launch(ranks, Path(config["runtime"]["outputs"]), key)
+    if not ranks.first:
+        with at_signals():
+            _help_first(launch, stage_graph, nodes, config)
+        return {}
     cell = results.cell_folder(config, key)
     if cell is not None and (cell_metrics := results.finished(cell, key)) is not None:
         _log.info("%s is finished: %s", results.title(config), cell)
         return {**cell_metrics, "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config))
-    with results.logging_to(folder.log):
-        stage_graph.helpers = Helpers(config, nodes)
+    stage_graph.helpers = Helpers(config, nodes)
+    with results.logging_to(folder.log), at_signals(), launch.leading(workers.threads(config["runtime"])):
         try:
             _log_sampling(config if "exported" in config else composed, config)
             result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
@@ -124,6 +127,24 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
         if verb == "evaluate":
             log_run(logger, folder.path, result)
     return result
+
+
+def _help_first(launch: Launch, stage_graph: Graph, run_targets: Sequence[Target], config: Mapping[str, Any]) -> None:
+    """Do what a process does that is not the first of its launch: train, where that is started by torchrun, and make shards."""
+    if "RANK" in os.environ and config["recon"].get("_target_") == "dmq_cli.qat.Qat" and config["stage"] != "calibrate":
+        stage_graph.assist("reconstruct", run_targets[0][1])
+    cut = [target for target in run_targets if _is_unfinished(stage_graph, *target)]
+    threads = launch.join(lambda: not any(_is_unfinished(stage_graph, *target) for target in cut))
+    if threads is not None:
+        torch.set_num_threads(threads)
+        own = {**config["runtime"], "threads": threads}
+        take_part([(name, {**range_config, "runtime": own}) for name, range_config in cut], launch.alive)
+
+
+def _is_unfinished(stage_graph: Graph, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a target rests on an artifact that is made in shards and is not there."""
+    parts = [part for part in stage_graph.chain(name, config) if is_cut(part, config)]
+    return any(stage_graph.store.find(part, stage_graph.key(part, config)) is None for part in parts)
 
 
 def _log_sampling(composed: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,7 @@ from dmq_cli import paths
 from dmq_cli.errors import ConfigError, DmqError
 from dmq_cli.sentences import describe_error
 
+_PATIENCE = 15.0  # seconds that a process has to end; clusters give about 30
 _log = logging.getLogger("dmq")
 Target = tuple[str, dict[str, Any]]
 """A stage and its configuration."""
@@ -73,10 +75,13 @@ class Helpers:
                 )
 
     def stop(self) -> None:
-        """End all processes; what they had begun goes on from its last batch the next time."""
+        """End all processes, each when it has written the batch that it works on, if that does not take long."""
         for process, _ in self._processes:
+            process.terminate()
+        until = time.monotonic() + _PATIENCE
+        for process, _ in self._processes:
+            process.join(max(0.0, until - time.monotonic()))
             process.kill()
-        for process, _ in self._processes:
             process.join()
         self._processes.clear()
 
@@ -97,12 +102,13 @@ class Helpers:
 def _help(targets: Sequence[Target], folder: Path | None, parent: int, sending: Connection) -> None:
     """Help until all is made or the process that asked for it is gone, and send the sentence of an error to it."""
     from dmq_cli.stages.plugins import import_plugins
+    from dmq_cli.stages.stopping import at_signals
     from dmq_cli.stages.verbs import take_part
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the process that started this one ends it
     try:
         torch.set_num_threads(int(targets[0][1]["runtime"]["threads"]))
-        with paths.with_own(folder):
+        with at_signals(), paths.with_own(folder):
             import_plugins()
             take_part(targets, lambda: os.getppid() == parent)
     except KeyboardInterrupt:

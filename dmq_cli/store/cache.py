@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -160,6 +160,14 @@ class ArtifactStore:
         """The second half of `remove`: delete what was renamed."""
         for trash in self._folder(stage, key).parent.glob(f".trash-{key}-*"):
             shutil.rmtree(trash, ignore_errors=True)
+
+    def forget(self, stage: str, keys: Collection[str]) -> None:
+        """Remove artifacts together with their locks: only those that whoever claims them still would not compute."""
+        for key in keys:
+            self.remove(stage, key)
+        for path in (self.root / stage).glob(".*"):
+            if path.name[-32:] in keys and path.is_file():
+                path.unlink(missing_ok=True)
 
     def keys(self, stage: str) -> list[str]:
         """The keys of a stage's committed artifacts, sorted; empty for a stage that never ran."""
