@@ -19,7 +19,7 @@ from dmq_cli.cli.commands import COMMANDS
 from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.cli.helping import page
-from dmq_cli.cli.starting import say_composing, say_loading, set_up_logging
+from dmq_cli.cli.starting import is_first, say_composing, say_loading, set_up_logging
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, own_folder, quoted, split, sweeps
 from dmq_cli.printing import printable
@@ -203,6 +203,11 @@ def _hydra(
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     set_up_logging(flags)
     if swept := sweeps(hydra_flags, overrides):
+        if not is_first():
+            raise ConfigError(
+                "A sweep was started several times, by torchrun or srun, but only a single job is shared by processes; start it once,"
+                " with hydra/launcher=submitit_slurm for jobs of their own."
+            )
         say_composing(verb, overrides)
     command = Command(verb, flags, run, _rows, recorded=job is _run)
     token = CURRENT.set(command)
@@ -257,7 +262,7 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
 
         from dmq_cli.overrides import current
 
-        job_flags = flags if os.getpid() == pid else flags | {"quiet"}
+        job_flags = flags if os.getpid() == pid and is_first() else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
         set_up_logging(job_flags)
         names = (OmegaConf.select(config, f"{group}.name") for group in ("model", "method", "bits"))

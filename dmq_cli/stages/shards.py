@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,13 +72,13 @@ class Shards:
         self._node: Node = replace(graph.nodes[stage], name=NAMES[stage], asks=(*graph.nodes[stage].asks, "made"))
         self._seeds = parse_range(config["seeds"])
         self._shared: dict[str, Any] = {}
-        self._counted = 0.0
+        self._counted = math.inf  # when images were counted; nobody looks at the progress of a process that helps
         self._parts = self._taken()
         self._keys = {show(s): self._key(s) for s in pieces(self._seeds) if show(s) not in self._parts}
 
     def make(self) -> list[Part]:
         """Make all shards, together with other processes, and return the images of the artifact in order."""
-        missing, helpers = self._missing(self._keys), self._graph.helpers
+        missing, helpers, self._counted = self._missing(self._keys), self._graph.helpers, 0.0
         if helpers is not None:
             helpers.start(len(missing))
         with self._threads():
@@ -133,11 +134,11 @@ class Shards:
         if not free:
             return False
         seeds = random.choice(free)  # two processes that look at the same time hardly take the same one
-        key, config = self._keys[seeds], {**self._config, "seeds": seeds}
-        with store.claim(name, key) as claim:
+        key, joined = self._keys[seeds], False
+        with contextlib.suppress(BlockingIOError), store.claim(name, key, wait=False) as claim:
             joined = self._joined()  # meanwhile: a shard that is made now would stay
             if claim.done is None and not joined:
-                self._compute(key, config, claim)
+                self._compute(key, {**self._config, "seeds": seeds}, claim)
         if joined:
             store.forget(name, {key})
         return True

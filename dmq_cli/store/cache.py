@@ -114,8 +114,8 @@ class ArtifactStore:
         return folder
 
     @contextmanager
-    def claim(self, stage: str, key: str) -> Iterator[Claim]:
-        """Take the exclusive right to compute an artifact, waiting for a process that has it.
+    def claim(self, stage: str, key: str, wait: bool = True) -> Iterator[Claim]:
+        """Take the exclusive right to compute an artifact, waiting for a process that has it; BlockingIOError without `wait`.
 
         Leaving without `commit`, or by an exception, keeps the work folder. Not reentrant: claiming a key
         twice in one thread waits for ever. Raises DiskError for a full or unwritable disk inside the block,
@@ -126,6 +126,8 @@ class ArtifactStore:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with opened(folder.with_name(f".lock-{key}")) as lock:
                 if not try_lock(lock):
+                    if not wait:
+                        raise BlockingIOError(f"{stage} {key} is being computed")
                     _log.info("waiting for another process that computes %s %s%s", stage, key[:8], owner(lock))
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 sign(lock)
