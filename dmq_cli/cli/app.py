@@ -150,6 +150,8 @@ def _code(context: click.Context, verb: str | None, words: Sequence[str], job: C
     verb: None where it is the first of the words that is no flag.
     """
     flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
+    if not is_first():
+        flags |= {"quiet"}
     remaining = [word for word in words if word not in _FLAGS]
     if "--version" in remaining:
         click.echo(f"dmq, version {__version__}")
@@ -262,7 +264,7 @@ def _in_any_process(verb: str, flags: set[str], job: Callable[..., dict[str, Any
 
         from dmq_cli.overrides import current
 
-        job_flags = flags if os.getpid() == pid and is_first() else flags | {"quiet"}
+        job_flags = flags if os.getpid() == pid else flags | {"quiet"}
         swept = HydraConfig.get().mode.name == "MULTIRUN"  # which shows how far it is itself
         set_up_logging(job_flags)
         names = (OmegaConf.select(config, f"{group}.name") for group in ("model", "method", "bits"))

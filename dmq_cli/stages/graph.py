@@ -181,10 +181,11 @@ class Graph:
                 contexts.enter_context(observer(node.name, key))
             with Stopwatch() as watch:
                 node.run(task if shards is None else replace(task, parts=shards.make()))
-            manifest = self.manifest(node, key, config, inputs, watch)
-            folder = claim.commit(manifest if shards is None else {**manifest, **shards.record()})
-        if shards is not None:
-            shards.remove()
+        manifest = self.manifest(node, key, config, inputs, watch)
+        if shards is None:
+            return claim.commit(manifest)
+        folder = claim.commit({**manifest, **shards.record()})
+        shards.remove()
         return folder
 
     def task(self, node: Node, config: Config, inputs: Mapping[str, Path], work: Path) -> Task:
