@@ -35,14 +35,21 @@ def place() -> Ranks:
 
 
 def on_rank(runtime: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """The runtime of this process: of several on one machine each has a device of its own."""
+    """The runtime of this process: of several on one machine each has a device of its own, and the cores that Slurm gives a task.
+
+    torchrun sets OMP_NUM_THREADS itself.
+    """
     chosen = workers.devices(runtime)
     if ranks.size > 1:
         local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
         if chosen == ["cuda"]:
             chosen = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         chosen = [chosen[local % len(chosen)]]
-    return {**runtime, "device": chosen[0], "devices": chosen if runtime.get("devices") else None}
+    threads = runtime["threads"]
+    if ranks.size > 1 and "RANK" not in os.environ and "OMP_NUM_THREADS" not in os.environ:
+        threads = threads or int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    devices = chosen if runtime.get("devices") else None
+    return {**runtime, "device": chosen[0], "devices": devices, "threads": threads, "ranks": ranks.size}
 
 
 class Launch:

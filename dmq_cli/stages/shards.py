@@ -61,15 +61,21 @@ def made_by(runtime: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_cut(stage: str, config: Mapping[str, Any]) -> bool:
     """Whether an artifact of this stage is made in shards."""
-    return stage in NAMES and len(pieces(parse_range(config["seeds"]))) > 1
+    return stage in NAMES and "seeds" in config and len(pieces(parse_range(config["seeds"]))) > 1
+
+
+def working(stage: str, config: Mapping[str, Any]) -> int:
+    """How many of the processes that were started can work on an artifact of this stage at once."""
+    shards = len(pieces(parse_range(config["seeds"]))) if is_cut(stage, config) else 1
+    return min(workers.count(config["runtime"]) * int(config["runtime"].get("ranks", 1)), shards)
 
 
 class Shards:
-    """The shards of one artifact, of which this process makes what no other one is making."""
+    """The shards of one artifact, of which this process makes what no other one is making. node: that of the shards."""
 
     def __init__(self, graph: Graph, stage: str, config: Mapping[str, Any]) -> None:
         self._graph, self._stage, self._config = graph, stage, {**config, "made": made_by(config["runtime"])}
-        self._node: Node = replace(graph.nodes[stage], name=NAMES[stage], asks=(*graph.nodes[stage].asks, "made"))
+        self.node: Node = replace(graph.nodes[stage], name=NAMES[stage], asks=(*graph.nodes[stage].asks, "made"))
         self._seeds = parse_range(config["seeds"])
         self._shared: dict[str, Any] = {}
         self._counted = math.inf  # when images were counted; nobody looks at the progress of a process that helps
@@ -90,7 +96,7 @@ class Shards:
                     helpers.check()
                 missing = self._missing(missing)
         store = self._graph.store
-        made = {seeds: (store.verify(self._node.name, key), slice(None)) for seeds, key in self._keys.items()}
+        made = {seeds: (store.verify(self.node.name, key), slice(None)) for seeds, key in self._keys.items()}
         return [({**made, **self._parts})[show(seeds)] for seeds in pieces(self._seeds)]
 
     def assist(self, alive: Callable[[], bool]) -> None:
@@ -104,16 +110,21 @@ class Shards:
 
     def record(self) -> dict[str, Any]:
         """What the manifest of the artifact says of how its images were made."""
-        made, processes = self._config["made"], workers.count(self._config["runtime"])
+        made, processes = self._config["made"], working(self._stage, self._config)
         return {"made": made, "threads": made["threads"] or torch.get_num_threads(), "workers": processes}
+
+    def there(self) -> float:
+        """The share of the images that are there."""
+        missing = sum(len(parse_range(seeds)) for seeds in self._missing(self._keys))
+        return 1 - missing / len(self._seeds)
 
     def artifacts(self) -> set[tuple[str, str]]:
         """Stage and key of the shards."""
-        return {(self._node.name, key) for key in self._keys.values()}
+        return {(self.node.name, key) for key in self._keys.values()}
 
     def remove(self) -> None:
         """Remove the shards."""
-        self._graph.store.forget(self._node.name, set(self._keys.values()))
+        self._graph.store.forget(self.node.name, set(self._keys.values()))
 
     def _missing(self, among: Iterable[str]) -> list[str]:
         return [seeds for seeds in among if not self._is_made(self._keys[seeds])]
@@ -121,15 +132,15 @@ class Shards:
     def _is_made(self, key: str) -> bool:
         """Whether a shard is there; one that was altered is removed, as it can be made again."""
         try:
-            return self._graph.store.find(self._node.name, key) is not None
+            return self._graph.store.find(self.node.name, key) is not None
         except ArtifactCorruptError as error:
             _log.warning("%s It is made again.", error)
-            self._graph.store.remove(self._node.name, key)
+            self._graph.store.remove(self.node.name, key)
             return False
 
     def _make_one(self, missing: Sequence[str]) -> bool:
         """Make one of these shards that nobody is making; whether there was one."""
-        store, name = self._graph.store, self._node.name
+        store, name = self._graph.store, self.node.name
         free = [seeds for seeds in missing if not store.busy(name, self._keys[seeds])]
         if not free:
             return False
@@ -138,33 +149,37 @@ class Shards:
         with contextlib.suppress(BlockingIOError), store.claim(name, key, wait=False) as claim:
             joined = self._joined()  # meanwhile: a shard that is made now would stay
             if claim.done is None and not joined:
-                self._compute(key, {**self._config, "seeds": seeds}, claim)
+                self._compute(key, self.config_of(parse_range(seeds)), claim)
         if joined:
             store.forget(name, {key})
         return True
 
     def _compute(self, key: str, config: Mapping[str, Any], claim: Claim) -> None:
         graph, inputs = self._graph, self._inputs()
-        task = graph.task(self._node, config, inputs, claim.work)
+        task = graph.task(self.node, config, inputs, claim.work)
         with Stopwatch() as watch:
-            self._node.run(replace(task, progress=Counting(self._report), shared=self._shared))
-        claim.commit(graph.manifest(self._node, key, config, inputs, watch))
+            self.node.run(replace(task, progress=Counting(self._report), shared=self._shared))
+        claim.commit(graph.manifest(self.node, key, config, inputs, watch))
 
     def _joined(self) -> bool:
         folder = self._graph.store.root / self._stage / self._graph.key(self._stage, self._config)
         return folder.is_dir()
 
     def _inputs(self) -> dict[str, Path]:
-        needs = self._node.needs_for(self._config)
+        needs = self.node.needs_for(self._config)
         return {need: self._graph.store.verify(need, self._graph.key(need, self._config)) for need in needs}
 
     def _ready(self) -> bool:
         """Whether all that the shards are made from is there."""
-        needs = self._node.needs_for(self._config)
+        needs = self.node.needs_for(self._config)
         return all(self._graph.store.find(need, self._graph.key(need, self._config)) for need in needs)
 
+    def config_of(self, seeds: range) -> dict[str, Any]:
+        """The configuration of the shard of these seeds."""
+        return {**self._config, "seeds": show(seeds)}
+
     def _key(self, seeds: range) -> str:
-        return self._graph.key_of(self._node, {**self._config, "seeds": show(seeds)})
+        return self._graph.key_of(self.node, self.config_of(seeds))
 
     def _taken(self) -> dict[str, Part]:
         """The pieces that artifacts of other seeds, made in the same way, have: their part by its seeds."""
@@ -206,7 +221,7 @@ class Shards:
 
     def _made(self, seeds: range, key: str) -> int:
         """Count the images of a shard that are written."""
-        folder = self._graph.store.root / self._node.name / key
+        folder = self._graph.store.root / self.node.name / key
         if folder.is_dir():
             return len(seeds)
         chunks = [file.stem.split("-") for file in folder.with_name(f".work-{key}").glob("tmp-*-*.npy")]

@@ -23,7 +23,8 @@ from dmq_cli.results.images import load_images, save_images
 from dmq_cli.stages import images, shards
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.shards import pieces
+from dmq_cli.stages.remembered import remembered_seconds
+from dmq_cli.stages.shards import Shards, pieces
 from dmq_cli.stages.verbs import graph, needs, take_part
 from tests.chain import FEW, QUICK, artifacts, dmq, words
 from tests.stages.test_golden import in_float64
@@ -162,18 +163,18 @@ def sampled(seeds: Sequence[int]) -> Any:
 def test_a_longer_range_takes_the_images_of_a_shorter_one(small: Path, tmp_path: Path) -> None:
     config = prepared(small, tmp_path)
     first = made({**config, "seeds": "0-49"})
-    with sampled(seeds := []):
+    with sampled(seeds := list[int]()):
         longer = made({**config, "seeds": "0-99"})
     assert sorted(seeds) == list(range(40, 100)), "the last of the shorter range's shards was cut"
     assert (longer[:50] == first).all()
-    with sampled(seeds := []):
+    with sampled(seeds := list[int]()):
         made({**config, "seeds": "20-79"})
     assert seeds == []
 
 
 def test_images_of_another_batch_size_are_not_mixed_in(small: Path, tmp_path: Path) -> None:
     made({**prepared(small, tmp_path, batch_size=5), "seeds": "0-49"})
-    with sampled(seeds := []):
+    with sampled(seeds := list[int]()):
         made({**prepared(small, tmp_path, batch_size=10), "seeds": "0-99"})
     assert sorted(seeds) == list(range(100))
 
@@ -185,7 +186,7 @@ def test_a_shard_that_was_altered_is_made_again(small: Path, tmp_path: Path) -> 
         made(config)
     shard = next(path for path in left(tmp_path) if path.name[0] != ".")
     save_images(shard, [np.zeros_like(load_images(shard))])
-    with sampled(seeds := []):
+    with sampled(seeds := list[int]()):
         assert (made(config) == whole).all()
     assert 0 < len(seeds) <= SIZE
 
@@ -204,11 +205,11 @@ def test_shards_are_known_to_clean(small: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_ends_it_when_the_batch_is_written(name: str, small: Path, tmp_path: Path) -> None:
-    command = words("sample", small, tmp_path, "method=minmax", "seeds=0-39", "runtime.batch_size=5")
+    command = words("sample", small, tmp_path, "method=minmax", "seeds=0-19", "runtime.batch_size=5")
     sample, seeds = images.Sampling.images, list[int]()
 
     def stopped(self: images.Sampling, chunk: range) -> Any:
-        if chunk.start == 15:
+        if chunk.start == 10:
             os.kill(os.getpid(), signal.Signals[name])
         return sample(self, chunk)
 
@@ -221,4 +222,18 @@ def test_a_signal_ends_it_when_the_batch_is_written(name: str, small: Path, tmp_
     assert signal.getsignal(signal.Signals[name]) is signal.SIG_DFL
     with sampled(seeds):
         assert dmq(*command).code == 0
-    assert seeds == [*range(20, 40), *range(40)], "of the twin only what was not written"
+    assert seeds == [*range(15, 20), *range(20)], "of the twin only what was not written"
+
+
+def test_a_plan_divides_by_the_workers_and_counts_what_is_there(small: Path, tmp_path: Path) -> None:
+    config = prepared(small, tmp_path)
+    made({**config, "seeds": "0-49"})
+    stage_graph, further = graph(config, Progress(quiet=True)), {**config, "seeds": "100-179"}
+
+    def seconds(workers: int) -> float | None:
+        return remembered_seconds(stage_graph, STAGE, {**further, "runtime": {**config["runtime"], "workers": workers}})
+
+    alone = seconds(1)
+    assert alone is not None and alone > 0
+    assert [seconds(workers) for workers in (2, 4, 32)] == pytest.approx([alone / 2, alone / 4, alone / 4])
+    assert Shards(stage_graph, STAGE, {**config, "seeds": "0-79"}).there() == pytest.approx(40 / 80)
