@@ -13,6 +13,8 @@ DmqError (exit 1)
   EvaluationError (1)        images that do not fit the protocol
   SweepError (1)             some jobs of a sweep failed
 
+Stopped (75)                 by SIGTERM or SIGUSR1; no DmqError, as nothing is wrong
+
 Only the command line catches them. `exit_code` is part of the interface.
 """
 
@@ -70,6 +72,12 @@ class DiskError(ArtifactError):
 
 class EvaluationError(DmqError):
     pass
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end, as that of a cluster that takes the machine away; the same command goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class SweepError(DmqError):

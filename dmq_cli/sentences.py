@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dmq_cli.errors import ConfigError, DiskError, DmqError, must_be_given, nearest
+from dmq_cli.errors import ConfigError, DiskError, DmqError, Stopped, must_be_given, nearest
 from dmq_cli.printing import printable
 from dmq_cli.store.files import ADVICE
 
@@ -26,6 +26,7 @@ _HYDRA = ("hydra", "omegaconf", "yaml", "antlr4")
 _NO_CHOICE = re.compile(
     r"Could not find '(?P<group>[\w/]+)/(?P<name>[^']*)' Available options in '[\w/]+': (?P<known>.*)"
 )
+_LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 # Errors of the disk only where they name a path: other code raises them, too.
 _NAMED = (errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 
@@ -41,6 +42,9 @@ def guarded(action: Callable[[], None], as_json: bool = False) -> int:
     """Run the action and return 0, or print one sentence about its error to stderr and return its exit code."""
     try:
         action()
+    except Stopped as stop:
+        stopped = f"Stopped by {stop}; what was finished is kept, the same command goes on from there."
+        return _say(stopped, stop.exit_code, as_json, {})
     except KeyboardInterrupt:
         return _say("Interrupted; what was finished is kept, the same command goes on from there.", 1, as_json, {})
     except Exception as error:
@@ -87,6 +91,8 @@ def _hydra_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()).split(" Config search path:")[0]
     if (match := _NO_CHOICE.search(text)) is not None:
         group, name, choices = match["group"], match["name"], match["known"].split()
+        if group == "hydra/launcher" and name in _LAUNCHERS:
+            return f"The launcher {name} is not installed; install it by: pip install 'dmq-cli[{_LAUNCHERS[name]}]'."
         return f"There is no {group} {name}.{nearest(name, choices)}"
     if (override := getattr(error, "override", None)) is not None:
         key, _, value = str(override).partition("=")

@@ -19,7 +19,7 @@ from dmq_cli.cli.commands import COMMANDS
 from dmq_cli.cli.commands.tables import write_tables
 from dmq_cli.cli.completion import complete_words, completion
 from dmq_cli.cli.helping import page
-from dmq_cli.cli.starting import say_composing, say_loading, set_up_logging
+from dmq_cli.cli.starting import is_first, say_composing, say_loading, set_up_logging
 from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.overrides import as_hydra, own_folder, quoted, split, sweeps
 from dmq_cli.printing import printable
@@ -163,6 +163,8 @@ def _code(context: click.Context, verb: str | None, words: Sequence[str], job: C
     verb: None where it is the first of the words that is no flag.
     """
     flags = set(context.obj) | {_FLAGS[word] for word in words if word in _FLAGS}
+    if not is_first():
+        flags |= {"quiet"}
     remaining = [word for word in words if word not in _FLAGS]
     if "--version" in remaining:
         click.echo(f"dmq, version {__version__}")
@@ -216,6 +218,11 @@ def _hydra(
     sys.argv = ["dmq", *hydra_flags, *([] if "--hydra-help" in hydra_flags else words)]  # that is about no job
     set_up_logging(flags)
     if swept := sweeps(hydra_flags, overrides):
+        if not is_first():
+            raise ConfigError(
+                "A sweep was started several times, by torchrun or srun, but only a single job is shared by processes; start it once,"
+                " with hydra/launcher=submitit_slurm for jobs of their own."
+            )
         say_composing(verb, overrides)
     command = Command(verb, flags, run, _rows, recorded=job in (_run, _benchmark))
     token = CURRENT.set(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,11 @@ def set_up_logging(flags: set[str]) -> None:
         handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.setLevel(logging.WARNING if "quiet" in flags else logging.NOTSET)  # a run's own log is not quiet
         _log.addHandler(handler)
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun or srun started with the same command; see stages/ranks.py."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def say_composing(verb: str, overrides: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 _MOST_PARTS = 5
 _LEAST_PER_FEATURE = 4  # images in a part for every feature: with fewer, FD is no longer a line in 1 / N
 _ROWS = 8192  # of features in float64 at a time
+_WHOLE = 16384  # rows that numpy may copy three times
 _ZERO = 1e-12  # of the greatest eigenvalue
 
 
@@ -91,6 +92,14 @@ def paired_influence(features: Any, twins: Any) -> Array:
 
 
 def moments(features: Any) -> tuple[Array, Array]:
-    """Mean (D,) and covariance (D, D), divided by N - 1, of features (N, D), in float64."""
-    whole = np.asarray(features, np.float64)
-    return whole.mean(axis=0), np.atleast_2d(np.cov(whole, rowvar=False))
+    """Mean (D,) and covariance (D, D), divided by N - 1, of features (N, D), in float64, of which only some rows are in memory."""
+    if len(features) <= _WHOLE:
+        whole = np.asarray(features, np.float64)
+        return whole.mean(axis=0), np.atleast_2d(np.cov(whole, rowvar=False))
+    pieces = [features[start : start + _ROWS] for start in range(0, len(features), _ROWS)]
+    mean: Array = np.sum([np.sum(rows, axis=0, dtype=np.float64) for rows in pieces], axis=0) / len(features)
+    covariance: Array = np.zeros((len(mean), len(mean)))
+    for piece in pieces:
+        rows = np.asarray(piece, np.float64) - mean
+        covariance += rows.T @ rows
+    return mean, covariance / (len(features) - 1)

@@ -19,6 +19,7 @@ from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
 _ROWS = 2048  # of a kernel matrix at a time
+_LARGE, _FEW = 16_384, 256  # from so many images on, so many rows
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def kid_variance(features: Tensor, reference: Tensor) -> float:
     """
     images, real = features.double(), reference.double()
     rows = []
-    for x in torch.split(images, _ROWS):
+    size = _FEW if max(len(images), len(real)) > _LARGE else _ROWS
+    for x in torch.split(images, size):
         to_others = _kernel(x, images).sum(1) - ((x * x).sum(1) / x.shape[1] + 1) ** 3
         rows.append(to_others / (len(images) - 1) - _kernel(x, real).mean(1))
     return 4 * float(torch.cat(rows).var()) / len(images)

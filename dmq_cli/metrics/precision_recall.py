@@ -14,6 +14,7 @@ from dmq_cli.metrics.protocol import Protocol
 from dmq_cli.metrics.references.reference import Reference
 
 _LARGE = 10_000  # images; all distances among 50,000 would be 10 GB
+_VERY_LARGE, _FEW = 16_384, 1000  # from so many on, the distances of so many images at a time
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class PrecisionRecall(SetMetric):
         # float32, as in torch-fidelity: precision can tip over whether a sample lies inside a ball
         features, real = images.features["features"], reference["features"][: self.images]
         large = max(len(features), len(real)) > _LARGE
+        batch = _FEW if max(len(features), len(real)) > _VERY_LARGE else _LARGE
         scores = prc_features_to_metric(
-            features, real, verbose=False, prc_neighborhood=self.neighbourhood, save_cpu_ram=large
+            features, real, verbose=False, prc_neighborhood=self.neighbourhood, save_cpu_ram=large, prc_batch_size=batch
         )
         precision, recall = scores[KEY_METRIC_PRECISION], scores[KEY_METRIC_RECALL]
         interval = fraction_interval(precision, len(features))

@@ -11,7 +11,7 @@ from dmq_cli.overrides.shape import choices, groups, parameters, section_of, unr
 
 _NEEDED = {
     "model": ("name", "path"), "method": ("name", "cite"), "bits": ("weight", "act"), "budget": ("name",), "table": ("name",),
-    "runtime": ("device", "batch_size", "guidance_calls", "threads", "outputs", "force", "upstream"),
+    "runtime": ("device", "batch_size", "guidance_calls", "threads", "outputs", "force", "upstream", "workers", "devices"),
     "store": ("lock",),
     "cond": ("guidance", "classes", "prompts"), "data": ("path",),
 }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from dmq_cli.store.files import aside
 Pixels = NDArray[np.uint8]
 """Images, uint8 (N, H, W, C); float32 (N, ...) of samples that are none."""
 FILE = "images.npz"
+_MEMBER = "arr_0.npy"
 _SIZE = 96  # pixels of an image in a grid
 
 
@@ -49,9 +52,20 @@ def write_chunk(file: Path, samples: Tensor, rounding: str) -> None:
         np.save(handle, pixels_of(samples, rounding), allow_pickle=False)
 
 
-def save_images(folder: Path, chunks: Sequence[Path]) -> None:
-    """Join chunks into images.npz: `arr_0`, of images uint8 (N, H, W, C), the layout that ADM's evaluator reads."""
-    write_arrays(folder / FILE, arr_0=np.concatenate([np.load(chunk, allow_pickle=False) for chunk in chunks]))
+def save_images(folder: Path, parts: Sequence[NDArray[Any]]) -> None:
+    """Write parts, joined along their first axis, as images.npz: `arr_0`, of images uint8 (N, H, W, C), the layout that ADM's
+    evaluator reads. The same bytes as numpy.savez, but of memory-mapped parts only one is in memory.
+    """
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
+    with (
+        aside(folder / FILE) as scratch,
+        zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive,
+        archive.open(_MEMBER, "w", force_zip64=True) as handle,
+    ):
+        np.lib.format.write_array_header_1_0(handle, header)
+        for part in parts:
+            handle.write(np.ascontiguousarray(part).data)
 
 
 def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
@@ -61,11 +75,13 @@ def write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
 
 
 def load_images(folder: Path) -> Pixels:
-    """Load all images of an artifact, see Pixels. Raises ArtifactCorruptError for another file."""
+    """Map all images of an artifact into memory, see Pixels: only what is read of them is loaded, and changes stay in memory.
+
+    Raises ArtifactCorruptError for another file.
+    """
     file = folder / FILE
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            images = archive["arr_0"]
+        images = _mapped(file)
     except Exception as error:  # zipfile, numpy and the OS each have their own
         raise ArtifactCorruptError(
             f"{file} could not be read as images ({error}); delete its folder and run again."
@@ -77,6 +93,27 @@ def load_images(folder: Path) -> Pixels:
         )
     pixels: Pixels = images
     return pixels
+
+
+def _mapped(file: Path) -> NDArray[Any]:
+    """Map the array of an .npz; where it is compressed or in another order, read it."""
+    with zipfile.ZipFile(file) as archive, archive.open(_MEMBER) as handle:
+        if np.lib.format.read_magic(handle) != (1, 0):
+            raise ValueError("a newer format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(handle)
+        member = archive.getinfo(_MEMBER)
+        if member.compress_type != zipfile.ZIP_STORED or by_columns:
+            return np.asarray(np.load(file, allow_pickle=False)["arr_0"])
+        start = _start_of(file, member) + handle.tell()
+    return np.asarray(np.memmap(file, dtype, "c", start, shape))
+
+
+def _start_of(file: Path, member: zipfile.ZipInfo) -> int:
+    """The offset of a member's bytes, behind its local header, whose name and extra field have any length."""
+    with file.open("rb") as handle:
+        handle.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", handle.read(4))
+    return member.header_offset + 30 + int(name) + int(extra)
 
 
 def grid(rows: Mapping[str, Pixels], columns: int = 8) -> Image.Image:

@@ -11,10 +11,10 @@ import contextlib
 import functools
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,12 @@ from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import LABELS
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
-from dmq_cli.store import ArtifactStore, Stopwatch, digest, environment, read_json
+from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.store import ArtifactStore, Claim, Stopwatch, digest, environment, read_json
 
 if TYPE_CHECKING:
     from dmq_cli.stages.build import Parts
+    from dmq_cli.stages.workers import Helpers
 
 Config = Mapping[str, Any]
 _LOOKED_AT = 1000  # artifacts of a stage, for what an estimate and a sentence need; reading all would delay every start
@@ -38,13 +40,18 @@ _log = logging.getLogger("dmq")
 
 @dataclass(frozen=True)
 class Task:
-    """The argument of a node's function. config: only the sections it reads; inputs: folders of the artifacts it needs, by stage."""
+    """The argument of a node's function. config: only the sections it reads; inputs: folders of the artifacts it needs, by stage.
+
+    parts: images of other artifacts that make up this one, see shards.py; shared: what tasks of its shards keep for each other.
+    """
 
     config: Config
     inputs: Mapping[str, Path]
     work: Path
     runtime: Config
     progress: Progress
+    parts: Sequence[tuple[Path, slice]] = ()
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,16 +109,20 @@ def observing(observer: StageObserver) -> Iterator[None]:
 
 
 class Graph:
-    """The nodes and the store their artifacts live in."""
+    """The nodes and the store their artifacts live in. helpers: other processes that make shards, too; None: none."""
 
     def __init__(self, nodes: Mapping[str, Node], store: ArtifactStore, progress: Progress) -> None:
         self.nodes, self.store, self.progress = nodes, store, progress
+        self.helpers: Helpers | None = None
 
     def key(self, name: str, config: Config) -> str:
         """The key of node `name`'s artifact under this configuration."""
-        node = self.nodes[name]
+        return self.key_of(self.nodes[name], config)
+
+    def key_of(self, node: Node, config: Config) -> str:
+        """The key of a node's artifact, also of one that is none of the graph's, as those of shards."""
         needed = [self.key(need, config) for need in node.needs_for(config)]
-        return digest([name, node.version_for(config), node.identity(config), needed])
+        return digest([node.name, node.version_for(config), node.identity(config), needed])
 
     def ensure(self, name: str, config: Config) -> Path:
         """The folder of the artifact: from the store, or computed now with everything upstream.
@@ -140,7 +151,7 @@ class Graph:
         inputs = {need: self.ensure(need, config) for need in node.needs_for(config)}
         if self.store.find(name, key) is None:
             with tempfile.TemporaryDirectory() as folder:
-                node.run(Task(node.sections(config), inputs, Path(folder), config["runtime"], self.progress))
+                node.run(self.task(node, config, inputs, Path(folder)))
 
     def _force(self, name: str, config: Config) -> None:
         """Compute `name` and its upstream again as far as runtime.force names them, each once in a run."""
@@ -149,6 +160,8 @@ class Graph:
             if part in config["runtime"]["force"] and address not in self.progress.forced:
                 self.progress.forced.add(address)
                 self.store.remove(*address)
+                if is_cut(part, config):
+                    Shards(self, part, config).remove()
                 if part != name:
                     self.ensure(part, config)
 
@@ -161,14 +174,30 @@ class Graph:
             )
         return self.ensure(need, config)
 
-    def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Any) -> Path:
-        task = Task(node.sections(config), inputs, claim.work, config["runtime"], self.progress)
+    def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Claim) -> Path:
+        shards = Shards(self, node.name, config) if is_cut(node.name, config) else None
+        task = self.task(node, config, inputs, claim.work)
         with contextlib.ExitStack() as contexts:
             for observer in (self.progress.stage, *_observers.get()):
                 contexts.enter_context(observer(node.name, key))
             with Stopwatch() as watch:
-                node.run(task)
-        manifest = {
+                node.run(task if shards is None else replace(task, parts=shards.make()))
+        manifest = self.manifest(node, key, config, inputs, watch)
+        if shards is None:
+            return claim.commit(manifest)
+        folder = claim.commit({**manifest, **shards.record()})
+        shards.remove()
+        return folder
+
+    def task(self, node: Node, config: Config, inputs: Mapping[str, Path], work: Path) -> Task:
+        """The task of a node under this configuration. work: the folder to write into."""
+        return Task(node.sections(config), inputs, work, config["runtime"], self.progress)
+
+    def manifest(
+        self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], watch: Stopwatch
+    ) -> dict[str, Any]:
+        """What the manifest of an artifact says besides its files."""
+        return {
             "stage": node.name,
             "key": key,
             "version": node.version_for(config),
@@ -181,8 +210,6 @@ class Graph:
             "seconds": round(watch.seconds, 3),
             "peak_memory_mb": round(watch.peak_memory_mb, 1),
         }
-        folder: Path = claim.commit(manifest)
-        return folder
 
     def chain(self, name: str, config: Config) -> list[str]:
         """See `chain`."""

@@ -11,12 +11,13 @@ import torch
 
 from dmq_cli.models import Adapter, sample_bytes
 from dmq_cli.sampling import parse_range
-from dmq_cli.stages import build
+from dmq_cli.stages import build, workers
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.prepare import Prepared, prepared
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.remembered import remembered_seconds
 from dmq_cli.stages.sampler_notes import sampled_how
+from dmq_cli.stages.shards import Shards, is_cut, working
 from dmq_cli.stages.verbs import graph, targets
 from dmq_cli.store.files import free_bytes
 
@@ -62,8 +63,12 @@ def _row(stage_graph: Graph, part: str, key: str, run: Prepared) -> dict[str, An
     forced = part in config["runtime"]["force"]
     why = "in the store" if cached else "forced" if forced else stage_graph.why_missing(part, config)
     seeds = config["seeds"] if part.startswith(("sample", "evaluate")) else ""
-    work = stage_graph.nodes[part].cost(config, run.parts)
+    work = stage_graph.nodes[part].cost(config, run.parts) / working(part, config)
     before = None if cached else remembered_seconds(stage_graph, part, config)
+    if not cached and is_cut(part, config):
+        missing = 1 - Shards(stage_graph, part, config).there()
+        work, before = work * missing, None if before is None else before * missing
+        why += f"; {1 - missing:.0%} of its images are there" if missing < 1 else ""
     row = {"stage": part, "seeds": seeds, "key": key[:8], "cached": cached, "why": why, "work": work}
     return {**row, "before": before, "seconds": None, "from": None}
 
@@ -72,8 +77,7 @@ def _row(stage_graph: Graph, part: str, key: str, run: Prepared) -> dict[str, An
 def _seconds_per_call(config: Mapping[str, Any]) -> float:
     """Measure seconds per network call and sample, at the run's batch size and threads, in float32."""
     runtime = config["runtime"]
-    if runtime["threads"] is not None:
-        torch.set_num_threads(runtime["threads"])
+    torch.set_num_threads(workers.threads(runtime))
     adapter = build.adapter({"model": config["model"]}, runtime)
     _time(adapter, 1, runtime["device"])
     single = _time(adapter, 1, runtime["device"])

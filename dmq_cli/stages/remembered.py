@@ -8,6 +8,7 @@ from typing import Any
 
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages.graph import Graph
+from dmq_cli.stages.shards import working
 
 _SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
 """Sections that hardly change how long a stage takes, so that an artifact which differs only in these counts."""
@@ -16,7 +17,7 @@ _SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
 def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> float | None:
     """Median seconds of the artifacts of this stage that took the same work, on this device; None if there is none.
 
-    Times for another number of seeds are scaled in proportion.
+    Times for another number of seeds, or of workers where these share the work, are scaled in proportion.
     """
     planned, runtime = graph.nodes[stage].identity(config), config["runtime"]
     times = []
@@ -26,7 +27,8 @@ def remembered_seconds(graph: Graph, stage: str, config: Mapping[str, Any]) -> f
             continue
         differing = {name for name in {**planned, **sections} if planned.get(name) != sections.get(name)}
         if differing <= {*_SAME_WORK, "seeds"}:
-            times.append(float(manifest["seconds"]) * _share(planned, sections))
+            shared = manifest.get("workers", 1) / working(stage, config)
+            times.append(float(manifest["seconds"]) * _share(planned, sections) * shared)
     return statistics.median(times) if times else None
 
 

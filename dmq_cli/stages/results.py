@@ -93,9 +93,12 @@ def _cost(paths: Paths) -> NetworkCost:
 
 
 def costs(paths: Paths) -> dict[str, dict[str, float]]:
-    """Wall time in seconds and peak memory in MB of every artifact, recorded when it was made."""
+    """Time in seconds, of one process, and peak memory in MB of every artifact, recorded when it was made."""
     manifests = {name: read_json(path / MANIFEST) for name, path in paths.items()}
-    return {name: {k: m[k] for k in ("seconds", "peak_memory_mb")} for name, m in manifests.items()}
+    return {
+        name: {"seconds": m["seconds"] * m.get("workers", 1), "peak_memory_mb": m["peak_memory_mb"]}
+        for name, m in manifests.items()
+    }
 
 
 def write_grid(file: Path, config: Mapping[str, Any], paths: Paths) -> None:

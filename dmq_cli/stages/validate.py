@@ -18,6 +18,7 @@ from dmq_cli.metrics import Protocol
 from dmq_cli.models import Conditions, has_mid_attention
 from dmq_cli.quant import Log2
 from dmq_cli.sampling import parse_range, parse_ranges, require_disjoint, show
+from dmq_cli.stages import workers
 from dmq_cli.stages.interfaces import check_interfaces
 from dmq_cli.stages.plugins import resolve
 from dmq_cli.stages.searches import resolved
@@ -77,7 +78,9 @@ def check_runtime(runtime: Mapping[str, Any], stages: Iterable[str]) -> None:
             raise ConfigError(
                 f"runtime.force names the stage {stage}, which does not exist.{nearest(str(stage), names)}"
             )
-    check_device(runtime["device"])
+    workers.check(runtime)
+    for device in workers.devices(runtime):
+        check_device(device, "runtime.device" if runtime.get("devices") is None else "runtime.devices")
 
 
 def check_device(device: object, setting: str = "runtime.device") -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dmq_cli.errors import DmqError
-from dmq_cli.qat.ranks import started
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
-from dmq_cli.stages import results
+from dmq_cli.stages import results, workers
 from dmq_cli.stages.deliver import deliver
 from dmq_cli.stages.exported import check_exported_words, has_base
 from dmq_cli.stages.graph import Graph
@@ -23,8 +23,12 @@ from dmq_cli.stages.loggers import log_run, make_logger
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
+from dmq_cli.stages.ranks import Launch, on_rank, place
 from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
+from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.stages.stopping import at_signals
+from dmq_cli.stages.workers import Helpers, Target
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
 
 VERBS = ("calibrate", "reconstruct", "correct", "sample", "evaluate", "export")
@@ -55,11 +59,13 @@ def targets(verb: str, config: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Stage and key of every artifact that a run with this prepared configuration uses, computed or not."""
     stage_graph = graph(config, Progress(quiet=True))
-    return {
-        (part, stage_graph.key(part, range_config))
+    parts = [
+        (part, range_config)
         for name, range_config in targets(config["stage"], config)
         for part in stage_graph.chain(name, range_config)
-    }
+    ]
+    shards = [Shards(stage_graph, *part).artifacts() for part in parts if is_cut(*part)]
+    return {(part, stage_graph.key(part, range_config)) for part, range_config in parts}.union(*shards)
 
 
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
@@ -72,10 +78,19 @@ def lock_of(config: Mapping[str, Any]) -> str:
     return str(config.get("store", {}).get("lock", "auto"))
 
 
+def take_part(run_targets: Sequence[Target], alive: Callable[[], bool]) -> None:
+    """Make shards of the artifacts that another process makes, until it has joined all of them or is no longer alive."""
+    for name, config in run_targets:
+        stage_graph = graph(config, Progress(quiet=True))
+        for part in stage_graph.chain(name, config):
+            if is_cut(part, config) and stage_graph.store.find(part, stage_graph.key(part, config)) is None:
+                Shards(stage_graph, part, config).assist(alive)
+
+
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
     """Run the verb `composed["stage"]` and return its result: metrics for evaluate, paths for the others.
 
-    Of several processes that torchrun started the first does; the others help it train, and their result is empty.
+    Of several processes that torchrun or srun started the first does; the others help it, and their result is empty.
 
     Writes outputs/runs/<verb>/<time>-<key>/ with config, manifest, log, links to the artifacts and, for evaluate,
     metrics.json and samples.png. A finished cell of a table is returned from outputs/tables without computing.
@@ -84,34 +99,57 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     check_exported_words(composed, shlex.split(command)[2:])
     config = prepare(composed)
     logger = make_logger(composed.get("logger"))
+    ranks = place()
+    config["runtime"] = on_rank(config["runtime"], ranks)
     if threads := config["runtime"]["threads"]:
         torch.set_num_threads(threads)
-    ranks = started()
     stage_graph = graph(config, Progress(quiet or not ranks.first))
     nodes = list(targets(verb, config))
-    if not ranks.first:
-        if config["recon"].get("_target_") == "dmq_cli.qat.Qat" and verb != "calibrate":
-            stage_graph.assist("reconstruct", nodes[0][1])
-        return {}
     key = digest(
         [stage_graph.key(name, range_config) for name, range_config in nodes if name != "trace"]
     )  # no number depends on the trace
+    launch = Launch(ranks, Path(config["runtime"]["outputs"]), key)
+    if not ranks.first:
+        with at_signals():
+            _help_first(launch, stage_graph, nodes, config)
+        return {}
     cell = results.cell_folder(config, key)
     if cell is not None and (cell_metrics := results.finished(cell, key)) is not None:
         _log.info("%s is finished: %s", results.title(config), cell)
         return {**cell_metrics, "cell": str(cell)}
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config), lock_of(config))
-    with results.logging_to(folder.log):
+    stage_graph.helpers = Helpers(config, nodes)
+    with results.logging_to(folder.log), at_signals(), launch.leading(workers.threads(config["runtime"])):
         try:
             _log_sampling(config if "exported" in config else composed, config)
             result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
         except BaseException as error:
             folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
             raise
+        finally:
+            stage_graph.helpers.stop()
         folder.finish("done")
         if verb == "evaluate":
             log_run(logger, folder.path, result)
     return result
+
+
+def _help_first(launch: Launch, stage_graph: Graph, run_targets: Sequence[Target], config: Mapping[str, Any]) -> None:
+    """Do what a process does that is not the first of its launch: train, where that is started by torchrun, and make shards."""
+    if "RANK" in os.environ and config["recon"].get("_target_") == "dmq_cli.qat.Qat" and config["stage"] != "calibrate":
+        stage_graph.assist("reconstruct", run_targets[0][1])
+    cut = [target for target in run_targets if _is_unfinished(stage_graph, *target)]
+    threads = launch.join(lambda: not any(_is_unfinished(stage_graph, *target) for target in cut))
+    if threads is not None:
+        torch.set_num_threads(threads)
+        own = {**config["runtime"], "threads": threads}
+        take_part([(name, {**range_config, "runtime": own}) for name, range_config in cut], launch.alive)
+
+
+def _is_unfinished(stage_graph: Graph, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a target rests on an artifact that is made in shards and is not there."""
+    parts = [part for part in stage_graph.chain(name, config) if is_cut(part, config)]
+    return any(stage_graph.store.find(part, stage_graph.key(part, config)) is None for part in parts)
 
 
 def _log_sampling(composed: Mapping[str, Any], config: Mapping[str, Any]) -> None:

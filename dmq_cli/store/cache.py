@@ -138,8 +138,8 @@ class ArtifactStore:
         return folder
 
     @contextmanager
-    def claim(self, stage: str, key: str) -> Iterator[Claim]:
-        """Take the exclusive right to compute an artifact, waiting for a process that has it.
+    def claim(self, stage: str, key: str, wait: bool = True) -> Iterator[Claim]:
+        """Take the exclusive right to compute an artifact, waiting for a process that has it; BlockingIOError without `wait`.
 
         Leaving without `commit`, or by an exception, keeps the work folder. Not reentrant: claiming a key
         twice in one thread waits for ever. Raises DiskError for a full or unwritable disk inside the block,
@@ -149,7 +149,9 @@ class ArtifactStore:
         folder = self._folder(stage, key)
         with disk_errors(folder.parent, f"Computing {stage} {key[:8]}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            hold = self._wait_for(stage, key)
+            hold = self._wait_for(stage, key) if wait else locking.take(self._kind, self._lock(stage, key))
+            if hold is None:
+                raise BlockingIOError(f"{stage} {key} is being computed")
             try:
                 take_over(folder, hold)
                 yield Claim(folder, self.find(stage, key), hold)
@@ -206,6 +208,14 @@ class ArtifactStore:
             if (folders := by_key.get(path.name.split("-")[1])) is not None:
                 folders.append(path)
         return by_key
+
+    def forget(self, stage: str, keys: Collection[str]) -> None:
+        """Remove artifacts together with their locks: only those that whoever claims them still would not compute."""
+        for key in keys:
+            self.remove(stage, key)
+        for path in (self.root / stage).glob(".*"):
+            if path.name[-32:] in keys:
+                path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
     def keys(self, stage: str) -> list[str]:
         """The keys of a stage's committed artifacts, sorted; empty for a stage that never ran."""

@@ -131,7 +131,7 @@ def unneeded(outputs: Path, age: float = 0.0) -> Iterator[Unneeded]:
     """
     store, before = ArtifactStore(outputs / "artifacts"), time.time() - age
     needed = set(inventory.needed(outputs)) | _under_way(outputs)
-    for stage in inventory.STAGES:
+    for stage in (*inventory.STAGES, *inventory.SHARDS):
         if any(place.is_symlink() for place in (store.root, store.root / stage)):
             continue
         for key in store.keys(stage):
@@ -151,9 +151,10 @@ def foreign(outputs: Path) -> Iterator[Path]:
         yield root
         return
     for stage in _visible(root):
-        if stage.is_symlink() or stage.name not in (*inventory.STAGES, *inventory.TRAINED) or not stage.is_dir():
+        made = (*inventory.STAGES, *inventory.SHARDS)
+        if stage.is_symlink() or stage.name not in (*made, *inventory.TRAINED) or not stage.is_dir():
             yield stage
-        elif stage.name in inventory.STAGES:
+        elif stage.name in made:
             yield from (entry for entry in _visible(stage) if not _is_artifact(entry))
 
 

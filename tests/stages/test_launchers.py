@@ -1,0 +1,116 @@
+"""One job on several processes of real launchers: torchrun, and Slurm where `sinfo` answers (shared/tools or your cluster)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dmq_cli.store import read_json
+from tests.chain import QUICK, Result, artifact, artifacts, dmq, words
+
+SEEDS = "0-1999"  # of four shards
+COMMON = ("method=minmax", "bits=w4a8", *QUICK, f"seeds={SEEDS}")
+DMQ = (sys.executable, "-m", "dmq_cli")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "-m", "dmq_cli")
+
+
+def slurm_answers() -> bool:
+    try:
+        return subprocess.run(["sinfo"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+slurm = [pytest.mark.slurm, pytest.mark.skipif(not slurm_answers(), reason="sinfo does not answer: no Slurm here")]
+
+
+@pytest.fixture(scope="module")
+def alone(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of a single process that nobody disturbed."""
+    outputs = tmp_path_factory.mktemp("alone")
+    assert dmq(*words("sample", small, outputs, *COMMON)).code == 0
+    return outputs
+
+
+def started(command: list[str], timeout: float = 300) -> Result:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, text=True, capture_output=True, timeout=timeout, env=environment)
+    return Result(ended.returncode, ended.stdout, ended.stderr)
+
+
+def check_same(outputs: Path, alone: Path) -> None:
+    for stage in ("sample_fp", "sample"):
+        one, other = artifact(outputs, stage), artifact(alone, stage)
+        assert one.name == other.name and (one / "images.npz").read_bytes() == (other / "images.npz").read_bytes()
+    assert artifacts(outputs)["shard"] == artifacts(outputs)["shard_fp"] == 0
+
+
+@pytest.mark.slow
+def test_workers_of_one_command(small: Path, alone: Path, tmp_path: Path) -> None:
+    ended = dmq(*words("sample", small, tmp_path, *COMMON, "runtime.workers=3", "-v"))
+    assert ended.code == 0, ended.err
+    check_same(tmp_path, alone)
+    assert read_json(artifact(tmp_path, "sample") / "manifest.json")["workers"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(("srun", "-n", "4", *DMQ), marks=slurm)])
+def test_the_same_command_started_several_times(
+    launcher: tuple[str, ...], small: Path, alone: Path, tmp_path: Path
+) -> None:
+    ended = started([*launcher, *words("sample", small, tmp_path, *COMMON)])
+    assert ended.code == 0, ended.err
+    assert ended.out.count("sample-0-1999: ") == 1, "only the first prints the result"
+    assert ended.err.count("loading PyTorch") == 1, "the others are quiet"
+    check_same(tmp_path, alone)
+    assert len(list(tmp_path.glob("runs/sample/*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.skipif(not slurm_answers(), reason="sinfo does not answer: no Slurm here")
+def test_a_job_that_is_requeued_goes_on(small: Path, alone: Path, tmp_path: Path) -> None:
+    script = tmp_path / "job.sh"
+    command = " ".join([*DMQ, *words("sample", small, tmp_path / "out", *COMMON)])
+    script.write_text(f"#!/bin/bash\nsrun -n 2 {command}\n", encoding="utf-8")
+    submitted = started(["sbatch", "--parsable", "--requeue", "-n", "2", "-o", str(tmp_path / "log"), str(script)])
+    job = submitted.out.strip()
+    wait_for(lambda: len(list((tmp_path / "out").glob("artifacts/shard_fp/.work-*/tmp-*.npy"))) > 3)
+    assert started(["scontrol", "requeue", job]).code == 0
+    wait_for(lambda: "COMPLETED" in started(["scontrol", "show", "job", job]).out)
+    check_same(tmp_path / "out", alone)
+    assert len(list((tmp_path / "out").glob("runs/sample/*"))) == 2, "it was started twice"
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.skipif(not slurm_answers(), reason="sinfo does not answer: no Slurm here")
+def test_four_jobs_of_a_sweep(small: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=cpu")
+    command = words("calibrate", small, tmp_path, *launcher, "method=minmax,tfmq", "bits=w4a8,w8a8")
+    ended = started([*DMQ, *command])
+    assert ended.code == 0 and "4 done, 0 skipped, 0 failed" in ended.out + ended.err, ended
+    assert artifacts(tmp_path)["calibrate"] == 4 and artifacts(tmp_path)["calibset"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.skipif(not slurm_answers(), reason="sinfo does not answer: no Slurm here")
+def test_a_partition_that_slurm_refuses_is_one_sentence(small: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=nowhere")
+    refused = dmq(*words("calibrate", small, tmp_path, *launcher, "bits=w4a8,w8a8"))
+    assert refused.code == 1 and "nowhere" in refused.sentence
+
+
+def wait_for(reached: Callable[[], bool], seconds: float = 200) -> None:
+    until = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < until
+        time.sleep(0.1)
