@@ -59,7 +59,6 @@ class SampleMeans:
 
     def take(self, key: Hashable) -> Tensor:
         """Return the means, (samples,) on the CPU; NaN for a sample without values. Raises KeyError for an unknown key."""
-        rows = double(rows)
         sums = self._sums.pop(key).cpu()
         return sums[0] / sums[1]
 

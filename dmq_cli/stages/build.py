@@ -70,7 +70,7 @@ def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
 
 def _network(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
     """Load the network in float32, whatever the numerics are."""
-    numerics(config).set_tf32(runtime["device"])
+    numerics(config).set_backends(runtime["device"])
     loaded = model_adapter(config["model"])
     loaded.model.to(runtime["device"])
     return loaded
