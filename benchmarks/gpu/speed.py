@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -92,7 +93,8 @@ def adaround(case: Case, device: torch.device, small: bool) -> Iterator[str]:
     """An iteration of learned rounding over forward and backward of the same block without quantizers."""
     batch = 4 if small else min(case.batch, 32)
     adapter = case.adapter(small)
-    block = Block(adapter, case.unit, networks.inputs(adapter.model.to(device) and adapter, batch, device))
+    adapter.model.to(device)
+    block = Block(adapter, case.unit, networks.inputs(adapter, batch, device))
     attached, unit, one = (
         networks.quantized(adapter, device),
         ModuleUnit(case.unit),
@@ -111,7 +113,7 @@ def adaround(case: Case, device: torch.device, small: bool) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(attached, data, batch, Path(folder), report, batch)
         learn(setting, one, unit, 0, start(attached, one, chosen))
-    iteration = min(later - earlier for earlier, later in zip(times[1:], times[2:], strict=False))
+    iteration = min(later - earlier for earlier, later in itertools.pairwise(times))
     (plain,) = by_turns(device, block)
     yield f"{case.title}, {case.unit}, batch {batch}: AdaRound iteration / forward and backward {iteration / plain:.2f}"
 
