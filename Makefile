@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # The papers' tables: those of conf/table with cells of a paper.
 PAPERS := $(sort $(patsubst conf/table/paper/%.csv,%,$(wildcard conf/table/paper/*.csv)))
 
-.PHONY: help venv demo tables test test-slow test-browser check format bench docs docs-tables
+.PHONY: help venv demo tables test test-slow test-browser test-gpu gpu-check check format bench docs docs-tables
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -58,3 +58,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 bench: $(STAMP)  ## print the speed ratios
 	$(BIN)/python -m pytest -q -s benchmarks --override-ini testpaths=benchmarks --benchmark-only
+
+test-gpu: $(STAMP)  ## the tests that need CUDA
+	$(BIN)/python -m pytest -q -m gpu -rs
+
+gpu-check: $(STAMP)  ## compare CUDA with the CPU, and print how fast it is; DEVICE=cpu rehearses it without
+	DEVICE=$(DEVICE) $(BIN)/python -m benchmarks.gpu_check

@@ -75,6 +75,7 @@ def refused(result: Result, code: int) -> str:
         ("runtime.batch_size=0", ["runtime.batch_size=0", "at least 1"]),
         ("runtime.threads=x", ["runtime.threads=x", "whole number"]),
         ("runtime.device=abacus", ["abacus", "use cpu"]),
+        ("runtime.device=meta", ["meta", "no numbers", "use cpu"]),
         ("runtime.force=[reconstrukt]", ["reconstrukt", "Did you mean reconstruct?"]),
         ("runtime.force=reconstruct", ["runtime.force=[reconstruct]"]),
         ("runtime.upstream=maybe", ["maybe", "ensure or require"]),

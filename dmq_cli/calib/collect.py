@@ -14,6 +14,7 @@ from torch import Tensor
 from dmq_cli.calib.features import mid_features
 from dmq_cli.calib.strategy import Strategy
 from dmq_cli.models import Adapter, Denoiser
+from dmq_cli.ops import moved
 from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, Step, batches, parse_range, walk
 from dmq_cli.store.tensors import RowWriter, save_tensors
 
@@ -79,7 +80,10 @@ def _select_inputs(steps: Iterable[Step], calls: Sequence[Sequence[int]]) -> tup
     inputs: list[list[tuple[Tensor, int]]] = [[] for _ in calls]
     for step in steps:
         who = [i for i, chosen in enumerate(calls) if step.call in chosen]
-        for i, sample in zip(who, step.input[who], strict=True):  # the indexing copies: no view keeps the batch alive
+        rows = step.input.index_select(
+            0, moved(torch.tensor(who, dtype=torch.int64), step.input.device)
+        )  # a copy: no view keeps the batch alive
+        for i, sample in zip(who, rows, strict=True):
             inputs[i].append((sample, step.timestep))
     flat = [pair for trajectory in inputs for pair in trajectory]
-    return torch.stack([sample for sample, _ in flat]), [timestep for _, timestep in flat]
+    return torch.stack([sample for sample, _ in flat]).cpu(), [timestep for _, timestep in flat]

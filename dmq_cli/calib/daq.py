@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dmq_cli.calib.fit import Data, FitReport, watch
 from dmq_cli.errors import NumericsError
+from dmq_cli.ops import double
 from dmq_cli.quant import ByLikelihood, Choice
 from dmq_cli.wrap import Attached, observing
 
@@ -35,14 +36,14 @@ Batches = Callable[[], Data]
 
 def power_law_likelihood(x: Tensor, x_min: float) -> tuple[float, float]:
     """(a, log likelihood in nats) of the power law that fits best. x: all >= x_min > 0, not all equal to it."""
-    values = x.double().flatten()
+    values = double(x).flatten()
     spread = float((values / x_min).log().mean())
     return _power_law(len(values), spread, x_min)
 
 
 def exponential_likelihood(x: Tensor, x_min: float) -> tuple[float, float]:
     """(rate, log likelihood in nats) of the exponential law that fits best. x: all >= x_min, not all equal to it."""
-    values = x.double().flatten()
+    values = double(x).flatten()
     return _exponential(len(values), float(values.mean()) - x_min)
 
 
@@ -64,10 +65,10 @@ class StepStatistics:
 
     def update(self, x: Tensor, step: Tensor) -> None:
         """x: (B, ...), >= 0; step: (B,) int64. Raises NumericsError for values that are not finite."""
-        rows = x.flatten(1).double()
+        rows = double(x.flatten(1))
         positive = rows > 0
-        logs = rows.where(positive, 1.0).log().sum(1).cpu()
-        if not bool((rows.sum(1).cpu() + logs).isfinite().all()):
+        logs, sums = rows.where(positive, 1.0).log().sum(1).cpu(), rows.sum(1).cpu()
+        if not bool((sums + logs).isfinite().all()):
             raise NumericsError(f"The values at {self.name} are not all finite; check the weights of the model.")
         self.count.index_add_(0, step, positive.sum(1).double().cpu())
         self.total.index_add_(0, step, rows.where(positive, 0.0).sum(1).cpu())

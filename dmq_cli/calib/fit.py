@@ -9,6 +9,7 @@ import torch
 from dmq_cli.calib.observer import Observer
 from dmq_cli.calib.values import Draws
 from dmq_cli.models import Call
+from dmq_cli.ops import WITHOUT_FLOAT64
 from dmq_cli.quant import source_of
 from dmq_cli.wrap import Attached, QuantDenoiser, observing
 
@@ -19,6 +20,7 @@ Data = Iterable[Call]
 def fit_weights(attached: Attached) -> None:
     """Fit scale and zero point of every weight quantizer to the weight itself. Baked weights are dropped."""
     for _, quantizer, weight, spec in attached.weight_pieces():
+        weight = weight.cpu() if weight.device.type in WITHOUT_FLOAT64 else weight
         minimum, maximum = spec.ranges.fit(spec.granularity.grouped(weight), quantizer.grid)  # type: ignore[union-attr]
         source_of(quantizer).fill(*quantizer.grid.parameters(minimum, maximum), minimum)
     for layer in attached.layers().values():

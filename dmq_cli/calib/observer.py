@@ -31,7 +31,7 @@ class Observer:
 
     def hook(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """A forward pre-hook of the quantizer."""
-        value: Tensor = inputs[0].detach().cpu()
+        value: Tensor = inputs[0].detach()
         granularity = self.spec.granularity
         rows = (
             granularity.channels(value)
@@ -41,8 +41,8 @@ class Observer:
         self.update(rows, self.source.rows(len(value)))
 
     def update(self, rows: Tensor, group: Tensor) -> None:
-        """rows: (B, channels, n); group: (B,) int64."""
-        low, high = rows.aminmax(dim=2)
+        """rows: (B, channels, n), on any device; group: (B,) int64, on the CPU."""
+        low, high = torch.stack(rows.aminmax(dim=2)).cpu()  # together: the host waits for them once
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise NumericsError(
                 f"The activations at {self.name} have values that are not finite; check the weights of the model."

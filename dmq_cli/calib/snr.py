@@ -21,6 +21,7 @@ from dmq_cli.calib.daq import Batches, put_choice
 from dmq_cli.calib.fit import FitReport
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Call
+from dmq_cli.ops import double
 from dmq_cli.quant import BySnr, Choice
 from dmq_cli.wrap import Attached, QuantDenoiser, quantizing
 
@@ -41,7 +42,7 @@ def choose_by_snr(
     energies, done = Energies(len(grid), len(next(iter(choices.values())).parts)), 0
     for batch in data():
         full, estimates = estimate(attached, list(choices.values()), batch)
-        energies.update(attached.grid(batch[1].to(grid.device)).cpu(), full.double(), estimates)
+        energies.update(attached.grid(batch[1].to(grid.device)).cpu(), double(full), estimates)
         done += len(full)
         report(done)
     parts = fewest(energies.snr(), forward_snr(alphas_cumprod, grid))
@@ -60,7 +61,7 @@ class Energies:
         """step: (B,); full: eps, estimates: eps_q at each width, (B, C, H, W)."""
         self.signal.index_add_(0, step, power(full))
         for width, estimated in enumerate(estimates):
-            self.noise[width].index_add_(0, step, power(estimated - full))
+            self.noise[width].index_add_(0, step, power(double(estimated) - full))
 
     def snr(self) -> Tensor:
         """SNR_Q (widths, S) float64, without meaning at steps without data."""
@@ -93,12 +94,12 @@ def estimate(attached: Attached, choices: list[Choice], batch: Call) -> tuple[Te
 
 def power(x: Tensor) -> Tensor:
     """Sum of squares of each sample, (B,) float64, on the CPU. x: (B, ...)."""
-    return x.double().square().flatten(1).sum(1).cpu()
+    return double(x).square().flatten(1).sum(1).cpu()
 
 
 def forward_snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     """SNR_F (S,) float64 >= 0, infinite where abar = 1. timesteps: (S,) in 0..999."""
-    abar = alphas_cumprod.double().cpu()[timesteps.long().cpu()]
+    abar = alphas_cumprod.cpu().double()[timesteps.long().cpu()]
     return abar / (1 - abar)
 
 

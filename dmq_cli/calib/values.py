@@ -52,10 +52,10 @@ class Values:
         self._share: dict[int, int] = {}
 
     def add(self, group: int, rows: Tensor, places: Tensor) -> None:
-        """rows: (B, channels, n) of this group; places: (B, k) as Draws gives them."""
+        """rows: (B, channels, n) of this group, on any device; places: (B, k) as Draws gives them."""
         share = self._share.setdefault(group, places.shape[1])
         chosen = places[:, None, :share].expand(-1, rows.shape[1], -1)
-        self._pieces[group].append(rows.gather(2, chosen))
+        self._pieces[group].append(rows.gather(2, chosen.to(rows.device)).cpu())
         samples = sum(map(len, self._pieces[group]))
         while samples * share > KEPT_VALUES and share > 1:
             share //= 2

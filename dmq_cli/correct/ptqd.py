@@ -30,8 +30,8 @@ from torch import Tensor
 
 from dmq_cli.correct.base import both_trajectories
 from dmq_cli.errors import ConfigError, NumericsError
-from dmq_cli.models import Denoiser
-from dmq_cli.ops import by_channel, places
+from dmq_cli.models import Denoiser, home
+from dmq_cli.ops import by_channel, double, moved, places
 from dmq_cli.sampling import UNGUIDED, Guide, Scheduler, Target, parse_range, walk
 
 _VARIANCES, _BIASES = ("auto", "on", "off"), ("residual", "raw")
@@ -80,13 +80,15 @@ class Ptqd:
         self.check(eta)
         calls, rows = len(scheduler.timesteps), []
         seeds = parse_range(self.seeds)
-        estimate, cond = guide.around(quantized), guide.cond(seeds)
+        estimate, cond = guide.around(quantized), guide.cond(seeds, home(quantized))
         for step in walk(full, scheduler, seeds, shape, eta=eta, dtype=dtype, guide=guide):
             estimated = estimate(step.input, torch.tensor([step.timestep]), cond)
             rows.append(fit_error(self, estimated, step.eps, step.call))
             report(step.call + 1, calls)
         names = ("slope", "bias", "std")
-        return {name: torch.stack(row).to(dtype) for name, row in zip(names, zip(*rows, strict=True), strict=True)}
+        return {
+            name: torch.stack(row).to(dtype).cpu() for name, row in zip(names, zip(*rows, strict=True), strict=True)
+        }
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See CorrectionMethod."""
@@ -103,7 +105,8 @@ class Ptqd:
 
 def fit_error(config: Ptqd, quantized: Tensor, full: Tensor, call: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """(k, bias (C,), std) in float64 of the two estimates (N, C, ...) of one call. Raises NumericsError if not finite."""
-    eps, error = full.double(), quantized.double() - full.double()
+    eps = double(full)
+    error = double(quantized) - eps
     about = eps - eps.mean()
     slope = (about * error).mean() / about.square().mean()
     slope = slope.clamp(min=0) if config.correlation else torch.zeros_like(slope)
@@ -124,17 +127,24 @@ class PtqdCorrection:
     def __init__(self, slope: Tensor, bias: Tensor, std: Tensor, calibrate: bool = True) -> None:
         self.slope, self.bias, self.std, self.calibrate = slope, bias, std, calibrate
 
+    def _follow(self, x: Tensor) -> None:
+        """Move the tables to where samples are, once."""
+        if self.slope.device != x.device:
+            self.slope, self.bias, self.std = (moved(table, x.device) for table in (self.slope, self.bias, self.std))
+
     def pre(self, sample: Tensor, call: int) -> Tensor:
         """PTQD does not touch the sample."""
         return sample
 
     def post(self, eps: Tensor, call: int) -> Tensor:
         """(eps - bias) / (1 + k), same shape."""
+        self._follow(eps)
         return (eps - by_channel(self.bias[call].to(eps), eps)) / (1 + self.slope[call].to(eps))
 
     def variance(self, sigma: Tensor, noise_gain: Tensor, call: int) -> Tensor:
         """What is left of sigma once the residual's share is taken out; 0 where the residual alone is more, same shape."""
         if not self.calibrate:
             return sigma
+        self._follow(sigma)
         left = noise_gain * (self.std[call] / (1 + self.slope[call])).to(sigma)
         return (sigma**2 - left**2).clamp(min=0).sqrt()

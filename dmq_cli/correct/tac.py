@@ -37,8 +37,8 @@ from torch import Tensor
 
 from dmq_cli.correct.base import both_trajectories
 from dmq_cli.errors import ConfigError, NumericsError
-from dmq_cli.models import Denoiser
-from dmq_cli.ops import by_channel, places, with_places
+from dmq_cli.models import Denoiser, home
+from dmq_cli.ops import by_channel, moved, places, with_places
 from dmq_cli.sampling import TARGETS, UNGUIDED, Guide, Scheduler, Step, Target, parse_range, walk
 
 _TABLES = ("gain", "bias", "noise_bias", "output_bias")
@@ -108,7 +108,7 @@ class Tac:
         learner = _Learner(self, reference, _Same(quantized, guide, seeds) if self.inputs == "reference" else None)
         for step in walk(quantized, scheduler, seeds, shape, eta=eta, correction=learner, dtype=dtype, guide=guide):
             report(step.call + 1, len(reference))
-        return {name: table for name in _TABLES if (table := getattr(learner, name)) is not None}
+        return {name: table.cpu() for name in _TABLES if (table := getattr(learner, name)) is not None}
 
     def shapes(self, calls: int, shape: tuple[int, ...], guided: bool) -> dict[str, tuple[int, ...]]:
         """See CorrectionMethod."""
@@ -139,12 +139,21 @@ class TacCorrection:
     ) -> None:
         self.gain, self.bias, self.noise_bias, self.output_bias = gain, bias, noise_bias, output_bias
 
+    def _follow(self, x: Tensor) -> None:
+        """Move the tables to where samples are, once."""
+        if self.gain.device != x.device:
+            for name in _TABLES:
+                table = getattr(self, name)
+                setattr(self, name, None if table is None else moved(table, x.device))
+
     def pre(self, sample: Tensor, call: int) -> Tensor:
         """Input bias correction, eq. 23. The whole step starts from the corrected input, as in eq. 24."""
+        self._follow(sample)
         return sample - self.bias[call].to(sample)
 
     def centre(self, eps: Tensor, call: int) -> Tensor:
         """Appendix B: the estimate (B, C, H, W) without its mean error; the estimate itself where there is no table."""
+        self._follow(eps)
         return eps if self.noise_bias is None else eps - self.noise_bias[call].to(eps)
 
     def post(self, eps: Tensor, call: int) -> Tensor:
@@ -164,7 +173,7 @@ class _Same:
     """The quantized network's estimate where the full-precision trajectory stands."""
 
     def __init__(self, quantized: Denoiser, guide: Guide, seeds: range) -> None:
-        self.estimate, self.cond = guide.around(quantized), guide.cond(seeds)
+        self.estimate, self.cond = guide.around(quantized), guide.cond(seeds, home(quantized))
 
     def __call__(self, step: Step) -> Tensor:
         return self.estimate(step.input, torch.tensor([step.timestep]), self.cond)

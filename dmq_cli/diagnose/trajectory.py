@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dmq_cli.diagnose.watch import Medians, Watch, relative_error
-from dmq_cli.models import Denoiser
-from dmq_cli.ops import with_places
+from dmq_cli.models import Denoiser, home
+from dmq_cli.ops import double, with_places
 from dmq_cli.sampling import UNGUIDED, Correction, Guide, Scheduler, Step, batches, walk
 from dmq_cli.wrap import Attached
 
@@ -66,7 +66,7 @@ class Walks:
 
     def same_input(self, step: Step, seeds: range) -> Tensor:
         """Estimate by the quantized network what the full-precision one estimated in this step, (B, C, ...)."""
-        estimate, cond = self.guide.around(self.quantized), self.guide.cond(seeds)
+        estimate, cond = self.guide.around(self.quantized), self.guide.cond(seeds, home(self.quantized))
         return self.guide.join(estimate(step.input, torch.tensor([step.timestep]), cond))
 
 
@@ -79,7 +79,7 @@ class Slopes:
 
     def add(self, quantized: Tensor, full: Tensor) -> None:
         """Add estimates (B, C, ...) of the same inputs."""
-        quantized, full = (with_places(x.double()).transpose(0, 1).flatten(1) for x in (quantized, full))
+        quantized, full = (with_places(double(x)).transpose(0, 1).flatten(1) for x in (quantized, full))
         self.products = self.products + (quantized * full).sum(1)
         self.squares = self.squares + quantized.square().sum(1)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import packed
+from dmq_cli.ops import double
 from dmq_cli.quant import site_quantizer
 from dmq_cli.wrap import Attached, QuantMixin
 
@@ -34,7 +35,7 @@ class Means:
 
     def add(self, key: Hashable, rows: Tensor) -> None:
         """rows: (B,)."""
-        total = rows.double().sum()
+        total = double(rows).sum()
         self._sums[key] = self._sums[key] + total if key in self._sums else total
         self._counts[key] += len(rows)
 
@@ -52,8 +53,9 @@ class SampleMeans:
 
     def add(self, key: Hashable, rows: Tensor, numbers: Tensor) -> None:
         """rows: (B,); numbers: (B,) int64, the sample of each row."""
+        rows = double(rows)
         sums = self._sums.setdefault(key, torch.zeros(2, self._samples, dtype=torch.float64, device=rows.device))
-        sums.index_add_(1, numbers.to(rows.device), torch.stack([rows.double(), torch.ones_like(rows.double())]))
+        sums.index_add_(1, numbers.to(rows.device), torch.stack([rows, torch.ones_like(rows)]))
 
     def take(self, key: Hashable) -> Tensor:
         """Return the means, (samples,) on the CPU; NaN for a sample without values. Raises KeyError for an unknown key."""
@@ -69,7 +71,7 @@ class Medians:
 
     def add(self, key: Hashable, rows: Tensor) -> None:
         """rows: (B,)."""
-        self._rows[key].append(rows.double())
+        self._rows[key].append(double(rows))
 
     def take(self, key: Hashable) -> Tensor:
         """Return the median, 0-dim on the CPU, and reset it. Raises KeyError for a key that nothing was added to."""
@@ -84,10 +86,10 @@ def relative_error(output: Tensor, full: Tensor) -> Tensor:
 def compared(output: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
     """Relative error and cosine similarity to full precision of every sample, (B,), float64; NaN where full is zero."""
     rows, full_rows = _rows(output), _rows(full)
-    length, reference = rows.square().sum(1).double(), full_rows.square().sum(1).double()
+    length, reference = double(rows.square().sum(1)), double(full_rows.square().sum(1))
     reference = reference.where(reference > 0, torch.nan)
-    error = (rows - full_rows).square().sum(1).double() / reference
-    return error, (rows * full_rows).sum(1).double() / (length * reference).sqrt()
+    error = double((rows - full_rows).square().sum(1)) / reference
+    return error, double((rows * full_rows).sum(1)) / (length * reference).sqrt()
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def extract(
     None: the first two, and all that the metrics read. The batch size changes nothing beyond the rounding of float32.
     Raises EvaluationError for images of another kind; errors of weights as in `read_weights`.
     """
-    Numerics().set_tf32(device)
+    Numerics().set_backends(device)
     needed = protocol.layers(subjects is not None) if layers is None else set(layers)
     if not needed:
         return {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmq_cli.models.denoiser import ModelDenoiser as ModelDenoiser
     from dmq_cli.models.denoiser import cond_rows as cond_rows
     from dmq_cli.models.denoiser import device_of as device_of
+    from dmq_cli.models.denoiser import home as home
     from dmq_cli.models.denoiser import predict as predict
     from dmq_cli.models.digits_cnn import DigitsCNN as DigitsCNN
     from dmq_cli.models.dit import DiTAdapter as DiTAdapter
@@ -95,6 +96,7 @@ __getattr__, __all__ = late(
             "InBatches",
             "ModelDenoiser",
             "device_of",
+            "home",
             "predict",
         ),
         "digits_cnn": ("DigitsCNN",),

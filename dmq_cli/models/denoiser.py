@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.models.adapter import Adapter
+from dmq_cli.ops import CPU
 
 Cond = Mapping[str, Tensor] | None
 """The condition of a network besides sample and timestep: tensors by name, a row for each sample; None: no condition."""
@@ -23,7 +24,7 @@ def cond_rows(cond: Cond, rows: Tensor | slice) -> Cond:
 
 
 class Denoiser(Protocol):
-    """Estimates the noise in a sample."""
+    """Estimates the noise in a sample. It may have a `device`, see `home`."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         """sample (B, C, ...), timestep () or (B,), of training.
@@ -33,11 +34,22 @@ class Denoiser(Protocol):
         ...
 
 
+def home(denoiser: Denoiser) -> torch.device:
+    """The device that a Denoiser computes on, where samples are best kept: its `device`, or the CPU if it does not say."""
+    device: torch.device = getattr(denoiser, "device", CPU)
+    return device
+
+
 class ModelDenoiser:
     """The network as it is: the full-precision twin of everything that is compared with it."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
+
+    @property
+    def device(self) -> torch.device:
+        """See `home`."""
+        return device_of(self.adapter)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         return predict(self.adapter, sample, timestep, cond)
@@ -55,6 +67,11 @@ class InBatches:
 
     def __init__(self, denoiser: Denoiser, size: int) -> None:
         self.denoiser, self.size = denoiser, size
+
+    @property
+    def device(self) -> torch.device:
+        """See `home`."""
+        return home(self.denoiser)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         estimates = []

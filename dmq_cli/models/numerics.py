@@ -19,24 +19,26 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Numerics:
     """Precision, memory format and compilation while sampling; everything is fitted in the default.
 
-    tf32: allowed on CUDA. channels_last: the memory format of convolutions. compile: each block by torch.compile. ConfigError
-    for a dtype that is not known.
+    tf32: allowed on CUDA. channels_last: the memory format of convolutions. compile: each block by torch.compile. autotune: cuDNN
+    tries its convolutions and takes the fastest, which rounds otherwise and not always alike. ConfigError for a dtype that is not known.
     """
 
     dtype: str = "float32"
     tf32: bool = False
     channels_last: bool = False
     compile: bool = False
+    autotune: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise ConfigError(f"numerics.dtype={self.dtype} is not known; use one of {', '.join(_DTYPES)}.")
 
-    def set_tf32(self, device: torch.device | str) -> None:
-        """Allow or forbid TF32 in this process, on CUDA; convolutions would use it if nothing was said."""
+    def set_backends(self, device: torch.device | str) -> None:
+        """Allow or forbid TF32 and cuDNN's autotuning in this process, on CUDA; convolutions would use TF32 if nothing was said."""
         if torch.device(device).type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.tf32
             torch.backends.cudnn.allow_tf32 = self.tf32
+            torch.backends.cudnn.benchmark = self.autotune
 
     def apply(self, model: nn.Module, units: Callable[[], list[str]]) -> None:
         """Change the network in place, all but its quantizers, which compute in float32. units: names of the blocks."""

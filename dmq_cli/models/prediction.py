@@ -11,7 +11,7 @@ lost. There abar is taken to be 2^-24, as in diffusers' solvers; x_0 comes back 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Prediction:
 
     kind: str = "epsilon"
     alphas_cumprod: Tensor | None = None
+    _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def noise(self, output: Tensor, sample: Tensor, timestep: Tensor) -> Tensor:
         """The noise estimate from the network's output, both (B, ...) like the sample. timestep: () or (B,), whole numbers.
@@ -54,13 +55,16 @@ class Prediction:
 
     def _at(self, timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
         """abar at timesteps. alphas_cumprod: abar of the training timesteps, (T,)."""
-        whole = timestep.to(alphas_cumprod.device, torch.int64)
-        if timestep.is_floating_point() and not bool((whole == timestep.to(whole.device)).all()):
+        whole = timestep.to(torch.int64)
+        if timestep.is_floating_point() and not bool((whole == timestep).all()):
             raise ModelError(
                 f"The model predicts {self.kind}, which is the noise at timesteps of training only, and was asked for {timestep.tolist()};"
                 " use whole timesteps."
             )
-        return alphas_cumprod[whole]
+        if timestep.device not in self._moved:
+            with torch.inference_mode(False):  # training may use it as well
+                self._moved[timestep.device] = alphas_cumprod.to(timestep.device)
+        return self._moved[timestep.device][whole]
 
 
 NOISE = Prediction()

@@ -1,6 +1,7 @@
 """Pure torch functions and records without state: fake quantization, granularity, ranges, random numbers."""
 
 from dmq_cli.ops.channels import by_channel, places, with_places
+from dmq_cli.ops.devices import CPU, WITHOUT_FLOAT64, double, moved, own_random
 from dmq_cli.ops.ema import Ema, SearchedEma
 from dmq_cli.ops.fake_quant import (
     Rounding,
@@ -18,6 +19,8 @@ from dmq_cli.ops.ranges import LpSearch, MinMax, Percentile, Range, RangeEstimat
 from dmq_cli.ops.rng import generators, noise
 
 __all__ = [
+    "CPU",
+    "WITHOUT_FLOAT64",
     "Ema",
     "Granularity",
     "LpSearch",
@@ -33,11 +36,14 @@ __all__ = [
     "Rounding",
     "SearchedEma",
     "by_channel",
+    "double",
     "fake_log2",
     "fake_uniform",
     "generators",
     "log2_codes",
+    "moved",
     "noise",
+    "own_random",
     "places",
     "round_ste",
     "scale_gradient",

@@ -77,7 +77,7 @@ class SearchedEma:
         reach = torch.maximum(-low, high)
         one_sign = not ((low < 0).any() and (high > 0).any())
         limits = (low, high) if one_sign else (-reach, reach * _BELOW)
-        factors = torch.arange(1, self.candidates + 1, dtype=torch.float64, device=values.device) / self.candidates
+        factors = torch.arange(1, self.candidates + 1, dtype=torch.float64) / self.candidates
         return search(values, limits, factors, self.p, grid)
 
     def running(self, values: Tensor, low: Tensor, high: Tensor, grid: RangeGrid) -> Range:

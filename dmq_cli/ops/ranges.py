@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
+from dmq_cli.ops.devices import CPU
 
 Range = tuple[Tensor, Tensor]
 """Minimum <= 0 and maximum >= 0 of each group, both (G,)."""
@@ -117,7 +118,7 @@ class LpSearch:
     @torch.no_grad()
     def fit(self, values: Tensor, grid: RangeGrid) -> Range:
         """The best range of each row of values (G, n). Half precision is searched in float32."""
-        factors = 1 - self.shrink * torch.arange(self.candidates, dtype=torch.float64, device=values.device)
+        factors = 1 - self.shrink * torch.arange(self.candidates, dtype=torch.float64)
         return search(values, extremes(values), factors, self.p, grid)
 
 
@@ -126,10 +127,10 @@ def search(values: Tensor, limits: Range, factors: Tensor, p: float, grid: Range
 
     limits: minimum and maximum, (G,) each; they are changed.
     """
-    minimum, maximum = limits
+    (minimum, maximum), here_factors = limits, factors.to(values.device)
     for rows in _row_chunks(values):
         here = minimum[rows, None], maximum[rows, None]
-        best = factors[_errors(values[rows], here, factors.tolist(), p, grid).argmin(dim=1)]
+        best = here_factors[_errors(values[rows], here, factors.tolist(), p, grid).argmin(dim=1)]
         minimum[rows] *= best.to(minimum.dtype)
         maximum[rows] *= best.to(maximum.dtype)
     return minimum, maximum
@@ -139,7 +140,7 @@ def _errors(values: Tensor, limits: Range, factors: list[float], p: float, grid:
     """Sum of |x - q(x)|^p: (rows, candidates), in float64."""
     parameters = [grid.parameters(limits[0] * factor, limits[1] * factor) for factor in factors]
     tiles = torch.split(values, max(1, TILE // values.shape[0]), dim=1)
-    if len(tiles) == 1 and p > 2:
+    if len(tiles) == 1 and p > 2 and values.device == CPU:  # a device would be waited for at every candidate
         return _pruned_errors(_single(values).contiguous(), parameters, p, grid)
     errors = values.new_zeros((values.shape[0], len(factors)), dtype=torch.float64)
     for tile in tiles:

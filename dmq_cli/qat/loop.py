@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import NumericsError
 from dmq_cli.models import Denoiser, device_of
+from dmq_cli.ops import own_random
 from dmq_cli.qat import checkpoint
 from dmq_cli.qat.problems import Batch, Problem
 from dmq_cli.qat.ranks import Ranks, parallel, told
@@ -83,7 +84,7 @@ class Loop:
         self.student.stand_ins.progress(self.step / settings.iterations)
         self.optimizer.zero_grad(set_to_none=True)
         key = settings.seed * 1_000_003 + self.step
-        with torch.random.fork_rng(), torch.enable_grad():
+        with own_random(device_of(self.student.attached.adapter)), torch.enable_grad():
             torch.manual_seed(key + self.ranks.rank)
             loss = self._backward(self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key)))
         nn.utils.clip_grad_norm_(self.parameters, settings.clip)
@@ -101,10 +102,11 @@ class Loop:
         for rows in torch.split(torch.arange(len(own.sample)), size):
             part = own.rows(rows)
             loss = len(rows) / len(own.sample) * error(self.network, part)
-            if not math.isfinite(float(loss.detach())):
-                raise self._diverged(part, float(loss.detach()))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise self._diverged(part, value)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += value
         penalty = self.student.stand_ins.penalty()
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]
@@ -155,10 +157,14 @@ class StudentDenoiser:
     def __init__(self, student: Student) -> None:
         self.student = student
 
+    @property
+    def device(self) -> torch.device:
+        """See `models.home`."""
+        return device_of(self.student.attached.adapter)
+
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         adapter = self.student.attached.adapter
-        device = device_of(adapter)
-        output = self.student(sample.to(device), timestep.to(device), cond).to(sample)
+        output = self.student(sample.to(self.device), timestep.to(self.device), cond).to(sample)
         return adapter.prediction.noise(output, sample, timestep)
 
 

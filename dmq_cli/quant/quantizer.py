@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.ops import double
 from dmq_cli.quant.grids import Grid, Log2
 from dmq_cli.quant.rounding import FixedRound, SignRound, SoftRound
 from dmq_cli.quant.scales import Dynamic, ScaleSource, source_of
@@ -52,7 +53,7 @@ class TensorQuantizer(SiteQuantizer):
         """See SiteQuantizer: the mean of its scales."""
         if isinstance(self.grid, Log2):
             return super().interval(x)
-        return source_of(self)(x)[0].double().mean()
+        return double(source_of(self)(x)[0]).mean()
 
     def forward(self, x: Tensor) -> Tensor:
         """x quantized and back, in x's shape and dtype; computed in float32 where x is of half precision."""

@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from dmq_cli.ops import double
+
 
 class SiteQuantizer(nn.Module):
     """Called with x, gives x quantized and back: TensorQuantizer, Split, Choice or FullPrecision. parts: what it is made of."""
@@ -28,7 +30,7 @@ class SiteQuantizer(nn.Module):
 
         NaN where codes have no common distance, or nothing is quantized.
         """
-        return torch.full((), torch.nan, dtype=torch.float64, device=x.device)
+        return double(torch.full((), torch.nan, device=x.device))
 
 
 class FullPrecision(SiteQuantizer):

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.ops import smallest_scale
+from dmq_cli.ops import double, smallest_scale
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.low_end import LowEnd, WithLowEnd, put
 from dmq_cli.quant.scales import Intervals, check_batch
@@ -82,10 +82,11 @@ class StepMLP(WithLowEnd):
         Computed in float64, so that in float32 a timestep's scale does not depend on the others in the batch.
         """
         value = encode(timestep, self.dim, self.period)
-        pairs = [parameter.double() for parameter in self.net]
+        pairs = [double(parameter) for parameter in self.net]
         for number, (weight, bias) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
             value = nn.functional.linear(value.relu() if number else value, weight, bias)
-        return nn.functional.softplus(value + START)
+        factors = nn.functional.softplus(value + START)
+        return factors if factors.device == self.start.device else factors.to(self.start)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, ...). The scale is (B, 1, ...), or (1, 1, ...) for a shared timestep; so is the zero point, or it is a scalar.
@@ -133,9 +134,9 @@ def encode(timestep: Tensor, dim: int, period: float) -> Tensor:
     """Eq. 8: sine and cosine of timestep / period^(2i/dim), i = 0 .. dim/2 - 1. timestep (B,); returns (B, dim), float64,
     first all sines, then all cosines.
     """
-    half = dim // 2
+    half, timestep = dim // 2, double(timestep)
     frequency = period ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) * 2 / dim)
-    angle = timestep.to(torch.float64)[:, None] * frequency
+    angle = timestep[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dmq_cli.errors import ModelError
 from dmq_cli.models import Denoiser, device_of, is_by_sample, named_arguments, nested, packed
+from dmq_cli.ops import moved
 from dmq_cli.recon.calls import Batches, timesteps_of
 from dmq_cli.recon.hooks import TARGET, Reached, hooked
 from dmq_cli.recon.space import require_space, sizes
@@ -45,7 +46,8 @@ class Captured:
 
     def batch(self, rows: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
         """(inputs, target, timesteps) of these rows, on the device the timesteps are on."""
-        return self._read(self.inputs, rows), self.target.rows(rows).to(self.timesteps.device), self.timesteps[rows]
+        device = self.timesteps.device
+        return self._read(self.inputs, rows), moved(self.target.rows(rows), device), self.timesteps[moved(rows, device)]
 
     def full(self, rows: Tensor) -> dict[str, Any]:
         """The full-precision inputs of these rows."""
@@ -53,7 +55,9 @@ class Captured:
 
     def _read(self, files: Mapping[str, RowReader | Same], rows: Tensor) -> dict[str, Any]:
         read = {name: source.value if isinstance(source, Same) else source.rows(rows) for name, source in files.items()}
-        return {n: value.to(self.timesteps.device) if isinstance(value, Tensor) else value for n, value in read.items()}
+        return {
+            n: moved(value, self.timesteps.device) if isinstance(value, Tensor) else value for n, value in read.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import NumericsError
+from dmq_cli.models import device_of
+from dmq_cli.ops import own_random
 from dmq_cli.quant import TensorQuantizer
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.capture import Captured
@@ -90,11 +92,11 @@ def learn(setting: Setting, recon_pass: Pass, unit: Unit, number: int, learners:
     with _learning(attached, recon_pass, unit, key) as errors:
         for iteration, rows in enumerate(draws(setting.num, setting.batch_size, recon_pass.iterations, key)):
             loss = _error(attached, unit, captured, rows, recon_pass, errors)
-            value = descend(
+            value, error = descend(
                 learners, loss, iteration, f"Reconstructing {unit.name}", "the learning rates of recon.passes"
             )
             setting.report(unit.name, iteration + 1, recon_pass.iterations, value)
-            curve.add(float(loss.detach()))
+            curve.add(error)
     for learner in learners:
         learner.finish()
     return curve
@@ -109,7 +111,7 @@ def _learning(attached: Attached, recon_pass: Pass, unit: Unit, key: int) -> Ite
         _drop(dropped, recon_pass.drop)
         stack.enter_context(quantizing(attached, weights=True, activations=recon_pass.activations))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(own_random(device_of(attached.adapter)))
         torch.manual_seed(key)
         yield stack.enter_context(LayerErrors(attached, unit)) if recon_pass.fine else None
 
@@ -134,14 +136,14 @@ def _error(
         return loss if errors is None else loss + recon_pass.fine * errors.total(recon_pass.p)
 
 
-def descend(learners: Sequence[Learner], loss: Tensor, iteration: int, what: str, lower: str) -> float:
-    """Take one step of every learner on the loss plus penalties, and return their sum.
+def descend(learners: Sequence[Learner], loss: Tensor, iteration: int, what: str, lower: str) -> tuple[float, float]:
+    """Take one step of every learner on the loss plus penalties, and return their sum and the loss alone.
 
     what, lower: words of the NumericsError that is raised where the loss is not finite.
     """
     penalties = [extra for learner in learners if (extra := learner.penalty(iteration)) is not None]
-    loss = sum(penalties, start=loss)
-    value = float(loss.detach())
+    alone, loss = loss.detach(), sum(penalties, start=loss)
+    value, error = torch.stack([loss.detach(), alone]).tolist()  # together: the host waits for them once
     if not math.isfinite(value):
         raise NumericsError(f"{what} ended in a loss of {value}; lower {lower}.")
     for learner in learners:
@@ -153,7 +155,7 @@ def descend(learners: Sequence[Learner], loss: Tensor, iteration: int, what: str
         learner.settle()
         if learner.scheduler is not None:
             learner.scheduler.step()
-    return value
+    return value, error
 
 
 def draws(total: int, batch_size: int, iterations: int, key: int) -> Iterator[Tensor]:

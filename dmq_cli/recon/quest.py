@@ -223,9 +223,9 @@ def _tune(
     key = config.seed * 1_000_003 + stage.number
     for iteration, rows in enumerate(draws(len(call[0]), config.batch_size, config.iterations, key)):
         loss = _loss(stage, layers, *rows_of(call, rows, device))
-        value = descend(learners, loss, iteration, what, lower)
+        value, error = descend(learners, loss, iteration, what, lower)
         report(stage.name, iteration + 1, config.iterations, value)
-        curve.add(float(loss.detach()))
+        curve.add(error)
     for learner in learners:
         learner.finish()
     return curve

@@ -22,6 +22,7 @@ _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
     "dmq_cli.correct.Tac": {"inputs": "corrected", "pull": "printed", "least_timestep": 0, "correct_output": False},
     "dmq_cli.wrap.Scheme": {"range": "scale", "network": "full", "samples": None},
     "dmq_cli.recon.Pass": {"bias": 0.0, "mixed": "main"},
+    "dmq_cli.models.Numerics": {"autotune": False},
     "dmq_cli.qat.Settings": {"dtype": "float32"},
     "dmq_cli.recon.SignSteps": {"ranges": False},
     "dmq_cli.recon.Quest": {

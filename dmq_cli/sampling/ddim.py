@@ -41,6 +41,12 @@ def check_levels(alphas_cumprod: Tensor, visited: list[int]) -> None:
         )
 
 
+def levels_on(scheduler: Any, device: torch.device) -> None:
+    """Move the noise levels of one of diffusers' schedulers, from which its steps are computed by arithmetic and square roots."""
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.to(device)
+
+
 class DDIM(DDIMScheduler):  # type: ignore[misc]
     """diffusers' DDIM scheduler with the spacings of spacing.py, taking noise estimates. A Scheduler.
 
@@ -66,6 +72,12 @@ class DDIM(DDIMScheduler):  # type: ignore[misc]
     def fresh(self) -> DDIM:
         """Return itself: steps keep no state."""
         return self
+
+    def on(self, device: torch.device) -> DDIM:
+        """A copy with its noise levels on a device."""
+        placed = copy.copy(self)
+        levels_on(placed, device)
+        return placed
 
     def dense(self, num_inference_steps: int) -> DDIM:
         """A copy with this many evenly spaced timesteps."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.models import Cond, Conditions, Denoiser
+from dmq_cli.ops import CPU, moved
 
 Target = Literal["guided", "uncond", "both"]
 TARGETS: tuple[Target, ...] = ("guided", "uncond", "both")
@@ -38,9 +39,9 @@ class Guide:
         """Whether `around` returns the halves, to be joined after a correction."""
         return self.scale is not None and self.target in ("uncond", "both")
 
-    def cond(self, seeds: Sequence[int]) -> Cond:
-        """Build the condition of the images of these seeds, a row for each."""
-        return None if self.conditions is None else self.conditions.of(seeds)
+    def cond(self, seeds: Sequence[int], device: torch.device = CPU) -> Cond:
+        """Build the condition of the images of these seeds, a row for each, on a device."""
+        return None if self.conditions is None else placed(self.conditions.of(seeds), device)
 
     def around(self, denoiser: Denoiser) -> Denoiser:
         """Wrap the network for the sampler: guided, or with `halves` both estimates, (B, 2 C, H, W), eps_u first."""
@@ -73,6 +74,7 @@ class Halves:
         self.denoiser, self.none, self.calls = denoiser, none, calls
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        self.none = placed(self.none, sample.device)
         none = repeated(self.none, len(sample))
         if self.calls == 2:
             return torch.cat([self.denoiser(sample, timestep, half) for half in (none, cond)], 1)
@@ -96,6 +98,11 @@ def joined(eps: Tensor, scale: float) -> Tensor:
     """eps_u + s (eps_c - eps_u) of both halves (B, 2 C, H, W)."""
     unconditional, conditional = eps.chunk(2, dim=1)
     return unconditional + scale * (conditional - unconditional)
+
+
+def placed(cond: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
+    """Move a condition to a device, once."""
+    return {name: moved(value, device) for name, value in cond.items()}
 
 
 def repeated(row: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import NumericsError
-from dmq_cli.models import Decoder, Denoiser
-from dmq_cli.ops import generators, noise
+from dmq_cli.models import Decoder, Denoiser, home
+from dmq_cli.ops import CPU, generators, moved, noise
 from dmq_cli.sampling.guidance import UNGUIDED, Guide
-from dmq_cli.sampling.scheduler import Scheduler
+from dmq_cli.sampling.scheduler import Scheduler, on_device
 
 
 class Correction(Protocol):
@@ -64,31 +64,58 @@ def walk(
 ) -> Iterator[Step]:
     """Yield every call from noise to images. Image i depends on seeds[i] only, whatever the batch and earlier walks.
 
-    denoiser: the network itself; guide: its conditions, and how the two estimates of guidance become one. Samples stay on the
-    CPU, where the noise is drawn; a Denoiser moves them to its device and back. Raises NumericsError where the estimate is not
-    finite.
+    denoiser: the network itself; guide: its conditions, and how the two estimates of guidance become one. Samples are on its
+    device from the first call on; noise is drawn on the CPU, the same for every device. Raises NumericsError where an estimate is
+    not finite: at its call, or with the last one where samples are not on the CPU, so that nothing waits for the device before.
     """
-    image_generators, plan = generators(seeds), scheduler.fresh()
-    sample = noise(shape, image_generators, dtype) * float(plan.init_noise_sigma)
-    estimate, cond = guide.around(denoiser), guide.cond(seeds)
-    for call, timestep in enumerate(plan.timesteps.tolist()):
+    device, image_generators = home(denoiser), generators(seeds)
+    plan = on_device(scheduler.fresh(), device)
+    sample = moved(noise(shape, image_generators, dtype) * float(plan.init_noise_sigma), device)
+    estimate, cond, finite = guide.around(denoiser), guide.cond(seeds, device), Finite()
+    timesteps: list[int] = plan.timesteps.tolist()
+    for call, (timestep, time) in enumerate(
+        zip(timesteps, moved(torch.tensor(timesteps), device).split(1), strict=True)
+    ):
         if correction is not None:
             sample = correction.pre(sample, call)
         network_input = plan.scale_model_input(sample, timestep)
-        eps = estimate(network_input, torch.tensor([timestep]), cond)
-        if not bool(eps.isfinite().all()):
-            raise NumericsError(
-                f"The noise estimate at timestep {timestep} (call {call}) has values that are not finite; check the weights and the quantization ranges."
-            )
+        eps = estimate(network_input, time.clone(), cond)
+        finite.see(eps, timestep)
         if correction is not None:
             eps = correction.post(eps, call)
-        extra = noise(shape, image_generators, dtype) if eta > 0 else None
+        extra = moved(noise(shape, image_generators, dtype), device) if eta > 0 else None
         variance = None if correction is None else partial(correction.variance, call=call)
         following = plan.step(guide.join(eps), timestep, sample, eta=eta, noise=extra, variance=variance)
-        if call + 1 == len(plan.timesteps):
+        if call + 1 == len(timesteps):
+            finite.check()
             following = getattr(correction, "finish", _same)(following)
         yield Step(call, timestep, sample, network_input, eps, following)
         sample = following
+
+
+class Finite:
+    """Watches that the estimates of a walk are finite. Reading an answer makes the host wait for a device, so there they are read together."""
+
+    def __init__(self) -> None:
+        self._answers: list[Tensor] = []
+        self._timesteps: list[int] = []
+
+    def see(self, eps: Tensor, timestep: int) -> None:
+        """Look at the estimate of the next call; on the CPU see `check`."""
+        self._answers.append(eps.isfinite().all())
+        self._timesteps.append(timestep)
+        if eps.device == CPU:
+            self.check()
+
+    def check(self) -> None:
+        """Raise NumericsError that names the first call whose estimate was not finite, if there is one since the last check."""
+        answers = torch.stack(self._answers).tolist() if self._answers else []
+        if not all(answers):
+            call = len(self._timesteps) - len(answers) + answers.index(False)
+            raise NumericsError(
+                f"The noise estimate at timestep {self._timesteps[call]} (call {call}) has values that are not finite; check the weights and the quantization ranges."
+            )
+        self._answers.clear()
 
 
 def _same(sample: Tensor) -> Tensor:
@@ -97,12 +124,12 @@ def _same(sample: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def sample_images(steps: Iterator[Step], decode: Decoder | None = None) -> Tensor:
-    """Walk to the end: images (B, C, H, W), clamped to [-1, 1] at the end only; samples of another shape as they are.
+    """Walk to the end: images (B, C, H, W) on the CPU, clamped to [-1, 1] at the end only; samples of another shape as they are.
 
     decode: of a latent model.
     """
     last = deque(steps, maxlen=1).pop().following
-    images = last if decode is None else decode(last)
+    images = (last if decode is None else decode(last)).cpu()
     return images.clamp(-1, 1) if images.dim() == 4 else images
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import PREDICTIONS, levels, noise_schedule
+from dmq_cli.ops import CPU
 
 if TYPE_CHECKING:
     from dmq_cli.sampling.ddim import DDIM
@@ -57,6 +59,17 @@ class Scheduler(Protocol):
         used; asked only by schedulers that can add noise.
         """
         ...
+
+
+def on_device(scheduler: Scheduler, device: torch.device) -> Scheduler:
+    """A scheduler for samples on a device: its `on(device)` where it has one, else itself.
+
+    DDIM and PLMS then compute as on the CPU, to the last bit: a number of the CPU would be divided by through its inverse.
+    """
+    if device == CPU:
+        return scheduler
+    place: Callable[[torch.device], Scheduler] | None = getattr(scheduler, "on", None)
+    return scheduler if place is None else place(device)
 
 
 def trained(schedule: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from dmq_cli.sampling.ddim import DDIM, ends
+from dmq_cli.sampling.ddim import DDIM, ends, levels_on
 
 
 class Solver:
@@ -48,6 +48,12 @@ class Solver:
     def fresh(self) -> Solver:
         """A copy before its first call; self itself never takes a step in `walk`."""
         return Solver(copy.deepcopy(self.inner), self.ddim)
+
+    def on(self, device: torch.device) -> Solver:
+        """PLMS with its noise levels on a device; the others' coefficients have logarithms, and stay on the CPU."""
+        if isinstance(self.inner, PlmsScheduler):
+            levels_on(self.inner, device)
+        return self
 
     def dense(self, num_inference_steps: int) -> DDIM:
         """DDIM on the same noise schedule with this many evenly spaced calls."""

@@ -70,7 +70,7 @@ def adapter(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
 
 def _network(config: Mapping[str, Any], runtime: Mapping[str, Any]) -> Adapter:
     """Load the network in float32, whatever the numerics are."""
-    numerics(config).set_tf32(runtime["device"])
+    numerics(config).set_backends(runtime["device"])
     loaded = model_adapter(config["model"])
     loaded.model.to(runtime["device"])
     return loaded
@@ -198,16 +198,19 @@ class Quantized:
         freeze(self.attached)
         bake(self.attached)  # in float32: it is the codes that count
         numerics(config).apply(self.attached.model, self.attached.units)
-        self._full, self._quantized = ModelDenoiser(self.attached.adapter), QuantDenoiser(self.attached)
+        self.full, self.quantized = Unquantized(self.attached), QuantDenoiser(self.attached)
 
-    def full(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        """The network as it was before quantization."""
+
+class Unquantized(ModelDenoiser):
+    """A network with quantizers as it was before quantization."""
+
+    def __init__(self, attached: Attached) -> None:
+        super().__init__(attached.adapter)
+        self.attached = attached
+
+    def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         with quantizing(self.attached, weights=False, activations=False):
-            return self._full(sample, timestep, cond)
-
-    def quantized(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        """The quantized network."""
-        return self._quantized(sample, timestep, cond)
+            return super().__call__(sample, timestep, cond)
 
 
 def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[Call]:

@@ -58,7 +58,7 @@ INTERFACES: dict[str, tuple[str, ...]] = {
     "recon": members(ReconMethod),
     "correct": members(CorrectionMethod),
     "sampler": ("eta", "calls", "scheduler(schedule)"),
-    "numerics": ("set_tf32(device)", "apply(model, units)"),
+    "numerics": ("set_backends(device)", "apply(model, units)"),
     "protocol": (
         *Protocol.__dataclass_fields__, "folders()", "layers(with_subjects)", "record(reference_sha256, extractor_sha256, further)",
         "hash(reference_sha256, extractor_sha256, further)",

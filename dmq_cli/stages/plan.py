@@ -90,7 +90,7 @@ def _time(adapter: Adapter, count: int, device: str) -> float:
     sample = torch.zeros(count, *adapter.sample_shape(), device=device)
     timestep, cond = torch.zeros(count, dtype=torch.int64, device=device), adapter.blank_cond(count)
     start = time.perf_counter()
-    adapter.predict(sample, timestep, cond)
+    adapter.predict(sample, timestep, cond).flatten()[0].item()  # which waits for a device to be done
     return time.perf_counter() - start
 
 

@@ -90,6 +90,8 @@ def check_device(device: object, setting: str = "runtime.device") -> str:
     except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"{setting}={device} cannot be used here ({first}); use cpu.") from error
+    if str(device).partition(":")[0] == "meta":
+        raise ConfigError(f"{setting}={device} cannot be used here (it computes no numbers); use cpu.")
     return str(device)
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Adapter
-from dmq_cli.ops import PerChannel
+from dmq_cli.ops import PerChannel, double
 from dmq_cli.transform.base import BatchReport, Data, check_match, matching
 from dmq_cli.transform.statistics import channel_maxima
 
@@ -97,7 +97,7 @@ class LowRank:
 
 def smoothing(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
     """lambda (C,) > 0, float64. inputs, weights: max |X_c| and max |W_c|, (C,); ones where one of them is all zero."""
-    inputs, weights = inputs.double(), weights.double()
+    inputs, weights = double(inputs), double(weights)
     if not bool(inputs.any() and weights.any()):
         return torch.ones_like(inputs)
     inputs, weights = (x.clamp_min(_LEAST * float(x.max())) for x in (inputs, weights))
@@ -110,7 +110,7 @@ def branch(name: str, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Nearest of that rank in the Frobenius norm but for the rounding (Eckart and Young 1936). weight: (out, in, ...).
     Raises NumericsError where a value is not finite, or lies beyond 65504.
     """
-    left, values, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+    left, values, right = torch.linalg.svd(double(weight.flatten(1)), full_matrices=False)
     root = values[:rank].sqrt()
     up, down = (left[:, :rank] * root).half(), (root[:, None] * right[:rank]).half()
     if not bool(up.isfinite().all() and down.isfinite().all()):

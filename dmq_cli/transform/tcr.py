@@ -33,6 +33,7 @@ from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Adapter
+from dmq_cli.ops import double
 from dmq_cli.transform.base import BatchReport, Data, check_match, matching
 from dmq_cli.transform.statistics import channel_maxima
 
@@ -77,7 +78,7 @@ class Tcr:
 
     def scale(self, maxima: Tensor) -> Tensor:
         """r (C,) in [1, clamp], in the dtype of maxima, which is (T, C), >= 0, a row for each timestep in order."""
-        runs = torch.tensor_split(maxima.double(), min(self.groups or len(maxima), len(maxima)))
+        runs = torch.tensor_split(double(maxima), min(self.groups or len(maxima), len(maxima)))
         return joint_scale(torch.stack([run.amax(0) for run in runs])).clamp(1, self.clamp).to(maxima)
 
 

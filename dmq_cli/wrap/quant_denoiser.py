@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dmq_cli.models import device_of, predict
@@ -14,7 +15,12 @@ class QuantDenoiser:
     def __init__(self, attached: Attached) -> None:
         self.attached = attached
 
+    @property
+    def device(self) -> torch.device:
+        """See `models.home`."""
+        return device_of(self.attached.adapter)
+
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        timestep = timestep.to(device_of(self.attached.adapter))
+        timestep = timestep.to(self.device)
         with self.attached.at(timestep):
             return predict(self.attached.adapter, sample, timestep, cond)

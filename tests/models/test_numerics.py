@@ -17,20 +17,30 @@ from tests.tiny import adapter, data
 @pytest.fixture
 def backends() -> Iterator[Any]:
     found: tuple[Any, Any] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [one.allow_tf32 for one in found]
+    before, tuned = [one.allow_tf32 for one in found], torch.backends.cudnn.benchmark
     yield found
     for one, value in zip(found, before, strict=True):
         one.allow_tf32 = value
+    torch.backends.cudnn.benchmark = tuned
 
 
 def test_tf32_is_said_on_cuda_whatever_was_before(backends: Any) -> None:
     for asked in (True, False):
         for one in backends:
             one.allow_tf32 = not asked
-        Numerics(tf32=asked).set_tf32("cpu")
+        Numerics(tf32=asked).set_backends("cpu")
         assert [one.allow_tf32 for one in backends] == [not asked] * 2
-        Numerics(tf32=asked).set_tf32("cuda:0")
+        Numerics(tf32=asked).set_backends("cuda:0")
         assert [one.allow_tf32 for one in backends] == [asked] * 2
+
+
+def test_autotuning_is_said_on_cuda_whatever_was_before(backends: Any) -> None:
+    for asked in (True, False):
+        torch.backends.cudnn.benchmark = not asked
+        Numerics(autotune=asked).set_backends("cpu")
+        assert torch.backends.cudnn.benchmark is not asked
+        Numerics(autotune=asked).set_backends("cuda:0")
+        assert torch.backends.cudnn.benchmark is asked
 
 
 def test_the_default_changes_nothing() -> None:

@@ -55,7 +55,7 @@ class Layer:
 
     def descend(self, learner: Learner, iterations: int) -> Iterator[tuple[int, float]]:
         for iteration in range(iterations):
-            yield iteration, descend([learner], self.loss(self.quantizer(self.weight)), iteration, "It", "something")
+            yield iteration, descend([learner], self.loss(self.quantizer(self.weight)), iteration, "It", "something")[0]
 
 
 def test_adaround_equals_the_loop_of_the_paper_step_for_step() -> None:
@@ -107,7 +107,7 @@ def test_offsets_move_by_the_sign_of_their_gradient_and_the_best_are_kept(lr: fl
         codes = torch.round(layer.weight / layer.scale + before) + layer.zero_point
         quantized = ((codes.clamp(0, TOP) - layer.zero_point) * layer.scale).requires_grad_(True)
         (slope,) = torch.autograd.grad(layer.loss(quantized), quantized)
-        loss = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
+        loss, _ = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
         assert loss == pytest.approx(float(layer.loss(quantized.detach())), rel=1e-12)
         inside = (codes >= 0) & (codes <= TOP)
         after = (before - rate * slope.sign() * inside).clamp(-0.5, 0.5)
@@ -142,7 +142,7 @@ def test_ends_of_ranges_move_by_the_sign_of_their_gradient_and_the_best_are_kept
         loss = layer.loss(by_hand())
         slopes = torch.autograd.grad(loss, (v, alpha, beta))
         kept.append((float(loss.detach()), by_hand().detach()))
-        found = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
+        found, _ = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
         assert found == pytest.approx(kept[-1][0], rel=1e-9)
         rate = (1 - i / iterations) / iterations
         v = (v.detach() - rate * slopes[0].sign()).clamp(-0.5, 0.5)
