@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class SecondTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> SecondTensor:
-        made: SecondTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=f"{NAME}:0"
+        made: SecondTensor = Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=torch.device(NAME, 0)
         )  # fmt: skip
         made.held = held
         return made
@@ -51,7 +52,7 @@ class SecondTensor(Tensor):
         Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
         self.held = value.held  # type: ignore[attr-defined]
 
-    data = property(lambda self: Tensor.data.__get__(self), _set_data)  # type: ignore[attr-defined, assignment]
+    data = property(lambda self: Tensor.data.__get__(self), _set_data)  # type: ignore[attr-defined]
 
     def tolist(self) -> Any:
         _device().waits[f"{_line()} tolist"] += 1
@@ -61,18 +62,18 @@ class SecondTensor(Tensor):
         raise TypeError(f"a tensor of the device cannot become an array, at {_line()}")
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _call(func, args, kwargs or {})
 
 
-class Device(TorchDispatchMode):
+class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, tensors can be made on the second device. waits: how often each line of dmq made the host wait; copies: how often
     each moved a tensor to the device. narrow: float64 is refused there, as on MPS."""
 
     current: Device | None = None
 
     def __init__(self, narrow: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.narrow, self.waits, self.copies = narrow, Counter[str](), Counter[str]()
         self.computed = 0
 
@@ -87,7 +88,7 @@ def _device() -> Device:
 def _register() -> None:
     from torch.utils import backend_registration as backends
 
-    class Module(backends._DummyBackendModule):  # type: ignore[misc]
+    class Module(backends._DummyBackendModule):
         """Counts no devices, so that what asks torch for all there are goes on as without it."""
 
         def device_count(self) -> int:
@@ -144,9 +145,9 @@ def _watch(name: str, tensors: list[Tensor], theirs: list[SecondTensor], moves: 
 
 def _line() -> str:
     """The innermost line of dmq that runs now."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and "/dmq_cli/" not in frame.f_code.co_filename:
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     if frame is None:
         return "outside of dmq"
     return f"{frame.f_code.co_filename.rpartition('/dmq_cli/')[2]}:{frame.f_lineno}"
@@ -167,10 +168,12 @@ def _placed(x: Any) -> Any:
 @contextlib.contextmanager
 def second_device(narrow: bool = False) -> Iterator[Device]:
     """Inside, runtime.device=second runs."""
-    _register()
     Device.current = Device(narrow)
     try:
         with Device.current:
             yield Device.current
     finally:
         Device.current = None
+
+
+_register()  # when tests are collected: the first backward pass of a process makes room for the devices that there are

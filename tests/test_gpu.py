@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.stages.nodes import NODES
-from tests.chain import QUICK, TAC, dmq, tiny_folder, words
+from tests.chain import QUICK, STAGES, TAC, dmq, tiny_folder, words
 from tests.second_device import NAME, second_device
 from tests.stages.test_golden import alike, tensors
 from tests.tiny import SMALL
@@ -23,7 +23,7 @@ NEAR = {
     "targets": 1e-3,
     "reconstruct": 2e-2,
     "export": 2e-2,
-    "correct": 0.1,  # on trajectories along which codes flip
+    "correct": 0.5,  # means of eight samples on trajectories along which codes flip
     "trace": 0.1,
     "sample_fp": 2e-2,
     "sample": 0.2,
@@ -33,6 +33,8 @@ NEAR = {
 """Of a value plus a tenth of the greatest one of its tensor; 95 % of the values of each tensor are as near as that."""
 RUN = (*TAC, "transform=tcr", "trace={seeds: 3000000-3000003}")
 TRAIN = ("method=lsq", "bits=w4a4", *QUICK, "train.loss=noise")
+Jobs = tuple[tuple[str, tuple[str, ...]], ...]
+JOBS: Jobs = (("evaluate", RUN), ("export", RUN), ("reconstruct", TRAIN))
 
 
 def test_every_stage_is_compared() -> None:
@@ -58,8 +60,8 @@ def there(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_all(model, tmp_path_factory.mktemp("cuda"), "cuda")
 
 
-def run_all(model: Path, outputs: Path, device: str) -> Path:
-    for verb, job in (("evaluate", RUN), ("export", RUN), ("reconstruct", TRAIN)):
+def run_all(model: Path, outputs: Path, device: str, jobs: Jobs = JOBS) -> Path:
+    for verb, job in jobs:
         result = dmq(*words(verb, model, outputs, *job, f"runtime.device={device}"))
         assert result.code == 0, result.err
     return outputs / "artifacts"
@@ -87,8 +89,11 @@ def test_a_stage_on_cuda(stage: str, here: Path, there: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_stages_on_the_second_device(model: Path, here: Path, tmp_path: Path) -> None:
+def test_an_evaluation_on_the_second_device(model: Path, tmp_path: Path) -> None:
+    """The same comparison; without the trace and a transform, whose inference tensors this device cannot wrap."""
+    jobs: Jobs = (("evaluate", TAC),)
+    here = run_all(model, tmp_path / "cpu", "cpu", jobs)
     with second_device() as device:
-        there = run_all(model, tmp_path, NAME)
-    wrong = {stage: names for stage in NEAR if (names := differing(here, there, stage))}
+        there = run_all(model, tmp_path / "second", NAME, jobs)
+    wrong = {stage: names for stage in STAGES if stage != "transform" and (names := differing(here, there, stage))}
     assert not wrong and device.computed > 10_000

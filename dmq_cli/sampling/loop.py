@@ -73,9 +73,8 @@ def walk(
     sample = moved(noise(shape, image_generators, dtype) * float(plan.init_noise_sigma), device)
     estimate, cond, finite = guide.around(denoiser), guide.cond(seeds, device), Finite()
     timesteps: list[int] = plan.timesteps.tolist()
-    for call, (timestep, time) in enumerate(
-        zip(timesteps, moved(torch.tensor(timesteps), device).split(1), strict=True)
-    ):
+    times = moved(torch.tensor(timesteps), device)[:, None]
+    for call, (timestep, time) in enumerate(zip(timesteps, times, strict=True)):
         if correction is not None:
             sample = correction.pre(sample, call)
         network_input = plan.scale_model_input(sample, timestep)
