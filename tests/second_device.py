@@ -1,6 +1,6 @@
 """A device that computes on the CPU and refuses what a GPU refuses, so that its code runs where there is no GPU.
 
-Its tensors say that they are on `second:0`; what they hold lies beside. Operators whose arguments lie on two devices are refused
+Its tensors say that they are on `dmqsecond:0`; what they hold lies beside. Operators whose arguments lie on two devices are refused
 as on CUDA, where only numbers (0-dim tensors of the CPU) may come from elsewhere. Whatever makes the host wait for the device,
 a number that is read or a tensor that is copied back, is written down with the line of dmq that did it.
 """
@@ -20,7 +20,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-NAME = "second"
+NAME = "dmqsecond"  # torch gives every module and tensor a method of this name
 _ATEN = torch.ops.aten
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 _COUNTING = ("aten::nonzero", "aten::_unique2", "aten::unique_dim", "aten::bincount", "aten::masked_select")
@@ -167,7 +167,7 @@ def _placed(x: Any) -> Any:
 
 @contextlib.contextmanager
 def second_device(narrow: bool = False) -> Iterator[Device]:
-    """Inside, runtime.device=second runs."""
+    """Inside, runtime.device=dmqsecond runs."""
     Device.current = Device(narrow)
     try:
         with Device.current:

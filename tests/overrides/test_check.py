@@ -15,7 +15,9 @@ from dmq_cli.overrides.check import check_config, check_words
 from dmq_cli.paths import conf_folder
 from tests.chain import dmq
 
-GROUPS = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "metric"))
+GROUPS = sorted(
+    path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "metric", "subject")
+)
 
 
 @pytest.fixture(scope="module")

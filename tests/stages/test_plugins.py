@@ -254,7 +254,7 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
 
     plain = composed()
     before = copy.deepcopy(
-        {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", *later._TOP)}
+        {name: value for name, value in plain.items() if name not in (*OUTSIDE, "hydra", "benchmark", *later._TOP)}
     )
     assert (
         before.pop("data")["_target_"] == "dmq_cli.qat.Digits" and before["budget"].pop("training")["candidates"] == 5
@@ -263,6 +263,7 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
         "all of them act through recon"
     )
     assert [before["scheme"].pop(name) for name in ("range", "network", "samples")] == ["scale", "full", None]  # later
+    assert before["numerics"].pop("autotune") is False
     assert job_key(OmegaConf.create(plain)) == digest(
         [
             before,
