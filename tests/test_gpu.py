@@ -1,4 +1,4 @@
-"""Every stage on CUDA makes what it makes on the CPU, within stated tolerances; rehearsed on a device that computes on the CPU."""
+"""Every stage on CUDA makes what it makes on the CPU, within stated tolerances; tests/second rehearses it on a device that computes on the CPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dmq_cli.stages.nodes import NODES
-from tests.chain import QUICK, STAGES, TAC, dmq, tiny_folder, words
-from tests.second_device import NAME, second_device
+from tests.chain import QUICK, TAC, dmq, tiny_folder, words
 from tests.stages.test_golden import alike, tensors
 from tests.tiny import SMALL
 
@@ -86,14 +85,3 @@ def differing(here: Path, there: Path, stage: str) -> list[str]:
 @pytest.mark.parametrize("stage", sorted(NEAR))
 def test_a_stage_on_cuda(stage: str, here: Path, there: Path) -> None:
     assert not differing(here, there, stage)
-
-
-@pytest.mark.slow
-def test_an_evaluation_on_the_second_device(model: Path, tmp_path: Path) -> None:
-    """The same comparison; without the trace and a transform, whose inference tensors this device cannot wrap."""
-    jobs: Jobs = (("evaluate", TAC),)
-    here = run_all(model, tmp_path / "cpu", "cpu", jobs)
-    with second_device() as device:
-        there = run_all(model, tmp_path / "second", NAME, jobs)
-    wrong = {stage: names for stage in STAGES if stage != "transform" and (names := differing(here, there, stage))}
-    assert not wrong and device.computed > 10_000

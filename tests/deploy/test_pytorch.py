@@ -76,6 +76,7 @@ def test_one_timestep_at_a_time() -> None:
     one_sentence(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_samples_verifies_and_hands_it_on_and_python_loads_it(tmp_path: Path) -> None:
     model = tiny_folder(tmp_path / "tiny")
     run = ("method=tac", "bits=w8a8", "correct.seeds=2000000-2000007", *QUICK)
