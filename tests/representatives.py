@@ -16,7 +16,6 @@ REPRESENTATIVES: dict[str, tuple[str, ...]] = {
     "stages/test_off.py::test_a_reconstruction_without_iterations_is_none": ("brecq", "scales"),
     "stages/test_samplers.py::test_a_corrected_run": ("plms-method=tfmq",),
     "stages/test_targets.py::test_what_is_learned_does_not_depend_on_them": ("brecq-26",),
-    "stages/test_batch_size.py::test_no_statistic_search_or_learning_depends_on_the_batch_size": ("tac",),
     "stages/test_paired.py::test_samples_that_are_no_images": ("vector",),
     "qat/test_training.py::test_a_killed_training_ends_in_the_same_bytes": ("tdq", "double_update", "nipq"),
     "qat/test_training.py::test_every_kind_learns_and_what_is_stored_is_what_was_learned": ("tdq", "pact", "double_update"),

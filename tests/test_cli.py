@@ -288,7 +288,7 @@ def test_the_command_is_what_the_package_installs() -> None:
 
 
 def test_a_table_by_name() -> None:
-    assert choices.table_parts("digits_ptq") == ["digits_ptq", "digits_ptq__corrected", "digits_ptq__others"]
+    assert choices.table_parts("digits_ptq") == ["digits_ptq", "digits_ptq__others", "digits_ptq__released"]
     result = dmq("table", "digits_pt")
     assert result.code == 2 and "Did you mean" in result.sentence and "digits_ptq" in result.sentence
     assert "dmq table NAME" in dmq("table", "--help").out

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_after_importing_dmq_diffusers_pipelines_import() -> None:
     code = (
         "import sys, dmq_cli; assert 'torch' not in sys.modules\n"

@@ -14,7 +14,7 @@ from tests.tiny import SMALL
 CORRECTED = {name for name in METHODS if name.startswith(("tac_", "ptqd"))} | {"tac"}
 LEARNED = set(METHODS) - {"dynamic", "minmax", "ptq4dm", "svdquant"}
 
-FAST = {"efficientdm", "ptqd", "tac", "tcaq", "tdq"}
+FAST = {"efficientdm", "ptqd", "tac", "tcaq"}
 """One of every kind; the others are slow tests."""
 
 

@@ -68,6 +68,7 @@ def test_rows_run_at_both_widths(planted_matches: None) -> None:
     assert not any("bits=w8a3" in words for words in jobs(section("tdq_2"), "paper"))
 
 
+@pytest.mark.slow
 def test_claims_are_judged_at_both_widths(planted_matches: None, tmp_path: Path) -> None:
     table = paper_table("tdq_2")
     for method, fd, fd_matched in (("Ours", 0.9, 2.0), ("PTQ4DM [18]", 0.9, 3.0), ("Min-Max", 0.95, 30.0)):

@@ -65,6 +65,7 @@ def differing(whole: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     return [n for n, x in whole.items() if not torch.allclose(x.double(), other[n].double(), rtol=1e-6, atol=1e-9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m in FAST else pytest.mark.slow) for m in METHODS])
 def test_no_statistic_search_or_learning_depends_on_the_batch_size(method: str, small: Path, outputs: Path) -> None:
     whole, *others = (made(prepared(method, small), outputs, size) for size in SIZES)

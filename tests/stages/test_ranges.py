@@ -40,7 +40,7 @@ def test_full_precision_is_measured_on_its_own_ranges(model: Path, plain: tuple[
     assert all(found[key] == before[key] for key in ("quantized", "paired", "cost", "policy"))
     assert found["intervals"] == {side: before["intervals"][side] for side in ("quantized", "paired", "over_fp")}
     assert "fp: 0-39, 100-139, 200-239" in dmq(*command[:-1]).out.splitlines()[0]
-    keys = {path.name.rpartition("-")[2] for path in (outputs / "runs" / "evaluate").iterdir()}
+    keys = {path.name.split("-")[2] for path in (outputs / "runs" / "evaluate").iterdir()}
     assert len(keys) == 2, "another run"
 
 

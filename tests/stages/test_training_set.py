@@ -135,6 +135,7 @@ def test_what_cannot_be_trained_on_is_one_sentence(model: Path, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["tokens", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("latent", "transformer"))]
 )

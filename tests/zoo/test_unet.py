@@ -54,6 +54,7 @@ def test_digits_are_trained_as_before(tmp_path: Path, small: Training) -> None:
     assert losses == [float(loss.detach())]
 
 
+@pytest.mark.slow
 def test_data_and_network_come_from_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = small_fashion(tmp_path / "idx", monkeypatch)
     network = composed("model=ddim_fashion")["train"]["unet"]["network"] | {
