@@ -55,9 +55,10 @@ def on_rank(runtime: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
 class Launch:
     """The launch that this process belongs to. outputs: the folder where its processes meet; key: of the run."""
 
-    def __init__(self, ranks: Ranks, outputs: Path, key: str) -> None:
+    def __init__(self, ranks: Ranks, outputs: Path, key: str, lock: str = "auto") -> None:
+        """lock: see ArtifactStore."""
         self._ranks, self._key, self._outputs = ranks, key, outputs
-        self._store, self._name = ArtifactStore(outputs / "ranks"), digest(_launch())
+        self._store, self._name = ArtifactStore(outputs / "ranks", lock), digest(_launch())
 
     @contextlib.contextmanager
     def leading(self, threads: int) -> Iterator[None]:
@@ -92,11 +93,11 @@ class Launch:
         raise ConfigError(self._why(record))
 
     def _read(self) -> dict[str, Any]:
-        try:
-            record: dict[str, Any] = read_json(self._store.root / "launch" / f".work-{self._name}" / _FILE)
-        except ArtifactCorruptError:
-            return {}
-        return record
+        for folder in self._store.attempts("launch", self._name):
+            with contextlib.suppress(ArtifactCorruptError):
+                record: dict[str, Any] = read_json(folder / _FILE)
+                return record
+        return {}
 
     def _why(self, record: Mapping[str, Any]) -> str:
         who = f"Process {self._ranks.rank} of {self._ranks.size} on {socket.gethostname()}"

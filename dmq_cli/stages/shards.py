@@ -221,10 +221,11 @@ class Shards:
 
     def _made(self, seeds: range, key: str) -> int:
         """Count the images of a shard that are written."""
-        folder = self._graph.store.root / self.node.name / key
-        if folder.is_dir():
+        store = self._graph.store
+        if (store.root / self.node.name / key).is_dir():
             return len(seeds)
-        chunks = [file.stem.split("-") for file in folder.with_name(f".work-{key}").glob("tmp-*-*.npy")]
+        attempts = store.attempts(self.node.name, key)
+        chunks = [file.stem.split("-") for folder in attempts for file in folder.glob("tmp-*-*.npy")]
         return sum(int(stop) - int(start) for _, start, stop in chunks)
 
 

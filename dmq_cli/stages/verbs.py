@@ -108,7 +108,7 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     key = digest(
         [stage_graph.key(name, range_config) for name, range_config in nodes if name != "trace"]
     )  # no number depends on the trace
-    launch = Launch(ranks, Path(config["runtime"]["outputs"]), key)
+    launch = Launch(ranks, Path(config["runtime"]["outputs"]), key, lock_of(config))
     if not ranks.first:
         with at_signals():
             _help_first(launch, stage_graph, nodes, config)

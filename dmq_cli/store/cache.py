@@ -201,6 +201,10 @@ class ArtifactStore:
             for trash in folders:
                 shutil.rmtree(trash, ignore_errors=True)
 
+    def attempts(self, stage: str, key: str) -> list[Path]:
+        """The folders that an artifact is being computed in, or that killed attempts left: with leases each owner has its own."""
+        return self._hidden(stage, "work", [key])[key]
+
     def _hidden(self, stage: str, kind: str, keys: Collection[str]) -> dict[str, list[Path]]:
         """List by key the folders .<kind>-<key>... of a stage, in one scan."""
         by_key: dict[str, list[Path]] = {key: [] for key in keys}
@@ -211,8 +215,8 @@ class ArtifactStore:
 
     def forget(self, stage: str, keys: Collection[str]) -> None:
         """Remove artifacts together with their locks: only those that whoever claims them still would not compute."""
-        for key in keys:
-            self.remove(stage, key)
+        self.discard(stage, keys)
+        self.sweep(stage, keys)
         for path in (self.root / stage).glob(".*"):
             if path.name[-32:] in keys:
                 path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)

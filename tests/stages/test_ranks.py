@@ -72,17 +72,18 @@ def test_workers_share_threads_and_devices(
 
 
 @contextmanager
-def leading(outputs: Path, key: str) -> Iterator[None]:
-    with Launch(Ranks(0, 2), outputs, key).leading(threads=3):
+def leading(outputs: Path, key: str, lock: str = "auto") -> Iterator[None]:
+    with Launch(Ranks(0, 2), outputs, key, lock).leading(threads=3):
         yield
 
 
-def test_processes_meet_in_the_outputs_folder(tmp_path: Path) -> None:
-    second = Launch(Ranks(1, 2), tmp_path, "a")
+@pytest.mark.parametrize("lock", ["flock", "lease"])
+def test_processes_meet_in_the_outputs_folder(lock: str, tmp_path: Path) -> None:
+    second = Launch(Ranks(1, 2), tmp_path, "a", lock)
     joined: list[int | None] = []
     thread = threading.Thread(target=lambda: joined.append(second.join(lambda: False)))
     thread.start()
-    with leading(tmp_path, "a"):
+    with leading(tmp_path, "a", lock):
         thread.join()
         assert joined == [3] and second.alive()
     assert not second.alive()
