@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,13 @@ import torch
 
 from benchmarks import cifar
 from dmq_cli.calib import Uniform, collect, fit_activations, fit_weights
+from dmq_cli.deploy.bench.process import peak_mib
 from dmq_cli.models import ModelDenoiser
 from dmq_cli.recon.capture import capture
 from dmq_cli.stages.build import calibration
 
 STEPS, BATCH = 4, 50  # of the sampler, all of them kept; what a run takes at once by default
 UNIT = "up_blocks.3.resnets.0"  # the largest input of the network: 384 channels of 32x32
-
-
-def peak_mib() -> float:
-    """The most this process held. Not getrusage, which starts from what the parent held."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 def main(num: int, folder: Path) -> None:

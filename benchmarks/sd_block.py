@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import cifar
-from benchmarks.memory import peak_mib
 from dmq_cli.calib import fit_weights
+from dmq_cli.deploy.bench.process import peak_mib
 from dmq_cli.models.unet_parts import UNetParts
 from dmq_cli.recon.capture import capture
 from dmq_cli.wrap import attach

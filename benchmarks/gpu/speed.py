@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu import networks
 from benchmarks.gpu.networks import Case
-from benchmarks.memory import peak_mib
+from dmq_cli.deploy.bench.process import peak_mib
 from dmq_cli.models import ModelDenoiser, Numerics, packed
 from dmq_cli.recon import AdaRound, Pass
 from dmq_cli.recon.learning import Setting, learn, start

@@ -41,7 +41,7 @@ class Backend:
 
     title: for people; needs: what is installed besides dmq-cli, in pip's words; runtime: raises ConfigError where that is missing; form: of
     integer layers; write: the graph into a folder, None for a backend that runs the packed integers; denoiser: of such a folder; ran: what it
-    executes of a folder, for so many rows; layers: how it runs single layers of a folder and its network in memory.
+    executes of a folder, for so many rows and threads; layers: how it runs single layers of a folder and its network in memory.
     """
 
     title: str
@@ -50,13 +50,13 @@ class Backend:
     form: type[Piece]
     write: Callable[[Path, Lowered], None] | None
     denoiser: Callable[[Path, Prediction, int | None], DeployedDenoiser]
-    ran: Callable[[Path, int], Ran]
+    ran: Callable[[Path, int, int | None], Ran]
     layers: Callable[[Path, Lowered], RunLayer]
 
 
-def _openvino_ran(folder: Path, rows: int) -> Ran:
+def _openvino_ran(folder: Path, rows: int, threads: int | None) -> Ran:
     file = folder / openvino.FILE
-    runs = executed(openvino.of_rows(file, rows), openvino.compiled(file, rows=rows))
+    runs = executed(openvino.of_rows(file, rows), openvino.compiled(file, threads, rows))
     return Ran(len(runs.integer), len(runs.every), runs.share)
 
 
@@ -64,10 +64,10 @@ def _openvino_layers(folder: Path, lowered: Lowered) -> RunLayer:
     return SingleLayers(folder, {name: len(integer_layer(lowered, name).pieces) for name in lowered.integer})
 
 
-def _counted(counts: Callable[[Path], tuple[int, int]]) -> Callable[[Path, int], Ran]:
+def _counted(counts: Callable[[Path], tuple[int, int]]) -> Callable[[Path, int, int | None], Ran]:
     """Products as the backend counts them, and the share of their multiplications as it was when the network was lowered."""
 
-    def ran(folder: Path, rows: int) -> Ran:
+    def ran(folder: Path, rows: int, threads: int | None) -> Ran:
         return Ran(*counts(folder), read_json(folder / FILE)["about"]["integer_share"])
 
     return ran

@@ -23,7 +23,7 @@ def check(folder: Path) -> int:
     The graph of a backend is compiled. Returns the number of tensors that were compared, or of products that it makes. Raises ArtifactCorruptError, ModelError and NumericsError.
     """
     if (backend := graph_backend(read_index(folder)["config"]["format"])) is not None:
-        return backend.ran(folder, 1).every
+        return backend.ran(folder, 1, None).every
     network = network_folder(folder)
     stored = load_tensors(network / WEIGHTS)
     check_finite(stored, f"The exported weights in {network}")

@@ -24,6 +24,10 @@ class DeployedDenoiser(abc.ABC):
         """The shape of one sample, (C, H, W)."""
 
     @abc.abstractmethod
+    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
+        """A condition of zeros for num samples; None where the network reads none."""
+
+    @abc.abstractmethod
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The network's prediction. inputs: sample (B, C, H, W) float32, timestep (1,), and the tensors of the condition."""
 

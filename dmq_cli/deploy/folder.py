@@ -27,6 +27,7 @@ from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.wrap import Attached
 
 METHOD = "dmq"
+CORRECTION = "correction/tables.safetensors"
 _SECTION = "quantization_config"
 
 

@@ -86,6 +86,12 @@ class OnnxDenoiser(DeployedDenoiser):
         """See DeployedDenoiser."""
         return tuple(self.session.get_inputs()[0].shape[1:])
 
+    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
+        """See DeployedDenoiser."""
+        _, _, *cond = self.session.get_inputs()
+        types = {port.name: torch.int64 if "int64" in port.type else torch.float32 for port in cond}
+        return {port.name: torch.zeros(num, *port.shape[1:], dtype=types[port.name]) for port in cond} or None
+
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """See DeployedDenoiser."""
         arrays = {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in inputs.items()}

@@ -171,8 +171,8 @@ class OpenVinoDenoiser(DeployedDenoiser):
         """See DeployedDenoiser."""
         return self._shapes["sample"]
 
-    def blank_cond(self, num: int) -> dict[str, Tensor] | None:
-        """A condition of zeros for num samples; None where the network reads none."""
+    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
+        """See DeployedDenoiser."""
         shapes = {name: shape for name, shape in self._shapes.items() if name not in ("sample", "timestep")}
         return {name: torch.zeros(num, *shape, dtype=self._types[name]) for name, shape in shapes.items()} or None
 
@@ -187,8 +187,8 @@ class OpenVinoDenoiser(DeployedDenoiser):
         """The runtime gives no rows, and no error, for some shapes that it was not compiled for."""
         for name, shape in self._shapes.items():
             if name not in inputs or tuple(inputs[name].shape[1:]) != shape:
-                found = tuple(inputs[name].shape) if name in inputs else "nothing"
+                given = tuple(inputs[name].shape) if name in inputs else "nothing"
                 raise ConfigError(
-                    f"The deployed network was called with {found} as {name}, but was exported for (rows, {', '.join(map(str, shape))}); export it"
+                    f"The deployed network was called with {given} as {name}, but was exported for (rows, {', '.join(map(str, shape))}); export it"
                     " again with the model and condition that it is used with."
                 )

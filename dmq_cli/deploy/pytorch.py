@@ -50,6 +50,10 @@ class PytorchDenoiser(DeployedDenoiser):
         """See DeployedDenoiser."""
         return self.attached.adapter.sample_shape()
 
+    def blank_cond(self, num: int) -> Mapping[str, Tensor] | None:
+        """See DeployedDenoiser."""
+        return self.attached.adapter.blank_cond(num)
+
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """See DeployedDenoiser."""

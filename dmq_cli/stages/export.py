@@ -10,7 +10,7 @@ from typing import Any
 
 from dmq_cli import __version__
 from dmq_cli.deploy.backends import BACKENDS, Backend
-from dmq_cli.deploy.folder import METHOD, network_name, write_network
+from dmq_cli.deploy.folder import CORRECTION, METHOD, network_name, write_network
 from dmq_cli.deploy.index import FORMAT, write_index
 from dmq_cli.deploy.lower import integer_share, lower
 from dmq_cli.deploy.processor import instruction_set
@@ -27,7 +27,6 @@ from dmq_cli.store.files import copy_file
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.wrap import Attached
 
-CORRECTION = "correction/tables.safetensors"
 _log = logging.getLogger("dmq")
 _OWN = (*NETWORKS, "scheduler", "correction")
 _LICENCE = "license:"

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from dmq_cli.calib import fit_activations, fit_weights
 from dmq_cli.correct import CorrectionMethod
-from dmq_cli.deploy.bench.deployed import TABLES
+from dmq_cli.deploy.backends import graph_backend
 from dmq_cli.deploy.bench.network import TimedNetwork
-from dmq_cli.deploy.folder import network_name, write_network
+from dmq_cli.deploy.folder import CORRECTION, network_name, write_network
 from dmq_cli.deploy.lower import lower
-from dmq_cli.deploy.openvino import write_openvino
 from dmq_cli.deploy.processor import weight_limit
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Call
@@ -57,16 +56,18 @@ def _fitted_to_noise(config: Mapping[str, Any], network: TimedNetwork, folder: P
     _write(config["format"], attached, folder)
     method: CorrectionMethod = build.make(config["correct"])
     shapes = method.shapes(len(network.timesteps), adapter.sample_shape(), guided)
-    (folder / TABLES).parent.mkdir(parents=True)
-    save_tensors(folder / TABLES, {name: torch.ones(shape) for name, shape in shapes.items()})
+    (folder / CORRECTION).parent.mkdir(parents=True)
+    save_tensors(folder / CORRECTION, {name: torch.ones(shape) for name, shape in shapes.items()})
     return method
 
 
-def _write(kind: str, attached: Attached, folder: Path) -> None:
-    if kind == "openvino":
-        write_openvino(folder, lower(attached, weight_limit()))
-    else:
+def _write(form: str, attached: Attached, folder: Path) -> None:
+    """Write what a subject of this format runs from."""
+    graph = graph_backend(form)
+    if graph is None or graph.write is None:
         write_network(folder / network_name(attached.model), attached, {})
+    else:
+        graph.write(folder, lower(attached, weight_limit(), graph.form))
 
 
 def _noise(attached: Attached, network: TimedNetwork) -> Iterator[Call]:

@@ -84,7 +84,9 @@ def verify_deployed(run: Path, backend: str, least_share: float = 0.0) -> Proof:
     exported = stages.ensure("export", config)
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
     layers = _layers(BACKENDS[backend], attached, exported, stages.ensure("calibset", config))
-    ran = BACKENDS[backend].ran(exported, min(len(deployed), config["runtime"]["batch_size"]))
+    ran = BACKENDS[backend].ran(
+        exported, min(len(deployed), config["runtime"]["batch_size"]), config["runtime"]["threads"]
+    )
     return Proof(
         backend, instruction_set(), layers, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
         (ran.integer, ran.every), ran.share, least_share,

@@ -34,21 +34,25 @@ def test_settings_that_cannot_be_are_refused(word: str, says: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is an extra")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("openvino", "onnxruntime")),
+    reason="OpenVINO and onnxruntime are extras",
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_two_subjects_are_measured_and_a_cell_of_a_table_is_not_measured_again(tmp_path: Path) -> None:
+def test_subjects_are_measured_and_a_cell_of_a_table_is_not_measured_again(tmp_path: Path) -> None:
     few = ("benchmark.batches=[1,2]", "benchmark.rounds=5", "benchmark.turn=0.01", "table.name=t")
     command = words(
         "benchmark", tiny_folder(tmp_path / "tiny"), tmp_path, "method=tac", "bits=w8a8",
-        "benchmark.subjects=[eager,ours]", *few,
+        "benchmark.subjects=[eager,ours,onnx,pytorch,simulated]", *few,
     )  # fmt: skip
     result = dmq(*command)
     assert result.code == 0, result.err
     assert "eager" in result.out and "real" in result.out and "images/s" in result.out
     (cell,) = (tmp_path / "tables" / "t").iterdir()
     measured = read_benchmark(cell)
-    assert list(measured.subjects) == ["eager", "ours"] and measured.batches == [1, 2]
+    assert list(measured.subjects) == ["eager", "ours", "onnx", "pytorch", "simulated"] and measured.batches == [1, 2]
     assert measured.content["machine"]["threads"] == 1 and measured.content["weights"] == "trained"
+    assert [name for name, subject in measured.subjects.items() if subject["simulated"]] == ["simulated"]
     for subject in measured.subjects.values():
         assert subject["peak_mib"] > 50 and subject["bytes"] > 1000
         assert all(

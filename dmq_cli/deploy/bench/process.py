@@ -85,7 +85,7 @@ def _serve(connection: Connection, subject: Subject, network: TimedNetwork) -> N
         connection.send(loaded.bytes)
         while (request := connection.recv()) is not None:
             connection.send(_timed(loaded, network, *request))
-        connection.send(_peak_mib())
+        connection.send(peak_mib())
     except DmqError as error:
         connection.send(error)
     except EOFError:  # the command has ended
@@ -111,7 +111,7 @@ def _seconds(loaded: Callee, number: int, sample: Tensor, timestep: Tensor, cond
     return time.perf_counter() - start
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most memory that this process held; what the system adds up for it may begin with what its parent held."""
     status = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8")) if _STATUS.is_file() else None
     if status is not None:

@@ -163,5 +163,10 @@ def _calibration(network: TimedNetwork) -> list[dict[str, Any]]:
 def load_graph(folder: Path, network: TimedNetwork, precision: str) -> Callee:
     """Load an OpenVINO graph as it samples. folder: that `openvino/` lies in."""
     denoiser = OpenVinoDenoiser(folder, network.prediction, network.threads, precision)
-    size = sum(file.stat().st_size for file in (folder / FILE).parent.iterdir())
+    size = size_of((folder / FILE).parent)
     return Callee(lambda _, *inputs: denoiser(*inputs), denoiser.sample_shape, denoiser.blank_cond, size)
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
