@@ -151,10 +151,10 @@ def foreign(outputs: Path) -> Iterator[Path]:
         yield root
         return
     for stage in _visible(root):
-        made = (*inventory.STAGES, *inventory.SHARDS)
-        if stage.is_symlink() or stage.name not in (*made, *inventory.TRAINED) or not stage.is_dir():
+        stages = (*inventory.STAGES, *inventory.SHARDS)
+        if stage.is_symlink() or stage.name not in (*stages, *inventory.TRAINED) or not stage.is_dir():
             yield stage
-        elif stage.name in made:
+        elif stage.name in stages:
             yield from (entry for entry in _visible(stage) if not _is_artifact(entry))
 
 
