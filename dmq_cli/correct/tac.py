@@ -10,7 +10,7 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
 * `inputs`: which sample the quantized estimate of eq. 19 is taken at. corrected: where the corrected trajectory stands, as Algorithm 1 is
   printed; the full-precision estimate it is compared with belongs to another sample then, and where the corrected one carries more noise,
   its estimate is larger for that reason alone, K falls below 1, less noise is removed, and so on. reference: the
-  full-precision trajectory's sample for both, so that K measures the error of the network alone;
+  full-precision trajectory's sample for both, so that K measures the error of the network alone (conf/correct/tac.yaml);
 * lambda2 of eq. 19 pulls by lambda2 N against a sum over the masked pixels, whose size depends on N: `pull` printed, or data:
   lambda2 times what that sum would be if the estimates were equal, so that K - 1 shrinks by about 1 / (1 + lambda2) at any size;
 * K stays 1 below `least_timestep` (0: nowhere, as printed): at timestep 0 hardly any noise is left to be estimated.
@@ -18,6 +18,9 @@ reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both
   pixels near 0 from taking over;
 * K is clamped to `clamp`; a K that is not finite is an error;
 * eq. 23 for the last step shifts x_0, which is no input of the network: `correct_output` does, and is off by default.
+
+An option that is not named means what is printed, so that a record from before the option means what it meant; conf/correct/tac.yaml,
+which method=tac has, deviates in inputs, pull and least_timestep.
 
 With guidance `target` says which estimate NER corrects: the guided one, the unconditional half alone (Appendix L: the conditional
 one differs more from prompt to prompt) or each half with its own K. IBC shifts the input of both halves alike.

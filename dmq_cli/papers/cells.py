@@ -11,7 +11,7 @@ from typing import Any
 from dmq_cli.choices import composed
 from dmq_cli.errors import ArtifactCorruptError, ConfigError
 from dmq_cli.overrides.bits import register_bits
-from dmq_cli.results.later import without_later
+from dmq_cli.results.later import as_it_acts, without_later
 from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store.recorded import MANIFEST
@@ -92,6 +92,7 @@ def fits(row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     """
     from dmq_cli.results.naming import bits_name
 
+    row_config = as_it_acts(row_config)
     named = row_config["method"]["name"] == recorded["method"]["name"]
     named = named and bits_name(row_config["bits"]) == bits_name(recorded["bits"])
     seeds = recorded["seeds"] == row_config["seeds"] and recorded.get("fp_seeds") == row_config["fp_seeds"]

@@ -11,6 +11,7 @@ from typing import Any
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import shown as shown_as
 from dmq_cli.results.acting import differing
+from dmq_cli.results.later import without_later
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, as_evaluation, metrics_files
 from dmq_cli.results.verdict import with_noise
@@ -22,7 +23,6 @@ _METHODS = (
     "eda", "eda_released", "quest", "tcaq", "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
 )  # fmt: skip
 _ALIKE = " ≈ fp"
-_IN_RECON = ("refine_iterations",)
 _SAID = (
     "sampler.num_inference_steps=",
     "cond.guidance=",
@@ -65,7 +65,7 @@ def table(
     columns = [*_names(settings), *_overrides(cells, settings), *_numbers(cells), *_costs(cells)]
     columns = [column for column in columns if _selected(column.title.split()[0], shown)]
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
-    for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings])):
+    for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings], c.overrides)):
         rows.append([column.value(cell) for column in columns])
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
 
@@ -227,11 +227,10 @@ def _at(cell: Evaluation, key: str) -> Any:
 
 
 def _settings(cell: Evaluation) -> dict[str, Any]:
-    """The values of these sections by name. Budgets of what a reconstruction names itself count where it has them."""
-    config = cell.config
-    budget = {key: value for key, value in config["budget"].items() if key not in _IN_RECON}
-    scheme = {key: value for key, value in config.get("scheme", {}).items() if not isinstance(value, Mapping | list)}
-    return {**budget, **scheme, **config["correct"], **config.get("recon", {})}
+    """The values of these sections by name; what was added or has changed since is left out as in keys, so that old and new cells compare."""
+    sections = without_later({name: cell.config.get(name, {}) for name in ("budget", "correct", "recon")}, top=True)
+    scheme = {k: v for k, v in cell.config.get("scheme", {}).items() if not isinstance(v, Mapping | list)}
+    return {**sections["budget"], **scheme, **sections["correct"], **sections["recon"]}
 
 
 def _sortable(value: Any) -> str:

@@ -29,6 +29,9 @@ _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
         "attention_but": "", "local": "temporal", "counted": "once", "relative": True, "temporal_scale_lr": None,
     },
 }  # fmt: skip
+_CHANGED: Mapping[str, tuple[str, str, Any, Any]] = {"budget": ("light", "refine_iterations", 300, 100)}
+"""By section: the choice, the value that has changed since, its value now and before. These sections act only through others that take
+their values, which stand in keys as they are; so the section itself enters keys as it was."""
 
 
 def without_later(config: Any, top: bool = False) -> Any:
@@ -38,9 +41,24 @@ def without_later(config: Any, top: bool = False) -> Any:
     if not isinstance(config, Mapping):
         return config
     if top:
-        config = _not_twice(config)
+        config = _not_twice(as_it_acts(config))
     former = _TOP if top else _BY_TARGET.get(str(config.get("_target_")), {})
     return {k: without_later(v) for k, v in config.items() if k not in former or v != former[k]}
+
+
+def as_it_acts(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the ends of ranges that learning moves as `scale`, where nothing learns them: all values are the same then."""
+    if not isinstance(scheme := config.get("scheme"), Mapping) or "range" not in scheme or _learns_ranges(config.get("recon")):
+        return config
+    return {**config, "scheme": {**scheme, "range": "scale"}}
+
+
+def _learns_ranges(recon: Any) -> bool:
+    """Whether a reconstruction learns ranges of activations; True for one that dmq does not know."""
+    target = recon.get("_target_") if isinstance(recon, Mapping) else None
+    if target == "dmq_cli.recon.Reconstruction":
+        return any(step.get("scales") is not None for step in recon.get("passes", {}).values())
+    return bool(target != "dmq_cli.recon.NoReconstruction")
 
 
 def _not_twice(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +67,15 @@ def _not_twice(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: section for name, section in kept.items() if name not in _OWN or config.get("stage") == name}
     for name, taken in _TAKEN_OVER.items():
         if isinstance(section := kept.get(name), Mapping):
-            kept[name] = {key: value for key, value in section.items() if key not in taken}
+            kept[name] = {key: value for key, value in _former(name, section).items() if key not in taken}
             if section and not kept[name]:
                 del kept[name]
     return kept
+
+
+def _former(name: str, section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section as it was before its choice changed."""
+    if name not in _CHANGED:
+        return section
+    choice, key, now, before = _CHANGED[name]
+    return {**section, key: before} if (section.get("name"), section.get(key)) == (choice, now) else section

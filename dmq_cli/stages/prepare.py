@@ -18,6 +18,7 @@ from dmq_cli.models import (
 )
 from dmq_cli.paths import resolve
 from dmq_cli.qat import JUDGED, Qat
+from dmq_cli.results.later import as_it_acts
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
 from dmq_cli.stages.build import Parts
@@ -77,7 +78,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_choices(config)
     if config["stage"] == "export":
         check_export_format(config["format"])
-    config = as_exported(config)
+    config = as_it_acts(as_exported(config))
     model = _identified(config)
     config = with_layer_bits({**config, "sampler": sampler_section(config["sampler"], model)})
     config["calib_sampler"] = calib_sampler(config)

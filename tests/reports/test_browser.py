@@ -117,7 +117,7 @@ def test_a_comparison_is_in_order(browser: Any, width: int, tmp_path: Path) -> N
 
 
 @WIDTHS
-@pytest.mark.parametrize("table", ["digits_ptq", "tac_4-digits", "tac_lambda"])
+@pytest.mark.parametrize("table", ["digits_ptq", "tac_4-digits", "tac_pull"])
 @pytest.mark.skipif(not TABLES.is_dir(), reason="the committed cells of the tables are in a checkout")
 def test_a_table_is_in_order(browser: Any, table: str, width: int, tmp_path: Path) -> None:
     write_report(load_results([table], TABLES.parent), tmp_path / "table.html")

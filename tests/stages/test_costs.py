@@ -17,17 +17,18 @@ from dmq_cli.transform import LowRank, NoTransform, Tcr, Transform
 from tests.test_conf import TRAINED, choices, composed
 
 # transform, reconstruct, correct and trace of every method with ddim_digits (10 steps), budget=light.
-LEARNED, CORRECTED, PLAIN = (0, 29056, 0, 2432), (0, 29056, 2560, 3328), (0, 0, 0, 2432)
+LEARNED, PLAIN = (0, 29056, 0, 2432), (0, 0, 0, 2432)
+PTQD, TAC = (0, 29056, 2560, 3328), (0, 29056, 3840, 3328)
 WORK = {
     "adaround": (0, 20288, 0, 2432), "brecq": LEARNED, "dynamic": PLAIN, "eda": (0, 20288, 0, 2432), "minmax": PLAIN,
     "eda_released": (0, 20288, 0, 2432), "tfmq_embeddings": (0, 20288, 0, 2432),
-    "ptq4dm": PLAIN, "ptqd": CORRECTED, "qdiffusion": LEARNED, "qdrop": (0, 20288, 0, 2432), "quest": (0, 33088, 0, 2432),
-    "signround": LEARNED, "steps_n": (0, 15488, 0, 2432), "svdquant": (1280, 0, 0, 2432), "tac": CORRECTED,
-    "tac_first": CORRECTED, "tac_ibc": CORRECTED, "tac_ner": CORRECTED, "tac_noise": CORRECTED,
+    "ptq4dm": PLAIN, "ptqd": PTQD, "qdiffusion": LEARNED, "qdrop": (0, 20288, 0, 2432), "quest": (0, 33088, 0, 2432),
+    "signround": LEARNED, "steps_n": (0, 15488, 0, 2432), "svdquant": (1280, 0, 0, 2432), "tac": TAC,
+    "tac_first": TAC, "tac_ibc": TAC, "tac_ner": TAC, "tac_noise": TAC,
     **dict.fromkeys(TRAINED, (0, 128000, 0, 2432)),
-    "tcaq": (1280, 75392, 0, 2432), "tdq": (0, 15488, 0, 2432), "tfmq": (0, 20288, 0, 2432),
+    "tcaq": (1280, 113792, 0, 2432), "tdq": (0, 15488, 0, 2432), "tfmq": (0, 20288, 0, 2432),
 }  # fmt: skip
-GUIDED = {"tac": (0, 29056, 10240, 13312), "tcaq": (5120, 86144, 0, 9728), "svdquant": (5120, 0, 0, 9728)}  # 20 steps
+GUIDED = {"tac": (0, 29056, 15360, 13312), "tcaq": (5120, 124544, 0, 9728), "svdquant": (5120, 0, 0, 9728)}  # 20 steps
 
 
 def work(model: str, method: str) -> tuple[float, ...]:

@@ -100,8 +100,43 @@ def test_killed_in_reconstruct_it_ends_in_the_same_bytes(small: Path, tmp_path: 
     assert resumed == len(learned) - resumed - len(finished), "finished blocks are not learned again"
     one, other = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
     assert one.name == other.name
+    assert_same_files(one, other)
+
+
+@pytest.mark.slow
+def test_killed_in_training_it_ends_in_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    """By SIGKILL between two checkpoints, while the next one may be half written."""
+    more = (
+        "calib.seeds=1000000-1000003",
+        "method=lsq",
+        "bits=w4a4",
+        "train.loss=distill",
+        "budget.training={iterations: 60, batch_size: 4, warmup: 2, ema: 0.9, save_every: 5, candidates: 2}",
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = spawn(words("reconstruct", small, killed, *more))
+    stage = killed / "artifacts" / "reconstruct"
+    try:
+        wait_for(lambda: len(list(stage.glob(".work-*/tmp-training-*.safetensors"))) >= 2, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    (work,) = stage.glob(".work-*")
+    kept = sorted(work.glob("tmp-training-*.safetensors"))
+    assert len(kept) >= 2 and kept[-1].name < "tmp-training-000000060" and artifacts(killed)["reconstruct"] == 0
+    with counting() as ran:
+        assert dmq(*words("reconstruct", small, killed, *more)).code == 0
+        assert ran == ["reconstruct"]
+        assert dmq(*words("reconstruct", small, whole, *more)).code == 0
+    resumed, undisturbed = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
+    assert resumed.name == undisturbed.name
+    assert_same_files(resumed, undisturbed)
+
+
+def assert_same_files(folder: Path, other: Path) -> None:
+    """What was learned, and the losses on the way."""
     for file in ("quantizers.safetensors", "losses.json"):
-        assert (one / file).read_bytes() == (other / file).read_bytes()
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
 
 
 def test_two_processes_that_want_the_same(small: Path, tmp_path: Path) -> None:
