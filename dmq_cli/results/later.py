@@ -48,7 +48,11 @@ def without_later(config: Any, top: bool = False) -> Any:
 
 def as_it_acts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with the ends of ranges that learning moves as `scale`, where nothing learns them: all values are the same then."""
-    if not isinstance(scheme := config.get("scheme"), Mapping) or "range" not in scheme or _learns_ranges(config.get("recon")):
+    if (
+        not isinstance(scheme := config.get("scheme"), Mapping)
+        or "range" not in scheme
+        or _learns_ranges(config.get("recon"))
+    ):
         return config
     return {**config, "scheme": {**scheme, "range": "scale"}}
 

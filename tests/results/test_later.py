@@ -20,7 +20,20 @@ from dmq_cli.stages.progress import Progress
 from dmq_cli.store import ArtifactStore, digest, read_json
 from tests.test_conf import composed
 
-PTQ = ("minmax", "adaround", "ptq4dm", "svdquant", "brecq", "qdrop", "qdiffusion", "signround", "tfmq", "tcaq", "quest", "eda")
+PTQ = (
+    "minmax",
+    "adaround",
+    "ptq4dm",
+    "svdquant",
+    "brecq",
+    "qdrop",
+    "qdiffusion",
+    "signround",
+    "tfmq",
+    "tcaq",
+    "quest",
+    "eda",
+)
 
 CELLS = Path(__file__).resolve().parents[2] / "outputs" / "tables" / "digits_ptq"
 
@@ -92,7 +105,9 @@ def test_other_values_are_what_they_are(value: object) -> None:
 def test_artifacts_of_committed_cells_have_the_keys_of_today(method: str, tmp_path: Path) -> None:
     """New settings of schemes, passes, SignRound and QuEST stand in their files; all that was learned is found."""
     folders = CELLS.glob(f"ddim_digits-{method}-w4a8-*")
-    (cell,) = (f / "manifest.json" for f in folders if "correct=tac" not in read_json(f / "metrics.json").get("overrides", ()))
+    (cell,) = (
+        f / "manifest.json" for f in folders if "correct=tac" not in read_json(f / "metrics.json").get("overrides", ())
+    )
     config = prepare(composed(f"method={method}", "bits=w4a8", "budget=light"))
     graph = Graph(NODES, ArtifactStore(tmp_path), Progress(quiet=True))
     for stage in ("calibset", "calibrate", "reconstruct"):
