@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmq_cli import choices
+from dmq_cli.errors import ConfigError
 from dmq_cli.paths import PACKAGE
 from dmq_cli.report import documents
 from dmq_cli.report.tables import read_cells, table
@@ -177,3 +178,13 @@ def test_a_method_of_ones_own_works_as_written(tmp_path: Path, monkeypatch: pyte
         assert artifacts(outputs)["calibrate"] == 1 and "sigma" not in listed.out
     finally:
         sys.modules.pop("sigma", None)
+
+
+@pytest.mark.skipif(not TABLES.is_dir(), reason="the tables are in a checkout")
+def test_rows_that_the_shown_columns_do_not_tell_apart_are_refused() -> None:
+    """Two rows of one method, of which one is corrected, would read as one number measured twice."""
+    names = ["bits", "method", "FD-digits"]
+    with pytest.raises(ConfigError, match=r"digits_ptq has rows that only .*overrides tell apart"):
+        table(TABLES / "digits_ptq", ["w4a4"], ["brecq"], names)
+    assert "correct=tac" in table(TABLES / "digits_ptq", ["w4a4"], ["brecq"], [*names, "overrides"])
+    assert "correct=tac" not in table(TABLES / "digits_ptq", ["w4a4"], ["qdrop"], names)

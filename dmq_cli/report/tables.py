@@ -52,7 +52,7 @@ def table(
 
     bits, methods: only the cells with one of these. shown: only the columns whose titles begin with one of these words.
     Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where cells counted
-    them. Raises ConfigError if there are no cells, or if two protocols would share a column.
+    them. Raises ConfigError if there are no cells, if two protocols would share a column, or if the columns shown do not tell rows apart.
     """
     cells = [cell for cell in read_cells(folder) if _selected(cell.bits, bits) and _selected(cell.method, methods)]
     if not cells:
@@ -62,12 +62,26 @@ def table(
         )
     _require_one_protocol(folder, cells)
     settings = varied(cells)
-    columns = [*_names(settings), *_overrides(cells, settings), *_numbers(cells), *_costs(cells)]
-    columns = [column for column in columns if _selected(column.title.split()[0], shown)]
+    labels = [*_names(settings), *_overrides(cells, settings)]
+    columns = [c for c in (*labels, *_numbers(cells), *_costs(cells)) if _selected(c.title.split()[0], shown)]
+    _require_apart(folder, cells, labels, columns)
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings], c.overrides)):
         rows.append([column.value(cell) for column in columns])
     return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
+
+
+def _require_apart(
+    folder: Path, cells: Sequence[Evaluation], labels: Sequence[_Column], columns: Sequence[_Column]
+) -> None:
+    """Raise ConfigError where two rows differ only in columns that are not shown."""
+    kept = [label for label in labels if label in columns]
+    told = {tuple(label.value(cell) for label in kept) for cell in cells}
+    if len(told) < len({tuple(label.value(cell) for label in labels) for cell in cells}):
+        left_out = ", ".join(label.title for label in labels if label not in columns)
+        raise ConfigError(
+            f"The table {folder.name} has rows that only {left_out} tell apart; show the columns that do."
+        )
 
 
 def _selected(name: str, names: Sequence[str] | None) -> bool:
