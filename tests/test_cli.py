@@ -288,7 +288,8 @@ def test_the_command_is_what_the_package_installs() -> None:
 
 
 def test_a_table_by_name() -> None:
-    assert choices.table_parts("digits_ptq") == ["digits_ptq", "digits_ptq__others", "digits_ptq__released"]
+    parts = [f"digits_ptq{part}" for part in ("", "__corrected", "__others", "__released")]
+    assert choices.table_parts("digits_ptq") == parts
     result = dmq("table", "digits_pt")
     assert result.code == 2 and "Did you mean" in result.sentence and "digits_ptq" in result.sentence
     assert "dmq table NAME" in dmq("table", "--help").out

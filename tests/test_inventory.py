@@ -355,7 +355,7 @@ def test_list_tables_counts_cells(outputs: Path) -> None:
         read_choice(file)["hydra"]["sweeper"]["params"] for file in (conf_folder() / "table").glob("digits_ptq*.yaml")
     ]
     cells = [math.prod(len(str(values).split(",")) for values in params.values()) for params in parts]
-    assert len(parts) == 3 and rows["digits_ptq"]["total"] == sum(cells) > 78, "all its parts"
+    assert len(parts) == 4 and rows["digits_ptq"]["total"] == sum(cells) > 78, "all its parts"
     assert "1/6 cells" in dmq("list", "tables", f"runtime.outputs={outputs}").out
 
 

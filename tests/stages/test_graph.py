@@ -366,7 +366,7 @@ def test_the_estimate_counts_the_work(config: Config, tmp_path: Path) -> None:
         for row in plan({**config, "runtime": {**config["runtime"], "outputs": str(tmp_path)}}, "evaluate")
     }
     assert rows["sample_fp"]["work"] == 40 * 4 and rows["calibset"]["work"] == 8 * 4
-    assert rows["calibrate"]["work"] == 8 * 4 and rows["correct"]["work"] == 2 * 128 * 4
+    assert rows["calibrate"]["work"] == 8 * 4 and rows["correct"]["work"] == 3 * 128 * 4
     assert rows["targets"]["work"] == 8 * 4 and rows["transform"]["work"] == 0
     assert rows["reconstruct"]["work"] > 40 * 32
     assert all(row["seconds"] >= 0 and row["why"] == "never computed here" for row in rows.values())

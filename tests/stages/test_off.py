@@ -46,11 +46,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("recon", [pytest.param(r, marks=[pytest.mark.slow] if r in AS_BRECQ else []) for r in LEARNS])
 def test_a_reconstruction_without_iterations_is_none(recon: str, small: Path, outputs: Path) -> None:
-    scheme = "tdq" if recon == "scales" else "qdiffusion"
-    without = state(small, outputs, f"scheme={scheme}", "recon=none")
+    """With ends of ranges stored as where nothing learns them."""
+    scheme = (f"scheme={'tdq' if recon == 'scales' else 'qdiffusion'}", "scheme.range=scale")
+    without = state(small, outputs, *scheme, "recon=none")
     assert len(without) > 80
-    assert same(state(small, outputs, f"scheme={scheme}", f"recon={recon}", *NOTHING), without)
-    assert not same(state(small, outputs, f"scheme={scheme}", f"recon={recon}", *QUICK), without)
+    assert same(state(small, outputs, *scheme, f"recon={recon}", *NOTHING), without)
+    assert not same(state(small, outputs, *scheme, f"recon={recon}", *QUICK), without)
 
 
 def test_no_transform_leaves_no_tensors(small: Path, outputs: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_size_is_that_of_what_lies_there(model: Path, done: Done) -> None:
     assert set(cost) == {"macs", "bops", "bops_fp", "size_bytes", "size_bytes_fp", "deployable"} and cost["deployable"]
     counted = json.loads((artifact(outputs, "calibrate") / "cost.json").read_text(encoding="utf-8"))
     quantizers = load_file(artifact(outputs, "reconstruct") / "quantizers.safetensors")
-    scales = [t for name, t in quantizers.items() if name.endswith((".scale", ".zero_point"))]
+    scales = [t for name, t in quantizers.items() if name.endswith((".scale", ".zero_point", ".low"))]
     tables = load_file(artifact(outputs, "correct") / "tables.safetensors")
     stored = sum(t.numel() for t in [*scales, *tables.values()])
     assert stored > 100 and cost["size_bytes"] == counted["weight_bytes"] + counted["other_bytes"] + 4 * stored
