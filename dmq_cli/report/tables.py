@@ -76,8 +76,8 @@ def _require_apart(
 ) -> None:
     """Raise ConfigError where two rows differ only in columns that are not shown."""
     kept = [label for label in labels if label in columns]
-    told = {tuple(label.value(cell) for label in kept) for cell in cells}
-    if len(told) < len({tuple(label.value(cell) for label in labels) for cell in cells}):
+    shown_labels = {tuple(label.value(cell) for label in kept) for cell in cells}
+    if len(shown_labels) < len({tuple(label.value(cell) for label in labels) for cell in cells}):
         left_out = ", ".join(label.title for label in labels if label not in columns)
         raise ConfigError(
             f"The table {folder.name} has rows that only {left_out} tell apart; show the columns that do."

@@ -63,6 +63,18 @@ def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds:
         time.sleep(0.005)
 
 
+def kill_at(command: list[str], outputs: Path, files: str, number: int) -> Path:
+    """Start a reconstruction, SIGKILL it as soon as it has written so many of these files, and return its work folder."""
+    process, stage = spawn(command), outputs / "artifacts" / "reconstruct"
+    try:
+        wait_for(lambda: len(list(stage.glob(f".work-*/{files}"))) >= number, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    (work,) = stage.glob(".work-*")
+    return work
+
+
 @pytest.mark.slow
 def test_killed_in_reconstruct_it_ends_in_the_same_bytes(small: Path, tmp_path: Path) -> None:
     """As test_refine's, which stops in the middle of a round, but by SIGKILL from outside, as tests/store does to commits."""
@@ -75,14 +87,7 @@ def test_killed_in_reconstruct_it_ends_in_the_same_bytes(small: Path, tmp_path: 
         "budget.num_samples=8",
     )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = spawn(words("reconstruct", small, killed, *more))
-    stage = killed / "artifacts" / "reconstruct"
-    try:
-        wait_for(lambda: len(list(stage.glob(".work-*/tmp-weights-*.safetensors"))) >= 3, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    (work,) = stage.glob(".work-*")
+    work = kill_at(words("reconstruct", small, killed, *more), killed, "tmp-weights-*.safetensors", 3)
     finished = {path: path.stat().st_mtime_ns for path in work.glob("tmp-weights-*.safetensors")}
     assert len(finished) < 10 and artifacts(killed)["reconstruct"] == 0, "killed before it was done"
     learned: list[str] = []
@@ -114,14 +119,7 @@ def test_killed_in_training_it_ends_in_the_same_bytes(small: Path, tmp_path: Pat
         "budget.training={iterations: 60, batch_size: 4, warmup: 2, ema: 0.9, save_every: 5, candidates: 2}",
     )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = spawn(words("reconstruct", small, killed, *more))
-    stage = killed / "artifacts" / "reconstruct"
-    try:
-        wait_for(lambda: len(list(stage.glob(".work-*/tmp-training-*.safetensors"))) >= 2, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    (work,) = stage.glob(".work-*")
+    work = kill_at(words("reconstruct", small, killed, *more), killed, "tmp-training-*.safetensors", 2)
     kept = sorted(work.glob("tmp-training-*.safetensors"))
     assert len(kept) >= 2 and kept[-1].name < "tmp-training-000000060" and artifacts(killed)["reconstruct"] == 0
     with counting() as ran:
