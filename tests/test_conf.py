@@ -249,6 +249,13 @@ def test_a_method_overrides_groups_and_cites(method: str) -> None:
     assert groups == expected, "a method that leaves one out depends on config.yaml"
 
 
+@pytest.mark.parametrize("recon", [name for name in choices("recon") if name != "none"])
+def test_a_seed_of_the_learning_reaches_all_that_is_learned(recon: str) -> None:
+    seed = "recon.settings.seed" if "settings" in composed(f"recon={recon}")["recon"] else "recon.seed"
+    reached = composed(f"recon={recon}", f"{seed}=7")["recon"]
+    assert {node["seed"] for node in [reached, *targets(reached)] if "seed" in node} == {7}
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_bits_are_what_their_name_says(bits: str) -> None:
     found = composed(f"bits={bits}")["bits"]

@@ -1,0 +1,81 @@
+"""Markdown table of a table's rows that were learned more than once: how far another seed of the learning moves each of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmq_cli.errors import ConfigError
+from dmq_cli.report.tables import order, read_cells
+from dmq_cli.results.record import Evaluation
+from dmq_cli.results.verdict import difference
+
+_Group = dict[int, Evaluation]  # the cells of one row, by the seed of the learning
+_BASE = "qdiffusion"  # what most methods build on
+_HEAD = ["bits", "method", "{fd} ↓", "each seed", "less {base}'s", "PSNR to FP ↑"]
+
+
+def seeds_table(folder: Path, base: str = _BASE) -> str:
+    """The Markdown table of the cells below `folder`, one row for each method and width that was learned with several seeds.
+
+    Numbers are the mean and the standard deviation over the seeds of the learning; all rows have the same images. base: the method
+    whose number with the same seed is taken off each. Raises ConfigError where no row was learned twice.
+    """
+    rows = _rows(read_cells(folder))
+    if not rows:
+        raise ConfigError(
+            f"The table {folder.name} has no row that was learned with several seeds in {folder}; fill it with: dmq table {folder.name}"
+        )
+    first = next(iter(rows[0].values()))
+    names = {"fd": first.protocol["columns"]["fd"], "base": base}
+    bases = {group[min(group)].bits: group for group in rows if group[min(group)].method == base}
+    lines = [[title.format(**names) for title in _HEAD], ["---"] * len(_HEAD)]
+    lines += [_line(group, bases.get(group[min(group)].bits, {})) for group in rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{_under(first, rows)}"
+
+
+def _rows(cells: Sequence[Evaluation]) -> list[_Group]:
+    """Cells grouped by width and method, in the order of tables, as far as several seeds were learned."""
+    groups: dict[tuple[str, str], _Group] = {}
+    for cell in sorted(cells, key=order):
+        if (seed := learning_seed(cell)) is not None and "fd" in cell.quantized:
+            groups.setdefault((cell.bits, cell.method), {})[seed] = cell
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def learning_seed(cell: Evaluation) -> int | None:
+    """The seed of a cell's reconstruction or training; None where nothing is learned."""
+    recon = cell.config.get("recon", {})
+    seed = recon.get("seed", recon.get("settings", {}).get("seed"))
+    return None if seed is None else int(seed)
+
+
+def _line(group: _Group, base: _Group) -> list[str]:
+    seeds = sorted(group)
+    cell = group[seeds[0]]
+    distances = [group[seed].quantized["fd"].value for seed in seeds]
+    ratios = [group[seed].paired["psnr"].value for seed in seeds if "psnr" in group[seed].paired]
+    shared = [seed for seed in seeds if seed in base and group is not base]
+    less = [difference(group[seed].quantized["fd"].value, base[seed].quantized["fd"].value) for seed in shared]
+    ratio = f"{_mean(ratios, 1)} dB" if len(ratios) == len(seeds) else ""
+    return [cell.bits, cell.method, _mean(distances, 2), _each(distances), ", ".join(less), ratio]
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _each(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def _under(cell: Evaluation, rows: Sequence[_Group]) -> str:
+    seeds = ", ".join(str(seed) for seed in sorted({seed for group in rows for seed in group}))
+    protocol, ranges = cell.protocol, ", ".join(cell.seeds)
+    return (
+        f"{cell.model}, {cell.config['sampler']['num_inference_steps']} steps, {protocol['num_images']} images, seeds {ranges}; learned with the"
+        f" seeds {seeds}: mean ± standard deviation over them; full precision {cell.fp['fd'].value:.2f}; budget {cell.config['budget']['name']};"
+        f" protocol {protocol['name']} `{protocol['hash']}`."
+    )
