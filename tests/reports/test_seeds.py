@@ -31,12 +31,12 @@ def rows(outputs: Path, base: str = "qdiffusion") -> list[list[str]]:
 
 
 def test_means_deviations_and_paired_differences(tmp_path: Path) -> None:
-    for seed, (plain, corrected) in enumerate([(0.6, 0.5), (0.8, 0.9), (1.0, 0.4)]):
-        cell(tmp_path, "qdiffusion", seed, plain)
-        cell(tmp_path, "tac", seed, corrected)
+    for seed, (base, better) in enumerate([(0.6, 0.5), (0.8, 0.9), (1.0, 0.4)]):
+        cell(tmp_path, "qdiffusion", seed, base)
+        cell(tmp_path, "tac", seed, better)
     plain, corrected = rows(tmp_path)
     assert plain[:5] == ["w3a8", "qdiffusion", "0.80 ± 0.20", "0.60, 0.80, 1.00", ""]
-    assert corrected[:5] == ["w3a8", "tac", "0.60 ± 0.26", "0.50, 0.90, 0.40", "−0.10, +0.10, −0.60"]
+    assert corrected[:5] == ["w3a8", "tac", "0.60 ± 0.26", "0.50, 0.90, 0.40", "\u22120.10, +0.10, \u22120.60"]
 
 
 def test_widths_are_apart_and_a_row_learned_once_is_left_out(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_seeds_of_a_training_count_and_only_shared_seeds_are_compared(tmp_path: 
     for seed in (0, 1):
         cell(tmp_path, "lsq", seed, 1.0 + seed, training=True)
         cell(tmp_path, "tdq_qat", seed + 1, 0.75, training=True)
-    assert [row[4] for row in rows(tmp_path, base="lsq")] == ["", "−1.25"]
+    assert [row[4] for row in rows(tmp_path, base="lsq")] == ["", "\u22121.25"]
 
 
 def test_a_table_learned_once_is_refused(tmp_path: Path) -> None:
