@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _WRITTEN = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+_ADDED_FROM = (
+    "ReduceSum",
+    "Broadcast",
+)  # what one-channel convolutions of integer_layer.py multiply, and no layer does
 _EXECUTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
@@ -23,30 +27,40 @@ class Product:
 
 @dataclass(frozen=True)
 class Executed:
-    """integer: the products that a runtime executes with 8-bit integers; every: all that are written in the graph.
+    """integer: the products that a runtime executes with 8-bit integers; every: all of the network that are written in the graph; added:
+    those of one channel, in floating point, that make up for zero points and for weights that were moved.
 
     A runtime may hide products in larger operators, so that only the graph knows all; hidden ones do not count as integers.
     """
 
     integer: list[Product]
     every: list[Product]
+    added: list[Product]
 
     @property
     def share(self) -> float:
         """The part of all multiply-accumulates that is executed in integers, in 0..1."""
-        return sum(product.macs for product in self.integer) / sum(product.macs for product in self.every)
+        return sum(product.macs for product in self.integer) / sum(
+            product.macs for product in (*self.every, *self.added)
+        )
 
 
 def executed(graph: Any, network: Any) -> Executed:
     """Look at the products of a graph of static shapes and of the network that was compiled from it."""
-    return Executed([product for product in _executed(network) if product.integer], list(written(graph)))
+    nodes = [node for node in graph.get_ops() if node.get_type_name() in _WRITTEN]
+    every, added = (list(map(_written, filter(keep, nodes))) for keep in (lambda node: not _is_added(node), _is_added))
+    return Executed([product for product in _executed(network) if product.integer], every, added)
 
 
-def written(graph: Any) -> Iterator[Product]:
-    """Yield the products of a graph of static shapes."""
-    for node in graph.get_ops():
-        if (kind := node.get_type_name()) in _WRITTEN:
-            yield Product(node.get_friendly_name(), kind, _macs(node, kind))
+def _written(node: Any) -> Product:
+    kind = node.get_type_name()
+    return Product(node.get_friendly_name(), kind, _macs(node, kind))
+
+
+def _is_added(node: Any) -> bool:
+    if node.get_type_name() != "Convolution":
+        return False
+    return node.input_value(0).get_node().get_type_name() in _ADDED_FROM and node.input_value(1).get_shape()[1] == 1
 
 
 def _executed(network: Any) -> Iterator[Product]:

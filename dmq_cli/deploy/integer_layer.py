@@ -60,8 +60,15 @@ class IntegerLayer(nn.Module):
         return [piece.code_differences(part, behind) for (piece, part), behind in pairs]
 
     def _parts(self, x: Tensor) -> list[tuple[Piece, Tensor]]:
-        """Each piece with its part of the input."""
-        parts = torch.split(self._scaled(x), self.sizes, 1 if self.convolves else -1)
+        """Each piece with its part of the input.
+
+        What is before a convolution may be joined with its quantizer, so nothing stands between them. Before a linear layer even a whole
+        input is split: OpenVINO would move the attention's transpositions behind the quantizer, and the layer's input were in no graph.
+        """
+        scaled = self._scaled(x)
+        if self.convolves and len(self.sizes) == 1:
+            return [(cast(Piece, self.pieces[0]), scaled)]
+        parts = torch.split(scaled, self.sizes, 1 if self.convolves else -1)
         return [(cast(Piece, piece), part) for piece, part in zip(self.pieces, parts, strict=True)]
 
     @property
@@ -77,24 +84,36 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output."""
-        outputs: list[Tensor] = [piece(part) for piece, part in self._parts(x)]
+        parts = self._parts(x)
+        outputs: list[Tensor] = [piece(part) for piece, part in parts]
         total = functools.reduce(torch.add, outputs)
-        if self.bias is not None:
-            total = total + self.bias
+        if (constant := self._constant(parts)) is not None:
+            total = total + constant
         if self.branch_down is not None and self.branch_up is not None:
             total = total + self.original[0].branch(self._scaled(x), self.branch_down, self.branch_up)
         return total
 
+    def _constant(self, parts: Sequence[tuple[Piece, Tensor]]) -> Tensor | None:
+        """What is added to every sample: the bias, less what codes of zero add to the products."""
+        of_zeros = [piece.of_zero(part) for piece, part in parts]
+        terms = [
+            term
+            for term in (self.bias, *(None if of_zero is None else -of_zero for of_zero in of_zeros))
+            if term is not None
+        ]
+        return functools.reduce(torch.add, terms) if terms else None
+
 
 class Piece(nn.Module):
-    """One input with one weight. moved_by: what its integers were moved by, as a factor of `ones`; None: nothing.
+    """One input with one weight. moved_by: what its integers were moved by, as a factor of a weight of ones; None: nothing.
 
-    attention: whether attention's products are in integers beside layers of this form.
+    attention, sums: whether beside layers of this form attention's products are in integers, and group normalisation in sums.
     """
 
     total: Tensor
     moved_by: Tensor | None
     attention = True
+    sums = True
 
     def __init__(self, layer: QuantMixin, source: nn.Module, weights: nn.Module, weight: Tensor, limit: int) -> None:
         super().__init__()
@@ -111,60 +130,63 @@ class Piece(nn.Module):
         by_output = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
         offset = offsets(integers, limit) if getattr(layer, "groups", 1) == 1 else torch.zeros(())
         self.weights = nn.ModuleList(_Weight(part, scale * 2**shift) for shift, part in cut(integers - offset, limit))
-        moves = bool(offset.any())
-        self.ones = _Weight(torch.ones_like(integers[:1]), scale.new_ones(())) if moves else None
-        self.register_buffer("moved_by", (offset * scale).view(by_output) if moves else None)
-        total: Tensor = (integers * scale).flatten(1).sum(1)
-        self.register_buffer("total", total.view(by_output))
+        self.register_buffer("moved_by", (offset * scale).view(by_output) if offset.any() else None)
+        total: Tensor = (integers * scale).sum(1, keepdim=True)
+        self.register_buffer("total", total if isinstance(layer, nn.Conv2d) else total.flatten())
         self.quantizer = StaticQuantizer(quantizer) if is_static(quantizer) else TableQuantizer(quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The part of the layer's output, without the bias."""
-        quantized = self.quantized(x)
-        if isinstance(self.quantizer, StaticQuantizer):
-            return self._map(quantized, padded=False)
-        scale, moved = self.quantizer.ends(x)
-        moved_back: Tensor = (self._map(quantized, padded=True) - moved * self.total) * scale
-        return moved_back
+        """The part of the layer's output, without the bias and without taking off what the code of zero adds."""
+        product = self._map(self.quantized(x))
+        return product if isinstance(self.quantizer, StaticQuantizer) else product * self.quantizer.ends(x)[0]
+
+    def of_zero(self, x: Tensor) -> Tensor | None:
+        """What the code of zero adds to the output, for every sample alike; None where that is nothing. x: for its height and width.
+
+        At the borders it adds less, as what is padded adds nothing.
+        """
+        if isinstance(self.quantizer, StaticQuantizer) or self.quantizer.zero_is_zero:
+            return None
+        scale, zero = self.quantizer.ends(x)
+        if self.layer[0] is None:
+            return zero * self.total * scale
+        return self._product(zero.reshape(-1, 1, 1, 1).expand(-1, -1, *x.shape[-2:]), self.total, groups=1) * scale
 
     def quantized(self, x: Tensor) -> Tensor:
         """See IntegerLayer."""
-        quantized: Tensor = self.quantizer(self._padded(x))
+        quantized: Tensor = self.quantizer(x)
         return quantized
 
     def code_differences(self, x: Tensor, quantized: Tensor) -> Tensor:
         """See IntegerLayer."""
         (quantizer,) = self.simulated
-        expected: Tensor = quantizer.codes(self._padded(x)) - quantizer.grid.lo
+        expected: Tensor = quantizer.codes(x) - quantizer.grid.lo
         return (self.quantizer.codes(quantized) - expected).abs()
-
-    def _padded(self, x: Tensor) -> Tensor:
-        return x if isinstance(self.quantizer, StaticQuantizer) else self._pad(x)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        (layer,) = self.layer
-        if layer is None or layer.padding in ((0, 0), "valid"):
-            return x
-        height, width = (int(size) for size in layer.padding)
-        return nn.functional.pad(x, (width, width, height, height))
 
     @property
     def products(self) -> int:
         """Integer products of one call."""
-        return len(self.weights) + (self.ones is not None)
+        return len(self.weights)
 
-    def _map(self, x: Tensor, padded: bool) -> Tensor:
-        outputs = [self._product(x, weight(), padded) for weight in self.weights]
-        if self.ones is not None and self.moved_by is not None:
-            outputs.append(self._product(x, self.ones(), padded) * self.moved_by)
+    def _map(self, x: Tensor) -> Tensor:
+        outputs = [self._product(x, weight()) for weight in self.weights]
+        if self.moved_by is not None:
+            outputs.append(self._of_ones(x) * self.moved_by)
         return functools.reduce(torch.add, outputs)
 
-    def _product(self, x: Tensor, weight: Tensor, padded: bool) -> Tensor:
+    def _of_ones(self, x: Tensor) -> Tensor:
+        """The product with a weight of ones, as sums."""
+        (layer,) = self.layer
+        if layer is None:
+            return x.sum(-1, keepdim=True)
+        return self._product(x.sum(1, keepdim=True), x.new_ones(1, 1, *layer.kernel_size), groups=1)
+
+    def _product(self, x: Tensor, weight: Tensor, groups: int | None = None) -> Tensor:
         (layer,) = self.layer
         if layer is None:
             return nn.functional.linear(x, weight)
-        padding = 0 if padded else layer.padding
-        return nn.functional.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+        groups = layer.groups if groups is None else groups
+        return nn.functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, groups)
 
 
 class _Weight(nn.Module):

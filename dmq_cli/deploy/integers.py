@@ -23,6 +23,7 @@ class IntegerPiece(Piece, abc.ABC):
     """One input with one weight, as codes and integers."""
 
     attention = False
+    sums = False
 
     def _take(self, layer: QuantMixin, integers: Tensor, scale: Tensor, limit: int) -> None:
         (quantizer,) = self.simulated
@@ -50,6 +51,10 @@ class IntegerPiece(Piece, abc.ABC):
         scale, zero_point = self.source(x)
         outputs: Iterator[Tensor] = self.multiply(x, scale.reshape(()), (zero_point - self.lo).reshape(()))
         return functools.reduce(torch.add, outputs)
+
+    def of_zero(self, x: Tensor) -> Tensor | None:
+        """See Piece: zero points are taken off in the product."""
+        return None
 
     def quantized(self, x: Tensor) -> Tensor:
         """The codes of x, from 0 on."""

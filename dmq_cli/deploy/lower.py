@@ -10,7 +10,8 @@ A layer with codes q = clamp(round(x / s) + z) for its input, and integers w for
 
 Integers of a channel that do not fit the runtime's multiplier (`limit`) are moved by d, so that they do where they span no more:
 conv(q, w) = conv(q, w - d) + d conv(q, 1), whose second part is one channel for all. Others are cut into two, w = 2^n a + c, and both are
-convolved. Split inputs are as many convolutions. Attention's products are in integer_attention.py. What has no such form is computed in
+convolved. Split inputs are as many convolutions. Attention's products are in integer_attention.py, what is written otherwise around the
+integers in group_norm.py. What has no such form is computed in
 floating point with its quantizers written out, and `Lowered.floating` says why.
 """
 
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from dmq_cli.deploy.group_norm import in_sums
 from dmq_cli.deploy.integer_attention import PAIRS, IntegerAttention, product_name
 from dmq_cli.deploy.integer_layer import IntegerLayer, Piece, parts_of
 from dmq_cli.deploy.integer_quantizers import StaticQuantizer, is_static
@@ -60,6 +62,8 @@ def lower(attached: Attached, limit: int = 127, form: type[Piece] = Piece) -> Lo
         parent, _, child = name.rpartition(".")
         setattr(network.model.get_submodule(parent), child, IntegerLayer(layer, limit, form))
         lowered.integer.append(name)
+    if form.sums:
+        in_sums(network.model)
     for attention in network.adapter.attentions():
         _lower_attention(lowered, attention.name, limit if form.attention else None)
     return lowered

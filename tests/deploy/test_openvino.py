@@ -155,7 +155,7 @@ def test_the_command_samples_and_measures_with_it(small: Path, tmp_path: Path) -
     (row,) = json.loads(proof.out)["verified"].values()
     assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["layers"]["codes"] > 100_000
     assert 0.9 < row["share"] <= 1 and row["layers"]["outputs"] > 100_000
-    assert about["integer_share"] == 1 and row["products"][0] > 100
+    assert about["integer_share"] == 1 and row["products"][0] > 50
     handed = dmq(*words("export", small, tmp_path, *run, "format=openvino", "--json"))
     card = (Path(json.loads(handed.out)["exported"]) / "README.md").read_text()
     assert "of all multiplications" in card and about["instruction_set"] in card and "DiffusionPipeline" not in card
