@@ -5,14 +5,15 @@ A layer with codes q = clamp(round(x / s) + z) for its input, and integers w for
 * static: fake_quantize(x) with constant ends goes into the convolution of w v, as runtimes expect it;
 * table, for scales that change with the step: x is divided by the step's scale and moved by its zero point, quantized with unit scale,
   and what the zero point adds is taken off after the convolution:
-      y = (conv(q, w v) - z sum(w v)) s + b,   q = fake_quantize(x / s + z), ends 0 and 2^bits - 1.
-  Padding is done before, so that zeros become z like all others. One graph serves all steps; the row is looked up by the timestep.
+      y = conv(q, w v) s + (b - conv(z 1, w v) s),   q = fake_quantize(x / s + z), ends 0 and 2^bits - 1.
+  Both convolutions pad by zeros; the second is of one sample and one channel, the sums of w over inputs. One graph serves all steps; the row
+  is looked up by the timestep.
 
 Integers of a channel that do not fit the runtime's multiplier (`limit`) are moved by d, so that they do where they span no more:
-conv(q, w) = conv(q, w - d) + d conv(q, 1), whose second part is one channel for all. Others are cut into two, w = 2^n a + c, and both are
-convolved. Split inputs are as many convolutions. Attention's products are in integer_attention.py, what is written otherwise around the
-integers in group_norm.py. What has no such form is computed in
-floating point with its quantizers written out, and `Lowered.floating` says why.
+conv(q, w) = conv(q, w - d) + d conv(q, 1), whose second part is the same for all channels: the sum of q over inputs, then over the filter.
+Others are cut into two, w = 2^n a + c, and both are convolved. Split inputs are as many convolutions. Attention's products are in
+integer_attention.py, what is written otherwise around the integers in group_norm.py. What has no such form is computed in floating point
+with its quantizers written out, and `Lowered.floating` says why.
 """
 
 from __future__ import annotations
