@@ -112,8 +112,8 @@ def _sample_needs(config: Config) -> tuple[str, ...]:
 
 
 def _export_revised(config: Config) -> int:
-    """Graphs of OpenVINO: attention in integers, weights of fewer bits."""
-    return 1 if config.get("format") == "openvino" else 0
+    """Graphs of OpenVINO: attention in integers, weights of fewer bits (1); sums in place of ones, pads and moved layouts (2)."""
+    return 2 if config.get("format") == "openvino" else 0
 
 
 _NAMED = ("calib", "transform", "recon", "bits", "budget", "method", "cond", "calibrated_steps", "to_uint8", "format")
