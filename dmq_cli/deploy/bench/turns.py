@@ -1,7 +1,12 @@
-"""Time several things by turns, A B A B ..., so that whatever else the machine does meets all of them alike."""
+"""Time several things by turns, A B B A ..., so that whatever else the machine does meets all of them alike.
+
+The order changes from round to round: what a call leaves in caches, and in the processor's frequency, meets the one after it, and in one
+order that would always be the same.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -25,19 +30,19 @@ def by_turns(
     subjects: Mapping[str, Timed], batch: int, *, rounds: int, turn: float, seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Turns]:  # fmt: skip
-    """Warm all subjects up, then give each a turn, round after round.
+    """Warm all subjects up, then give each a turn, round after round, in an order that is another each round and the same each time.
 
     rounds: at most; turn: seconds that a turn should take, of at least one call; seconds: after which no further round begins, but
     for the first five.
     """
     calls = {name: calls_of(subject.run(batch, _WARM_UP)[-1], turn) for name, subject in subjects.items()}
     turns: dict[str, Turns] = {name: [] for name in subjects}
-    started = clock()
+    started, order = clock(), random.Random(0)
     for number in range(rounds):
         if number >= _LEAST and clock() - started >= seconds:
             break
-        for name, subject in subjects.items():
-            turns[name].append(_turn(subject, batch, calls[name]))
+        for name in order.sample(list(subjects), len(subjects)):
+            turns[name].append(_turn(subjects[name], batch, calls[name]))
     return turns
 
 
