@@ -223,7 +223,7 @@ def test_generated_parts_of_documents_are_what_the_command_makes(document: Path)
 
 def test_documents_show_the_tables() -> None:
     shown = "".join(file.read_text(encoding="utf-8") for file in report.documents(ROOT))
-    assert {"<!-- table digits_ptq -->", "<!-- table main -->", "<!-- table recon_seed -->"} <= set(shown.splitlines())
+    assert {"<!-- table digits_ptq -->", "<!-- table main -->", "<!-- seeds recon_seed -->"} <= set(shown.splitlines())
     assert len(report.documents(ROOT)) >= 20
 
 
