@@ -231,7 +231,7 @@ def test_weights_take_four_bits_in_the_file_where_they_fit(span: int, tmp_path: 
     integers = least + generator.integers(0, span + 1, (8, 5, 1, 1))
     scale = generator.uniform(0.01, 0.02, (8, 1, 1, 1)).astype(np.float32)
     numbers = (integers * scale).astype(np.float32)
-    x = opset13.parameter([2, 5, 4, 4], "f32")
+    x = opset13.parameter([2, 5, 4, 4], np.float32)
     weight = integer_constant(numbers, -128 * scale, 127 * scale, 256)
     ends = (np.float32(0), np.float32(255))
     codes = opset13.fake_quantize(x, *(opset13.constant(end) for end in ends + ends), 256)
