@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _WRITTEN = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
-_ADDED_FROM = (
-    "ReduceSum",
-    "Broadcast",
-)  # what one-channel convolutions of integer_layer.py multiply, and no layer does
+# What one-channel convolutions of integer_layer.py multiply, and no layer does.
+_ADDED_FROM = ("ReduceSum", "Broadcast")
 _EXECUTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
@@ -40,15 +38,15 @@ class Executed:
     @property
     def share(self) -> float:
         """The part of all multiply-accumulates that is executed in integers, in 0..1."""
-        return sum(product.macs for product in self.integer) / sum(
-            product.macs for product in (*self.every, *self.added)
-        )
+        every = sum(product.macs for product in (*self.every, *self.added))
+        return sum(product.macs for product in self.integer) / every
 
 
 def executed(graph: Any, network: Any) -> Executed:
     """Look at the products of a graph of static shapes and of the network that was compiled from it."""
     nodes = [node for node in graph.get_ops() if node.get_type_name() in _WRITTEN]
-    every, added = (list(map(_written, filter(keep, nodes))) for keep in (lambda node: not _is_added(node), _is_added))
+    every = [_written(node) for node in nodes if not _is_added(node)]
+    added = [_written(node) for node in nodes if _is_added(node)]
     return Executed([product for product in _executed(network) if product.integer], every, added)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.report.tables import order, read_cells
+from dmq_cli.report.tables import order, read_cells, require_one_protocol
 from dmq_cli.results.record import Evaluation
 from dmq_cli.results.verdict import difference
 
@@ -20,29 +20,31 @@ def seeds_table(folder: Path, base: str = _BASE) -> str:
     """The Markdown table of the cells below `folder`, one row for each method and width that was learned with several seeds.
 
     Numbers are the mean and the standard deviation over the seeds of the learning; all rows have the same images. base: the method
-    whose number with the same seed is taken off each. Raises ConfigError where no row was learned twice.
+    whose number with the same seed is taken off each. Raises ConfigError where no row was learned twice, or cells of several protocols would share a column.
     """
-    rows = _rows(read_cells(folder))
+    cells = read_cells(folder)
+    rows = _rows(cells)
     if not rows:
         raise ConfigError(
             f"The table {folder.name} has no row that was learned with several seeds in {folder}; fill it with: dmq table {folder.name}"
         )
-    first = next(iter(rows[0].values()))
+    require_one_protocol(folder, cells)
+    first = cells[0]
     names = {"fd": first.protocol["columns"]["fd"], "base": base}
-    bases = {group[min(group)].bits: group for group in rows if group[min(group)].method == base}
+    bases = {bits: group for (bits, method), group in rows.items() if method == base}
     lines = [[title.format(**names) for title in _HEAD], ["---"] * len(_HEAD)]
-    lines += [_line(group, bases.get(group[min(group)].bits, {})) for group in rows]
+    lines += [[bits, method, *_line(group, bases.get(bits, {}))] for (bits, method), group in rows.items()]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{_under(first, rows)}"
+    return f"{text}\n\n{_under(first, rows.values())}"
 
 
-def _rows(cells: Sequence[Evaluation]) -> list[_Group]:
+def _rows(cells: Sequence[Evaluation]) -> dict[tuple[str, str], _Group]:
     """Cells grouped by width and method, in the order of tables, as far as several seeds were learned."""
     groups: dict[tuple[str, str], _Group] = {}
     for cell in sorted(cells, key=order):
         if (seed := learning_seed(cell)) is not None and "fd" in cell.quantized:
             groups.setdefault((cell.bits, cell.method), {})[seed] = cell
-    return [group for group in groups.values() if len(group) > 1]
+    return {name: group for name, group in groups.items() if len(group) > 1}
 
 
 def learning_seed(cell: Evaluation) -> int | None:
@@ -54,13 +56,12 @@ def learning_seed(cell: Evaluation) -> int | None:
 
 def _line(group: _Group, base: _Group) -> list[str]:
     seeds = sorted(group)
-    cell = group[seeds[0]]
     distances = [group[seed].quantized["fd"].value for seed in seeds]
     ratios = [group[seed].paired["psnr"].value for seed in seeds if "psnr" in group[seed].paired]
     shared = [seed for seed in seeds if seed in base and group is not base]
     less = [difference(group[seed].quantized["fd"].value, base[seed].quantized["fd"].value) for seed in shared]
     ratio = f"{_mean(ratios, 1)} dB" if len(ratios) == len(seeds) else ""
-    return [cell.bits, cell.method, _mean(distances, 2), _each(distances), ", ".join(less), ratio]
+    return [_mean(distances, 2), _each(distances), ", ".join(less), ratio]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
@@ -71,7 +72,7 @@ def _each(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
 
 
-def _under(cell: Evaluation, rows: Sequence[_Group]) -> str:
+def _under(cell: Evaluation, rows: Iterable[_Group]) -> str:
     seeds = ", ".join(str(seed) for seed in sorted({seed for group in rows for seed in group}))
     protocol, ranges = cell.protocol, ", ".join(cell.seeds)
     return (

@@ -60,7 +60,7 @@ def table(
         raise ConfigError(
             f"The table {folder.name} has no finished cells{which} in {folder}; fill it with: dmq table {folder.name}"
         )
-    _require_one_protocol(folder, cells)
+    require_one_protocol(folder, cells)
     settings = varied(cells)
     labels = [*_names(settings), *_overrides(cells, settings)]
     columns = [c for c in (*labels, *_numbers(cells), *_costs(cells)) if _selected(c.title.split()[0], shown)]
@@ -221,7 +221,8 @@ def _time(cell: Evaluation) -> str:
     )
 
 
-def _require_one_protocol(folder: Path, cells: Sequence[Evaluation]) -> None:
+def require_one_protocol(folder: Path, cells: Sequence[Evaluation]) -> None:
+    """Raise ConfigError where cells were measured under several protocols, models, seeds or numerics."""
     conditions = {(c.protocol["hash"], c.model, c.random, c.seeds, c.fp_seeds, str(_numerics(c))) for c in cells}
     if len(conditions) > 1:
         raise ConfigError(
