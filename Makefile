@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # The papers' tables: those of conf/table with cells of a paper.
 PAPERS := $(sort $(patsubst conf/table/paper/%.csv,%,$(wildcard conf/table/paper/*.csv)))
 
-.PHONY: help venv demo tables test test-slow test-browser test-gpu gpu-check check format bench docs docs-tables
+.PHONY: help venv demo tables test test-slow test-browser test-slurm test-gpu gpu-check check format bench docs docs-tables
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,6 +45,9 @@ test-slow: $(STAMP)  ## the tests that take minutes
 
 test-browser: $(STAMP)  ## open the pages of reports in chromium, where it is installed
 	$(BIN)/python -m pytest -q -m browser tests/reports -rs
+
+test-slurm: $(STAMP)  ## the tests that need Slurm, where `sinfo` answers
+	$(BIN)/python -m pytest -q -m slurm tests/stages/test_launchers.py -rs
 
 check: $(STAMP)  ## ruff, mypy and the documentation
 	$(BIN)/ruff check .

@@ -75,24 +75,28 @@ class Same:
 
 def capture(
     attached: Attached, unit: str, data: Batches, num: int, folder: Path, *, activations: bool,
-    targets: Path | None = None, reads_full: bool = False,
+    targets: Path | None = None, reads_full: bool = False, reads_quantized: bool = True,
 ) -> Captured:  # fmt: skip
     """Run the networks up to `unit`.
 
     Inputs are the outputs of the quantized predecessors (weights quantized; activations by `activations`), the target is the
     full-precision unit's output for full-precision inputs: Li et al., BRECQ, ICLR 2021 (arXiv 2102.05426), section 3.2.
     targets: folder in which `record` wrote the full-precision side; without it that is computed here. Files of an earlier call
-    in `folder` are removed. reads_full: keep the full-precision inputs too. Raises DiskError, before anything is written, where
-    the disk has no room for all of it.
+    in `folder` are removed. reads_full: keep the full-precision inputs too; reads_quantized=False: only these, so that nothing is read of
+    what other units have learned. Raises DiskError, before anything is written, where the disk has no room for all of it.
     """
     module, denoiser = {unit: attached.model.get_submodule(unit)}, QuantDenoiser(attached)
     for side in ("quantized", "full"):  # of the unit before
         shutil.rmtree(folder / side, ignore_errors=True)
-    full = _stored(targets, unit)
+    full = (
+        _stored(targets, unit) if reads_quantized else {}
+    )  # arguments that are the same for all samples are not stored
     again = TARGET not in full or (reads_full and len(full) == 1)
-    _check_space(attached, unit, data, num, folder, inputs=1 + (again and reads_full), target=again)
-    with quantizing(attached, weights=True, activations=activations):
-        quantized = record(denoiser, module, data, num, folder / "quantized", outputs=False, stop=True)[unit]
+    _check_space(attached, unit, data, num, folder, inputs=reads_quantized + (again and reads_full), target=again)
+    quantized: dict[str, RowReader | Same] = {}
+    if reads_quantized:
+        with quantizing(attached, weights=True, activations=activations):
+            quantized = record(denoiser, module, data, num, folder / "quantized", outputs=False, stop=True)[unit]
     if again:
         with quantizing(attached, weights=False, activations=False):
             full = record(denoiser, module, data, num, folder / "full", inputs=reads_full, stop=True)[unit]
@@ -103,7 +107,7 @@ def capture(
             " blocks of the family's adapter."
         )
     shared = {name: value for name, value in quantized.items() if isinstance(value, Same)}
-    return Captured(quantized, target, timesteps, shared | full)
+    return Captured(quantized if reads_quantized else full, target, timesteps, shared | full)
 
 
 def _check_space(

@@ -86,6 +86,7 @@ def learn(setting: Setting, recon_pass: Pass, unit: Unit, number: int, learners:
     captured = unit.capture(
         attached, setting.data, setting.num, setting.work / "tmp-capture",
         activations=recon_pass.activations, targets=setting.targets, reads_full=recon_pass.reads_full,
+        reads_quantized=not recon_pass.unordered,
     )  # fmt: skip
     for layer in layers_of(attached, unit).values() if recon_pass.rounding else ():
         layer.baked = None

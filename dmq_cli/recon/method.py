@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
+
+from torch import Tensor
 
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.learning import LossReport
@@ -12,6 +14,16 @@ from dmq_cli.wrap import Attached
 
 Refit = Callable[[], None]
 """Takes the ranges of all activations from the network whose weights are quantized."""
+
+
+class Share(Protocol):
+    """Has the units of a pass learned by several processes."""
+
+    def __call__(
+        self, name: str, units: int, state: Mapping[str, Tensor], learn: Callable[[int, Path], None], work: Path
+    ) -> None:
+        """Have every unit learned by one of them, from this state of all quantizers, and bring what `learn(index, folder)` wrote to `work`."""
+        ...
 
 
 class Targets(TypedDict):

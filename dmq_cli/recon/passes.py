@@ -64,3 +64,8 @@ class Pass:
     def reads_full(self) -> bool:
         """Whether the unit's full-precision inputs are needed."""
         return self.mix > 0 or self.fine > 0
+
+    @property
+    def unordered(self) -> bool:
+        """Whether no unit reads what another one has learned: all inputs are those of the full-precision network."""
+        return self.mix == 1 and self.mixed == "all"

@@ -13,15 +13,18 @@ unit after unit, to make up for the noise in their inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
+
+from torch import Tensor
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.recon.calls import Batches
 from dmq_cli.recon.curves import save_curve
 from dmq_cli.recon.learning import LossReport, Setting, learn, placed, start
-from dmq_cli.recon.method import Refit, Targets
+from dmq_cli.recon.method import Refit, Share, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.units import Unit, layers_of, units_of
 from dmq_cli.store.tensors import load_tensors, save_tensors
@@ -102,28 +105,64 @@ class Reconstruction:
 
     def run(
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
-        refit: Refit | None = None,
+        refit: Refit | None = None, share: Share | None = None,
     ) -> None:  # fmt: skip
         """Learn, unit by unit, in place.
 
         data gives batches of (sample, timestep), num rows in all. report(unit, iteration, iterations, loss) is called at
         every iteration. A finished unit is saved in `work`: a second call after a kill goes on with the next one and
         ends in the same bytes. targets: see `capture`; refit: called before the first pass that learns scales alone, once
-        rounding is learned. Raises NumericsError if a loss diverges.
+        rounding is learned; share: for passes whose units have no order. Raises NumericsError if a loss diverges.
         """
-        setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
-        units = units_of(attached, self.units, self.temporal)
-        bake(attached)
+        setting, units = self._start(attached, data, num, work, report, targets)
         total = max(1, sum(recon_pass.iterations for recon_pass in self.passes.values()) * len(units))
         num_done = 0
         for number, (name, recon_pass) in enumerate(self.passes.items()):
             if refit is not None and name == self._refitted:
                 refit()
+            if share is not None and recon_pass.unordered and recon_pass.iterations:
+                state = quantizer_state(attached.quantizers())
+                share(name, len(units), state, self._learner(setting, units, name), work)
             for index, unit in enumerate(units if recon_pass.iterations else ()):
                 where = f"{name}: unit {index + 1} of {len(units)}"
                 unit_report = placed(report, where, num_done / total, recon_pass.iterations / total)
-                _reconstruct(replace(setting, report=unit_report), name, recon_pass, unit, number * 10_000 + index)
+                _reconstruct(replace(setting, report=unit_report), name, recon_pass, unit, _number(number, index))
                 num_done += recon_pass.iterations
+
+    def helper(
+        self, attached: Attached, data: Batches, num: int, report: LossReport, targets: Path | None
+    ) -> Callable[[str, int, Path, Mapping[str, Tensor]], None]:
+        """Make what another process does to learn units of one pass after the other: learn(pass, index of the unit, folder, state
+        of all quantizers before the pass)."""
+        setting, units = self._start(attached, data, num, Path(), report, targets)
+        at: str | None = None
+
+        def learn(name: str, index: int, folder: Path, state: Mapping[str, Tensor]) -> None:
+            nonlocal at
+            if name != at:
+                load_quantizer_state(attached.quantizers(), state)
+                bake(attached)
+                at = name
+            self._learner(setting, units, name)(index, folder)
+
+        return learn
+
+    def _start(
+        self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None
+    ) -> tuple[Setting, list[Unit]]:
+        setting = Setting(attached, data, num, work, report, self.batch_size, self.seed, targets)
+        units = units_of(attached, self.units, self.temporal)
+        bake(attached)
+        return setting, units
+
+    def _learner(self, setting: Setting, units: Sequence[Unit], name: str) -> Callable[[int, Path], None]:
+        """Learn the unit of this index in the pass `name` into a folder."""
+        number = list(self.passes).index(name)
+
+        def learn(index: int, folder: Path) -> None:
+            _reconstruct(replace(setting, work=folder), name, self.passes[name], units[index], _number(number, index))
+
+        return learn
 
 
 @dataclass(frozen=True)
@@ -147,6 +186,11 @@ class NoReconstruction:
     def cost(self, samples: float) -> float:
         """See ReconMethod: 0."""
         return 0.0
+
+
+def _number(recon_pass: int, unit: int) -> int:
+    """The number of a unit, counted over all passes."""
+    return recon_pass * 10_000 + unit
 
 
 def _reconstruct(setting: Setting, name: str, recon_pass: Pass, unit: Unit, number: int) -> None:

@@ -33,7 +33,7 @@ class Unit(Protocol):
 
     def capture(
         self, attached: Attached, data: Batches, num: int, folder: Path, *, activations: bool, targets: Path | None,
-        reads_full: bool,
+        reads_full: bool, reads_quantized: bool = True,
     ) -> Captured:  # fmt: skip
         """Inputs and target over the calibration set."""
         ...
@@ -56,12 +56,13 @@ class ModuleUnit:
 
     def capture(
         self, attached: Attached, data: Batches, num: int, folder: Path, *, activations: bool, targets: Path | None,
-        reads_full: bool,
+        reads_full: bool, reads_quantized: bool = True,
     ) -> Captured:  # fmt: skip
         """See recon.capture."""
         return capture(
-            attached, self.name, data, num, folder, activations=activations, targets=targets, reads_full=reads_full
-        )
+            attached, self.name, data, num, folder, activations=activations, targets=targets, reads_full=reads_full,
+            reads_quantized=reads_quantized,
+        )  # fmt: skip
 
     def run(self, attached: Attached, inputs: Mapping[str, Tensor]) -> Tensor:
         """See Unit."""
@@ -85,7 +86,7 @@ class TemporalUnit:
 
     def capture(
         self, attached: Attached, data: Batches, num: int, folder: Path, *, activations: bool, targets: Path | None,
-        reads_full: bool,
+        reads_full: bool, reads_quantized: bool = True,
     ) -> Captured:  # fmt: skip
         """Compute the full-precision features of every timestep. Inputs are the timestep and, where classes are embedded with
         it, the class."""

@@ -24,9 +24,11 @@ from dmq_cli.errors import ArtifactCorruptError, ArtifactError
 from dmq_cli.metrics.flat import flat
 from dmq_cli.results.later import without_later
 from dmq_cli.results.naming import LABELS
+from dmq_cli.stages.cuts import is_cut
 from dmq_cli.stages.plugins import code_of, is_foreign
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.stages.shards import Shards
+from dmq_cli.stages.shared_units import SharedUnits, is_shared, passes
 from dmq_cli.store import ArtifactStore, Claim, Stopwatch, digest, environment, read_json
 
 if TYPE_CHECKING:
@@ -177,14 +179,19 @@ class Graph:
     def _compute(self, node: Node, key: str, config: Config, inputs: Mapping[str, Path], claim: Claim) -> Path:
         shards = Shards(self, node.name, config) if is_cut(node.name, config) else None
         task = self.task(node, config, inputs, claim.work)
+        if is_shared(node.name, config):
+            task.shared["share"] = SharedUnits(self, config)
         with contextlib.ExitStack() as contexts:
             for observer in (self.progress.stage, *_observers.get()):
                 contexts.enter_context(observer(node.name, key))
             with Stopwatch() as watch:
-                node.run(task if shards is None else replace(task, parts=shards.make()))
+                node.run(task if shards is None else replace(task, parts=shards.make(), shared=shards.shared))
         manifest = self.manifest(node, key, config, inputs, watch)
         if shards is None:
-            return claim.commit(manifest)
+            folder = claim.commit(manifest)
+            if node.name == "reconstruct" and passes(config):
+                SharedUnits(self, config).remove()  # of an attempt of several processes that was killed
+            return folder
         folder = claim.commit({**manifest, **shards.record()})
         shards.remove()
         return folder

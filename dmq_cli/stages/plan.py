@@ -12,12 +12,13 @@ import torch
 from dmq_cli.models import Adapter, sample_bytes
 from dmq_cli.sampling import parse_range
 from dmq_cli.stages import build, workers
+from dmq_cli.stages.cuts import CUTS, is_cut, working
 from dmq_cli.stages.graph import Graph
 from dmq_cli.stages.prepare import Prepared, prepared
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.remembered import remembered_seconds
 from dmq_cli.stages.sampler_notes import sampled_how
-from dmq_cli.stages.shards import Shards, is_cut, working
+from dmq_cli.stages.shards import Shards
 from dmq_cli.stages.verbs import graph, targets
 from dmq_cli.store.files import free_bytes
 
@@ -68,7 +69,7 @@ def _row(stage_graph: Graph, part: str, key: str, run: Prepared) -> dict[str, An
     if not cached and is_cut(part, config):
         missing = 1 - Shards(stage_graph, part, config).there()
         work, before = work * missing, None if before is None else before * missing
-        why += f"; {1 - missing:.0%} of its images are there" if missing < 1 else ""
+        why += f"; {1 - missing:.0%} of its {CUTS[part].what} are there" if missing < 1 else ""
     row = {"stage": part, "seeds": seeds, "key": key[:8], "cached": cached, "why": why, "work": work}
     return {**row, "before": before, "seconds": None, "from": None}
 

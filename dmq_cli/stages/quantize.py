@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmq_cli.calib import choose_by_likelihood, choose_by_snr, collect, fit_activations, fit_weights
+from dmq_cli.calib import Collection, choose_by_likelihood, choose_by_snr, fit_activations, fit_weights
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
@@ -21,6 +21,7 @@ from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, mod
 from dmq_cli.sampling import batches, parse_range, walk
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
+from dmq_cli.stages.stopping import finishing
 from dmq_cli.store import write_json
 from dmq_cli.store.tensors import check_finite, load_tensors, save_tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, Scheme, deployable, load_extra_state, policy, quantizing, state
@@ -50,17 +51,28 @@ def _rows(task: Task, num: int | None = None) -> CalibrationRows:
 
 
 def calibset(task: Task) -> None:
-    """Inputs of the full-precision network, independent of bits and method."""
-    adapter = build.adapter(task.config, task.runtime)
-    _collect(task, ModelDenoiser(adapter), adapter, task.work)
+    """Inputs of the full-precision network, independent of bits and method; of a shard those of its trajectories."""
+    if "collection" not in task.shared:
+        adapter = build.adapter(task.config, task.runtime)
+        task.shared["collection"] = _collection(task, ModelDenoiser(adapter), adapter)
+    collection: Collection = task.shared["collection"]
+    if task.parts:
+        collection.join(task.work, [folder for folder, _ in task.parts])
+    elif "part" in task.config:
+        with finishing():
+            collection.write(task.work, parse_range(task.config["part"]), task.runtime["batch_size"], _walked(task))
+    else:
+        collection.write_all(task.work, task.runtime["batch_size"], _walked(task))
 
 
-def _collect(task: Task, denoiser: Denoiser, adapter: Any, folder: Path) -> None:
+def _collection(task: Task, denoiser: Denoiser, adapter: Any) -> Collection:
     strategy, (settings, scheduler) = build.make(task.config["calib"]), build.sampler(task.config, "calib_sampler")
-    collect(
-        strategy, denoiser, scheduler, adapter.sample_shape(), folder, eta=settings.eta, adapter=adapter,
-        guide=build.guide(task.config, task.runtime), batch_size=task.runtime["batch_size"], report=lambda num_done, total: task.progress.update("trajectories", num_done, total),
-    )  # fmt: skip
+    guide = build.guide(task.config, task.runtime)
+    return Collection(strategy, denoiser, scheduler, adapter.sample_shape(), settings.eta, adapter, guide)
+
+
+def _walked(task: Task) -> Callable[[int, int], None]:
+    return lambda num_done, total: task.progress.update("trajectories", num_done, total)
 
 
 def transform(task: Task) -> None:
@@ -119,12 +131,26 @@ def reconstruct(task: Task) -> None:
         further["refit"] = lambda: fit_activations(attached, shown(), quantized=True)
     if isinstance(method, Qat):
         further |= {"training_set": task.inputs.get("training_set"), "distance": _distance(task, attached)}
+    if "share" in task.shared:
+        further["share"] = task.shared["share"]
     method.run(attached, rows, len(rows), task.work, report, task.inputs["targets"], **further)
     for number, refinement in enumerate(again):
         where, start = f"round {number + 1} of {len(again)}", sum(shares[: number + 1])
         _refine(task, attached, refinement, number, placed(_reporter(task), where, start, shares[number + 1]))
     write_json(task.work / "losses.json", {"passes": _losses(task, len(again))})
     _save(task, attached, "The reconstructed quantizers")
+
+
+def unit_helper(task: Task) -> Callable[[str, int, Path, Mapping[str, Tensor]], None]:
+    """Load the network as it is calibrated, for a process that learns units of passes without order; see Reconstruction.helper."""
+    attached, method = (
+        build.attached(task.config, task.runtime, task.inputs["calibrate"]),
+        build.make(task.config["recon"]),
+    )
+    rows = _rows(task, method.num_samples)
+    helper: Callable[[str, int, Path, Mapping[str, Tensor]], None]
+    helper = method.helper(attached, rows, len(rows), _reporter(task), task.inputs["targets"])
+    return helper
 
 
 def _distance(task: Task, attached: Attached) -> Distance:
@@ -166,7 +192,8 @@ def _refine(task: Task, attached: Attached, method: ReconMethod, number: int, re
     work.mkdir(exist_ok=True)
     if not (folder / "timestep.safetensors").exists():  # written last
         folder.mkdir(exist_ok=True)
-        _collect(task, QuantDenoiser(attached), attached.adapter, folder)
+        collection = _collection(task, QuantDenoiser(attached), attached.adapter)
+        collection.write_all(folder, task.runtime["batch_size"], _walked(task))
     rows = CalibrationRows(folder, task.runtime["batch_size"], method.num_samples)
     method.run(attached, rows, len(rows), work, report, None)
 

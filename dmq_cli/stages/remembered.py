@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmq_cli.sampling import parse_range
+from dmq_cli.stages.cuts import working
 from dmq_cli.stages.graph import Graph
-from dmq_cli.stages.shards import working
 
 _SAME_WORK = ("scheme", "policy", "measured_with", "to_uint8")
 """Sections that hardly change how long a stage takes, so that an artifact which differs only in these counts."""

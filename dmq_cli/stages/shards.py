@@ -1,13 +1,13 @@
-"""Make images in shards, so that any number of processes and machines works on one artifact.
+"""Make images and calibration sets in shards, so that any number of processes and machines works on one artifact.
 
-A range of seeds is cut at the multiples of SIZE. Where that gives several shards, each becomes an artifact, claimed by whichever
-process comes first; one process then joins them to the artifact that was asked for, under the key it always had, and removes them.
-Images of an earlier range of seeds are taken from its joined artifact instead of being made again.
+Where a stage's artifact is cut into several shards (cuts.py), each becomes an artifact, claimed by whichever process comes first; one
+process then joins them to the artifact that was asked for, under the key it always had, and removes them. Images of an earlier range of
+seeds are taken from its joined artifact instead of being made again.
 
 Every image has its own noise (ops/rng.py), so that in float64 it depends on its seed alone. In float32 kernels add up in another order
 for another batch size, number of threads or kind of device, which moves a few roundings. These three are therefore part of what a
 shard is (`made_by`), and all shards of an artifact agree in them: its images are the same bits whatever the number of processes.
-Batches begin anew with every shard, so that a batch size that divides SIZE gives the batches of a range that is not cut.
+Batches begin anew with every shard, so that a batch size that divides cuts.SIZE gives the batches of a range that is not cut.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,15 @@ import torch
 from dmq_cli.errors import ArtifactCorruptError
 from dmq_cli.sampling import parse_range, show
 from dmq_cli.stages import workers
+from dmq_cli.stages.cuts import CUTS, working
 from dmq_cli.stages.progress import Progress
 from dmq_cli.store import Claim, Stopwatch
 
 if TYPE_CHECKING:
     from dmq_cli.stages.graph import Graph, Node
 
-SIZE = 500
-"""Images in a shard: the batch sizes 50, 100, 125, 250 and 500 divide it."""
-NAMES = {"sample": "shard", "sample_fp": "shard_fp"}
-"""The stages that are made in shards, and the names of these."""
 _LOOK_EVERY = 0.2  # seconds between two looks at what the other processes have made
-_COUNT_EVERY = 1.0  # seconds between two counts of their images
+_COUNT_EVERY = 1.0  # seconds between two counts of it
 
 _log = logging.getLogger("dmq")
 
@@ -46,48 +43,26 @@ Part = tuple[Path, slice]
 """Images of an artifact: its folder, and which of them."""
 
 
-def pieces(seeds: range) -> list[range]:
-    """Cut a range of seeds at the multiples of SIZE."""
-    starts = [seeds.start, *range((seeds.start // SIZE + 1) * SIZE, seeds.stop, SIZE)]
-    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], seeds.stop], strict=True)]
-
-
-def made_by(runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """What may move roundings of float32 images: the batch size, the kind of device and, on the CPU, the threads of a process."""
-    device = torch.device(runtime["device"]).type
-    threads = workers.threads(runtime) if device == "cpu" else None
-    return {"batch_size": min(runtime["batch_size"], SIZE), "device": device, "threads": threads, "images": SIZE}
-
-
-def is_cut(stage: str, config: Mapping[str, Any]) -> bool:
-    """Whether an artifact of this stage is made in shards."""
-    return stage in NAMES and "seeds" in config and len(pieces(parse_range(config["seeds"]))) > 1
-
-
-def working(stage: str, config: Mapping[str, Any]) -> int:
-    """How many of the processes that were started can work on an artifact of this stage at once."""
-    shards = len(pieces(parse_range(config["seeds"]))) if is_cut(stage, config) else 1
-    return min(workers.count(config["runtime"]) * int(config["runtime"].get("ranks", 1)), shards)
-
-
 class Shards:
     """The shards of one artifact, of which this process makes what no other one is making. node: that of the shards."""
 
     def __init__(self, graph: Graph, stage: str, config: Mapping[str, Any]) -> None:
-        self._graph, self._stage, self._config = graph, stage, {**config, "made": made_by(config["runtime"])}
-        self.node: Node = replace(graph.nodes[stage], name=NAMES[stage], asks=(*graph.nodes[stage].asks, "made"))
-        self._seeds = parse_range(config["seeds"])
-        self._shared: dict[str, Any] = {}
-        self._counted = math.inf  # when images were counted; nobody looks at the progress of a process that helps
+        self._graph, self._stage, self._cut = graph, stage, CUTS[stage]
+        self._config = {**config, "made": self._cut.made_by(config["runtime"])}
+        node = graph.nodes[stage]
+        self.node: Node = replace(node, name=self._cut.name, asks=(*node.asks, *self._cut.asks))
+        self._pieces = self._cut.pieces(config)
+        self.shared: dict[str, Any] = {}
+        self._counted = math.inf  # when the work was counted; nobody looks at the progress of a process that helps
         self._parts = self._taken()
-        self._keys = {show(s): self._key(s) for s in pieces(self._seeds) if show(s) not in self._parts}
+        self._keys = {show(s): self._key(s) for s in self._pieces if show(s) not in self._parts}
 
     def make(self) -> list[Part]:
         """Make all shards, together with other processes, and return the images of the artifact in order."""
         missing, helpers, self._counted = self._missing(self._keys), self._graph.helpers, 0.0
         if helpers is not None:
             helpers.start(len(missing))
-        with self._threads():
+        with workers.sharing_threads(self._config["runtime"]):
             while missing:
                 if not self._make_one(missing):
                     time.sleep(_LOOK_EVERY)
@@ -97,12 +72,12 @@ class Shards:
                 missing = self._missing(missing)
         store = self._graph.store
         made = {seeds: (store.verify(self.node.name, key), slice(None)) for seeds, key in self._keys.items()}
-        return [({**made, **self._parts})[show(seeds)] for seeds in pieces(self._seeds)]
+        return [({**made, **self._parts})[show(seeds)] for seeds in self._pieces]
 
     def assist(self, alive: Callable[[], bool]) -> None:
         """Make shards until the artifact is joined by another process, or that one is no longer alive."""
         missing = self._missing(self._keys)
-        with self._threads():
+        with workers.sharing_threads(self._config["runtime"]):
             while alive() and not self._joined():
                 if not self._ready() or not self._make_one(missing):
                     time.sleep(_LOOK_EVERY)
@@ -114,9 +89,9 @@ class Shards:
         return {"made": made, "threads": made["threads"] or torch.get_num_threads(), "workers": processes}
 
     def there(self) -> float:
-        """The share of the images that are there."""
+        """The share of the images, or trajectories, that are there."""
         missing = sum(len(parse_range(seeds)) for seeds in self._missing(self._keys))
-        return 1 - missing / len(self._seeds)
+        return 1 - missing / self._total()
 
     def artifacts(self) -> set[tuple[str, str]]:
         """Stage and key of the shards."""
@@ -158,7 +133,7 @@ class Shards:
         graph, inputs = self._graph, self._inputs()
         task = graph.task(self.node, config, inputs, claim.work)
         with Stopwatch() as watch:
-            self.node.run(replace(task, progress=Counting(self._report), shared=self._shared))
+            self.node.run(replace(task, progress=Counting(self._report), shared=self.shared))
         claim.commit(graph.manifest(self.node, key, config, inputs, watch))
 
     def _joined(self) -> bool:
@@ -176,16 +151,19 @@ class Shards:
 
     def config_of(self, seeds: range) -> dict[str, Any]:
         """The configuration of the shard of these seeds."""
-        return {**self._config, "seeds": show(seeds)}
+        return self._cut.config_of(self._config, seeds)
+
+    def _total(self) -> int:
+        return sum(map(len, self._pieces))
 
     def _key(self, seeds: range) -> str:
         return self._graph.key_of(self.node, self.config_of(seeds))
 
     def _taken(self) -> dict[str, Part]:
         """The pieces that artifacts of other seeds, made in the same way, have: their part by its seeds."""
-        if self._stage in self._config["runtime"]["force"]:
+        if self._stage in self._config["runtime"]["force"] or self._cut.what != "images":
             return {}
-        node, wanted = self._graph.nodes[self._stage], pieces(self._seeds)
+        node = self._graph.nodes[self._stage]
         version, identity = node.version_for(self._config), node.identity(self._config)
         inputs = {need: self._graph.key(need, self._config) for need in node.needs_for(self._config)}
         parts: dict[str, Part] = {}
@@ -195,32 +173,23 @@ class Shards:
             if not same or manifest.get("made") != self._config["made"]:
                 continue
             there = parse_range(manifest["config"]["seeds"])
-            for seeds in wanted:
-                if show(seeds) not in parts and seeds in pieces(there):
+            there_pieces = self._cut.pieces({**self._config, "seeds": manifest["config"]["seeds"]})
+            for seeds in self._pieces:
+                if show(seeds) not in parts and seeds in there_pieces:
                     folder = self._graph.store.verify(self._stage, manifest["key"])
                     parts[show(seeds)] = (folder, slice(seeds.start - there.start, seeds.stop - there.start))
         return parts
 
-    @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Inside, torch has the threads of one process."""
-        before, threads = torch.get_num_threads(), self._config["made"]["threads"]
-        torch.set_num_threads(threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
     def _report(self) -> None:
-        """Show how many images all processes have made."""
+        """Show how much all processes have made."""
         if time.monotonic() - self._counted > _COUNT_EVERY:
             self._counted = time.monotonic()
             made = sum(self._made(parse_range(seeds), key) for seeds, key in self._keys.items())
             taken = sum(len(parse_range(seeds)) for seeds in self._parts)
-            self._graph.progress.update("images", made + taken, len(self._seeds))
+            self._graph.progress.update(self._cut.what, made + taken, self._total())
 
     def _made(self, seeds: range, key: str) -> int:
-        """Count the images of a shard that are written."""
+        """Count the images or trajectories of a shard that are written."""
         store = self._graph.store
         if (store.root / self.node.name / key).is_dir():
             return len(seeds)

@@ -16,6 +16,7 @@ from dmq_cli.errors import DmqError
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results, workers
+from dmq_cli.stages.cuts import is_cut
 from dmq_cli.stages.deliver import deliver
 from dmq_cli.stages.exported import check_exported_words, has_base
 from dmq_cli.stages.graph import Graph
@@ -26,7 +27,8 @@ from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.ranks import Launch, on_rank, place
 from dmq_cli.stages.remembered import expected_seconds
 from dmq_cli.stages.sampler_notes import sampled_how, sampler_line
-from dmq_cli.stages.shards import Shards, is_cut
+from dmq_cli.stages.shards import Shards
+from dmq_cli.stages.shared_units import SharedUnits, is_shared, passes
 from dmq_cli.stages.stopping import at_signals
 from dmq_cli.stages.workers import Helpers, Target
 from dmq_cli.store import ArtifactStore, Run, create_run, digest, environment, now
@@ -65,7 +67,10 @@ def needs(config: Mapping[str, Any]) -> set[tuple[str, str]]:
         for part in stage_graph.chain(name, range_config)
     ]
     shards = [Shards(stage_graph, *part).artifacts() for part in parts if is_cut(*part)]
-    return {(part, stage_graph.key(part, range_config)) for part, range_config in parts}.union(*shards)
+    units = [
+        SharedUnits(stage_graph, range_config).artifacts() for part, range_config in parts if part == "reconstruct"
+    ]
+    return {(part, stage_graph.key(part, range_config)) for part, range_config in parts}.union(*shards, *units)
 
 
 def graph(config: Mapping[str, Any], progress: Progress) -> Graph:
@@ -79,12 +84,16 @@ def lock_of(config: Mapping[str, Any]) -> str:
 
 
 def take_part(run_targets: Sequence[Target], alive: Callable[[], bool]) -> None:
-    """Make shards of the artifacts that another process makes, until it has joined all of them or is no longer alive."""
+    """Take part in the artifacts that another process makes of shards or shared units, until all are there or it is no longer alive."""
     for name, config in run_targets:
         stage_graph = graph(config, Progress(quiet=True))
         for part in stage_graph.chain(name, config):
-            if is_cut(part, config) and stage_graph.store.find(part, stage_graph.key(part, config)) is None:
+            if stage_graph.store.find(part, stage_graph.key(part, config)) is not None:
+                continue
+            if is_cut(part, config):
                 Shards(stage_graph, part, config).assist(alive)
+            if part == "reconstruct" and passes(config):
+                SharedUnits(stage_graph, config).assist(alive)
 
 
 def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[str, Any]:
@@ -147,8 +156,8 @@ def _help_first(launch: Launch, stage_graph: Graph, run_targets: Sequence[Target
 
 
 def _is_unfinished(stage_graph: Graph, name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a target rests on an artifact that is made in shards and is not there."""
-    parts = [part for part in stage_graph.chain(name, config) if is_cut(part, config)]
+    """Whether a target rests on an artifact that several processes make and that is not there."""
+    parts = [part for part in stage_graph.chain(name, config) if is_cut(part, config) or is_shared(part, config)]
     return any(stage_graph.store.find(part, stage_graph.key(part, config)) is None for part in parts)
 
 

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,6 +43,18 @@ def count(runtime: Mapping[str, Any]) -> int:
 def threads(runtime: Mapping[str, Any]) -> int:
     """Threads of torch in each process: runtime.threads, else an equal share of torch's own choice."""
     return int(runtime["threads"] or max(1, torch.get_num_threads() // count(runtime)))
+
+
+@contextlib.contextmanager
+def sharing_threads(runtime: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, torch has the threads of one process; on another device than the CPU they stay."""
+    before = torch.get_num_threads()
+    if torch.device(runtime["device"]).type == "cpu":
+        torch.set_num_threads(threads(runtime))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Helpers:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmq_cli.calib import NormalT, RandomT, Strategy, Tdac, Uniform, collect
+from dmq_cli.calib import Collection, NormalT, RandomT, Strategy, Tdac, Uniform, collect
 from dmq_cli.models import ModelDenoiser
-from dmq_cli.sampling import parse_range, require_disjoint
+from dmq_cli.sampling import batches, parse_range, require_disjoint
 from dmq_cli.stages import build
 from tests.calib.walks import Watched, inputs, read, state
 from tests.test_conf import choices, composed
@@ -51,6 +51,24 @@ def test_the_files_are_the_same_whatever_the_batch_size(name: str, tmp_path: Pat
     assert state(own) == before
     sample, timestep = read(tmp_path / "1")
     assert len(sample) == len(timestep) == strategy.size(6) and timestep.dtype == torch.int64
+
+
+@every_strategy
+def test_a_set_joined_from_its_batches_is_the_whole_one(name: str, tmp_path: Path) -> None:
+    network = adapter(torch.float32)
+
+    def collection() -> Collection:
+        return Collection(STRATEGIES[name](), ModelDenoiser(network), scheduler(6, spacing="quad"), SHAPE, 0.5, network)
+
+    def ignored(done: int, total: int) -> None: ...
+
+    collection().write_all(tmp_path / "whole", 4, ignored)
+    parts = [tmp_path / str(batch.start) for batch in batches(range(3, 13), 4)]
+    for batch, part in zip(batches(range(3, 13), 4), parts, strict=True):
+        collection().write(part, batch, 4, ignored)
+    collection().join(tmp_path / "joined", parts)
+    whole, joined = ({f.name: f.read_bytes() for f in (tmp_path / w).iterdir()} for w in ("whole", "joined"))
+    assert len(parts) == 3 and len(whole) == 2 and joined == whole
 
 
 @every_strategy

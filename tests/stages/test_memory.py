@@ -13,9 +13,10 @@ import pytest
 
 from dmq_cli.metrics.frechet import moments
 from dmq_cli.results.images import save_images
+from dmq_cli.stages.cuts import SIZE, pieces
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.shards import SIZE, Shards, pieces
+from dmq_cli.stages.shards import Shards
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import Stopwatch, read_json
 from tests.chain import tiny_folder

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dmq_cli.calib import Collection
 from dmq_cli.recon.units import ModuleUnit
-from dmq_cli.stages import quantize
 from dmq_cli.store import read_json
 from dmq_cli.store.tensors import RowFile, load_tensors
 from tests.chain import QUICK, artifact, artifacts, counting, dmq, words
@@ -25,14 +25,14 @@ ROUNDS, UNITS, PASSES = 2, 10, 2
 @contextmanager
 def collecting() -> Iterator[list[tuple[Tensor, Tensor]]]:
     """The calibration sets that are collected inside the block: samples and timesteps."""
-    collect, found = quantize._collect, []
+    write_all, found = Collection.write_all, []
 
-    def keeping(task: Any, denoiser: Any, adapter: Any, folder: Path) -> None:
-        collect(task, denoiser, adapter, folder)
+    def keeping(collection: Collection, folder: Path, *rest: Any) -> None:
+        write_all(collection, folder, *rest)
         timestep = load_tensors(folder / "timestep.safetensors")["data"]
         found.append((RowFile(folder / "sample.safetensors").rows(torch.arange(len(timestep))), timestep))
 
-    with patch.object(quantize, "_collect", keeping):
+    with patch.object(Collection, "write_all", keeping):
         yield found
 
 

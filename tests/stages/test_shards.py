@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmq_cli.results.images import load_images, save_images
-from dmq_cli.stages import images, shards
+from dmq_cli.stages import cuts, images
+from dmq_cli.stages.cuts import CUTS, pieces
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.remembered import remembered_seconds
-from dmq_cli.stages.shards import Shards, pieces
+from dmq_cli.stages.shards import Shards
 from dmq_cli.stages.verbs import graph, needs, take_part
 from tests.chain import FEW, QUICK, artifacts, dmq, words
 from tests.stages.test_golden import in_float64
@@ -37,7 +38,7 @@ STAGE = "sample_fp"
 
 @pytest.fixture(autouse=True)
 def small_shards() -> Iterator[None]:
-    with patch.object(shards, "SIZE", SIZE):
+    with patch.object(cuts, "SIZE", SIZE):
         yield
 
 
@@ -65,7 +66,7 @@ def made(config: dict[str, Any], stage: str = STAGE, helpers: int = 0) -> Any:
 
 def left(outputs: Path) -> list[Path]:
     """What of shards is still there."""
-    return [path for name in shards.NAMES.values() for path in (outputs / "artifacts").glob(f"{name}/*")]
+    return [path for cut in CUTS.values() for path in (outputs / "artifacts").glob(f"{cut.name}/*")]
 
 
 @given(st.integers(0, 3000), st.integers(1, 3000))
@@ -117,7 +118,7 @@ def test_images_are_equal_whatever_the_workers_and_the_batch_size(
     config = prepared(small, together, batch_size=batch_size)
     stage_graph = graph(config, Progress(quiet=True))
     with in_float64():
-        with patch.object(shards, "SIZE", 1000):
+        with patch.object(cuts, "SIZE", 1000):
             whole = made({**config, "runtime": {**config["runtime"], "batch_size": 50, "force": [stage]}}, stage)
         stage_graph.store.remove(stage, stage_graph.key(stage, config))
         found = made(config, stage, helpers)
