@@ -13,8 +13,7 @@ from torch import nn
 from benchmarks.timing import by_turns, show_ratio
 from dmq_cli.calib import fit_weights
 from dmq_cli.choices import composed
-from dmq_cli.qat.loop import error
-from dmq_cli.qat.problems import Batch
+from dmq_cli.qat.problems import EQUAL, Batch
 from dmq_cli.qat.student import Student
 from dmq_cli.recon import Scales
 from dmq_cli.stages import build
@@ -56,7 +55,10 @@ def quantized(method: str) -> Callable[[], None]:
     student = Student(
         attached, recon.weights, recon.gradients, 1e-4, Scales(1e-3, decay=False), Scales(1e-3, decay=False)
     )
-    return step([p for group, _ in student.rates() for p in group], lambda: error(student, BATCH))
+    return step(
+        [p for group, _ in student.rates() for p in group],
+        lambda: EQUAL.loss(student(BATCH.sample, BATCH.timestep, BATCH.cond), BATCH),
+    )
 
 
 @pytest.mark.parametrize("method", ["lsq", "pact", "nipq", "tdq_qat", "steps_n_qat", "dynamic_qat", "efficientdm"])

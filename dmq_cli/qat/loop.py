@@ -18,7 +18,7 @@ from dmq_cli.errors import NumericsError
 from dmq_cli.models import Denoiser, device_of
 from dmq_cli.ops import own_random
 from dmq_cli.qat import checkpoint
-from dmq_cli.qat.problems import Batch, Problem
+from dmq_cli.qat.problems import EQUAL, Batch, Problem, Weighting
 from dmq_cli.qat.ranks import Ranks, parallel, told
 from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.student import Student
@@ -47,10 +47,10 @@ class Loop:
 
     def __init__(
         self, settings: Settings, student: Student, problem: Problem, work: Path, report: LossReport,
-        distance: Distance | None = None, ranks: Ranks = ALONE,
+        distance: Distance | None = None, ranks: Ranks = ALONE, weighting: Weighting = EQUAL,
     ) -> None:  # fmt: skip
         self.settings, self.student, self.problem, self.work, self.report = settings, student, problem, work, report
-        self.distance, self.ranks = distance, ranks
+        self.distance, self.ranks, self.weighting = distance, ranks, weighting
         self.rates = student.rates()
         self.parameters = [parameter for group, _ in self.rates for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in self.rates]
@@ -101,7 +101,7 @@ class Loop:
         total, size = 0.0, math.ceil(len(own.sample) / self.settings.accumulate)
         for rows in torch.split(torch.arange(len(own.sample)), size):
             part = own.rows(rows)
-            loss = len(rows) / len(own.sample) * error(self.network, part)
+            loss = len(rows) / len(own.sample) * self._error(self.network, part)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._diverged(part, value)
@@ -111,6 +111,9 @@ class Loop:
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]
         return total
+
+    def _error(self, network: nn.Module, batch: Batch) -> Tensor:
+        return self.weighting.loss(network(batch.sample, batch.timestep, batch.cond), batch)
 
     def _diverged(self, batch: Batch, loss: float) -> NumericsError:
         layer = first_broken(self.student, batch)
@@ -130,7 +133,8 @@ class Loop:
         """Measure the average, and keep it if it is the best candidate so far."""
         with self._averaged(), self.student.stand_ins.rounding():
             losses = [
-                (len(b.sample), float(error(self.student, b))) for b in self.problem.held_out(self.settings.batch_size)
+                (len(b.sample), float(self._error(self.student, b)))
+                for b in self.problem.held_out(self.settings.batch_size)
             ]
             loss = sum(count * value for count, value in losses) / sum(count for count, _ in losses)
             distance = None if self.distance is None else self.distance(StudentDenoiser(self.student))
@@ -166,11 +170,6 @@ class StudentDenoiser:
         adapter = self.student.attached.adapter
         output = self.student(sample.to(self.device), timestep.to(self.device), cond).to(sample)
         return adapter.prediction.noise(output, sample, timestep)
-
-
-def error(student: nn.Module, batch: Batch) -> Tensor:
-    """The mean squared error of a student's prediction, 0-dim."""
-    return nn.functional.mse_loss(student(batch.sample, batch.timestep, batch.cond), batch.target)
 
 
 def first_broken(student: Student, batch: Batch) -> str:

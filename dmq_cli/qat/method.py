@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import device_of
 from dmq_cli.qat.data import DataSource
 from dmq_cli.qat.loop import LOSSES, Distance, Loop
-from dmq_cli.qat.problems import Distillation, NoiseOnData, Problem
+from dmq_cli.qat.problems import EQUAL, Distillation, NoiseOnData, Problem, Weighting
 from dmq_cli.qat.ranks import together
 from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.stand_ins import Gradients
@@ -61,21 +63,31 @@ class Qat:
     def run(
         self, attached: Attached, data: Batches, num: int, work: Path, report: LossReport, targets: Path | None = None,
         refit: Refit | None = None, training_set: Path | None = None, distance: Distance | None = None,
+        alphas_cumprod: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """Train, in place; see ReconMethod.run. training_set: the artifact of that name, of loss=noise; distance: measures candidates."""
+        """Train, in place; see ReconMethod.run. training_set: the artifact of that name, of loss=noise; distance: measures candidates;
+        alphas_cumprod: abar of the training timesteps, for settings.min_snr."""
         settings = self.settings
         problem = self._problem(attached, data, training_set)
+        weighting = self._weighting(attached, alphas_cumprod)
         scales, weight_scales = (
             Scales(rate, decay=False, relative=settings.relative)
             for rate in (settings.scale_lr, settings.weight_scale_lr)
         )
         student = Student(attached, self.weights, self.gradients, settings.lr, scales, weight_scales, settings.products)
         with together(device_of(attached.adapter).type) as ranks:
-            loop = Loop(settings, student, problem, work, report, distance, ranks)
+            loop = Loop(settings, student, problem, work, report, distance, ranks, weighting)
             loop.finish()
         student.finish()
         bake(attached)
         _save_curves(work, loop)
+
+    def _weighting(self, attached: Attached, alphas_cumprod: Tensor | None) -> Weighting:
+        if self.settings.min_snr is None:
+            return EQUAL
+        if alphas_cumprod is None:
+            raise ConfigError("The training weighs timesteps, but was given no noise levels; use train.min_snr=null.")
+        return Weighting(attached.adapter.prediction.kind, alphas_cumprod, self.settings.min_snr)
 
     def _problem(self, attached: Attached, data: Batches, training_set: Path | None) -> Problem:
         if self.loss == "distill":

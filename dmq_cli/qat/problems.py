@@ -3,16 +3,22 @@
 Noise: Ho et al., DDPM, NeurIPS 2020, arXiv:2006.11239, algorithm 1 with L_simple, on data. Distillation: the prediction of the
 full-precision network at points of its own trajectories, which needs no data (He et al., EfficientDM, ICLR 2024, arXiv:2310.03270).
 Both are errors of the network's own prediction, noise, velocity or sample.
+
+Min-SNR: Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, ICCV 2023, arXiv:2303.09556, weighs the squared error
+at timestep t, with SNR = abar / (1 - abar): of the noise by min(SNR, gamma) / SNR, of v by min(SNR, gamma) / (SNR + 1), of the sample by
+min(SNR, gamma), all of them min(SNR, gamma) times the squared error of the sample. Without it the error of the noise counts most where a
+quantized network cannot follow and images need it least: at timestep 0 the noise is smaller than a step of four bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.models import Call, Cond, cond_rows, device_of
@@ -43,6 +49,35 @@ class Batch(NamedTuple):
         return Batch(self.sample[rows], self.timestep[rows], cond_rows(self.cond, rows), self.target[rows])
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """How much the squared error of a prediction counts at each timestep.
+
+    kind: of the prediction, as in models.Prediction; alphas_cumprod: abar of the training timesteps, (T,); min_snr: gamma of Min-SNR, None
+    where all timesteps count alike.
+    """
+
+    kind: str
+    alphas_cumprod: Tensor
+    min_snr: float | None = None
+
+    def loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """The mean over samples of the weighted mean squared error, 0-dim."""
+        if self.min_snr is None:
+            return nn.functional.mse_loss(prediction, batch.target)
+        errors = (prediction - batch.target).square().flatten(1).mean(1)
+        return (self._weights(self.min_snr).to(errors)[batch.timestep] * errors).mean()
+
+    def _weights(self, gamma: float) -> Tensor:
+        snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
+        divided = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.kind]
+        return snr.clamp(max=gamma) / divided
+
+
+EQUAL = Weighting("epsilon", torch.zeros(0))
+"""All timesteps count alike."""
+
+
 class Problem(Protocol):
     """Where batches come from."""
 
@@ -56,7 +91,7 @@ class Problem(Protocol):
 
 
 class Distillation:
-    """Points of a calibration set. call: all of them, in memory; kept: the last ones, that are not drawn."""
+    """Points of a calibration set. call: all of them, in memory; kept: the last ones, of trajectories of which hardly one is drawn."""
 
     def __init__(self, attached: Attached, call: Call, batch_size: int) -> None:
         self.call, self.device = call, device_of(attached.adapter)
@@ -65,11 +100,7 @@ class Distillation:
                 "A distillation needs at least 2 calibration samples, but there is one; give calib more seeds or steps."
             )
         self.kept = min(_HELD_OUT, max(1, len(call[0]) // 10))
-        self.num, order = (
-            len(call[0]) - self.kept,
-            torch.randperm(len(call[0]), generator=torch.Generator().manual_seed(0)),
-        )
-        self.drawn, self.held = order[: self.num], order[self.num :]
+        self.num = len(call[0]) - self.kept
         with quantizing(attached, weights=False, activations=False), torch.no_grad():
             rows = torch.split(torch.arange(len(call[0])), batch_size)
             self.targets = torch.cat(
@@ -78,11 +109,11 @@ class Distillation:
 
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See Problem."""
-        return self._rows(self.drawn[torch.randint(self.num, (size,), generator=generator)])
+        return self._rows(torch.randint(self.num, (size,), generator=generator))
 
     def held_out(self, size: int) -> Iterator[Batch]:
         """See Problem."""
-        for rows in torch.split(self.held, size):
+        for rows in torch.split(torch.arange(self.num, self.num + self.kept), size):
             yield self._rows(rows)
 
     def _rows(self, rows: Tensor) -> Batch:

@@ -22,7 +22,8 @@ class Settings:
     constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
     averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
     images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
-    parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. Raises ConfigError for impossible ones.
+    parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. min_snr: see
+    problems.Weighting. Raises ConfigError for impossible ones.
     """
 
     iterations: int = 1000
@@ -41,6 +42,7 @@ class Settings:
     choose: Literal["loss", "distance", "last"] = "distance"
     save_every: int = 250
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    min_snr: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class Settings:
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"recon.settings.{name}={value} trains nothing; use at least 1.")
+        if self.min_snr is not None:
+            rates["min_snr"] = self.min_snr
         for name, value in rates.items():
             if value <= 0:
                 raise ConfigError(f"recon.settings.{name}={value} is not possible; use a positive number.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from dmq_cli.calib import Collection, choose_by_likelihood, choose_by_snr, fit_activations, fit_weights
 from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
-from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser
+from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser, levels, model_schedule
 from dmq_cli.qat import JUDGED, Distance, Qat
 from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, module_names, placed, record, require_space
 from dmq_cli.sampling import batches, parse_range, walk
@@ -131,6 +131,7 @@ def reconstruct(task: Task) -> None:
         further["refit"] = lambda: fit_activations(attached, shown(), quantized=True)
     if isinstance(method, Qat):
         further |= {"training_set": task.inputs.get("training_set"), "distance": _distance(task, attached)}
+        further["alphas_cumprod"] = levels(model_schedule(task.config["model"]))
     if "share" in task.shared:
         further["share"] = task.shared["share"]
     method.run(attached, rows, len(rows), task.work, report, task.inputs["targets"], **further)
