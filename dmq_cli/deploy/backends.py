@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from dmq_cli.deploy import onednn, onnx, onnx_product, openvino, pytorch
+from dmq_cli.deploy import onednn, onnx, onnx_product, openvino, pytorch, stored
 from dmq_cli.deploy.denoiser import DeployedDenoiser
 from dmq_cli.deploy.executed import executed
 from dmq_cli.deploy.index import FILE
@@ -41,7 +41,8 @@ class Backend:
 
     title: for people; needs: what is installed besides dmq-cli, in pip's words; runtime: raises ConfigError where that is missing; form: of
     integer layers; write: the graph into a folder, None for a backend that runs the packed integers; denoiser: of such a folder; ran: what it
-    executes of a folder, for so many rows and threads; layers: how it runs single layers of a folder and its network in memory.
+    executes of a folder, for so many rows and threads; layers: how it runs single layers of a folder and its network in memory; integers:
+    of the weights in a folder.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Backend:
     denoiser: Callable[[Path, Prediction, int | None], DeployedDenoiser]
     ran: Callable[[Path, int, int | None], Ran]
     layers: Callable[[Path, Lowered], RunLayer]
+    integers: Callable[[Path], Iterator[Tensor]]
 
 
 def _openvino_ran(folder: Path, rows: int, threads: int | None) -> Ran:
@@ -86,15 +88,15 @@ def _in_memory(folder: Path, lowered: Lowered) -> RunLayer:
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(
         "An OpenVINO graph", "dmq-cli[openvino]", openvino.runtime, Piece, openvino.write_openvino, openvino.OpenVinoDenoiser,
-        _openvino_ran, _openvino_layers,
+        _openvino_ran, _openvino_layers, stored.in_openvino,
     ),
     "onnx": Backend(
         "An ONNX graph for onnxruntime", "dmq-cli[onnx]", onnx.runtime, onnx_product.OnnxPiece, onnx.write_onnx, onnx.OnnxDenoiser,
-        _counted(onnx.product_counts), _in_memory,
+        _counted(onnx.product_counts), _in_memory, stored.in_onnx,
     ),
     "pytorch": Backend(
         "A network for PyTorch's int8 kernels", "dmq-cli", pytorch.runtime, onednn.OnednnPiece, None, pytorch.denoiser,
-        _counted(pytorch.product_counts), _in_memory,
+        _counted(pytorch.product_counts), _in_memory, stored.in_packed,
     ),
 }  # fmt: skip
 

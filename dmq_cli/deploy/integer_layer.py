@@ -198,6 +198,7 @@ class _Weight(nn.Module):
 
     def __init__(self, integers: Tensor, scale: Tensor) -> None:
         super().__init__()
+        self.integers = integers.to(torch.int8)
         by_channel = scale.expand(len(integers), *(1,) * (integers.ndim - 1))
         self.register_buffer("numbers", integers * scale)
         self.register_buffer("low", -128 * by_channel)

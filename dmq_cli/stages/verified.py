@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from dmq_cli.deploy.backends import BACKENDS, Backend
+from dmq_cli.deploy.backends import BACKENDS
 from dmq_cli.deploy.lower import lower
 from dmq_cli.deploy.processor import instruction_set, weight_limit
+from dmq_cli.deploy.stored import equal, integers_of
 from dmq_cli.errors import ArtifactError
 from dmq_cli.metrics import Protocol
 from dmq_cli.metrics.psnr import Psnr
@@ -23,7 +24,6 @@ from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.targets import allowed, check_targets
 from dmq_cli.stages.verbs import graph
 from dmq_cli.store import read_json
-from dmq_cli.wrap import Attached
 
 IMAGES = 64
 LEAST_PSNR = 40.0
@@ -34,11 +34,12 @@ MOST = 1e-4
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared. layers: see Differences; psnr: mean over images in dB; products: those of integers as the network runs, and
+    """What was compared. weights: integers of weights that are in the export, and all; layers: see Differences; psnr: mean over images in dB; products: those of integers as the network runs, and
     all; share: of multiplications in integers, in 0..1, as the network runs; least_share: what was asked for."""
 
     backend: str
     instruction_set: str
+    weights: tuple[int, int]
     layers: Differences
     psnr: float
     images: int
@@ -51,7 +52,8 @@ class Proof:
         """Whether the deployed network counts as the simulated one, with as much in integers as was asked for."""
         layers = self.layers
         few = layers.flips <= MOST * layers.codes and layers.farthest <= 1 and layers.far <= MOST * layers.outputs
-        return few and self.psnr >= LEAST_PSNR and self.share >= self.least_share
+        same = self.weights[0] == self.weights[1]
+        return same and few and self.psnr >= LEAST_PSNR and self.share >= self.least_share
 
     def lines(self) -> str:
         """A few lines for the terminal."""
@@ -60,6 +62,7 @@ class Proof:
         verdict = "the same network" if self.holds else "NOT the same network, or less in integers than was asked for"
         return "\n".join(
             (
+                f"  weights   {self.weights[0]} of {self.weights[1]} integers are those in the export (all must)",
                 f"  codes     {layers.flips} of {layers.codes} differ, by at most {layers.farthest} (at most {MOST:.0e} may, by 1)",
                 f"  outputs   {layers.far} of {layers.outputs} are off by more than 1/255 of their range (at most {MOST:.0e} may)",
                 f"  images    PSNR {self.psnr:.1f} dB over {self.images} (at least {LEAST_PSNR:.0f} dB)",
@@ -83,22 +86,19 @@ def verify_deployed(run: Path, backend: str, least_share: float = 0.0) -> Proof:
     simulated = load_images(stages.ensure("sample", {**plain, "format": "diffusers"}))
     exported = stages.ensure("export", config)
     attached = build.attached(config, config["runtime"], stages.ensure("reconstruct", config))
-    layers = _layers(BACKENDS[backend], attached, exported, stages.ensure("calibset", config))
+    lowered = lower(attached, weight_limit(), BACKENDS[backend].form)
+    weights = equal(integers_of(lowered), BACKENDS[backend].integers(exported))
+    layers = compare_layers(
+        attached, lowered, BACKENDS[backend].layers(exported, lowered),
+        build.calibration_by_step(stages.ensure("calibset", config), IMAGES),
+    )  # fmt: skip
     ran = BACKENDS[backend].ran(
         exported, min(len(deployed), config["runtime"]["batch_size"]), config["runtime"]["threads"]
     )
     return Proof(
-        backend, instruction_set(), layers, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
+        backend, instruction_set(), weights, layers, _psnr(deployed, simulated, build.make(config["protocol"])), len(deployed),
         (ran.integer, ran.every), ran.share, least_share,
     )  # fmt: skip
-
-
-def _layers(backend: Backend, attached: Attached, exported: Path, calibset: Path) -> Differences:
-    """Compare layers over all steps of the calibration set."""
-    lowered = lower(attached, weight_limit(), backend.form)
-    return compare_layers(
-        attached, lowered, backend.layers(exported, lowered), build.calibration_by_step(calibset, IMAGES)
-    )
 
 
 def _config(run: Path, backend: str) -> dict[str, Any]:

@@ -191,11 +191,18 @@ def test_a_network_that_is_not_the_same_is_told() -> None:
     counts: dict[str, Any] = {"flips": 100, "codes": 10**6, "farthest": 1, "far": 100, "outputs": 10**6}
     rest: dict[str, Any] = {"images": 64, "products": (9, 10), "least_share": 0.9}
 
-    def proof(psnr: float = 40.0, share: float = 0.9, **worse: int) -> Proof:
-        return Proof("openvino", "avx2", Differences(**{**counts, **worse}), psnr=psnr, share=share, **rest)
+    def proof(psnr: float = 40.0, share: float = 0.9, there: int = 8, **worse: int) -> Proof:
+        return Proof("openvino", "avx2", (there, 8), Differences(**{**counts, **worse}), psnr=psnr, share=share, **rest)
 
     assert proof().holds and "9 of 10" in proof().lines()
-    for other in (proof(flips=101), proof(farthest=2), proof(far=101), proof(psnr=39.9), proof(share=0.89)):
+    for other in (
+        proof(there=7),
+        proof(flips=101),
+        proof(farthest=2),
+        proof(far=101),
+        proof(psnr=39.9),
+        proof(share=0.89),
+    ):
         assert not other.holds and "NOT the same network" in other.lines()
 
 
