@@ -15,7 +15,7 @@ _OWN = ("benchmark",)
 """Sections that only the command of their name reads."""
 _TAKEN_OVER: Mapping[str, set[str]] = {
     "budget": {"training"},
-    "train": {"loss", "accumulate", "min_snr"},
+    "train": {"loss", "accumulate", "lr", "min_snr"},
 }
 """By section: settings of this kind."""
 _BY_TARGET: Mapping[str, Mapping[str, Any]] = {

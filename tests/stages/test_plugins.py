@@ -259,9 +259,12 @@ def test_a_sweep_does_not_skip_what_other_code_made(write: Write) -> None:
     assert (
         before.pop("data")["_target_"] == "dmq_cli.qat.Digits" and before["budget"].pop("training")["candidates"] == 5
     )
-    assert [before["train"].pop(name) for name in ("loss", "accumulate", "min_snr")] == ["noise", 1, None], (
-        "all of them act through recon"
-    )
+    assert [before["train"].pop(name) for name in ("loss", "accumulate", "lr", "min_snr")] == [
+        "noise",
+        1,
+        1e-4,
+        None,
+    ], "all of them act through recon"
     assert [before["scheme"].pop(name) for name in ("range", "network", "samples")] == ["scale", "full", None]  # later
     assert before["numerics"].pop("autotune") is False
     before["budget"]["refine_iterations"] = 100  # as it was
