@@ -25,7 +25,7 @@ Artifact = tuple[str, str]  # stage and key
 
 STAGES: tuple[str, ...] = ("calibset", "transform", "calibrate", "training_set", "targets", "reconstruct", "correct")
 STAGES += ("sample_fp", "sample", "trace", "evaluate_fp", "evaluate", "export")
-SHARDS = ("shard_fp", "shard", "shard_calibset", "shared_pass", "shared_unit")
+SHARDS = ("shard_fp", "shard", "shard_calibset", "shard_features", "shard_features_fp", "shared_pass", "shared_unit")
 TRAINED = ("train_unet", "train_classifier", "train_autoencoder", "train_latent")
 """Names of the stages of an experiment, of what several processes make meanwhile, and of the stages of `dmq train`, without importing torch."""
 

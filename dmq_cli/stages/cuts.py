@@ -1,7 +1,8 @@
 """How artifacts are cut into shards, stage by stage: into which pieces, and what the configuration of a piece is.
 
 Images are cut at the multiples of SIZE, so that other ranges of seeds share their shards. Trajectories of a calibration set are cut into
-the batches in which one process walks them, so that the set is the same bytes as if it were not cut.
+the batches in which one process walks them, so that the set is the same bytes as if it were not cut. Images that are measured by several
+processes are cut at the multiples of MEASURED, whole batches of the extractor, so that features and distances are the same bits, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dmq_cli.stages import workers
 
 SIZE = 500
 """Images in a shard: the batch sizes 50, 100, 125, 250 and 500 divide it."""
+MEASURED = 1000
+"""Images whose features are one shard: the extractors' batches of 250 and 50 divide it."""
 Config = Mapping[str, Any]
 
 
@@ -96,7 +99,39 @@ class Trajectories:
         return {**_made_by(runtime), "batch_size": runtime["batch_size"]}
 
 
-CUTS: dict[str, Cut] = {"sample": Images("shard"), "sample_fp": Images("shard_fp"), "calibset": Trajectories()}
+class Features:
+    """Cut images that are measured, where several processes were started: one alone writes no features."""
+
+    what, asks = "features", ("made", "part")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def seeds(self, config: Config) -> range | None:
+        """The images, counted from 0."""
+        several = _processes(config["runtime"]) > 1 and "seeds" in config
+        return range(len(parse_range(config["seeds"]))) if several else None
+
+    def pieces(self, config: Config) -> list[range]:
+        """See Cut."""
+        return list(batches(self.seeds(config) or range(0), MEASURED))
+
+    def config_of(self, config: Config, seeds: range) -> dict[str, Any]:
+        """See Cut."""
+        return {**config, "part": show(seeds)}
+
+    def made_by(self, runtime: Config) -> dict[str, Any]:
+        """The kind of device and, on the CPU, the threads of a process."""
+        return _made_by(runtime)
+
+
+CUTS: dict[str, Cut] = {
+    "sample": Images("shard"),
+    "sample_fp": Images("shard_fp"),
+    "calibset": Trajectories(),
+    "evaluate": Features("shard_features"),
+    "evaluate_fp": Features("shard_features_fp"),
+}
 """The stages that are made in shards."""
 
 
@@ -119,7 +154,11 @@ def count(stage: str, config: Config) -> int:
 
 def working(stage: str, config: Config) -> int:
     """How many of the processes that were started can work on an artifact of this stage at once."""
-    return min(workers.count(config["runtime"]) * int(config["runtime"].get("ranks", 1)), count(stage, config))
+    return min(_processes(config["runtime"]), count(stage, config))
+
+
+def _processes(runtime: Config) -> int:
+    return workers.count(runtime) * int(runtime.get("ranks", 1))
 
 
 def _made_by(runtime: Config) -> dict[str, Any]:

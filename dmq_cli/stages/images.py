@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmq_cli.metrics import Protocol
+from dmq_cli.metrics import Protocol, extract
 from dmq_cli.models import Decoder
 from dmq_cli.results.images import Pixels, load_images, save_images, write_chunk
 from dmq_cli.results.record import ASKED, INFLUENCE
@@ -20,7 +20,9 @@ from dmq_cli.stages.graph import Task
 from dmq_cli.stages.measuring import judge
 from dmq_cli.stages.stopping import finishing
 from dmq_cli.store import read_json, write_json
-from dmq_cli.store.tensors import save_tensors
+from dmq_cli.store.tensors import load_tensors, save_tensors
+
+_FEATURES = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,25 @@ def evaluate(task: Task) -> None:
 
 
 def _measure(task: Task, stage: str, twins: Pixels | None = None) -> None:
+    """Measure images; of a shard only write their features, which the whole artifact is then measured from."""
     images, file = load_images(task.inputs[stage]), task.inputs[stage] / ASKED
     subjects = read_json(file)["asked"] if file.is_file() else None
     protocol: Protocol = build.make(task.config["protocol"])
-    numbers, influences = judge(images, protocol, task.runtime["outputs"], subjects, task.runtime["device"], twins)
+    device = task.runtime["device"]
+    if "part" in task.config:
+        part = parse_range(task.config["part"])
+        rows = slice(part.start, part.stop)
+        features = extract(images[rows], protocol, subjects=subjects and subjects[rows], device=device)
+        save_tensors(task.work / _FEATURES, features)
+        return
+    numbers, influences = judge(
+        images, protocol, task.runtime["outputs"], subjects, device, twins, features=_features(task)
+    )
     save_tensors(task.work / INFLUENCE, influences)
     write_json(task.work / "numbers.json", numbers)
+
+
+def _features(task: Task) -> dict[str, Tensor] | None:
+    """Join the features of the shards, in order; None where images are measured as a whole."""
+    parts = [load_tensors(folder / _FEATURES) for folder, _ in task.parts]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else None

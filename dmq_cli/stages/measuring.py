@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,19 @@ def judge(
     subjects: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     twins: Pixels | None = None,
+    features: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Measure images, uint8 (N, H, W, 1 or 3), or of any shape if the protocol reads no features: {"numbers", "intervals",
     "protocol"}, and the influence (N,) of every image on each distance. With twins, also {"paired", "paired_intervals"}.
 
     outputs: the folder whose `references` hold built ones; subjects: the class or prompt of each image; twins: the
-    full-precision images from the same noise. Raises EvaluationError for images or a reference that do not fit the protocol,
+    full-precision images from the same noise; features: of `extract`, None where they are not known. Raises EvaluationError for images or a reference that do not fit the protocol,
     errors of weights as in `read_weights`.
     """
     check_images(len(images), protocol)
     real = find_reference(protocol, outputs)
-    sample = Sample(extract(images, protocol, subjects=subjects, device=device), subjects, images)
+    known = extract(images, protocol, subjects=subjects, device=device) if features is None else features
+    sample = Sample(known, subjects, images)
     measured = measure(sample, {} if real is None else with_features(real, protocol, device), protocol)
     reference_sha256 = None if real is None else real.sha256
     record = protocol.record(reference_sha256, extractor_sha256(protocol), further_sha256(protocol))

@@ -100,6 +100,7 @@ class Helpers:
     def _start(self, index: int) -> tuple[BaseProcess, Connection]:
         chosen = devices(self._runtime)
         own = {"device": chosen[index % len(chosen)], "threads": threads(self._runtime), "workers": 1, "devices": None}
+        own["ranks"] = count(self._runtime) * int(self._runtime.get("ranks", 1))  # it is one of several
         targets = [(name, {**config, "runtime": {**config["runtime"], **own}}) for name, config in self._targets]
         context = multiprocessing.get_context("spawn")
         receiving, sending = context.Pipe(duplex=False)
