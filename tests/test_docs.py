@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dmq_cli import choices
+from dmq_cli.cli.documents import documents
 from dmq_cli.errors import ConfigError
 from dmq_cli.paths import PACKAGE
-from dmq_cli.report import documents
 from dmq_cli.report.tables import read_cells, table
 from dmq_cli.stages.nodes import NODES
 from tests.chain import artifacts, dmq, tiny_folder, words

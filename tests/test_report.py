@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dmq_cli import report
+from dmq_cli.cli import documents
 from dmq_cli.errors import ConfigError
 from dmq_cli.report.tables import telling_bits
 from dmq_cli.results.record import as_evaluation, flat, over_ranges
@@ -172,9 +173,9 @@ def test_a_table_without_cells_says_how_to_fill_it(tmp_path: Path) -> None:
 def test_only_the_generated_part_of_a_document_changes(tmp_path: Path) -> None:
     fill(tmp_path / "t", [cell("tac", 2.0)])
     text = "before\n<!-- table t -->\nold\n<!-- end -->\nafter"
-    filled = report.fill(text, tmp_path)
+    filled = documents.fill(text, tmp_path)
     assert filled.startswith("before\n<!-- table t -->\n| bits") and filled.endswith("<!-- end -->\nafter")
-    assert "old" not in filled and report.fill(filled, tmp_path) == filled
+    assert "old" not in filled and documents.fill(filled, tmp_path) == filled
 
 
 def test_many_cells_are_pictured_at_the_bits_that_tell_most() -> None:
@@ -189,7 +190,7 @@ def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
     text = (
         "<!-- table t bits=w4a4 method=tac columns=method,PSNR -->\nold\n<!-- end -->\n<!-- table t -->\n<!-- end -->"
     )
-    some, every = (part.splitlines() for part in report.fill(text, tmp_path).split("<!-- end -->\n"))
+    some, every = (part.splitlines() for part in documents.fill(text, tmp_path).split("<!-- end -->\n"))
     assert some[1:5] == [
         "| method | PSNR to FP ↑ |",
         "| --- | --- |",
@@ -198,33 +199,33 @@ def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
     ]
     assert len([line for line in every if line.startswith("| w")]) == 3 and len(every[1].split(" | ")) == 5
     with pytest.raises(ConfigError, match="no finished cells of tac of w2a2"):
-        report.fill(text.replace("w4a4", "w2a2"), tmp_path)
+        documents.fill(text.replace("w4a4", "w2a2"), tmp_path)
     with pytest.raises(ConfigError, match="use bits, method or columns"):
-        report.fill(text.replace("bits", "bit"), tmp_path)
+        documents.fill(text.replace("bits", "bit"), tmp_path)
 
 
 def test_a_document_may_have_docstrings_and_files_of_conf(tmp_path: Path) -> None:
     text = "<!-- docstring correct/base.py -->\n<!-- end -->\n<!-- choice correct=none -->\nold\n<!-- end -->\n"
-    lines = report.fill(text, tmp_path).splitlines()
+    lines = documents.fill(text, tmp_path).splitlines()
     assert (
         lines[1]
         == "What every correction offers to the stages that estimate and use it, and the one that does nothing."
     )
     assert lines[4:6] == ['```yaml title="correct=none"', "# The quantized network as it is."] and "old" not in lines
     with pytest.raises(ConfigError, match="which is not there"):
-        report.fill(text.replace("none", "nothing"), tmp_path)
+        documents.fill(text.replace("none", "nothing"), tmp_path)
 
 
-@pytest.mark.parametrize("document", report.documents(ROOT), ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("document", documents.documents(ROOT), ids=lambda file: str(file.relative_to(ROOT)))
 def test_generated_parts_of_documents_are_what_the_command_makes(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    assert report.fill(text, TABLES) == text, "run make docs-tables"
+    assert documents.fill(text, TABLES) == text, "run make docs-tables"
 
 
 def test_documents_show_the_tables() -> None:
-    shown = "".join(file.read_text(encoding="utf-8") for file in report.documents(ROOT))
+    shown = "".join(file.read_text(encoding="utf-8") for file in documents.documents(ROOT))
     assert {"<!-- table digits_ptq -->", "<!-- table main -->", "<!-- seeds recon_seed -->"} <= set(shown.splitlines())
-    assert len(report.documents(ROOT)) >= 20
+    assert len(documents.documents(ROOT)) >= 20
 
 
 def test_every_committed_cell_has_its_proof() -> None:

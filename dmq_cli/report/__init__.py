@@ -1,8 +1,7 @@
-"""From metrics.json files to what people read: a summary in the terminal, tables, pictures, the numbers in README.md and docs/."""
+"""From metrics.json files to what people read: a summary in the terminal, tables, pictures."""
 
-from dmq_cli.report.documents import documents, fill
 from dmq_cli.report.picture import picture
 from dmq_cli.report.summary import describe, headline
 from dmq_cli.report.tables import table
 
-__all__ = ["describe", "documents", "fill", "headline", "picture", "table"]
+__all__ = ["describe", "headline", "picture", "table"]

@@ -168,7 +168,9 @@ class SharedUnits:
 
 
 def _take_over(folder: Path, work: Path) -> None:
-    """Copy the files of a unit to where those of a process that learns alone would be."""
+    """Copy the files of a unit to where those of a process that learns alone would be, each in one step."""
     for file in folder.iterdir():
         if file.name != MANIFEST:
-            shutil.copyfile(file, work / f"{_SCRATCH}{file.name}")
+            scratch = work / f".{file.name}.tmp"
+            shutil.copyfile(file, scratch)
+            scratch.replace(work / f"{_SCRATCH}{file.name}")

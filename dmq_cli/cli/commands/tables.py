@@ -2,7 +2,7 @@
 printed beside what is measured, as CSV and LaTeX, too, and report.html, the page of `dmq report NAME`.
 
 `python -m dmq_cli.cli.commands.tables NAME` writes them without filling the table; `--overview` writes outputs/tables/README.md of all
-papers' tables; `--matched` writes conf/table/matched.csv (papers/matched.py); `--docs` makes the generated parts of README.md and docs/ anew (report/documents.py).
+papers' tables; `--matched` writes conf/table/matched.csv (papers/matched.py); `--docs` makes the generated parts of README.md and docs/ anew (cli/documents.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _matched(tables: Path) -> None:
 
 def _documents(tables: Path) -> None:
     """README.md and docs/ of the checkout that is the working folder, and the pictures in docs/images/, called after their tables."""
-    from dmq_cli.report.documents import documents, fill
+    from dmq_cli.cli.documents import documents, fill
     from dmq_cli.store.files import write_text
 
     for file in documents(Path.cwd()):

@@ -4,6 +4,7 @@ Each stands between two comments, of which the first says what it is:
 
     <!-- table digits_ptq bits=w4a4 method=minmax,tac columns=method,PSNR -->    filters are optional, see `tables.table`
     <!-- seeds recon_seed -->                                                  its rows over several seeds of the learning
+    <!-- claims digits -->                                                     how the papers' claims fared at that scale
     <!-- docstring correct/tac.py -->                                           of a module of dmq_cli
     <!-- choice correct=tac -->                                                 conf/correct/tac.yaml
     <!-- end -->
@@ -17,11 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
+from dmq_cli.papers.outcomes import claims_table
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.report.seeds import seeds_table
 from dmq_cli.report.tables import table
 
-_PART = re.compile(r"<!-- (?P<kind>table|seeds|docstring|choice) (?P<words>[^\n]+) -->\n.*?<!-- end -->", re.DOTALL)
+_PART = re.compile(
+    r"<!-- (?P<kind>table|seeds|claims|docstring|choice) (?P<words>[^\n]+) -->\n.*?<!-- end -->", re.DOTALL
+)
 
 
 def documents(root: Path) -> list[Path]:
@@ -37,6 +41,7 @@ def fill(text: str, tables: Path) -> str:
     kinds: dict[str, Callable[[str], str]] = {
         "table": lambda words: _table(words, tables),
         "seeds": lambda name: seeds_table(tables / name),
+        "claims": lambda scale: claims_table(tables, scale),
         "docstring": _docstring,
         "choice": _choice,
     }
