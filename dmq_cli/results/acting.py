@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,10 +20,15 @@ from dmq_cli.store.hashing import digest
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds
 _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
+_TRAINED = (
+    "loss",
+    "lr",
+    "min_snr",
+)  # of `train`, where a training reads them; the rest changes no result or is of `dmq train`
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
-    r"[~+]*(runtime\.|store\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train|(model|method|bits|budget|protocol)(=|$)"
+    r"[~+]*(runtime\.|store\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train\.(?!loss|lr|min_snr)|(model|method|bits|budget|protocol)(=|$)"
     r"|bits\.(weight|act)=|model\.(path|name)=|protocol\.num_images=)"
 )
 
@@ -55,14 +60,15 @@ def acting(config: Any, choices: Mapping[str, str], source: ChoiceSource) -> lis
     """
     words = _words(choices, _NAMED)
     stock = _composed(source, words)
-    acting_words = [f"{group}={choices[group]}" for group in _GROUPS if choices.get(group) != stock.choices.get(group)]
+    groups = (*_GROUPS, "data") if _reads_data(config) else _GROUPS
+    acting_words = [f"{group}={choices[group]}" for group in groups if choices.get(group) != stock.choices.get(group)]
     if acting_words or choices.get("protocol") != stock.choices.get("protocol"):
-        words = _words(choices, (*_NAMED, "protocol", *_GROUPS))
+        words = _words(choices, (*_NAMED, "protocol", *groups))
         stock = _composed(source, words)
     if metrics := _metrics(choices, stock.choices):
         acting_words, stock = [*acting_words, *metrics], _composed(source, (*words, *metrics))
     job = _Plain(choices, _flattened(config, False), _flattened(config, True))
-    return [*acting_words, *bits_overrides(config.bits), *dict.fromkeys(_differing(job, stock))]
+    return [*acting_words, *bits_overrides(config.bits), *dict.fromkeys(_differing(job, _of_same_kind(stock, job)))]
 
 
 def from_command(command: str) -> list[str]:
@@ -105,6 +111,17 @@ def _composed(source: ChoiceSource, words: tuple[str, ...]) -> _Plain:
     return _Plain(dict(config.hydra.runtime.choices), _flattened(config, False), _flattened(config, True))
 
 
+def _of_same_kind(stock: _Plain, job: _Plain) -> _Plain:
+    """A plain configuration without data, where the job reads none."""
+    if any(key.startswith("data.") for key in job.written):
+        return stock
+    written, resolved = (
+        {key: value for key, value in values.items() if not key.startswith("data.")}
+        for values in (stock.written, stock.resolved)
+    )
+    return replace(stock, written=written, resolved=resolved)
+
+
 def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
     """Yield a word for every value that differs both as written and as resolved; one that follows from another value is left out."""
     for key in dict.fromkeys([*job.written, *stock.written]):
@@ -129,10 +146,25 @@ def _taken_away(key: str, written: Mapping[str, Any]) -> Iterator[str]:
 def _flattened(config: Any, resolve: bool) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    compared = OmegaConf.masked_copy(config, [key for key in _COMPARED if key in config])
+    compared = OmegaConf.masked_copy(config, [key for key in (*_COMPARED, "train", "data") if key in config])
     whole = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) if resolve else compared
     plain: Any = OmegaConf.to_container(whole, resolve=resolve)
-    return dict(_flat({key: plain[key] for key in _COMPARED if key in plain}))
+    sections = {key: plain[key] for key in _COMPARED if key in plain}
+    if _trains(config):
+        sections["train"] = {name: value for name, value in plain["train"].items() if name in _TRAINED}
+    if _reads_data(config):
+        sections["data"] = plain["data"]
+    return dict(_flat(sections))
+
+
+def _trains(config: Any) -> bool:
+    return (
+        "train" in config and "_target_" in (config.get("recon") or {}) and config.recon._target_ == "dmq_cli.qat.Qat"
+    )
+
+
+def _reads_data(config: Any) -> bool:
+    return "data" in config and _trains(config) and config.recon.loss == "noise"
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -34,6 +34,9 @@ def source() -> Iterator[ChoiceSource]:
         (["model=folder", "model.path=/x", "model.name=y", "model.sampling.eta=1", "protocol=smoke"], ["model.sampling.eta=1"]),
         (["protocol.metrics.kid=null", "protocol.metrics.is.splits=5"], ["protocol.metrics.is.splits=5", "protocol.metrics.kid=null"]),
         (["~protocol.metrics.kid", "+metric@protocol.metrics.cmmd=cmmd"], ["+metric@protocol.metrics.cmmd=cmmd", "~protocol.metrics.kid"]),
+        (["method=lsq", "train.loss=distill", "train.min_snr=5", "train.lr=5e-4", "train.accumulate=4", "data=fashion"], ["train.loss=distill", "train.lr=0.0005", "train.min_snr=5"]),
+        (["method=lsq", "data=images", "data.path=/photos"], ["data=images"]),
+        (["method=tac", "train.loss=distill", "data=fashion"], []),
         (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
     ],
 )  # fmt: skip
