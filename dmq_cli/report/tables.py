@@ -245,7 +245,16 @@ def _settings(cell: Evaluation) -> dict[str, Any]:
     """The values of these sections by name; what was added or has changed since is left out as in keys, so that old and new cells compare."""
     sections = without_later({name: cell.config.get(name, {}) for name in ("budget", "correct", "recon")}, top=True)
     scheme = {k: v for k, v in cell.config.get("scheme", {}).items() if not isinstance(v, Mapping | list)}
-    return {**sections["budget"], **scheme, **sections["correct"], **sections["recon"]}
+    recon = {**sections["recon"], **_of_training(sections["recon"])}
+    return {**sections["budget"], **scheme, **sections["correct"], **recon}
+
+
+def _of_training(recon: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training, which are a section of their own."""
+    if "settings" not in recon:
+        return {}
+    own = {key: value for key, value in recon["settings"].items() if key != "_target_"}
+    return {"settings": None, "min_snr": None, **own}  # which older trainings do not have
 
 
 def _sortable(value: Any) -> str:
