@@ -32,8 +32,8 @@ _ROWS = 4  # of a batch of noise that ranges are fitted to
 def export_form(config: Mapping[str, Any], network: TimedNetwork, folder: Path, progress: Progress) -> tuple[Path, Any]:
     """Export the quantized network of a configuration. config: composed, of the stage export; folder: where it may be written.
 
-    Returns the folder of the export and the correction method. With benchmark.fitted=noise nothing is calibrated on samples or
-    learned, and tables of a correction hold ones: neither changes how long a call takes. With run it is what the stages make.
+    Returns the folder of the export and the correction method. With benchmark.fitted=noise nothing is calibrated on samples, searched or
+    learned, and tables of a correction hold ones: none of it changes how long a call takes. With run it is what the stages make.
     """
     if config["benchmark"]["fitted"] == "noise":
         return folder, _fitted_to_noise(shaped(config)[0], network, folder)
@@ -50,7 +50,7 @@ def _fitted_to_noise(config: Mapping[str, Any], network: TimedNetwork, folder: P
         )
     adapter = network.adapter()
     guided = adapter.blank_cond(1) is not None
-    attached = build.with_quantizers(adapter, config)
+    attached = build.with_quantizers(adapter, _without_searches(config))
     fit_weights(attached)
     fit_activations(attached, _noise(attached, network))
     _write(config["format"], attached, folder)
@@ -59,6 +59,19 @@ def _fitted_to_noise(config: Mapping[str, Any], network: TimedNetwork, folder: P
     (folder / CORRECTION).parent.mkdir(parents=True)
     save_tensors(folder / CORRECTION, {name: torch.ones(shape) for name, shape in shapes.items()})
     return method
+
+
+def _without_searches(section: Any) -> Any:
+    """Copy a configuration with the extremes for every range: searching those of Stable Diffusion's weights takes an hour."""
+    if isinstance(section, list):
+        return [_without_searches(item) for item in section]
+    if not isinstance(section, Mapping):
+        return section
+    extremes = {"_target_": "dmq_cli.ops.MinMax"}
+    return {
+        key: extremes if key == "ranges" and isinstance(value, Mapping) else _without_searches(value)
+        for key, value in section.items()
+    }
 
 
 def _write(form: str, attached: Attached, folder: Path) -> None:
