@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from dmq_cli.sampling.guidance import Target as Target
     from dmq_cli.sampling.loop import Correction as Correction
     from dmq_cli.sampling.loop import Step as Step
-    from dmq_cli.sampling.loop import batches as batches
     from dmq_cli.sampling.loop import sample_images as sample_images
     from dmq_cli.sampling.loop import walk as walk
     from dmq_cli.sampling.scheduler import Scheduler as Scheduler
+    from dmq_cli.sampling.seeds import batches as batches
     from dmq_cli.sampling.seeds import parse_range as parse_range
     from dmq_cli.sampling.seeds import parse_ranges as parse_ranges
     from dmq_cli.sampling.seeds import require_disjoint as require_disjoint
@@ -62,12 +62,12 @@ __getattr__, __all__ = late(
         "loop": (
             "Correction",
             "Step",
-            "batches",
             "sample_images",
             "walk",
         ),
         "scheduler": ("Scheduler",),
         "seeds": (
+            "batches",
             "parse_range",
             "parse_ranges",
             "require_disjoint",

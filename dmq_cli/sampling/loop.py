@@ -130,8 +130,3 @@ def sample_images(steps: Iterator[Step], decode: Decoder | None = None) -> Tenso
     last = deque(steps, maxlen=1).pop().following
     images = (last if decode is None else decode(last)).cpu()
     return images.clamp(-1, 1) if images.dim() == 4 else images
-
-
-def batches(seeds: range, size: int) -> Iterator[range]:
-    """Consecutive pieces of at most `size` seeds, the last one included."""
-    return (seeds[start : start + size] for start in range(0, len(seeds), size))

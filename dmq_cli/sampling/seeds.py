@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dmq_cli.errors import SeedError
 
@@ -47,3 +47,8 @@ def require_disjoint(named: Mapping[str, range]) -> None:
 def show(seeds: range) -> str:
     """The range as the user writes it."""
     return f"{seeds.start}-{seeds.stop - 1}"
+
+
+def batches(seeds: range, size: int) -> Iterator[range]:
+    """Consecutive pieces of at most `size` seeds, the last one included."""
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))

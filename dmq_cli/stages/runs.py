@@ -11,11 +11,10 @@ from dmq_cli.stages.quantize import correct as correct
 from dmq_cli.stages.quantize import reconstruct as reconstruct
 from dmq_cli.stages.quantize import targets as targets
 from dmq_cli.stages.quantize import transform as transform
-from dmq_cli.stages.quantize import unit_helper as unit_helper
 from dmq_cli.stages.tracing import trace as trace
 from dmq_cli.stages.training_set import training_set as training_set
 
 __all__ = [
     "calibrate", "calibset", "correct", "evaluate", "evaluate_fp", "export", "reconstruct", "sample", "sample_fp", "targets", "trace",
-    "training_set", "transform", "unit_helper",
+    "training_set", "transform", 
 ]  # fmt: skip

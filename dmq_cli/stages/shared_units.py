@@ -143,7 +143,7 @@ class SharedUnits:
         graph, config = self._graph, self._config
         node = graph.nodes["reconstruct"]
         inputs = {need: graph.store.verify(need, graph.key(need, config)) for need in node.needs_for(config)}
-        from dmq_cli.stages.runs import unit_helper
+        from dmq_cli.stages.quantize import unit_helper
 
         learn = unit_helper(graph.task(node, config, inputs, Path()))
 
