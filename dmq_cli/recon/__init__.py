@@ -7,13 +7,14 @@ from dmq_cli.recon.learning import LossReport, placed
 from dmq_cli.recon.method import ReconMethod, Targets
 from dmq_cli.recon.passes import Pass
 from dmq_cli.recon.quest import Quest
-from dmq_cli.recon.reconstruction import NoReconstruction, Reconstruction
+from dmq_cli.recon.reconstruction import LearnUnit, NoReconstruction, Reconstruction
 from dmq_cli.recon.scales import Scales
 from dmq_cli.recon.space import bytes_of_targets, require_space
 from dmq_cli.recon.units import module_names
 
 __all__ = [
     "AdaRound",
+    "LearnUnit",
     "LossReport",
     "NoReconstruction",
     "Pass",

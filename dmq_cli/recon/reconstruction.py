@@ -30,6 +30,8 @@ from dmq_cli.recon.units import Unit, layers_of, units_of
 from dmq_cli.store.tensors import load_tensors, save_tensors
 from dmq_cli.wrap import Attached, bake, load_quantizer_state, quantizer_state
 
+LearnUnit = Callable[[str, int, Path, Callable[[], Mapping[str, Tensor]]], None]
+"""learn(pass, index of the unit, folder, state): state() is that of all quantizers before the pass, asked for once in a pass."""
 _TYPICAL_UNITS = 23  # of the embedded model; counting another model's would need the model, and a cost is an estimate
 
 
@@ -131,16 +133,15 @@ class Reconstruction:
 
     def helper(
         self, attached: Attached, data: Batches, num: int, report: LossReport, targets: Path | None
-    ) -> Callable[[str, int, Path, Mapping[str, Tensor]], None]:
-        """Make what another process does to learn units of one pass after the other: learn(pass, index of the unit, folder, state
-        of all quantizers before the pass)."""
+    ) -> LearnUnit:
+        """Make what another process does to learn units of one pass after the other."""
         setting, units = self._start(attached, data, num, Path(), report, targets)
         at: str | None = None
 
-        def learn(name: str, index: int, folder: Path, state: Mapping[str, Tensor]) -> None:
+        def learn(name: str, index: int, folder: Path, state: Callable[[], Mapping[str, Tensor]]) -> None:
             nonlocal at
             if name != at:
-                load_quantizer_state(attached.quantizers(), state)
+                load_quantizer_state(attached.quantizers(), state())
                 bake(attached)
                 at = name
             self._learner(setting, units, name)(index, folder)

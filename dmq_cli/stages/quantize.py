@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,17 @@ from dmq_cli.correct import CorrectionMethod
 from dmq_cli.diagnose import network_cost
 from dmq_cli.models import Call, Denoiser, InBatches, ModelDenoiser, levels, model_schedule
 from dmq_cli.qat import JUDGED, Distance, Qat
-from dmq_cli.recon import LossReport, ReconMethod, bytes_of_targets, curves, module_names, placed, record, require_space
+from dmq_cli.recon import (
+    LearnUnit,
+    LossReport,
+    ReconMethod,
+    bytes_of_targets,
+    curves,
+    module_names,
+    placed,
+    record,
+    require_space,
+)
 from dmq_cli.sampling import batches, parse_range, walk
 from dmq_cli.stages import build
 from dmq_cli.stages.graph import Task
@@ -142,15 +152,12 @@ def reconstruct(task: Task) -> None:
     _save(task, attached, "The reconstructed quantizers")
 
 
-def unit_helper(task: Task) -> Callable[[str, int, Path, Mapping[str, Tensor]], None]:
+def unit_helper(task: Task) -> LearnUnit:
     """Load the network as it is calibrated, for a process that learns units of passes without order; see Reconstruction.helper."""
-    attached, method = (
-        build.attached(task.config, task.runtime, task.inputs["calibrate"]),
-        build.make(task.config["recon"]),
-    )
+    attached = build.attached(task.config, task.runtime, task.inputs["calibrate"])
+    method = build.make(task.config["recon"])
     rows = _rows(task, method.num_samples)
-    helper: Callable[[str, int, Path, Mapping[str, Tensor]], None]
-    helper = method.helper(attached, rows, len(rows), _reporter(task), task.inputs["targets"])
+    helper: LearnUnit = method.helper(attached, rows, len(rows), _reporter(task), task.inputs["targets"])
     return helper
 
 

@@ -39,16 +39,15 @@ Learn = Callable[[int, Path], None]
 
 def is_shared(stage: str, config: Mapping[str, Any]) -> bool:
     """Whether several processes were started and units of this reconstruction have no order."""
-    runtime = config["runtime"]
-    several = workers.count(runtime) * int(runtime.get("ranks", 1)) > 1
-    return stage == "reconstruct" and several and bool(passes(config))
+    return stage == "reconstruct" and workers.processes(config["runtime"]) > 1 and bool(passes(config))
 
 
 def passes(config: Mapping[str, Any]) -> list[str]:
     """The passes of a configuration whose units have no order, see recon.Pass.unordered."""
     recon = config.get("recon")
-    sections = (recon.get("passes") or {}) if isinstance(recon, Mapping) else {}
-    return [name for name, section in sections.items() if _unordered(section)]
+    if not isinstance(recon, Mapping) or recon.get("_target_") != "dmq_cli.recon.Reconstruction":
+        return []
+    return [name for name, section in recon["passes"].items() if _unordered(section)]
 
 
 def _unordered(section: Mapping[str, Any]) -> bool:
@@ -120,8 +119,10 @@ class SharedUnits:
 
     def _units(self, name: str) -> int | None:
         """The number of units of a pass that has begun and is not over."""
-        folder = self._graph.store.find(STARTS, self._pass_key(name))
-        return None if folder is None else int(read_json(folder / _COUNT)["units"])
+        with contextlib.suppress(ArtifactError):  # removed meanwhile
+            folder = self._graph.store.find(STARTS, self._pass_key(name))
+            return None if folder is None else int(read_json(folder / _COUNT)["units"])
+        return None
 
     def _learn_one(self, name: str, missing: list[int], learn: Learn) -> bool:
         """Learn one of these units that nobody is learning; whether there was one."""
@@ -130,12 +131,16 @@ class SharedUnits:
         if not free:
             return False
         index = random.choice(free)  # two processes that look at the same time hardly take the same one
-        with contextlib.suppress(BlockingIOError), store.claim(UNITS, self._unit_key(name, index), wait=False) as claim:
-            if claim.done is None and self._units(name) is not None:
+        key, over = self._unit_key(name, index), False
+        with contextlib.suppress(BlockingIOError), store.claim(UNITS, key, wait=False) as claim:
+            over = self._units(name) is None  # meanwhile: a unit that is learned now would stay
+            if claim.done is None and not over:
                 learn(index, claim.work)
                 for file in claim.work.glob(f"{_SCRATCH}*.*"):
                     file.rename(file.with_name(file.name.removeprefix(_SCRATCH)))
                 claim.commit(self._manifest(name))
+        if over:
+            store.forget(UNITS, {key})
         return True
 
     def _helper(self) -> Callable[[str, int, Path], None]:
@@ -147,11 +152,10 @@ class SharedUnits:
 
         learn = unit_helper(graph.task(node, config, inputs, Path()))
 
-        def learned(name: str, index: int, folder: Path) -> None:
-            start = self._graph.store.verify(STARTS, self._pass_key(name))
-            learn(name, index, folder, load_tensors(start / _STATE))
+        def state(name: str) -> dict[str, Tensor]:
+            return load_tensors(graph.store.verify(STARTS, self._pass_key(name)) / _STATE)
 
-        return learned
+        return lambda name, index, folder: learn(name, index, folder, partial(state, name))
 
     def _missing(self, name: str, units: int) -> list[int]:
         store = self._graph.store

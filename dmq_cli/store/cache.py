@@ -154,7 +154,13 @@ class ArtifactStore:
                 raise BlockingIOError(f"{stage} {key} is being computed")
             try:
                 take_over(folder, hold)
-                yield Claim(folder, self.find(stage, key), hold)
+                try:
+                    claim = Claim(folder, self.find(stage, key), hold)
+                except FileNotFoundError as error:
+                    if wait:
+                        raise
+                    raise BlockingIOError(f"{stage} {key} is being removed, its lock as well") from error
+                yield claim
             except Exception as error:
                 _check_still(hold, error)
                 raise

@@ -13,10 +13,10 @@ import pytest
 
 from dmq_cli.recon.units import ModuleUnit
 from dmq_cli.stages.prepare import prepare
-from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.shared_units import STARTS, UNITS, is_shared, passes
-from dmq_cli.stages.verbs import graph, needs, take_part
+from dmq_cli.stages.verbs import needs
 from tests.chain import FEW, QUICK, dmq
+from tests.stages.together import files, made_together
 from tests.test_conf import composed
 
 FULL = ("mix=1.0", "mixed=all")
@@ -32,14 +32,21 @@ def prepared(small: Path, outputs: Path, *given: str, workers: int = 1) -> dict[
 
 
 @contextmanager
-def learning(limit: int | None = None) -> Iterator[list[tuple[str, str]]]:
-    """The units that learn inside the block and in which thread; Ctrl-C when `limit` of them have."""
-    capture, learned = ModuleUnit.capture, list[tuple[str, str]]()
+def learning(limit: int | None = None, helped: bool = False) -> Iterator[list[tuple[str, str]]]:
+    """The units that learn inside the block and in which thread; Ctrl-C when `limit` of them have.
+
+    helped: the main thread does not learn scales before another one does.
+    """
+    capture, learned, others_learn = ModuleUnit.capture, list[tuple[str, str]](), threading.Event()
 
     def counted(unit: ModuleUnit, *rest: Any, **options: Any) -> Any:
         if len(learned) == limit:
             raise KeyboardInterrupt
         learned.append((unit.name, threading.current_thread().name))
+        if threading.current_thread() is not threading.main_thread():
+            others_learn.set()
+        elif helped and options["activations"]:
+            others_learn.wait(60)
         return capture(unit, *rest, **options)
 
     with patch.object(ModuleUnit, "capture", counted):
@@ -47,19 +54,8 @@ def learning(limit: int | None = None) -> Iterator[list[tuple[str, str]]]:
 
 
 def made(config: dict[str, Any], helpers: int = 0) -> dict[str, bytes]:
-    """The files of the reconstruction that this thread makes with the help of others."""
-    stage_graph = graph(config, Progress(quiet=True))
-    folder = stage_graph.store.root / "reconstruct" / stage_graph.key("reconstruct", config)
-    threads = [
-        threading.Thread(target=take_part, args=([("reconstruct", config)], lambda: not folder.exists()))
-        for _ in range(helpers)
-    ]
-    for thread in threads:
-        thread.start()
-    stage_graph.ensure("reconstruct", config)
-    for thread in threads:
-        thread.join()
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
+    """The files of the reconstruction."""
+    return files(made_together(config, "reconstruct", helpers))
 
 
 def left(outputs: Path) -> list[Path]:
@@ -69,7 +65,7 @@ def left(outputs: Path) -> list[Path]:
 @pytest.mark.parametrize("given", [SCALES, BOTH], ids=["scales", "both"])
 def test_units_are_the_same_bytes_whatever_the_processes(given: tuple[str, ...], small: Path, tmp_path: Path) -> None:
     whole = made(prepared(small, tmp_path / "whole", *given))
-    with learning() as learned:
+    with learning(helped=True) as learned:
         shared = made(prepared(small, tmp_path / "shared", *given, workers=3), helpers=2)
     assert shared == whole and set(whole) == {"quantizers.safetensors", "losses.json"}
     assert len(learned) == 2 * NUM_UNITS and len({name for name, _ in learned}) == NUM_UNITS

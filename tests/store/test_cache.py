@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -214,3 +215,19 @@ def test_a_bad_disk_is_one_sentence(store: ArtifactStore, monkeypatch: pytest.Mo
 def test_other_os_errors_pass(store: ArtifactStore) -> None:
     with pytest.raises(FileNotFoundError), store.claim("sample", KEY) as claim:
         (claim.work / "missing").read_text()
+
+
+def test_what_is_being_removed_with_its_lock_is_busy(store: ArtifactStore) -> None:
+    """Another process has found all that it needed and removes folder and lock while this one claims it."""
+    make_folder = Path.mkdir
+
+    def removed(path: Path, *rest: Any, **options: Any) -> None:
+        make_folder(path, *rest, **options)
+        if path.name.startswith(".work-"):
+            path.rmdir()
+
+    with patch.object(Path, "mkdir", removed), pytest.raises(BlockingIOError, match="being removed"):  # noqa: SIM117
+        with store.claim("stage", KEY, wait=False):
+            raise AssertionError("there is nothing to write into")
+    with store.claim("stage", KEY, wait=False) as claim:
+        assert claim.work.is_dir()
