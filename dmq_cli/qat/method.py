@@ -87,7 +87,8 @@ class Qat:
             return EQUAL
         if alphas_cumprod is None:
             raise ConfigError("The training weighs timesteps, but was given no noise levels; use train.min_snr=null.")
-        return Weighting(attached.adapter.prediction.kind, alphas_cumprod, self.settings.min_snr)
+        levels = alphas_cumprod.to(device_of(attached.adapter))
+        return Weighting(attached.adapter.prediction.kind, levels, self.settings.min_snr)
 
     def _problem(self, attached: Attached, data: Batches, training_set: Path | None) -> Problem:
         if self.loss == "distill":

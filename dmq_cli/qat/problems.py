@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -66,12 +67,14 @@ class Weighting:
         if self.min_snr is None:
             return nn.functional.mse_loss(prediction, batch.target)
         errors = (prediction - batch.target).square().flatten(1).mean(1)
-        return (self._weights(self.min_snr).to(errors)[batch.timestep] * errors).mean()
+        return (self._weights[batch.timestep].to(errors) * errors).mean()
 
-    def _weights(self, gamma: float) -> Tensor:
+    @cached_property
+    def _weights(self) -> Tensor:
+        """By timestep, (T,)."""
         snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
         divided = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.kind]
-        return snr.clamp(max=gamma) / divided
+        return snr.clamp(max=self.min_snr) / divided
 
 
 EQUAL = Weighting("epsilon", torch.zeros(0))

@@ -20,15 +20,11 @@ from dmq_cli.store.hashing import digest
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds
 _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
-_TRAINED = (
-    "loss",
-    "lr",
-    "min_snr",
-)  # of `train`, where a training reads them; the rest changes no result or is of `dmq train`
+_TRAINED = ("loss", "lr", "min_snr")  # of `train`; the rest changes no result or is of `dmq train`
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
-    r"[~+]*(runtime\.|store\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train\.(?!loss|lr|min_snr)|(model|method|bits|budget|protocol)(=|$)"
+    r"[~+]*(runtime\.|store\.|hydra|table|trace|seeds|fp_seeds|retry|scale|logger|stage|train(?!\.(loss|lr|min_snr)=)|(model|method|bits|budget|protocol)(=|$)"
     r"|bits\.(weight|act)=|model\.(path|name)=|protocol\.num_images=)"
 )
 

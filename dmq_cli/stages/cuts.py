@@ -109,7 +109,7 @@ class Features:
 
     def seeds(self, config: Config) -> range | None:
         """The images, counted from 0."""
-        several = _processes(config["runtime"]) > 1 and "seeds" in config
+        several = workers.processes(config["runtime"]) > 1 and "seeds" in config
         return range(len(parse_range(config["seeds"]))) if several else None
 
     def pieces(self, config: Config) -> list[range]:
@@ -154,11 +154,7 @@ def count(stage: str, config: Config) -> int:
 
 def working(stage: str, config: Config) -> int:
     """How many of the processes that were started can work on an artifact of this stage at once."""
-    return min(_processes(config["runtime"]), count(stage, config))
-
-
-def _processes(runtime: Config) -> int:
-    return workers.count(runtime) * int(runtime.get("ranks", 1))
+    return min(workers.processes(config["runtime"]), count(stage, config))
 
 
 def _made_by(runtime: Config) -> dict[str, Any]:

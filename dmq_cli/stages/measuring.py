@@ -50,8 +50,8 @@ def judge(
     "protocol"}, and the influence (N,) of every image on each distance. With twins, also {"paired", "paired_intervals"}.
 
     outputs: the folder whose `references` hold built ones; subjects: the class or prompt of each image; twins: the
-    full-precision images from the same noise; features: of `extract`, None where they are not known. Raises EvaluationError for images or a reference that do not fit the protocol,
-    errors of weights as in `read_weights`.
+    full-precision images from the same noise; features: of `extract`, None where they are not known. Raises EvaluationError for
+    images or a reference that do not fit the protocol, errors of weights as in `read_weights`.
     """
     check_images(len(images), protocol)
     real = find_reference(protocol, outputs)

@@ -16,5 +16,5 @@ from dmq_cli.stages.training_set import training_set as training_set
 
 __all__ = [
     "calibrate", "calibset", "correct", "evaluate", "evaluate_fp", "export", "reconstruct", "sample", "sample_fp", "targets", "trace",
-    "training_set", "transform", 
+    "training_set", "transform",
 ]  # fmt: skip

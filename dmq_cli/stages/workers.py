@@ -40,6 +40,11 @@ def count(runtime: Mapping[str, Any]) -> int:
     return len(devices(runtime)) if number is None else number
 
 
+def processes(runtime: Mapping[str, Any]) -> int:
+    """The number of processes of the whole launch: those of this command, of every one that torchrun or srun started."""
+    return count(runtime) * int(runtime.get("ranks", 1))
+
+
 def threads(runtime: Mapping[str, Any]) -> int:
     """Threads of torch in each process: runtime.threads, else an equal share of torch's own choice."""
     return int(runtime["threads"] or max(1, torch.get_num_threads() // count(runtime)))
@@ -100,7 +105,7 @@ class Helpers:
     def _start(self, index: int) -> tuple[BaseProcess, Connection]:
         chosen = devices(self._runtime)
         own = {"device": chosen[index % len(chosen)], "threads": threads(self._runtime), "workers": 1, "devices": None}
-        own["ranks"] = count(self._runtime) * int(self._runtime.get("ranks", 1))  # it is one of several
+        own["ranks"] = processes(self._runtime)  # it is one of several
         targets = [(name, {**config, "runtime": {**config["runtime"], **own}}) for name, config in self._targets]
         context = multiprocessing.get_context("spawn")
         receiving, sending = context.Pipe(duplex=False)

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from dmq_cli.stages.shards import Shards
 from dmq_cli.stages.verbs import graph, needs, take_part
 from tests.chain import FEW, QUICK, artifacts, dmq, words
 from tests.stages.test_golden import in_float64
+from tests.stages.together import made_together
 from tests.test_conf import composed
 
 SIZE = 20  # of the shards here
@@ -49,19 +49,8 @@ def prepared(small: Path, outputs: Path, stage: str = STAGE, **runtime: Any) -> 
 
 
 def made(config: dict[str, Any], stage: str = STAGE, helpers: int = 0) -> Any:
-    """The images of an artifact that this thread makes with the help of others."""
-    stage_graph = graph(config, Progress(quiet=True))
-    folder = stage_graph.store.root / stage / stage_graph.key(stage, config)
-    others = [
-        threading.Thread(target=take_part, args=([(stage, config)], lambda: not folder.exists()))
-        for _ in range(helpers)
-    ]
-    for thread in others:
-        thread.start()
-    stage_graph.ensure(stage, config)
-    for thread in others:
-        thread.join()
-    return load_images(folder)
+    """The images of an artifact."""
+    return load_images(made_together(config, stage, helpers))
 
 
 def left(outputs: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,8 +13,9 @@ from dmq_cli.stages.cuts import CUTS, is_cut, working
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
 from dmq_cli.stages.shards import Shards
-from dmq_cli.stages.verbs import graph, take_part
+from dmq_cli.stages.verbs import graph
 from tests.chain import FEW, QUICK
+from tests.stages.together import files, made_together
 from tests.test_conf import composed
 
 EIGHT = "calib.seeds=1000000-1000007"
@@ -28,27 +28,16 @@ def prepared(outputs: Path, *given: str, batch_size: int = 3, **runtime: Any) ->
     return {**config, "runtime": {**config["runtime"], "batch_size": batch_size, **runtime}}
 
 
-def files(config: dict[str, Any], helpers: int = 0) -> dict[str, bytes]:
-    """The files of the set that this thread makes with the help of others."""
-    stage_graph = graph(config, Progress(quiet=True))
-    folder = stage_graph.store.root / "calibset" / stage_graph.key("calibset", config)
-    threads = [
-        threading.Thread(target=take_part, args=([("calibset", config)], lambda: not folder.exists()))
-        for _ in range(helpers)
-    ]
-    for thread in threads:
-        thread.start()
-    stage_graph.ensure("calibset", config)
-    for thread in threads:
-        thread.join()
-    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+def made(config: dict[str, Any], helpers: int = 0) -> dict[str, bytes]:
+    """The files of the set."""
+    return files(made_together(config, "calibset", helpers))
 
 
 def uncut(config: dict[str, Any]) -> dict[str, bytes]:
     """The same set, made as one."""
     with patch.dict(CUTS):
         del CUTS["calibset"]
-        return files(config)
+        return made(config)
 
 
 def left(outputs: Path) -> list[Path]:
@@ -64,14 +53,14 @@ def of_folder(small: Path) -> tuple[str, ...]:
 def test_a_set_is_the_same_bytes_whatever_the_processes(calib: str, helpers: int, small: Path, tmp_path: Path) -> None:
     given = (*of_folder(small), f"calib={calib}")
     whole = uncut(prepared(tmp_path / "whole", *given))
-    shared = files(prepared(tmp_path / "shared", *given, workers=helpers + 1), helpers)
+    shared = made(prepared(tmp_path / "shared", *given, workers=helpers + 1), helpers)
     assert shared == whole and set(whole) == {"sample.safetensors", "timestep.safetensors"}
     assert not left(tmp_path / "shared")
 
 
 def test_conditions_and_guidance_are_those_of_the_whole_set(tmp_path: Path) -> None:
     whole = uncut(prepared(tmp_path / "whole", *CONDITIONED))
-    shared = files(prepared(tmp_path / "shared", *CONDITIONED), helpers=1)
+    shared = made(prepared(tmp_path / "shared", *CONDITIONED), helpers=1)
     names = {"sample", "timestep", "condition", "index"}
     assert shared == whole and set(whole) == {f"{name}.safetensors" for name in names}
 
@@ -87,13 +76,13 @@ def test_a_killed_one_goes_on_with_the_batches_that_are_missing(small: Path, tmp
         write(self, folder, seeds, *rest)
 
     with patch.object(Collection, "write", stopping), pytest.raises(KeyboardInterrupt):
-        files(config)
+        made(config)
     stage_graph = graph(config, Progress(quiet=True))
     before = {seeds.start: len(seeds) for seeds in walked}
     assert Shards(stage_graph, "calibset", config).there() == sum(before.values()) / 8
     walked.clear()
     with patch.object(Collection, "write", lambda *a: (walked.append(a[2]), write(*a))):  # type: ignore[func-returns-value]
-        files(config)
+        made(config)
     assert len(walked) == 1 and not {seeds.start for seeds in walked} & set(before)
 
 

@@ -17,8 +17,9 @@ from dmq_cli.stages import cuts, images, measuring
 from dmq_cli.stages.cuts import CUTS, Features, is_cut
 from dmq_cli.stages.prepare import prepare
 from dmq_cli.stages.progress import Progress
-from dmq_cli.stages.verbs import graph, take_part
+from dmq_cli.stages.verbs import graph
 from tests.chain import FEW, QUICK
+from tests.stages.together import files, made_together
 from tests.test_conf import composed
 
 STAGES = ("evaluate_fp", "evaluate")
@@ -38,19 +39,8 @@ def prepared(model: Path, outputs: Path, workers: int = 1) -> dict[str, Any]:
 
 
 def measured(config: dict[str, Any], stage: str, helpers: int = 0) -> dict[str, bytes]:
-    """The files of an evaluation that this thread makes with the help of others."""
-    stage_graph = graph(config, Progress(quiet=True))
-    folder = stage_graph.store.root / stage / stage_graph.key(stage, config)
-    own = {**config, "runtime": {**config["runtime"], "workers": 1, "ranks": config["runtime"]["workers"]}}
-    threads = [
-        threading.Thread(target=take_part, args=([(stage, own)], lambda: not folder.exists())) for _ in range(helpers)
-    ]
-    for thread in threads:
-        thread.start()
-    stage_graph.ensure(stage, config)
-    for thread in threads:
-        thread.join()
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
+    """The files of an evaluation."""
+    return files(made_together(config, stage, helpers))
 
 
 @pytest.mark.parametrize("stage", STAGES)
