@@ -13,9 +13,9 @@ from dmq_cli.papers.transcript import names
 from dmq_cli.store import read_json
 
 _COLUMNS = {
-    "hold": (HOLDS, AHEAD),
-    "not told apart": (EVEN,),
-    "do not hold": (BEHIND, FAILS),
+    "hold": (HOLDS,),
+    "not told apart": (EVEN, AHEAD, BEHIND),
+    "do not hold": (FAILS,),
     "not measured": (UNKNOWN,),
 }
 _STATE = re.compile(
@@ -24,7 +24,10 @@ _STATE = re.compile(
 
 
 def claims_table(tables: Path, scale: str) -> str:
-    """Count the comparisons that the claims of each paper stand for, by what came out. scale: paper or digits. Raises ConfigError where no table is written."""
+    """Count the comparisons that the claims of each paper stand for, by what came out; those with unknown noise are not told apart.
+
+    scale: paper or digits. Raises ConfigError where no table is written.
+    """
     by_paper: dict[str, Counter[str]] = {}
     for name in names():
         file = tables / folder_name(name, scale) / "table.json"

@@ -49,7 +49,7 @@ def test_papers_are_added_up(tmp_path: Path) -> None:
         [field.strip() for field in row.strip("|").split("|")] for row in claims_table(tmp_path, "digits").splitlines()
     ]
     assert rows[0] == ["paper", "claims", "comparisons", "hold", "not told apart", "do not hold", "not measured"]
-    assert rows[2:] == [["TAC", "2", "11", "4", "3", "3", "1"], ["TDQ", "1", "2", "", "", "2", ""]]
+    assert rows[2:] == [["TAC", "2", "11", "3", "5", "2", "1"], ["TDQ", "1", "2", "", "", "2", ""]]
 
 
 def test_without_tables_it_is_refused(tmp_path: Path) -> None:
