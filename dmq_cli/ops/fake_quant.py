@@ -17,6 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dmq_cli.ops.straight_through import straight_through
+
 Rounding = Callable[[Tensor], Tensor]
 """From x/scale (real) to integers, or nearly integers, of the same shape."""
 
@@ -55,10 +57,13 @@ def fake_uniform(
     x: any shape; scale > 0 and zero_point (integer-valued): broadcastable to x; rounding works on x/scale.
     Returns x's shape and dtype. With `round_ste` gradients pass straight through to x inside the range, and
     autograd gives the gradient of scale (Esser et al. 2020, LSQ, eq. 3; see the top of the file).
-    Without gradients the same is computed in place: equal for finite x/scale, except the sign of zeros.
+    Without gradients the same is computed in place, and with them by `ops.straight_through`, where nothing compiles it: equal for finite
+    x/scale, except the sign of zeros.
     """
     if rounding is round_ste and not _differentiable(x, scale, zero_point):
         return _fake_uniform_in_place(x, scale, zero_point, lo, hi).to(x.dtype)
+    if rounding is round_ste and x.dtype == scale.dtype == zero_point.dtype and not torch.compiler.is_compiling():
+        return straight_through(x, scale, zero_point, lo, hi)
     codes = uniform_codes(x, scale, zero_point, lo, hi, rounding)
     return ((codes - zero_point) * scale).to(x.dtype)
 
