@@ -21,7 +21,7 @@ from dmq_cli.deploy.bench.process import Process
 from dmq_cli.deploy.bench.subjects import Subject
 from dmq_cli.deploy.bench.turns import by_turns
 from dmq_cli.deploy.processor import instruction_set
-from dmq_cli.errors import ConfigError, DmqError, nearest
+from dmq_cli.errors import ConfigError, nearest
 from dmq_cli.models import identified, is_random
 from dmq_cli.paths import choice_files
 from dmq_cli.results.benchmark import BENCHMARK, SCHEMA, read_benchmark, summarise, write_benchmark
@@ -106,16 +106,12 @@ def benchmark(composed: Mapping[str, Any], command: str, variant: Variant, quiet
         _log.info("%s is measured: %s", config["model"]["name"], cell)
         return {**read_benchmark(cell).content, "cell": str(cell)}
     run = create_run(Path(config["runtime"]["outputs"]) / "runs", "benchmark", key, config)
-    try:
+    with run:
         content = _measured(config, settings, subjects, variant, Progress(quiet))
         content |= {"overrides": config.get("overrides", []), "command": command}
         manifest = {"verb": "benchmark", "key": key, "command": command, "artifacts": {}, "environment": environment(), "finished": now()}  # fmt: skip
         for folder in (run.path, *([] if cell is None else [cell])):
             write_benchmark(folder, content, manifest)
-    except BaseException as error:
-        run.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
-        raise
-    run.finish("done")
     return {**content, "run": str(run.path), **({} if cell is None else {"cell": str(cell)})}
 
 

@@ -97,17 +97,17 @@ def train(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dic
     extractor = stage_graph.ensure("train_classifier", sections) if settings.get("classifier") else None
     key = stage_graph.key(node or "train_classifier", sections)
     run = create_run(Path(composed["runtime"]["outputs"]) / "runs", "train", key, dict(composed), lock_of(composed))
-    places, card = {}, dict[str, Any]()
-    if trained:
-        places["model"] = _copy(trained / "model", run.path / settings["name"])
-    if extractor:
-        places["extractor"] = _copy(extractor, run.path / f"{settings['classifier'].get('data', 'digits')}_cnn")
-    if node:
-        card = {**_trained(stage_graph, node, sections), "command": command, "environment": environment()}
+    with run:
+        places, card = {}, dict[str, Any]()
+        if trained:
+            places["model"] = _copy(trained / "model", run.path / settings["name"])
+        if extractor:
+            places["extractor"] = _copy(extractor, run.path / f"{settings['classifier'].get('data', 'digits')}_cnn")
+        if node:
+            card = {**_trained(stage_graph, node, sections), "command": command, "environment": environment()}
+            _publish(places, card, settings["install"])
+            card |= _quality(composed, places["model"], progress)
         _publish(places, card, settings["install"])
-        card |= _quality(composed, places["model"], progress)
-    _publish(places, card, settings["install"])
-    run.finish("done")
     return {"artifacts": {name: str(place) for name, place in places.items()}, "card": card}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from dmq_cli.errors import DmqError
 from dmq_cli.results.record import as_metrics
 from dmq_cli.sampling import parse_ranges, show
 from dmq_cli.stages import results, workers
@@ -129,15 +128,12 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
     folder = create_run(Path(config["runtime"]["outputs"]) / "runs", verb, key, dict(config), lock_of(config))
     stage_graph.helpers = Helpers(config, nodes)
     with results.logging_to(folder.log), at_signals(), launch.leading(workers.threads(config["runtime"])):
-        try:
-            _log_sampling(config if "exported" in config else composed, config)
-            result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
-        except BaseException as error:
-            folder.finish(f"failed: {error}" if isinstance(error, DmqError) else f"failed: {type(error).__name__}")
-            raise
-        finally:
-            stage_graph.helpers.stop()
-        folder.finish("done")
+        with folder:
+            try:
+                _log_sampling(config if "exported" in config else composed, config)
+                result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
+            finally:
+                stage_graph.helpers.stop()
         if verb == "evaluate":
             log_run(logger, folder.path, result)
     return result

@@ -10,7 +10,9 @@ import weakref
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
+from dmq_cli.errors import DmqError
 from dmq_cli.store import locking
 from dmq_cli.store.files import disk_errors, read_json, write_json
 
@@ -24,7 +26,7 @@ _log = logging.getLogger("dmq")
 
 
 class Run:
-    """A run folder: config.json, status.json, run.log, artifacts/<name> and whatever `write_json` puts there.
+    """A run folder: config.json, status.json, run.log, artifacts/<name> and whatever `write_json` puts there; `with` it, it ends with the block.
 
     path: the folder. log: the file to log to (created by whoever logs).
     status.json: {"status": "running" | "done" | "failed: ...", "started": ISO time, "finished": ISO time or
@@ -39,6 +41,19 @@ class Run:
         hold = locking.wait(locking.kind_of(lock, path), path / LOCK, _log.debug)
         self._release = weakref.finalize(self, hold.release)
         self._write_status("running", None)
+
+    def __enter__(self) -> Run:
+        """The run; leaving the block finishes it, as failed after an error."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See above."""
+        if error is None:
+            self.finish("done")
+        else:
+            self.finish(f"failed: {error if isinstance(error, DmqError) else type(error).__name__}")
 
     def link(self, name: str, target: Path) -> Path:
         """Make (or replace) artifacts/<name>, a relative link to `target`, and return it. Raises OSError."""

@@ -70,6 +70,8 @@ def test_weights_are_installed_before_they_are_measured(tmp_path: Path, monkeypa
     assert (installed / "transformer" / "diffusion_pytorch_model.safetensors").is_file()
     text = (installed / "README.md").read_text(encoding="utf-8")
     assert "0.25000 on training images" in text and "FD-digits" not in text
+    (run,) = (tmp_path / "runs" / "train").iterdir()
+    assert read_json(run / "status.json")["status"] == "failed: RuntimeError"
 
 
 @pytest.mark.parametrize("override", ["model=folder", "train=ddim_digits"])

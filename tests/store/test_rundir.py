@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from dmq_cli.errors import ArtifactCorruptError, DiskError, NumericsError
-from dmq_cli.store import create_run, read_json, write_json
+from dmq_cli.store import create_run, is_alive, read_json, write_json
 
 KEY = "0123456789abcdef"
 
@@ -29,6 +30,23 @@ def test_a_run_folder(tmp_path: Path) -> None:
     assert (ended["status"], ended["started"]) == ("failed: the disk is full.", status["started"])
     assert datetime.fromisoformat(ended["finished"]) >= datetime.fromisoformat(ended["started"])
     assert read_json(run.write_json("metrics.json", {"fid": 3.5})) == {"fid": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "done"),
+        (NumericsError("the loss is nan."), "failed: the loss is nan."),
+        (RuntimeError("inside"), "failed: RuntimeError"),
+    ],
+)
+def test_a_run_ends_with_its_block(error: Exception | None, status: str, tmp_path: Path) -> None:
+    run = create_run(tmp_path, "train", KEY, {})
+    with pytest.raises(type(error)) if error else nullcontext(), run:
+        if error:
+            raise error
+    ended = read_json(run.path / "status.json")
+    assert ended["status"] == status and ended["finished"] and not is_alive(run.path)
 
 
 def test_runs_of_the_same_second_are_different(tmp_path: Path) -> None:
