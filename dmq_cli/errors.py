@@ -35,43 +35,47 @@ class DmqError(Exception):
 
 
 class ConfigError(DmqError):
+    """An impossible group, key, type or value."""
+
     exit_code = 2
 
 
 class SchemeError(ConfigError):
-    pass
+    """Quantizer rules that do not fit the model."""
 
 
 class SeedError(ConfigError):
-    pass
+    """Seeds that are empty, malformed or not disjoint."""
 
 
 class ModelError(DmqError):
-    pass
+    """A model folder or checkpoint that is not what it should be."""
 
 
 class MissingWeightsError(ModelError):
+    """Weights, statistics or extractors that are not on this machine."""
+
     exit_code = 4
 
 
 class NumericsError(DmqError):
-    pass
+    """NaN or infinity where there must be numbers."""
 
 
 class ArtifactError(DmqError):
-    pass
+    """Something stored that cannot be used as it was to be."""
 
 
 class ArtifactCorruptError(ArtifactError):
-    pass
+    """A stored file that is missing, truncated or altered."""
 
 
 class DiskError(ArtifactError):
-    pass
+    """The disk is full or not writable."""
 
 
 class EvaluationError(DmqError):
-    pass
+    """Images that do not fit the protocol."""
 
 
 class Stopped(KeyboardInterrupt):

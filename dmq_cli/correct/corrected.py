@@ -33,6 +33,7 @@ class CorrectedDenoiser:
         self._calls = {int(t): call for call, t in enumerate(timesteps.tolist())}
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser: the corrected estimate, guided where the model is."""
         if self.correction is None:
             return self.guide.join(self.denoiser(sample, timestep, cond))
         first = int(timestep.flatten()[0])

@@ -32,6 +32,7 @@ class DeployedDenoiser(abc.ABC):
         """The network's prediction. inputs: sample (B, C, H, W) float32, timestep (1,), and the tensors of the condition."""
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser. All samples of a call have one timestep; ConfigError otherwise."""
         times = timestep.reshape(-1)
         if len(times) > 1 and bool((times != times[0]).any()):
             raise ConfigError(

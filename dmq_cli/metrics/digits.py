@@ -54,6 +54,7 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The layers of `features_list`, in its order, of uint8 images (B, 1 or 3, H, W) that are grey; EvaluationError for others."""
         grey, (height, width) = images[:, :1], SIDES[self.extractor]
         if images.shape[2:] != (height, width) or not bool((images == grey).all()):
             raise EvaluationError(
@@ -66,14 +67,17 @@ class DigitsFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """See torch-fidelity: the names of its layers."""
         return "features", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """See torch-fidelity: the layer that a metric reads."""
         return "logits" if metric == "isc" else "features"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """See torch-fidelity: it cannot."""
         return False
 
 

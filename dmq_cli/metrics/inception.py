@@ -40,6 +40,7 @@ class InceptionFeatures(FeatureExtractorBase):  # type: ignore[misc]
             self.network.Mixed_6d.branch1x1.conv.register_forward_hook(self._keep)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The layers of `features_list`, in its order, of uint8 images (B, 1 or 3, H, W)."""
         self._spatial.clear()
         features = self.network(images.expand(-1, 3, -1, -1))
         by_layer = dict(zip(self.network.features_list, features, strict=True))
@@ -52,15 +53,18 @@ class InceptionFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """See torch-fidelity: the names of its layers."""
         return (*inception.FeatureExtractorInceptionV3.get_provided_features_list(), SPATIAL)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """See torch-fidelity: the layer that a metric reads."""
         layer: str = inception.FeatureExtractorInceptionV3.get_default_feature_layer_for_metric(metric)
         return layer
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """See torch-fidelity: it cannot."""
         return False
 
 

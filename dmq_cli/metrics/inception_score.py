@@ -25,6 +25,7 @@ class InceptionScore(SetMetric):
     splits: int = 10
 
     def check(self, protocol: Protocol) -> None:
+        """See Metric: at least one split, and an image in each."""
         super().check(protocol)
         check_least(protocol, "metrics.is.splits", self.splits, 1)
         check_most(protocol, "metrics.is.splits", self.splits)

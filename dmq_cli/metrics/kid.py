@@ -44,6 +44,7 @@ class Kid(SetMetric):
         return self.subset_size
 
     def check(self, protocol: Protocol) -> None:
+        """See Metric: subsets of at least two images, and no more than there are."""
         super().check(protocol)
         check_least(protocol, "metrics.kid.subset_size", self.subset_size, 2)
         check_least(protocol, "metrics.kid.subsets", self.subsets, 1)

@@ -40,6 +40,7 @@ class PrecisionRecall(SetMetric):
         return self.images or self.neighbourhood + 1
 
     def check(self, protocol: Protocol) -> None:
+        """See Metric: more images than neighbours."""
         super().check(protocol)
         check_least(protocol, "metrics.prc.neighbourhood", self.neighbourhood, 1)
         check_least(protocol, "metrics.prc.images", self.images, self.neighbourhood + 1)

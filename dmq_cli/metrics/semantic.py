@@ -49,6 +49,7 @@ class Dinov2Features(FeatureExtractorBase):  # type: ignore[misc]
         self.model.embeddings.position_embeddings = nn.Parameter(self._positions(), requires_grad=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The class token (B, D) of uint8 images (B, 1 or 3, H, W)."""
         pixels = _prepared(images, lambda image: image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), *_IMAGENET)
         return (self.model(pixels).pooler_output,)
 
@@ -65,14 +66,17 @@ class Dinov2Features(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """See torch-fidelity: the names of its layers."""
         return ("dinov2",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """See torch-fidelity: the layer that a metric reads."""
         return "dinov2"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """See torch-fidelity: it cannot."""
         return False
 
 
@@ -91,6 +95,7 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
         self.model, self.tokenizer = _model("CLIPModel", folder), _tokenizer(folder)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings (B, D) of length 1 of uint8 images (B, 1 or 3, H, W)."""
         side = int(self.model.config.vision_config.image_size)
         pixels = _prepared(images, lambda image: _centre(image, side), *_CLIP)
         embeddings = self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
@@ -113,14 +118,17 @@ class ClipFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """See torch-fidelity: the names of its layers."""
         return ("clip",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
+        """See torch-fidelity: the layer that a metric reads."""
         return "clip"
 
     @staticmethod
     def can_be_compiled() -> bool:
+        """See torch-fidelity: it cannot."""
         return False
 
 

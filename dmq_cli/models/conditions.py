@@ -119,6 +119,7 @@ class ClassEmbedding(nn.Module):
         self.embedding = nn.Embedding(num_embeddings, embedding_dim)
 
     def forward(self, classes: Tensor) -> Tensor:
+        """Tokens (B, 1, embedding_dim) of classes (B,)."""
         tokens: Tensor = self.embedding(classes)[:, None]
         return tokens
 

@@ -52,6 +52,7 @@ class ModelDenoiser:
         return device_of(self.adapter)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         return predict(self.adapter, sample, timestep, cond)
 
 
@@ -74,6 +75,7 @@ class InBatches:
         return home(self.denoiser)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         estimates = []
         for start in range(0, len(sample), self.size):
             rows = slice(start, start + self.size)

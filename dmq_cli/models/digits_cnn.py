@@ -41,6 +41,7 @@ class DigitsCNN(nn.Module):
         ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D) in (-1, 1) and logits (B, classes) of images (B, 1, H, W) in [-1, 1]."""
         features = torch.tanh(self.norm(self.embed(self.drop(self.body(images)))))
         return features, self.head(features)
 

@@ -167,6 +167,7 @@ class StudentDenoiser:
         return device_of(self.student.attached.adapter)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         adapter = self.student.attached.adapter
         output = self.student(sample.to(self.device), timestep.to(self.device), cond).to(sample)
         return adapter.prediction.noise(output, sample, timestep)

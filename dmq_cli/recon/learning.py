@@ -34,7 +34,9 @@ class LossReport(Protocol):
 
     def __call__(
         self, unit: str, iteration: int, iterations: int, loss: float, *, where: str = "", share: float | None = None
-    ) -> None: ...
+    ) -> None:
+        """See above."""
+        ...
 
 
 def placed(report: LossReport, place: str, start: float, size: float) -> LossReport:

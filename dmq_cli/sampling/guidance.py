@@ -74,6 +74,7 @@ class Halves:
         self.denoiser, self.none, self.calls = denoiser, none, calls
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser; cond: of the conditional half."""
         self.none = placed(self.none, sample.device)
         none = repeated(self.none, len(sample))
         if self.calls == 2:
@@ -91,6 +92,7 @@ class Guided:
         self.halves, self.scale = halves, scale
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         return joined(self.halves(sample, timestep, cond), self.scale)
 
 

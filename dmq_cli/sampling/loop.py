@@ -28,11 +28,17 @@ class Correction(Protocol):
     Returning `sigma` itself changes nothing, to the last bit. It may also have finish(sample), which changes the last sample.
     """
 
-    def pre(self, sample: Tensor, call: int) -> Tensor: ...
+    def pre(self, sample: Tensor, call: int) -> Tensor:
+        """The sample that the network is called with."""
+        ...
 
-    def post(self, eps: Tensor, call: int) -> Tensor: ...
+    def post(self, eps: Tensor, call: int) -> Tensor:
+        """The estimate that the step is taken with."""
+        ...
 
-    def variance(self, sigma: Tensor, noise_gain: Tensor, *, call: int) -> Tensor: ...
+    def variance(self, sigma: Tensor, noise_gain: Tensor, *, call: int) -> Tensor:
+        """The standard deviation of the noise that the step adds."""
+        ...
 
 
 @dataclass(frozen=True)

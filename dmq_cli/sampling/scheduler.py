@@ -30,7 +30,9 @@ class Scheduler(Protocol):
         ...
 
     @property
-    def config(self) -> Any: ...
+    def config(self) -> Any:
+        """Diffusers' own record of its settings."""
+        ...
 
     @property
     def init_noise_sigma(self) -> Any:

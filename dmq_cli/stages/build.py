@@ -209,6 +209,7 @@ class Unquantized(ModelDenoiser):
         self.attached = attached
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         with quantizing(self.attached, weights=False, activations=False):
             return super().__call__(sample, timestep, cond)
 

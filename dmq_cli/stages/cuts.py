@@ -26,13 +26,19 @@ class Cut(Protocol):
     """How the artifacts of a stage are cut. name: of the shards' stage; what: its seeds stand for; asks: sections only shards have."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the shards' stage."""
+        ...
 
     @property
-    def what(self) -> str: ...
+    def what(self) -> str:
+        """Its seeds stand for, in plural."""
+        ...
 
     @property
-    def asks(self) -> tuple[str, ...]: ...
+    def asks(self) -> tuple[str, ...]:
+        """Sections of a configuration that only shards have."""
+        ...
 
     def seeds(self, config: Config) -> range | None:
         """All seeds of the artifact; None where the configuration does not say them."""

@@ -50,6 +50,7 @@ class RunDenoiser(CorrectedDenoiser):
         self._warned = False
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser; warns once that a loop of one's own leaves a part of the correction out."""
         if self.correction is not None and not self._warned:
             self._warned = True
             _log.warning(
@@ -109,6 +110,7 @@ class _Bare:
         self.context, self.open = context, False
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """See Denoiser; warns once that a loop of one's own leaves a part of the correction out."""
         if not self.open and not self.context.active:
             raise ConfigError(
                 "The network of a corrected run was called by itself, which would leave its correction out; use the loaded model, its"

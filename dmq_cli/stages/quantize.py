@@ -53,6 +53,7 @@ class CalibrationRows:
         return min(total, self.num or total)
 
     def __call__(self) -> Iterator[Call]:
+        """Read the batches, from the first one."""
         return build.calibration(self.folder, self.batch_size, len(self))
 
 

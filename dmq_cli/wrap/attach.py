@@ -33,6 +33,7 @@ class Attached:
 
     @property
     def model(self) -> nn.Module:
+        """The network, with its quantizers in it."""
         return self.adapter.model
 
     @contextlib.contextmanager

@@ -31,6 +31,7 @@ class QuantAttention:
         self.observed = False
 
     def __call__(self, attn: nn.Module, *args: Any, temb: Tensor | None = None, **named: Any) -> Any:
+        """What the original processor returns, its product quantized where a quantizer is on."""
         if temb is not None:
             named["temb"] = temb
         if not self.observed and not any(quantizer.enabled for quantizer in slot_quantizers(attn)):

@@ -21,6 +21,7 @@ class QuantDenoiser:
         return device_of(self.attached.adapter)
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
+        """See Denoiser."""
         timestep = timestep.to(self.device)
         with self.attached.at(timestep):
             return predict(self.attached.adapter, sample, timestep, cond)

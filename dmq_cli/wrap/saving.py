@@ -26,6 +26,7 @@ class Refusal:
         self.sentence = sentence
 
     def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Raises ModelError, whatever it is called with."""
         raise ModelError(self.sentence)
 
 

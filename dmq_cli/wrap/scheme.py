@@ -39,6 +39,7 @@ class Spec:
 
     @property
     def quantized(self) -> bool:
+        """Whether the site has fewer bits than full precision."""
         return self.bits != FULL_PRECISION
 
 
@@ -65,6 +66,7 @@ class Rule:
     first: bool = False
 
     def fits(self, site: Site) -> bool:
+        """Whether the site's label and part are what the rule is for."""
         return fits(site.label, self.match) and fnmatchcase(site.part, self.part)
 
     def choose(self, sites: Sequence[Site]) -> list[Site]:
@@ -72,6 +74,7 @@ class Rule:
         return list(islice(filter(self.fits, sites), 1 if self.first else None))
 
     def changes(self) -> dict[str, Any]:
+        """The fields it sets, by name."""
         names = [spec_field.name for spec_field in fields(Spec)]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
