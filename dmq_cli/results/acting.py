@@ -21,6 +21,7 @@ _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sample
 _NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds
 _COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
 _TRAINED = ("loss", "lr", "min_snr")  # of `train`; the rest changes no result or is of `dmq train`
+_DATA_SET = "data.name"  # no label: it says which data set is loaded
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere
 _LONGEST = 60  # characters of a value
 _UNREAD = re.compile(
@@ -121,7 +122,8 @@ def _of_same_kind(stock: _Plain, job: _Plain) -> _Plain:
 def _differing(job: _Plain, stock: _Plain) -> Iterator[str]:
     """Yield a word for every value that differs both as written and as resolved; one that follows from another value is left out."""
     for key in dict.fromkeys([*job.written, *stock.written]):
-        if key.rpartition(".")[2] in LABELS or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
+        label = key.rpartition(".")[2] in LABELS and key != _DATA_SET
+        if label or _SHOWN.fullmatch(key) or stock.written.get(key) == "???":
             continue
         if key not in job.written:
             yield from _taken_away(key, job.written)

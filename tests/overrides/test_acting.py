@@ -36,6 +36,7 @@ def source() -> Iterator[ChoiceSource]:
         (["~protocol.metrics.kid", "+metric@protocol.metrics.cmmd=cmmd"], ["+metric@protocol.metrics.cmmd=cmmd", "~protocol.metrics.kid"]),
         (["method=lsq", "train.loss=distill", "train.min_snr=5", "train.lr=5e-4", "train.accumulate=4", "data=fashion"], ["train.loss=distill", "train.lr=0.0005", "train.min_snr=5"]),
         (["method=lsq", "data=images", "data.path=/photos"], ["data=images"]),
+        (["method=lsq", "data=hf", "data.name=cifar10"], ["data=hf", "data.name=cifar10"]),
         (["method=tac", "train.loss=distill", "data=fashion"], []),
         (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
     ],
