@@ -93,9 +93,9 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a network's state, strictly. Raises ArtifactCorruptError for names or shapes that are not its own."""
-    expected, found = shapes_of(model), {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != found:
-        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    expected, given = shapes_of(model), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != given:
+        wrong = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
         raise ArtifactCorruptError(
             f"The exported weights have {len(wrong)} tensors that do not fit their config.json (first: {wrong[0]}); export again."
         )

@@ -64,9 +64,9 @@ def is_exported(folder: Path) -> bool:
 
 def _files(folder: Path) -> dict[str, Path]:
     """The files of the folder by name, but for dmq.json, the card, which may be edited, and what dmq keeps of an artifact."""
-    own = (FILE, CARD, "manifest.json")
+    unchecked = (FILE, CARD, "manifest.json")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in paths.items() if name not in own and not path.name.startswith(".")}
+    return {name: path for name, path in paths.items() if name not in unchecked and not path.name.startswith(".")}
 
 
 def _altered(folder: Path, name: str) -> ArtifactCorruptError:

@@ -49,13 +49,13 @@ def in_packed(folder: Path) -> Iterator[Tensor]:
 
 def equal(expected: Iterable[Tensor], stored: Iterable[Tensor]) -> tuple[int, int]:
     """Count the integers of expected weights that are stored, each whole weight once, and all. Names are not kept everywhere."""
-    there = Counter(map(_identity, stored))
+    remaining = Counter(map(_identity, stored))
     num_equal = num_all = 0
     for weight in expected:
         num_all += weight.numel()
         identity = _identity(weight)
-        if there[identity]:
-            there[identity] -= 1
+        if remaining[identity]:
+            remaining[identity] -= 1
             num_equal += weight.numel()
     return num_equal, num_all
 

@@ -88,8 +88,8 @@ def encoder_of(model: Any, latents: Latents) -> Encoder:
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
         code = model.encode(images.to(device))
-        own = code.latents if hasattr(code, "latents") else code.latent_dist.mode()
-        return latents.diffused(own).to(images.device)
+        latent = code.latents if hasattr(code, "latents") else code.latent_dist.mode()
+        return latents.diffused(latent).to(images.device)
 
     return encode
 

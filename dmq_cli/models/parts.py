@@ -61,14 +61,14 @@ def first_stage_folder(path: Path) -> Path | None:
 
     Raises ModelError for one without config.json, and for two.
     """
-    there = [path / name for name in STAGES if (path / name).is_dir()]
-    if len(there) > 1:
+    folders = [path / name for name in STAGES if (path / name).is_dir()]
+    if len(folders) > 1:
         raise ModelError(
             f"The folder {path} has two first stages, vqvae/ and vae/; remove the one that is not the model's."
         )
-    if there and not (there[0] / "config.json").is_file():
-        raise ModelError(f"The first stage in {there[0]} has no config.json; copy the whole folder again.")
-    return there[0] if there else None
+    if folders and not (folders[0] / "config.json").is_file():
+        raise ModelError(f"The first stage in {folders[0]} has no config.json; copy the whole folder again.")
+    return folders[0] if folders else None
 
 
 def check_parts(path: Path) -> None:

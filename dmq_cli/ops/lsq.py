@@ -22,7 +22,7 @@ class LsqStart:
 
     def fit(self, values: Tensor, grid: RangeGrid) -> Range:
         """(-r, r) of each row of values (G, n). NumericsError for NaN or infinity."""
-        one = torch.ones_like(extremes(values)[0])
-        highest_code = 1 / grid.parameters(-one, one)[0]
-        reach = 2 * values.abs().mean(1).to(one) * highest_code.sqrt()
+        unit = torch.ones_like(extremes(values)[0])
+        highest_code = 1 / grid.parameters(-unit, unit)[0]
+        reach = 2 * values.abs().mean(1).to(unit) * highest_code.sqrt()
         return -reach, reach

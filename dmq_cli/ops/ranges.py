@@ -129,8 +129,8 @@ def search(values: Tensor, limits: Range, factors: Tensor, p: float, grid: Range
     """
     (minimum, maximum), here_factors = limits, factors.to(values.device)
     for rows in _row_chunks(values):
-        here = minimum[rows, None], maximum[rows, None]
-        best = here_factors[_errors(values[rows], here, factors.tolist(), p, grid).argmin(dim=1)]
+        row_limits = minimum[rows, None], maximum[rows, None]
+        best = here_factors[_errors(values[rows], row_limits, factors.tolist(), p, grid).argmin(dim=1)]
         minimum[rows] *= best.to(minimum.dtype)
         maximum[rows] *= best.to(maximum.dtype)
     return minimum, maximum

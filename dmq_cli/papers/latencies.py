@@ -66,7 +66,7 @@ def described(measured: Benchmark) -> str:
 def verdict(claim: Mapping[str, Any], measured: Iterable[Benchmark]) -> Verdict:
     """Judge a claim by all benchmarks that have both of its subjects."""
     comparisons: dict[str, list[str]] = {}
-    for state, numbers in (found for benchmark in measured for found in _compared(claim, benchmark)):
+    for state, numbers in (outcome for benchmark in measured for outcome in _compared(claim, benchmark)):
         comparisons.setdefault(state, []).append(numbers)
     return Verdict(claim["says"], *summarised(comparisons)) if comparisons else Verdict(claim["says"], "not measured")
 

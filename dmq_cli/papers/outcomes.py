@@ -47,7 +47,7 @@ def claims_table(tables: Path, scale: str) -> str:
 def comparisons(claim: str) -> Counter[str]:
     """Count the comparisons of one claim, as it stands in a summary, by their state; a claim without a number is one."""
     outcome = claim.rpartition(": ")[2]
-    return Counter({found["state"]: int(found["count"] or 1) for found in _STATE.finditer(outcome)})
+    return Counter({match["state"]: int(match["count"] or 1) for match in _STATE.finditer(outcome)})
 
 
 def _row(paper: str, counts: Counter[str]) -> list[str]:

@@ -116,8 +116,8 @@ def _strengths(stats: Mapping[str, Any]) -> dict[str, float]:
 def _by_part(sites: Sequence[str], every: Iterable[str]) -> list[tuple[str, int, int]]:
     """(part of the network, how many of these sites lie in it, how many of all), where there are any of them."""
     of_all = Counter(site.partition(".")[0] for site in every)
-    here = Counter(site.partition(".")[0] for site in sites)
-    return [(part, here[part], count) for part, count in of_all.items() if here[part]]
+    of_these = Counter(site.partition(".")[0] for site in sites)
+    return [(part, of_these[part], count) for part, count in of_all.items() if of_these[part]]
 
 
 def _few_channels_rise(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:

@@ -97,11 +97,11 @@ class Loop:
 
     def _backward(self, batch: Batch) -> float:
         """Gradients of the loss of a batch, of which this process takes its share in `accumulate` parts; the loss of that share."""
-        own = batch.rows(self.ranks.share(torch.arange(len(batch.sample))))
-        total, size = 0.0, math.ceil(len(own.sample) / self.settings.accumulate)
-        for rows in torch.split(torch.arange(len(own.sample)), size):
-            part = own.rows(rows)
-            loss = len(rows) / len(own.sample) * self._error(self.network, part)
+        share = batch.rows(self.ranks.share(torch.arange(len(batch.sample))))
+        total, size = 0.0, math.ceil(len(share.sample) / self.settings.accumulate)
+        for rows in torch.split(torch.arange(len(share.sample)), size):
+            part = share.rows(rows)
+            loss = len(rows) / len(share.sample) * self._error(self.network, part)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._diverged(part, value)

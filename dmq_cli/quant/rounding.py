@@ -118,9 +118,9 @@ class FixedRound(nn.Module):
         return torch.floor(u.detach()) + self.up.to(u.dtype)
 
 
-def _check_shape(u: Tensor, own: Tensor) -> None:
-    if u.shape != own.shape:
+def _check_shape(u: Tensor, learned: Tensor) -> None:
+    if u.shape != learned.shape:
         raise ConfigError(
             f"A learned rounding was asked for a tensor of shape {tuple(u.shape)}, it was made for "
-            f"{tuple(own.shape)}; learned roundings fit only the weight they were made from."
+            f"{tuple(learned.shape)}; learned roundings fit only the weight they were made from."
         )

@@ -96,8 +96,8 @@ class Reconstruction:
     @property
     def _refitted(self) -> str | None:
         """The first pass that learns scales alone, where rounding is learned before it."""
-        passes = [(name, one) for name, one in self.passes.items() if one.iterations]
-        alone = next((number for number, (_, one) in enumerate(passes) if one.rounding is None), 0)
+        passes = [(name, recon_pass) for name, recon_pass in self.passes.items() if recon_pass.iterations]
+        alone = next((number for number, (_, recon_pass) in enumerate(passes) if recon_pass.rounding is None), 0)
         return passes[alone][0] if alone else None
 
     @property

@@ -172,12 +172,12 @@ class Shards:
             same = config == identity and manifest["inputs"] == inputs and manifest["version"] == version
             if not same or manifest.get("made") != self._config["made"]:
                 continue
-            there = parse_range(manifest["config"]["seeds"])
-            there_pieces = self._cut.pieces({**self._config, "seeds": manifest["config"]["seeds"]})
+            made_range = parse_range(manifest["config"]["seeds"])
+            made_pieces = self._cut.pieces({**self._config, "seeds": manifest["config"]["seeds"]})
             for seeds in self._pieces:
-                if show(seeds) not in parts and seeds in there_pieces:
+                if show(seeds) not in parts and seeds in made_pieces:
                     folder = self._graph.store.verify(self._stage, manifest["key"])
-                    parts[show(seeds)] = (folder, slice(seeds.start - there.start, seeds.stop - there.start))
+                    parts[show(seeds)] = (folder, slice(seeds.start - made_range.start, seeds.stop - made_range.start))
         return parts
 
     def _report(self) -> None:

@@ -100,17 +100,17 @@ class SharedUnits:
 
     def remove(self) -> None:
         """Remove what is there of passes that have begun."""
-        there, store = self.artifacts(), self._graph.store
+        begun, store = self.artifacts(), self._graph.store
         for stage in (STARTS, UNITS):  # in this order: nobody learns units of a pass without a start
-            store.forget(stage, {key for name, key in there if name == stage})
+            store.forget(stage, {key for name, key in begun if name == stage})
 
     def artifacts(self) -> set[tuple[str, str]]:
         """Stage and key of what is there of passes that have begun."""
-        there: set[tuple[str, str]] = set()
+        begun: set[tuple[str, str]] = set()
         for name in passes(self._config):
             if (units := self._units(name)) is not None:
-                there |= {(STARTS, self._pass_key(name)), *((UNITS, self._unit_key(name, i)) for i in range(units))}
-        return there
+                begun |= {(STARTS, self._pass_key(name)), *((UNITS, self._unit_key(name, i)) for i in range(units))}
+        return begun
 
     def _begun(self) -> tuple[str, int] | None:
         """The pass that is being learned, and the number of its units."""

@@ -37,10 +37,10 @@ def opened(source: DataSource, shape: tuple[int, int, int]) -> Pictures:
     """Open the images of a source. shape: (H, W, C) of the images that the model draws; ConfigError for others."""
     height, width, channels = shape
     pictures = source.pictures(height)
-    own = pictures.source.shape[1:]
-    if own != shape:
+    shape_of_images = pictures.source.shape[1:]
+    if shape_of_images != shape:
         raise ConfigError(
-            f"The training images of {pictures.source.name} are {own[0]}x{own[1]}x{own[2]}, and the model draws {height}x{width}x{channels};"
+            f"The training images of {pictures.source.name} are {'x'.join(map(str, shape_of_images))}, and the model draws {height}x{width}x{channels};"
             f" give images like those (data=images with data.crop=center data.resize={height} scales), {_OR}."
         )
     return pictures

@@ -147,8 +147,8 @@ def _help_first(launch: Launch, stage_graph: Graph, run_targets: Sequence[Target
     threads = launch.join(lambda: not any(_is_unfinished(stage_graph, *target) for target in cut))
     if threads is not None:
         torch.set_num_threads(threads)
-        own = {**config["runtime"], "threads": threads}
-        take_part([(name, {**range_config, "runtime": own}) for name, range_config in cut], launch.alive)
+        runtime = {**config["runtime"], "threads": threads}
+        take_part([(name, {**range_config, "runtime": runtime}) for name, range_config in cut], launch.alive)
 
 
 def _is_unfinished(stage_graph: Graph, name: str, config: Mapping[str, Any]) -> bool:

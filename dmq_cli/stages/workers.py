@@ -104,9 +104,14 @@ class Helpers:
 
     def _start(self, index: int) -> tuple[BaseProcess, Connection]:
         chosen = devices(self._runtime)
-        own = {"device": chosen[index % len(chosen)], "threads": threads(self._runtime), "workers": 1, "devices": None}
-        own["ranks"] = processes(self._runtime)  # it is one of several
-        targets = [(name, {**config, "runtime": {**config["runtime"], **own}}) for name, config in self._targets]
+        runtime = {
+            "device": chosen[index % len(chosen)],
+            "threads": threads(self._runtime),
+            "workers": 1,
+            "devices": None,
+        }
+        runtime["ranks"] = processes(self._runtime)  # it is one of several
+        targets = [(name, {**config, "runtime": {**config["runtime"], **runtime}}) for name, config in self._targets]
         context = multiprocessing.get_context("spawn")
         receiving, sending = context.Pipe(duplex=False)
         process = context.Process(

@@ -79,10 +79,10 @@ def aside_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_json(path: Path, obj: object) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a plain value as JSON (indent 1). Raises NumericsError for NaN or infinity; OSError."""
     try:
-        text = json.dumps(obj, indent=1, allow_nan=False)
+        text = json.dumps(value, indent=1, allow_nan=False)
     except ValueError as error:
         raise NumericsError(
             f"{path} was to be written as JSON, but a value in it is NaN or infinite: look for the step that made it."

@@ -12,21 +12,21 @@ from dmq_cli.errors import ConfigError
 _CHUNK = 1 << 20  # bytes read at a time
 
 
-def canonical(obj: object) -> str:
+def canonical(value: object) -> str:
     """Write a plain value as canonical JSON: sorted keys, no spaces, ASCII, floats by repr, tuples as lists.
 
-    obj: None, bool, int, float, str, and lists, tuples and str-keyed dicts of those; exactly these types,
+    value: None, bool, int, float, str, and lists, tuples and str-keyed dicts of those; exactly these types,
     because a subclass (np.float64, an Enum) prints differently from one library version to the next. 1 and
     1.0 stay different. Raises ConfigError naming the place of a NaN, an infinity, another type or a key that
     is not a str.
     """
-    _check(obj, "")
-    return json.dumps(obj, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    _check(value, "")
+    return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 
-def digest(obj: object, length: int = 32) -> str:
-    """The first `length` (1..64) hex digits of the sha256 of `canonical(obj)`. Raises ConfigError."""
-    return hashlib.sha256(canonical(obj).encode("ascii")).hexdigest()[:length]
+def digest(value: object, length: int = 32) -> str:
+    """The first `length` (1..64) hex digits of the sha256 of `canonical(value)`. Raises ConfigError."""
+    return hashlib.sha256(canonical(value).encode("ascii")).hexdigest()[:length]
 
 
 def file_sha256(path: Path | str) -> str:

@@ -142,8 +142,8 @@ class Lease:
     def check(self) -> None:
         """Raise ArtifactError if another process has taken over, or the file is gone."""
         numbers = self._owners.numbers()
-        own = decode(self._owners.read(self._number))
-        if own is not None and own.token == self.token and numbers and numbers[-1] == self._number:
+        owner = decode(self._owners.read(self._number))
+        if owner is not None and owner.token == self.token and numbers and numbers[-1] == self._number:
             return
         other = decode(self._owners.read(numbers[-1])) if numbers else None
         reason = "its file is gone" if other is None else f"{other.describe()}, took over"

@@ -66,9 +66,9 @@ class Run:
         os.replace(scratch, link)
         return link
 
-    def write_json(self, name: str, obj: object) -> Path:
+    def write_json(self, name: str, value: object) -> Path:
         """Write a plain value to <name> in the run folder, in one step, and return its path."""
-        write_json(self.path / name, obj)
+        write_json(self.path / name, value)
         return self.path / name
 
     def finish(self, status: str) -> None:

@@ -117,12 +117,12 @@ def job_key(config: Any) -> str:
     OmegaConf.set_readonly(job_config, False)
     OmegaConf.set_struct(job_config, False)
     job_config.pop("hydra", None)
-    own: Any = OmegaConf.to_container(job_config, resolve=True)
+    resolved: Any = OmegaConf.to_container(job_config, resolve=True)
     if "runtime" in job_config:
         job_config.runtime.outputs = "outputs"  # paths of models begin with it
     plain: Any = OmegaConf.to_container(job_config, resolve=True)
     what = without_later({name: value for name, value in plain.items() if name not in OUTSIDE}, top=True)
-    code = code_of(own, what)
+    code = code_of(resolved, what)
     return digest([what, versions(plain), *([code] if code else [])])
 
 

@@ -56,11 +56,11 @@ class Process:
 
 def _start(target: Callable[..., None], subject: Subject, network: TimedNetwork) -> tuple[Connection, Any]:
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=target, args=(there, subject, network), daemon=True)
+    connection, far_end = context.Pipe()
+    process = context.Process(target=target, args=(far_end, subject, network), daemon=True)
     process.start()
-    there.close()  # so that the end of the process is seen here
-    return here, process
+    far_end.close()  # so that the end of the process is seen here
+    return connection, process
 
 
 def _answer(connection: Connection) -> Any:
