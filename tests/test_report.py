@@ -222,6 +222,13 @@ def test_generated_parts_of_documents_are_what_the_command_makes(document: Path)
     assert documents.fill(text, TABLES) == text, "run make docs-tables"
 
 
+def test_seeds_are_compared_with_those_of_the_method_that_is_named() -> None:
+    part = "<!-- seeds recon_seed base=tfmq -->\n<!-- end -->"
+    assert "less tfmq's" in documents.fill(part, TABLES)
+    with pytest.raises(ConfigError, match="use base=METHOD"):
+        documents.fill(part.replace("base", "bits"), TABLES)
+
+
 def test_documents_show_the_tables() -> None:
     shown = "".join(file.read_text(encoding="utf-8") for file in documents.documents(ROOT))
     assert {"<!-- table digits_ptq -->", "<!-- table main -->", "<!-- seeds recon_seed -->"} <= set(shown.splitlines())

@@ -3,7 +3,7 @@
 Each stands between two comments, of which the first says what it is:
 
     <!-- table digits_ptq bits=w4a4 method=minmax,tac columns=method,PSNR -->    filters are optional, see `tables.table`
-    <!-- seeds recon_seed -->                                                  its rows over several seeds of the learning
+    <!-- seeds qat_seed base=lsq -->                                             its rows over several seeds, see `seeds.seeds_table`
     <!-- claims digits -->                                                     how the papers' claims fared at that scale
     <!-- docstring correct/tac.py -->                                           of a module of dmq_cli
     <!-- choice correct=tac -->                                                 conf/correct/tac.yaml
@@ -40,7 +40,7 @@ def fill(text: str, tables: Path) -> str:
     """
     kinds: dict[str, Callable[[str], str]] = {
         "table": lambda words: _table(words, tables),
-        "seeds": lambda name: seeds_table(tables / name),
+        "seeds": lambda words: _seeds(words, tables),
         "claims": lambda scale: claims_table(tables, scale),
         "docstring": _docstring,
         "choice": _choice,
@@ -61,6 +61,14 @@ def _table(words: str, tables: Path) -> str:
             f"The place of the table {name} was given {', '.join(sorted(unknown))}; use bits, method or columns."
         )
     return table(tables / name, filters_by_key.get("bits"), filters_by_key.get("method"), filters_by_key.get("columns"))
+
+
+def _seeds(words: str, tables: Path) -> str:
+    name, *filters = words.split()
+    base = [word.removeprefix("base=") for word in filters if word.startswith("base=")]
+    if len(base) != len(filters):
+        raise ConfigError(f"The place of the seeds of {name} was given {' '.join(filters)}; use base=METHOD.")
+    return seeds_table(tables / name, *base)
 
 
 def _docstring(module: str) -> str:
