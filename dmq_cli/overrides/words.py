@@ -27,6 +27,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # Hydra reads it as it stands
 _NO_TEXT = re.compile(r"[+-]?[\d_]*\.?[\d_]*(e[+-]?\d+)?|[+-]?inf|nan|true|false|null", re.IGNORECASE)
 _INTERPOLATION = r"\$\{(\.*\w+\.[\w.]+|[\w.]+:[^}]*)\}"  # of a key in a section, or of a resolver
 _SWEPT = re.compile(r"(choice|glob|range|interval|sort|shuffle|tag|str|int|float|bool)\(")
+_OF_METHODS = re.compile(
+    r"(calib|transform|scheme|recon|correct|sampler)\.[\w.]+"
+)  # keys that another method may not have
+_VARIES = re.compile(r"table=|(method|calib|transform|scheme|recon|correct|sampler)=.*,")
 _KEPT = ("", "null", "???")  # words of Hydra's own
 
 
@@ -88,9 +92,18 @@ def as_hydra(overrides: Sequence[str], swept: bool = False) -> list[str]:
     """Quote paths in overrides so that Hydra reads them, whatever their characters; those that are quoted already stay.
 
     `model=/a/folder` becomes the choice model=folder with its path and name. swept: a comma separates jobs, and `\\,` or
-    quotes keep one in a path; several folders of `model=/a,/b` stay together for the sweep, which calls this for each job.
+    quotes keep one in a path; several folders of `model=/a,/b` stay together for the sweep, which calls this for each job. A key that the
+    methods of a sweep have and the default one has not, as recon.settings.lr=1e-4, becomes one value to sweep over: Hydra then looks for it
+    in the jobs alone.
     """
-    return [hydra_word for word in overrides for hydra_word in _word(word, swept)]
+    words = [hydra_word for word in overrides for hydra_word in _word(word, swept)]
+    return [_of_jobs(word) for word in words] if swept and any(map(_VARIES.match, overrides)) else words
+
+
+def _of_jobs(word: str) -> str:
+    key, _, value = word.partition("=")
+    is_one = value and "," not in value and not _SWEPT.match(value)
+    return f"{key}=choice({value})" if is_one and _OF_METHODS.fullmatch(key) else word
 
 
 def _word(word: str, swept: bool) -> Iterator[str]:

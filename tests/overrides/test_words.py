@@ -51,6 +51,23 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.key == "o/é", "interpolations of keys stay interpolations"
 
 
+def test_a_key_that_only_swept_methods_have_is_looked_for_in_their_jobs() -> None:
+    words = [
+        "method=lsq,tdq_qat",
+        "recon.settings.iterations=2",
+        "scheme.range=scale,low_fixed",
+        "budget.name=x",
+        "+recon.new=1",
+    ]
+    assert as_hydra(words, swept=True) == [words[0], "recon.settings.iterations=choice(2)", *words[2:]]
+    assert as_hydra(["table=t", words[1]], swept=True)[1] == "recon.settings.iterations=choice(2)"
+    unchanged = ["bits=w4a8,w3a8", words[1]]
+    assert as_hydra(unchanged, swept=True) == unchanged, (
+        "one method: the default configuration has the key, or nothing has"
+    )
+    assert as_hydra(words[:2]) == words[:2]
+
+
 def test_a_comma_is_part_of_a_path_except_in_a_sweep() -> None:
     assert read(as_hydra(["model=/a,/b"])[1]) == "/a,/b"
     (word,) = as_hydra(["model=/a,/b é,ddim_digits"], swept=True)

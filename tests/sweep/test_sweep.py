@@ -188,6 +188,14 @@ def test_plans_are_never_records(model: Path, tmp_path: Path) -> None:
     assert [len(job["found"]["plan"]) for job in found] == [3, 3] and records(tmp_path) == {}
 
 
+def test_a_word_that_only_swept_methods_read_reaches_them(model: Path, tmp_path: Path) -> None:
+    ranges = ("scheme.range=low_fixed", "method=qdiffusion,tdq")
+    layers = ("scheme.layers=2", "method=tdq,tdq_qat")
+    for more in (ranges, layers):
+        result = dmq("plan", *words("calibrate", model, tmp_path, "-m", *more), "--json")
+        assert result.code == 0 and [job["status"] for job in json.loads(result.out)["jobs"]] == ["done", "done"]
+
+
 @pytest.mark.parametrize("command", [("retry=all",), ("scale=small", "-m", "bits.weight=4,3")])
 def test_words_that_do_not_exist(command: tuple[str, ...], model: Path, tmp_path: Path) -> None:
     result = dmq(*words("calibrate", model, tmp_path, *command))
