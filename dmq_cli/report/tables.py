@@ -253,8 +253,8 @@ def _of_training(recon: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training, which are a section of their own."""
     if "settings" not in recon:
         return {}
-    settings = {key: value for key, value in recon["settings"].items() if key != "_target_"}
-    return {"settings": None, "min_snr": None, **settings}  # which older trainings do not have
+    settings = {**recon.get("weights", {}), **recon["settings"], "_target_": None}
+    return {"settings": None, "weights": None, "min_snr": None, **settings}  # which older trainings do not have
 
 
 def _sortable(value: Any) -> str:
