@@ -37,13 +37,13 @@ class _FakeUniform(torch.autograd.Function):
         by_x, by_scale, by_zero_point, _, _ = ctx.needs_input_grad
         (gradient,) = gradients
         by_codes = gradient * scale
-        moved = by_codes.sum_to_size(zero_point.shape) if by_zero_point else None
+        moved = by_codes.sum_to_size(zero_point.shape).neg() if by_zero_point else None  # a tensor of its own
         alike = by_codes.stride() == outside.stride()
         by_codes = by_codes.masked_fill_(outside, 0) if alike else torch.where(outside, 0.0, by_codes)
         return (
             by_codes / scale if by_x else None,
             _by_scale(x, scale, gradient * codes, by_codes) if by_scale else None,
-            by_codes.sum_to_size(zero_point.shape) - moved if moved is not None else None,
+            by_codes.sum_to_size(zero_point.shape) + moved if moved is not None else None,
             None,
             None,
         )

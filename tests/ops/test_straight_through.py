@@ -21,6 +21,7 @@ SHAPES = [
     (WEIGHTS, ()),
     (WEIGHTS, (32, 1, 1, 1)),
     (TOKENS, (8, 1, 1)),
+    (TOKENS, TOKENS),
 ]
 Chain = Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
 

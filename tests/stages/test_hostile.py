@@ -94,7 +94,7 @@ def hostile(folder: Path, mark: Path) -> dict[str, Config]:
         "resolver": {"_target_": "${oc.decode:os.system}", "_args_": [touch]},
         "through ours": {"_target_": "dmq_cli.stages.build.torch.utils.collect_env.run", "command": touch},
         "own method": {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": [str(mark)]}]},
-        "write": {"_target_": "dmq_cli.store.write_json", "path": {"_target_": "pathlib.Path", "_args_": [str(mark)]}, "obj": 1},
+        "write": {"_target_": "dmq_cli.store.write_json", "path": {"_target_": "pathlib.Path", "_args_": [str(mark)]}, "value": 1},
         "hydra": {"_target_": "hydra.utils.instantiate", "_args_": [system]},
         "no text": {"_target_": ["os.system"], "_args_": [touch]},
     }  # fmt: skip
