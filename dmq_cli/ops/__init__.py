@@ -1,6 +1,7 @@
 """Pure torch functions and records without state: fake quantization, granularity, ranges, random numbers."""
 
 from dmq_cli.ops.channels import by_channel, places, with_places
+from dmq_cli.ops.clip import clip_to, noisy_clip
 from dmq_cli.ops.devices import CPU, WITHOUT_FLOAT64, double, moved, own_random
 from dmq_cli.ops.ema import Ema, SearchedEma
 from dmq_cli.ops.fake_quant import (
@@ -36,6 +37,7 @@ __all__ = [
     "Rounding",
     "SearchedEma",
     "by_channel",
+    "clip_to",
     "double",
     "fake_log2",
     "fake_uniform",
@@ -43,6 +45,7 @@ __all__ = [
     "log2_codes",
     "moved",
     "noise",
+    "noisy_clip",
     "own_random",
     "places",
     "round_ste",

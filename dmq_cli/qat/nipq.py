@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.ops import Rounding
-from dmq_cli.qat.pact import ClippedGrid, clip
+from dmq_cli.ops import Rounding, noisy_clip
+from dmq_cli.qat.pact import ClippedGrid, ends
 from dmq_cli.qat.stand_ins import StandIns
 from dmq_cli.quant import Uniform
 from dmq_cli.wrap import Attached
@@ -73,4 +73,4 @@ class NoisyGrid(ClippedGrid):
     def __call__(self, x: Tensor, scale: Tensor, zero_point: Tensor, rounding: Rounding) -> Tensor:
         """See Grid."""
         noise = torch.rand_like(x).sub_(0.5)
-        return clip(x, self, scale, zero_point, torch.addcmul(x, noise, scale))
+        return noisy_clip(x, *ends(self, scale, zero_point), noise, scale)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.ops import Rounding
+from dmq_cli.ops import Rounding, clip_to
 from dmq_cli.qat.stand_ins import StandIns
 from dmq_cli.quant import Grid, ScaleSource, Static, Uniform, source_of
 from dmq_cli.wrap import Attached
@@ -117,16 +117,15 @@ class ClippedGrid:
 
     def __call__(self, x: Tensor, scale: Tensor, zero_point: Tensor, rounding: Rounding) -> Tensor:
         """See Grid."""
-        clipped = clip(x, self, scale, zero_point)
+        clipped = clip_to(x, *ends(self, scale, zero_point))
         with torch.no_grad():
-            error = self.base(x, scale, zero_point, rounding) - clipped
+            error = self.base(x, scale, zero_point, rounding).sub_(clipped)
         return clipped + error
 
 
-def clip(x: Tensor, grid: Grid, scale: Tensor, zero_point: Tensor, inside: Tensor | None = None) -> Tensor:
-    """x between the ends of the range, which get the gradients of what lies beyond them. inside: instead of x where it lies within."""
-    low, high = (grid.lo - zero_point) * scale, upper_end(grid, scale, zero_point)
-    return torch.where(x > high, high, torch.where(x < low, low, x if inside is None else inside))
+def ends(grid: Grid, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a range: the least and the greatest value of its grid."""
+    return (grid.lo - zero_point) * scale, upper_end(grid, scale, zero_point)
 
 
 def upper_end(grid: Grid, scale: Tensor, zero_point: Tensor) -> Tensor:
