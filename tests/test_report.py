@@ -200,7 +200,7 @@ def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
     assert len([line for line in every if line.startswith("| w")]) == 3 and len(every[1].split(" | ")) == 5
     with pytest.raises(ConfigError, match="no finished cells of tac of w2a2"):
         documents.fill(text.replace("w4a4", "w2a2"), tmp_path)
-    with pytest.raises(ConfigError, match="use bits, method or columns"):
+    with pytest.raises(ConfigError, match="use bits or method or columns"):
         documents.fill(text.replace("bits", "bit"), tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_generated_parts_of_documents_are_what_the_command_makes(document: Path)
 def test_seeds_are_compared_with_those_of_the_method_that_is_named() -> None:
     part = "<!-- seeds recon_seed base=tfmq -->\n<!-- end -->"
     assert "less tfmq's" in documents.fill(part, TABLES)
-    with pytest.raises(ConfigError, match="use base=METHOD"):
+    with pytest.raises(ConfigError, match="use base"):
         documents.fill(part.replace("base", "bits"), TABLES)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
@@ -54,21 +54,22 @@ def fill(text: str, tables: Path) -> str:
 
 
 def _table(words: str, tables: Path) -> str:
-    name, *filters = words.split()
-    filters_by_key = {key: values.split(",") for key, _, values in (word.partition("=") for word in filters)}
-    if unknown := set(filters_by_key) - {"bits", "method", "columns"}:
-        raise ConfigError(
-            f"The place of the table {name} was given {', '.join(sorted(unknown))}; use bits, method or columns."
-        )
-    return table(tables / name, filters_by_key.get("bits"), filters_by_key.get("method"), filters_by_key.get("columns"))
+    name, filters = _filters("table", words, ("bits", "method", "columns"))
+    return table(tables / name, filters.get("bits"), filters.get("method"), filters.get("columns"))
 
 
 def _seeds(words: str, tables: Path) -> str:
+    name, filters = _filters("seeds", words, ("base",))
+    return seeds_table(tables / name, *filters.get("base", ())[:1])
+
+
+def _filters(kind: str, words: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
+    """Read `NAME key=a,b ...`: the name, and the values of each key. Raises ConfigError for a key that is not known."""
     name, *filters = words.split()
-    base = [word.removeprefix("base=") for word in filters if word.startswith("base=")]
-    if len(base) != len(filters):
-        raise ConfigError(f"The place of the seeds of {name} was given {' '.join(filters)}; use base=METHOD.")
-    return seeds_table(tables / name, *base)
+    by_key = {key: values.split(",") for key, _, values in (word.partition("=") for word in filters)}
+    if unknown := [key for key in by_key if key not in known]:
+        raise ConfigError(f"A {kind} comment of {name} was given {', '.join(unknown)}; use {' or '.join(known)}.")
+    return name, by_key
 
 
 def _docstring(module: str) -> str:

@@ -27,10 +27,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # Hydra reads it as it stands
 _NO_TEXT = re.compile(r"[+-]?[\d_]*\.?[\d_]*(e[+-]?\d+)?|[+-]?inf|nan|true|false|null", re.IGNORECASE)
 _INTERPOLATION = r"\$\{(\.*\w+\.[\w.]+|[\w.]+:[^}]*)\}"  # of a key in a section, or of a resolver
 _SWEPT = re.compile(r"(choice|glob|range|interval|sort|shuffle|tag|str|int|float|bool)\(")
-_OF_METHODS = re.compile(
-    r"(calib|transform|scheme|recon|correct|sampler)\.[\w.]+"
-)  # keys that another method may not have
-_VARIES = re.compile(r"table=|(method|calib|transform|scheme|recon|correct|sampler)=.*,")
+_OF_METHODS = ("calib", "transform", "scheme", "recon", "correct", "sampler")  # groups that a method chooses
 _KEPT = ("", "null", "???")  # words of Hydra's own
 
 
@@ -93,17 +90,31 @@ def as_hydra(overrides: Sequence[str], swept: bool = False) -> list[str]:
 
     `model=/a/folder` becomes the choice model=folder with its path and name. swept: a comma separates jobs, and `\\,` or
     quotes keep one in a path; several folders of `model=/a,/b` stay together for the sweep, which calls this for each job. A key that the
-    methods of a sweep have and the default one has not, as recon.settings.lr=1e-4, becomes one value to sweep over: Hydra then looks for it
-    in the jobs alone.
+    choices of a sweep have and the default one has not, as recon.settings.lr=1e-4 with method=lsq,pact, becomes one value to sweep over:
+    Hydra then looks for it in the jobs alone.
     """
     words = [hydra_word for word in overrides for hydra_word in _word(word, swept)]
-    return [_of_jobs(word) for word in words] if swept and any(map(_VARIES.match, overrides)) else words
+    groups = _varied(overrides) if swept else set()
+    return [_of_jobs(word, groups) for word in words]
 
 
-def _of_jobs(word: str) -> str:
+def _varied(overrides: Sequence[str]) -> set[str]:
+    """The groups whose choice differs between the jobs of a sweep."""
+    groups: set[str] = set()
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key == "table" or (key == "method" and "," in value):
+            groups.update(_OF_METHODS)
+        elif "," in value:
+            groups.add(key)
+    return groups
+
+
+def _of_jobs(word: str, groups: set[str]) -> str:
     key, _, value = word.partition("=")
+    group, dot, _ = key.partition(".")
     is_one = value and "," not in value and not _SWEPT.match(value)
-    return f"{key}=choice({value})" if is_one and _OF_METHODS.fullmatch(key) else word
+    return f"{key}=choice({value})" if dot and group in groups and is_one else word
 
 
 def _word(word: str, swept: bool) -> Iterator[str]:

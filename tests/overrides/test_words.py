@@ -66,6 +66,8 @@ def test_a_key_that_only_swept_methods_have_is_looked_for_in_their_jobs() -> Non
         "one method: the default configuration has the key, or nothing has"
     )
     assert as_hydra(words[:2]) == words[:2]
+    of_data = ["data=images,hf", "data.path=/a", "protocol.num_images=3"]
+    assert as_hydra(of_data, swept=True) == [of_data[0], "data.path=choice(/a)", of_data[2]]
 
 
 def test_a_comma_is_part_of_a_path_except_in_a_sweep() -> None:

@@ -188,12 +188,14 @@ def test_plans_are_never_records(model: Path, tmp_path: Path) -> None:
     assert [len(job["found"]["plan"]) for job in found] == [3, 3] and records(tmp_path) == {}
 
 
-def test_a_word_that_only_swept_methods_read_reaches_them(model: Path, tmp_path: Path) -> None:
-    ranges = ("scheme.range=low_fixed", "method=qdiffusion,tdq")
+def test_a_word_that_only_swept_choices_read_reaches_them(model: Path, tmp_path: Path) -> None:
     layers = ("scheme.layers=2", "method=tdq,tdq_qat")
-    for more in (ranges, layers):
+    ranks = ("transform.rank=2", "transform=lowrank,lowrank", "bits.weight=4,3")
+    for more in (layers, ranks):
         result = dmq("plan", *words("calibrate", model, tmp_path, "-m", *more), "--json")
         assert result.code == 0 and [job["status"] for job in json.loads(result.out)["jobs"]] == ["done", "done"]
+        alone = dmq("plan", *words("calibrate", model, tmp_path, more[0]))
+        assert alone.code == 2 and more[0].partition("=")[0] in alone.sentence  # the default choice has no such key
 
 
 @pytest.mark.parametrize("command", [("retry=all",), ("scale=small", "-m", "bits.weight=4,3")])
