@@ -204,6 +204,22 @@ def test_a_document_may_ask_for_some_rows_and_columns(tmp_path: Path) -> None:
         documents.fill(text.replace("bits", "bit"), tmp_path)
 
 
+def test_a_document_may_have_the_rows_of_two_tables(tmp_path: Path) -> None:
+    fill(
+        tmp_path / "ptq",
+        [cell("tac", 2.0, overrides=["budget=light"]), cell("minmax", 9.0, overrides=["budget=light"])],
+    )
+    fill(tmp_path / "qat", [cell("lsq", 1.0, overrides=["train.loss=distill"])])
+    text = "<!-- table ptq,qat columns=method,overrides,FD-digits -->\n<!-- end -->"
+    lines = documents.fill(text, tmp_path).splitlines()
+    assert [line.split(" | ")[0] for line in lines[4:7]] == ["| minmax", "| tac", "| lsq"]
+    assert "overrides" not in lines[1], "what all cells of a table share stands under it"
+    assert "; ptq: budget=light; qat: train.loss=distill; budget" in lines[8]
+    fill(tmp_path / "other", [cell("pact", 1.0, protocol={**cell("pact", 1.0)["protocol"], "hash": "another"})])
+    with pytest.raises(ConfigError, match="2 protocols"):
+        documents.fill(text.replace("qat", "other"), tmp_path)
+
+
 def test_a_document_may_have_docstrings_and_files_of_conf(tmp_path: Path) -> None:
     text = "<!-- docstring correct/base.py -->\n<!-- end -->\n<!-- choice correct=none -->\nold\n<!-- end -->\n"
     lines = documents.fill(text, tmp_path).splitlines()

@@ -3,6 +3,7 @@
 Each stands between two comments, of which the first says what it is:
 
     <!-- table digits_ptq bits=w4a4 method=minmax,tac columns=method,PSNR -->    filters are optional, see `tables.table`
+    <!-- table digits_ptq,digits_qat bits=w4a4 columns=method,PSNR -->             rows of two tables
     <!-- seeds qat_seed base=lsq -->                                             its rows over several seeds, see `seeds.seeds_table`
     <!-- claims digits -->                                                     how the papers' claims fared at that scale
     <!-- docstring correct/tac.py -->                                           of a module of dmq_cli
@@ -54,8 +55,9 @@ def fill(text: str, tables: Path) -> str:
 
 
 def _table(words: str, tables: Path) -> str:
-    name, filters = _filters("table", words, ("bits", "method", "columns"))
-    return table(tables / name, filters.get("bits"), filters.get("method"), filters.get("columns"))
+    names, filters = _filters("table", words, ("bits", "method", "columns"))
+    folder, *more = (tables / name for name in names.split(","))
+    return table(folder, filters.get("bits"), filters.get("method"), filters.get("columns"), more)
 
 
 def _seeds(words: str, tables: Path) -> str:

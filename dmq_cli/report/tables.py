@@ -21,6 +21,7 @@ from dmq_cli.store.recorded import read_object
 _METHODS = (
     "minmax", "adaround", "brecq", "qdrop", "ptq4dm", "qdiffusion", "ptqd", "tfmq", "tfmq_embeddings", "tdq",
     "eda", "eda_released", "quest", "tcaq", "dynamic", "steps_n", "signround", "svdquant", "tac", "tac_ibc", "tac_ner", "tac_first", "tac_noise",
+    "lsq", "pact", "nipq", "efficientdm", "dynamic_qat", "steps_n_qat", "tdq_qat",
 )  # fmt: skip
 _ALIKE = " ≈ fp"
 _SAID = (
@@ -47,28 +48,36 @@ def table(
     bits: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     shown: Sequence[str] | None = None,
+    more: Sequence[Path] = (),
 ) -> str:
     """The Markdown table of all finished cells below `folder`, with protocol and seeds under it.
 
-    bits, methods: only the cells with one of these. shown: only the columns whose titles begin with one of these words.
-    Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where cells counted
-    them. Raises ConfigError if there are no cells, if two protocols would share a column, or if the columns shown do not tell rows apart.
+    bits, methods: only the cells with one of these. shown: only the columns whose titles begin with one of these words. more: folders of other
+    tables, whose cells are rows, too. Size (10^6 bytes), bit operations (10^9 for one network call) and the time of every stage are shown where
+    cells counted them. Raises ConfigError if there are no cells, if two protocols would share a column, or if the columns shown do not tell
+    rows apart.
     """
+    groups = {place.name: _chosen(place, bits, methods) for place in (folder, *more)}
+    cells = [cell for group in groups.values() for cell in group]
+    require_one_protocol(folder, cells)
+    settings = varied(cells)
+    labels = [*_names(settings), *_overrides(groups.values(), settings)]
+    columns = [c for c in (*labels, *_numbers(cells), *_costs(cells)) if _selected(c.title.split()[0], shown)]
+    _require_apart(folder, cells, labels, columns)
+    rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
+    for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings], c.overrides)):
+        rows.append([column.value(cell) for column in columns])
+    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(groups) + _legend(rows)])
+
+
+def _chosen(folder: Path, bits: Sequence[str] | None, methods: Sequence[str] | None) -> list[Evaluation]:
     cells = [cell for cell in read_cells(folder) if _selected(cell.bits, bits) and _selected(cell.method, methods)]
     if not cells:
         which = "".join(f" of {', '.join(names)}" for names in (methods, bits) if names)
         raise ConfigError(
             f"The table {folder.name} has no finished cells{which} in {folder}; fill it with: dmq table {folder.name}"
         )
-    require_one_protocol(folder, cells)
-    settings = varied(cells)
-    labels = [*_names(settings), *_overrides(cells, settings)]
-    columns = [c for c in (*labels, *_numbers(cells), *_costs(cells)) if _selected(c.title.split()[0], shown)]
-    _require_apart(folder, cells, labels, columns)
-    rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
-    for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings], c.overrides)):
-        rows.append([column.value(cell) for column in columns])
-    return "\n".join([*("| " + " | ".join(row) + " |" for row in rows), "", _under(cells) + _legend(rows)])
+    return cells
 
 
 def _require_apart(
@@ -150,10 +159,11 @@ def _names(settings: Sequence[str]) -> list[_Column]:
     return [bits, method, *map(setting, settings)]
 
 
-def _overrides(cells: Sequence[Evaluation], settings: Sequence[str]) -> list[_Column]:
-    """A column of what tells cells apart besides the settings that have one of their own, if there is anything."""
+def _overrides(groups: Iterable[Sequence[Evaluation]], settings: Sequence[str]) -> list[_Column]:
+    """A column of what tells cells of a table apart besides the settings that have one of their own, if there is anything."""
     words = {
         id(cell): [word for word in overrides if word.partition("=")[0].rpartition(".")[2] not in settings]
+        for cells in groups
         for cell, overrides in zip(cells, own_overrides(cells), strict=True)
     }
     return [_Column("overrides", "", lambda cell: " ".join(words[id(cell)]))] if any(words.values()) else []
@@ -261,20 +271,28 @@ def _sortable(value: Any) -> str:
     return f"{value:020.6f}" if isinstance(value, int | float) else str(value)
 
 
-def _under(cells: Sequence[Evaluation]) -> str:
-    cell = cells[0]
-    shared = [word for word in cell.overrides if all(word in c.overrides for c in cells)]
-    shared = [word for word in shared if not word.startswith(_SAID)]
-    alike = "".join(f"; {word}" for word in shared)
-    protocol, budget = cell.protocol, cell.config["budget"]["name"]
+def _under(groups: Mapping[str, Sequence[Evaluation]]) -> str:
+    cell = next(iter(groups.values()))[0]
+    shared = {name: words for name, cells in groups.items() if (words := _shared(cells))}
+    by_group = [f"{name}: {', '.join(words)}" for name, words in shared.items()]
+    alike = "".join(
+        f"; {text}" for text in (by_group if len(groups) > 1 else [w for ws in shared.values() for w in ws])
+    )
+    protocol = cell.protocol
+    budgets = " and ".join(dict.fromkeys(c.config["budget"]["name"] for cells in groups.values() for c in cells))
     full = "" if cell.fp_seeds == cell.seeds else f"; full precision: {_over(cell.fp_seeds)}"
     numerics = "".join(f"; {key} {value}" for key, value in _numerics(cell).items() if value and key != "_target_")
     guidance = cell.config.get("cond", {}).get("guidance")
     guidance_text = "" if guidance is None else f", guidance {guidance}"
     return (
         f"{cell.model}, {cell.config['sampler']['num_inference_steps']} steps{guidance_text}, {protocol['num_images']} images in each range,"
-        f" {_over(cell.seeds)}{full}{numerics}{alike}; budget {budget}; protocol {protocol['name']} `{protocol['hash']}`."
+        f" {_over(cell.seeds)}{full}{numerics}{alike}; budget {budgets}; protocol {protocol['name']} `{protocol['hash']}`."
     )
+
+
+def _shared(cells: Sequence[Evaluation]) -> list[str]:
+    words = [word for word in cells[0].overrides if all(word in c.overrides for c in cells)]
+    return [word for word in words if not word.startswith(_SAID)]
 
 
 def _legend(rows: Sequence[Sequence[str]]) -> str:
