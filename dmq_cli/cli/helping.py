@@ -12,7 +12,7 @@ _COMMON = (
     ("method=tac bits=w4a8", "a paper's method, and widths: a choice, or any such as w5a7 and w4a8e4 (both ends at 4)"),
     ("sampler.num_inference_steps=50", "steps; sampler=plms another sampler"),
     ("seeds=0-1999", "which images; several ranges: seeds=[0-1999,10000-11999]"),
-    ("budget=smoke", "how long methods learn: smoke in seconds, light, paper as published"),
+    ("budget=smoke", "how long methods learn: smoke in seconds, light, medium, paper as published"),
     ("protocol=digits", "what is measured, and how; `dmq list protocols`"),
     ("method=tac,tfmq -m", "a sweep: one job for each combination; table=NAME keeps its cells"),
     ("runtime.device=cuda", "where; runtime.batch_size=100, runtime.outputs=/big/disk"),
