@@ -57,9 +57,9 @@ class Result:
     @property
     def sentence(self) -> str:
         """The one line of stderr that begins with "Error: ", without it."""
-        found = [line for line in self.err.splitlines() if line.startswith("Error: ")]
-        assert len(found) == 1 and "Traceback" not in self.err, self.err
-        return found[0].removeprefix("Error: ")
+        errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1 and "Traceback" not in self.err, self.err
+        return errors[0].removeprefix("Error: ")
 
 
 def tiny_folder(path: Path, **changes: Any) -> Path:
@@ -109,8 +109,8 @@ def artifacts(outputs: Path) -> dict[str, int]:
 
 
 def artifact(outputs: Path, stage: str) -> Path:
-    (found,) = [p for p in (outputs / "artifacts" / stage).iterdir() if p.name[0] != "."]
-    return found
+    (folder,) = [p for p in (outputs / "artifacts" / stage).iterdir() if p.name[0] != "."]
+    return folder
 
 
 def images(outputs: Path, stage: str) -> Any:

@@ -82,9 +82,9 @@ def adapter(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> 
 
 def meta(family: str, **architecture: Any) -> Adapter:
     """The adapter of a network of any size that has shapes only."""
-    kind, made, _ = FAMILIES[family]
+    kind, adapter_class, _ = FAMILIES[family]
     with torch.device("meta"):
-        return cast(Adapter, made(getattr(diffusers, kind)(**architecture)))
+        return cast(Adapter, adapter_class(getattr(diffusers, kind)(**architecture)))
 
 
 def cond(family: str, num: int = 8, dtype: torch.dtype = torch.float64) -> dict[str, Tensor] | None:

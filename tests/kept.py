@@ -33,11 +33,11 @@ class Copies:
 
     def __call__(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:
-            made = make()
-            self._kept[key] = pickle.dumps(made)
+            value = make()
+            self._kept[key] = pickle.dumps(value)
             for oldest in list(self._kept)[:-MOST]:
                 del self._kept[oldest]
-            return made
+            return value
         return pickle.loads(self._kept[key])
 
 
@@ -49,12 +49,12 @@ def keep_all() -> None:
 
 def parse_once() -> None:
     """Keep the YAML files of conf/."""
-    load, kept = OmegaConf.load, Copies()
+    load, copies = OmegaConf.load, Copies()
 
     @functools.wraps(load)
     def loaded(file: Any) -> Any:
         name = os.path.realpath(getattr(file, "name", file))
-        return kept(name, lambda: load(file)) if name.startswith(CONF + os.sep) else load(file)
+        return copies(name, lambda: load(file)) if name.startswith(CONF + os.sep) else load(file)
 
     OmegaConf.load = staticmethod(loaded)  # type: ignore[method-assign, assignment]
 
@@ -69,15 +69,15 @@ def merge_once() -> None:
 
     @functools.wraps(find)
     def found(repo: Any, config_name: str | None, overrides: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
-        given = {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
+        choices = {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
 
         def make() -> Any:
             files = find(repo, config_name, overrides, prepend_hydra, skip_missing)
-            return files, {name: getattr(overrides, name) for name in given}  # which choices there are, too
+            return files, {name: getattr(overrides, name) for name in choices}  # which choices there are, too
 
         if not _of_conf_alone(map(place, repo.get_sources())):
             return find(repo, config_name, overrides, prepend_hydra, skip_missing)
-        key = pickle.dumps((config_name, given, prepend_hydra, skip_missing, _widths()))
+        key = pickle.dumps((config_name, choices, prepend_hydra, skip_missing, _widths()))
         files, after = kept_files(key, make)
         vars(overrides).update(after)
         return files
@@ -99,7 +99,7 @@ def read_once() -> None:
 
 def compose_once() -> None:
     """Keep the latest compositions."""
-    load, kept = ConfigLoaderImpl._load_configuration_impl, Copies()
+    load, copies = ConfigLoaderImpl._load_configuration_impl, Copies()
 
     @functools.wraps(load)
     def loaded(
@@ -110,11 +110,11 @@ def compose_once() -> None:
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> Any:
-        given = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        arguments = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         places = [place.path for place in self.config_search_path.get_path()]
         if not _of_conf_alone(places) or any("searchpath" in word for word in overrides):
-            return load(self, *given)
-        return kept(repr((given, _around(self))), lambda: load(self, *given))
+            return load(self, *arguments)
+        return copies(repr((arguments, _around(self))), lambda: load(self, *arguments))
 
     ConfigLoaderImpl._load_configuration_impl = loaded
 
@@ -127,7 +127,11 @@ def _of_conf_alone(places: Iterable[str | None]) -> bool:
 
 def _around(loader: Any) -> tuple[Any, ...]:
     """What else a composition depends on: where this process is, and what it was told of Hydra."""
-    state = {kind.__name__: vars(one) for kind, one in Singleton._instances.items() if kind.__name__ == "JobRuntime"}
+    state = {
+        kind.__name__: vars(instance)
+        for kind, instance in Singleton._instances.items()
+        if kind.__name__ == "JobRuntime"
+    }
     places = [(place.provider, place.path) for place in loader.config_search_path.get_path()]
     return os.getcwd(), state, _widths(), places
 

@@ -115,10 +115,13 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
 
 def settings(kind: str, path: Path) -> list[str]:
     """Overrides that a command needs for a folder of this kind: guidance, prompts, a protocol without a digit reader's size."""
-    found = [f"model={path}", "model.sampling.set_alpha_to_one=false"]
+    overrides = [f"model={path}", "model.sampling.set_alpha_to_one=false"]
     if kind != "latent":
-        found += ["cond.guidance=2.0", f"model.sampling.correct_target={'uncond' if kind == 'prompts' else 'guided'}"]
-    return found + ([f"cond.prompts={path / 'prompts.txt'}"] if kind == "prompts" else [])
+        overrides += [
+            "cond.guidance=2.0",
+            f"model.sampling.correct_target={'uncond' if kind == 'prompts' else 'guided'}",
+        ]
+    return overrides + ([f"cond.prompts={path / 'prompts.txt'}"] if kind == "prompts" else [])
 
 
 def _save(name: str, config: dict[str, Any], folder: Path) -> None:
@@ -128,11 +131,11 @@ def _save(name: str, config: dict[str, Any], folder: Path) -> None:
 def _seeded(make: Callable[[], Any]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made: nn.Module = make()
-        for parameter in made.parameters():  # DiT starts from zeros, which quantize to nothing
+        module: nn.Module = make()
+        for parameter in module.parameters():  # DiT starts from zeros, which quantize to nothing
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
-    return made
+    return module
 
 
 def _made(folder: Path) -> Path:

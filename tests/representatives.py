@@ -41,17 +41,20 @@ REPRESENTATIVES: dict[str, tuple[str, ...]] = {
 
 def mark(items: list[pytest.Item]) -> None:
     """Mark the other values of these tests as slow. Raises pytest.UsageError for a representative that is not there any more."""
-    seen: dict[str, set[str]] = {}
+    collected: dict[str, set[str]] = {}
     for item in items:
         test, _, value = item.nodeid.partition("[")
         name = test.removeprefix("tests/")
         if name in REPRESENTATIVES:
-            seen.setdefault(name, set()).add(value.removesuffix("]"))
+            collected.setdefault(name, set()).add(value.removesuffix("]"))
             if value.removesuffix("]") not in REPRESENTATIVES[name]:
                 item.add_marker(pytest.mark.slow)
     lost = [
-        f"{name}[{value}]" for name, values in seen.items() for value in REPRESENTATIVES[name] if value not in values
+        f"{name}[{value}]"
+        for name, values in collected.items()
+        for value in REPRESENTATIVES[name]
+        if value not in values
     ]
-    chosen_by_hand = any(len(values) == 1 for values in seen.values())  # pytest FILE::TEST[VALUE]
+    chosen_by_hand = any(len(values) == 1 for values in collected.values())  # pytest FILE::TEST[VALUE]
     if lost and not chosen_by_hand:
         raise pytest.UsageError(f"tests/representatives.py names {', '.join(lost)}, which is no test.")

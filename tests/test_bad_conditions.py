@@ -17,8 +17,8 @@ from tests.chain import FEW, dmq, tiny_folder
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("models")
-    made = {kind: make(base / kind) for kind, make in pipelines.FOLDERS.items()}
-    return {**made, "pixels": tiny_folder(base / "pixels")}
+    models = {kind: make(base / kind) for kind, make in pipelines.FOLDERS.items()}
+    return {**models, "pixels": tiny_folder(base / "pixels")}
 
 
 def refused(folder: Path, outputs: Path, *words: str) -> tuple[int, str]:
@@ -52,8 +52,8 @@ CASES: list[tuple[str, tuple[str, ...], int, str]] = [
 def test_settings(
     kind: str, words: tuple[str, ...], code: int, part: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    found, sentence = refused(folders[kind], tmp_path / "outputs", *words)
-    assert found == code and part in sentence, sentence
+    exit_code, sentence = refused(folders[kind], tmp_path / "outputs", *words)
+    assert exit_code == code and part in sentence, sentence
 
 
 @pytest.mark.parametrize(("content", "part"), [(b"", "holds no prompt"), (b"caf\xe9\n", "is not UTF-8")])

@@ -203,8 +203,8 @@ def test_a_page_that_cannot_be_written(target: str, part: str, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:
         write_text(tmp_path / target, "text")
-    assert (found := describe_error(caught.value)) is not None
-    assert found[1] == 1 and part.format(tmp_path) in found[0]
+    assert (description := describe_error(caught.value)) is not None
+    assert description[1] == 1 and part.format(tmp_path) in description[0]
 
 
 def test_a_file_that_lacks_is_a_bug_but_a_folder_that_lacks_is_not(tmp_path: Path) -> None:

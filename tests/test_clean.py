@@ -115,16 +115,16 @@ def test_verify_says_what_is_damaged(outputs: Path) -> None:
         assert result.code == 1 and "damaged: " in result.sentence and f"sample/{FF}" in result.sentence, result.err
         (line,) = [line for line in result.out.splitlines() if "data.bin was altered" in line]
         assert line.startswith(f"damaged  sample/{FF}")
-    found = json.loads(verify(outputs, f"sample/{FF}", "--json").out)
-    assert (found["exit_code"], [row["state"] for row in found["checked"]]) == (1, ["damaged"])
+    report = json.loads(verify(outputs, f"sample/{FF}", "--json").out)
+    assert (report["exit_code"], [row["state"] for row in report["checked"]]) == (1, ["damaged"])
     for wrong in ("sample/00", "nothing", "sample/", str(outputs)):
         assert verify(outputs, wrong).code == 2
 
 
 def test_verify_reads_everything(outputs: Path) -> None:
     cell = outputs / "tables" / "main" / "cell"
-    told = verify(outputs)
-    assert told.code == 1 and str(cell) in told.sentence, "its metrics have no configuration"
+    result = verify(outputs)
+    assert result.code == 1 and str(cell) in result.sentence, "its metrics have no configuration"
     config = {"a": 1}
     named = outputs / "tables" / "main" / f"tiny-{CC[:8]}"
     cell.rename(named)
@@ -145,10 +145,10 @@ def test_escape_sequences_of_files_reach_no_terminal(outputs: Path) -> None:
     (outputs / "artifacts" / "stage\x1b[2J").mkdir()
     damaged = outputs / "artifacts" / "sample" / FF / "manifest.json"
     write_json(damaged, {**read_json(damaged), "stage": evil})
-    told = [dmq("list", what, f"runtime.outputs={outputs}") for what in ("runs", "artifacts")]
-    told += [clean(outputs, "--dry-run"), verify(outputs), dmq("report", str(run)), verify(outputs, str(run) + evil)]
-    for result in told:
+    results = [dmq("list", what, f"runtime.outputs={outputs}") for what in ("runs", "artifacts")]
+    results += [clean(outputs, "--dry-run"), verify(outputs), dmq("report", str(run)), verify(outputs, str(run) + evil)]
+    for result in results:
         text = result.out + result.err
-        assert not any(unicodedata.category(one) in ("Cc", "Cf") for one in text.replace("\n", "")), repr(text)
-    assert not any(line.startswith("forged") for result in told for line in result.out.splitlines())
-    assert r"\x1b]0;owned\x07" in told[0].out
+        assert not any(unicodedata.category(char) in ("Cc", "Cf") for char in text.replace("\n", "")), repr(text)
+    assert not any(line.startswith("forged") for result in results for line in result.out.splitlines())
+    assert r"\x1b]0;owned\x07" in results[0].out

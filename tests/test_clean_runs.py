@@ -49,8 +49,8 @@ def test_which_runs(outputs: Path) -> None:
     old = time.time() - 10 * 86400
     for name in ALL[:2]:
         os.utime(outputs / "runs" / "evaluate" / name / "status.json", (old, old))
-    found = json.loads(clean(outputs, "--dry-run", "--older-than", "7d", "--json").out)
-    assert [Path(run).name for run in found["runs"]] == ALL[:2] and not found["removed"] and found["bytes"] > 0
+    printed = json.loads(clean(outputs, "--dry-run", "--older-than", "7d", "--json").out)
+    assert [Path(run).name for run in printed["runs"]] == ALL[:2] and not printed["removed"] and printed["bytes"] > 0
     assert clean(outputs, "--yes", "--keep", "2").code == 0 and runs(outputs) == ALL[1:]
     assert clean(outputs, "--yes", "--keep", "5").code == 0 and runs(outputs) == ALL[1:]
     assert clean(outputs, "--yes", "--keep", "1", "--older-than", "7d").code == 0 and runs(outputs) == ALL[2:]

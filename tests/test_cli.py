@@ -73,8 +73,8 @@ def test_quiet_verbose_and_json_before_and_after_the_verb(model: Path, filled: P
     for flag in ("-v", "--verbose"):
         for result in (dmq(flag, *command), dmq(*command, flag)):
             assert "from the cache" in result.err and "FD-digits" in result.out
-    found = [json.loads(result.out) for result in (dmq("--json", *command), dmq(*command, "--json"))]
-    assert all(one["num_images"] == IMAGES and one["method"] == "minmax" for one in found)
+    reports = [json.loads(result.out) for result in (dmq("--json", *command), dmq(*command, "--json"))]
+    assert all(report["num_images"] == IMAGES and report["method"] == "minmax" for report in reports)
 
 
 def test_an_error_as_json() -> None:
@@ -134,13 +134,13 @@ def test_a_path_with_odd_characters(tmp_path: Path) -> None:
 
 
 def test_outputs_with_odd_characters_and_own_choices_before_overrides(model: Path, tmp_path: Path) -> None:
-    own = tmp_path / "mine"
-    (own / "bits").mkdir(parents=True)
+    config_dir = tmp_path / "mine"
+    (config_dir / "bits").mkdir(parents=True)
     widths = "weight: 5\nact: 5\nprob: ${.act}\nedge_weight: 8\nedge_act: 8\n"
-    (own / "bits" / "ours.yaml").write_text(f"name: ours\n{widths}", encoding="utf-8")
+    (config_dir / "bits" / "ours.yaml").write_text(f"name: ours\n{widths}", encoding="utf-8")
     outputs = tmp_path / 'aus é=(gabe) #1, {"x"} $y ${z}'
     verb, *rest = words("calibrate", model, outputs, "bits=ours")
-    assert dmq(verb, "--config-dir", str(own), *rest).code == 0
+    assert dmq(verb, "--config-dir", str(config_dir), *rest).code == 0
     (folder,) = outputs.glob("runs/calibrate/*")
     manifest, config = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("manifest", "config"))
     again = shlex.split(manifest["command"])[1:]
@@ -162,8 +162,10 @@ def test_a_sweep_over_folders(model: Path, tmp_path: Path) -> None:
     verb, _, *rest = words("calibrate", model, tmp_path / "out")
     result = dmq(verb, "-m", f"model={model},'{other}'", *rest)
     assert result.code == 0, result.err
-    made = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("out/runs/calibrate/*/config.json")]
-    assert {config["model"]["path"] for config in made} == {str(model), str(other)} and len(made) == 2
+    configs = [
+        json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("out/runs/calibrate/*/config.json")
+    ]
+    assert {config["model"]["path"] for config in configs} == {str(model), str(other)} and len(configs) == 2
 
 
 def test_a_result_is_called_after_what_was_done(model: Path, filled: Path, tmp_path: Path) -> None:
@@ -176,11 +178,11 @@ def test_a_result_is_called_after_what_was_done(model: Path, filled: Path, tmp_p
         and "seeds=0" not in name.partition(")")[0]
     )
     (cell,) = (filled / "tables" / "mine").iterdir()
-    found = json.loads((cell / "metrics.json").read_text(encoding="utf-8"))
-    assert cell.name.startswith("tiny-minmax-w5a8-") and found["bits"] == "w5a8"
-    assert {"calib.num_steps=2", f"sampler.num_inference_steps={STEPS}"} <= set(found["overrides"])
+    metrics = json.loads((cell / "metrics.json").read_text(encoding="utf-8"))
+    assert cell.name.startswith("tiny-minmax-w5a8-") and metrics["bits"] == "w5a8"
+    assert {"calib.num_steps=2", f"sampler.num_inference_steps={STEPS}"} <= set(metrics["overrides"])
     rows = json.loads(dmq("list", "runs", "bits=w5a8", f"runtime.outputs={filled}", "--json").out)["runs"]
-    assert [row["overrides"] for row in rows] == [found["overrides"]] and rows[0]["images"] == IMAGES
+    assert [row["overrides"] for row in rows] == [metrics["overrides"]] and rows[0]["images"] == IMAGES
 
 
 def test_multirun_may_stand_anywhere_and_a_failing_job_is_one_sentence(model: Path, filled: Path) -> None:
@@ -218,19 +220,19 @@ def test_list_methods_as_json() -> None:
 
 
 def test_list_models() -> None:
-    found = {row["name"]: row for row in json.loads(dmq("list", "models", "--json").out)["models"]}
-    assert found["ddim_digits"]["present"] and "handwritten digits" in found["ddim_digits"]["about"]
+    models = {row["name"]: row for row in json.loads(dmq("list", "models", "--json").out)["models"]}
+    assert models["ddim_digits"]["present"] and "handwritten digits" in models["ddim_digits"]["about"]
     lines = dmq("list", "models").out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(found) and "folder" not in found
+    assert [line.split()[0] for line in lines] == sorted(models) and "folder" not in models
     assert len({re.search(r"present |missing ", line).start() for line in lines}) == 1  # type: ignore[union-attr]
 
 
 def test_list_metrics() -> None:
-    found = {row["name"]: row for row in json.loads(dmq("list", "metrics", "--json").out)["metrics"]}
-    assert set(found) == set(choices.names("metric"))
-    assert (found["fd"]["arrow"], found["fd"]["needs"]) == ("↓", ["real images"])
-    assert (found["psnr"]["arrow"], found["psnr"]["needs"]) == ("↑", ["full-precision images"])
-    assert found["clip_score"]["needs"] == ["prompts", "protocol.clip_path"]
+    metrics = {row["name"]: row for row in json.loads(dmq("list", "metrics", "--json").out)["metrics"]}
+    assert set(metrics) == set(choices.names("metric"))
+    assert (metrics["fd"]["arrow"], metrics["fd"]["needs"]) == ("↓", ["real images"])
+    assert (metrics["psnr"]["arrow"], metrics["psnr"]["needs"]) == ("↑", ["full-precision images"])
+    assert metrics["clip_score"]["needs"] == ["prompts", "protocol.clip_path"]
     (line,) = dmq("list", "metrics", "needs=full-precision images", "name=fd*").out.splitlines()
     assert line.startswith("fd_to_twin  ↓  full-precision images")
 

@@ -43,6 +43,6 @@ def test_bash_completes(words: list[str], wanted: list[str]) -> None:
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, timeout=120, env={**os.environ, "PATH": path}
     )
-    found = done.stdout.split()
-    assert set(wanted) <= set(found), done.stderr
-    assert len(found) == len(wanted) or words[-1] == "=", found
+    completions = done.stdout.split()
+    assert set(wanted) <= set(completions), done.stderr
+    assert len(completions) == len(wanted) or words[-1] == "=", completions

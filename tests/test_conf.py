@@ -84,8 +84,8 @@ def composed(*overrides: str) -> dict[str, Any]:
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     more = [value for choice, values in FILLED.items() if choice in overrides for value in values]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("config", ["stage=evaluate", *more, *overrides])
-    plain = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+        config = compose("config", ["stage=evaluate", *more, *overrides])
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -168,7 +168,7 @@ def test_every_model_method_and_bits_compose_and_fit(part: str) -> None:
 def together(groups: Mapping[str, list[str]]) -> list[dict[str, str]]:
     """Rows that take a choice of every group, until each choice was in one."""
     longest = max(map(len, groups.values()))
-    return [{group: found[row % len(found)] for group, found in groups.items()} for row in range(longest)]
+    return [{group: options[row % len(options)] for group, options in groups.items()} for row in range(longest)]
 
 
 def test_every_other_choice_composes_and_fits() -> None:
@@ -201,31 +201,31 @@ def test_every_other_choice_composes_and_fits() -> None:
 def test_every_metric_joins_a_protocol(name: str) -> None:
     host = "adm" if name == "sfid" else "digits_latent"
     there = name in composed(f"protocol={host}")["protocol"]["metrics"]
-    found = composed(f"protocol={host}", f"{'' if there else '+'}metric@protocol.metrics.{name}={name}")["protocol"]
-    assert bind(found) > 7 and list(unread({"protocol": found})) == []
-    check_types("protocol", found)
-    made = build.make(found).metrics[name]
-    assert made.name == name and isinstance(made, SetMetric | TwinMetric) and made.results[0].heading
-    assert classes()[name] is type(made) and shown(made.results[0].key) == made.results[0]
-    given = {key for key in found["metrics"][name] if key != "_target_"}
-    assert given == set(vars(made)), "every option stands in its file"
+    protocol = composed(f"protocol={host}", f"{'' if there else '+'}metric@protocol.metrics.{name}={name}")["protocol"]
+    assert bind(protocol) > 7 and list(unread({"protocol": protocol})) == []
+    check_types("protocol", protocol)
+    metric = build.make(protocol).metrics[name]
+    assert metric.name == name and isinstance(metric, SetMetric | TwinMetric) and metric.results[0].heading
+    assert classes()[name] is type(metric) and shown(metric.results[0].key) == metric.results[0]
+    options = {key for key in protocol["metrics"][name] if key != "_target_"}
+    assert options == set(vars(metric)), "every option stands in its file"
 
 
 @pytest.mark.parametrize("model", choices("model"))
 def test_a_model_has_all_defaults_of_its_sampler(model: str) -> None:
-    found = composed(f"model={model}")
-    sampling = found["model"]["sampling"]
+    config = composed(f"model={model}")
+    sampling = config["model"]["sampling"]
     assert set(sampling) >= SAMPLING
-    assert found["sampler"]["num_inference_steps"] == sampling["num_inference_steps"]
+    assert config["sampler"]["num_inference_steps"] == sampling["num_inference_steps"]
     assert (sampling["guidance"] is None) == (sampling["correct_target"] is None)
     assert sampling["correct_target"] in (None, "guided", "uncond")
 
 
 @pytest.mark.parametrize("name", choices("protocol"))
 def test_every_protocol_may_be_given_the_weights_of_further_metrics(name: str) -> None:
-    given = {key: f"/{key}" for key in ("dinov2_path", "clip_path", "lpips_path")}
-    found = composed(f"protocol={name}", *(f"protocol.{key}={value}" for key, value in given.items()))["protocol"]
-    assert given.items() <= found.items()
+    paths = {key: f"/{key}" for key in ("dinov2_path", "clip_path", "lpips_path")}
+    protocol = composed(f"protocol={name}", *(f"protocol.{key}={value}" for key, value in paths.items()))["protocol"]
+    assert paths.items() <= protocol.items()
 
 
 def test_a_model_may_choose_its_sampler_and_the_command_line_wins() -> None:
@@ -258,14 +258,14 @@ def test_a_seed_of_the_learning_reaches_all_that_is_learned(recon: str) -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_bits_are_what_their_name_says(bits: str) -> None:
-    found = composed(f"bits={bits}")["bits"]
+    config = composed(f"bits={bits}")["bits"]
     if bits == "fp":
         weight, act = 32, 32
     else:
         weight, act = (int(number) for number in bits[1:].split("a"))
-    assert (found["name"], found["weight"], found["act"], found["prob"]) == (bits, weight, act, act)
-    assert found["edge_weight"] == (32 if bits == "fp" else 8)
-    assert found["edge_act"] == (32 if act == 32 else 8)
+    assert (config["name"], config["weight"], config["act"], config["prob"]) == (bits, weight, act, act)
+    assert config["edge_weight"] == (32 if bits == "fp" else 8)
+    assert config["edge_act"] == (32 if act == 32 else 8)
 
 
 def test_a_choice_wins_over_the_method_and_brings_no_values_along() -> None:
@@ -286,10 +286,10 @@ def test_tables_sweep_and_keep_their_cells() -> None:
     assert {"demo", "main"} <= set(tables)
     for name in tables:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            found = compose("config", ["stage=evaluate", f"table={name}"], return_hydra_config=True)
-        assert found.table.name == name.partition("__")[0], "a further part fills the same table"
-        assert found.hydra.mode.name == "MULTIRUN"
-        params = {key: str(values).split(",") for key, values in found.hydra.sweeper.params.items()}
+            multirun = compose("config", ["stage=evaluate", f"table={name}"], return_hydra_config=True)
+        assert multirun.table.name == name.partition("__")[0], "a further part fills the same table"
+        assert multirun.hydra.mode.name == "MULTIRUN"
+        params = {key: str(values).split(",") for key, values in multirun.hydra.sweeper.params.items()}
         sweep = {key: [value.strip() for value in values] for key, values in params.items()}
         assert set(sweep.get("method", [])) <= set(choices("method"))
         assert all(bits in choices("bits") or is_width(bits) for bits in sweep["bits"])

@@ -43,10 +43,10 @@ def drawing() -> str:
 
 def blocks(page: Path) -> dict[str, str]:
     """The fenced blocks of a page that have a title, by it."""
-    found = re.findall(
+    pairs = re.findall(
         r'^```\w+ title="([^"]+)"\n(.*?)^```$', page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-    return dict(found)
+    return dict(pairs)
 
 
 def anchors(page: Path) -> set[str]:
@@ -67,9 +67,9 @@ def test_the_table_of_stages_is_the_graph() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \|([^|]*)\| ([^|]*) \|", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE
     )
-    told = {name: (set(re.findall(r"\w+", needs)), set(re.findall(r"\w+", reads))) for name, needs, reads in rows}
+    documented = {name: (set(re.findall(r"\w+", needs)), set(re.findall(r"\w+", reads))) for name, needs, reads in rows}
     most = {"recon": {"_target_": "dmq_cli.qat.Qat", "loss": "noise"}}  # what needs most
-    assert told == {name: (set(node.needs_for(most)), {*node.reads, *node.asks}) for name, node in NODES.items()}
+    assert documented == {name: (set(node.needs_for(most)), {*node.reads, *node.asks}) for name, node in NODES.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -97,14 +97,14 @@ def test_pictures_are_those_of_the_tables() -> None:
 
 
 def test_help_and_pages_of_reports_name_pages_that_are_there() -> None:
-    told = [dmq(command, "--help").out for command in ("list", "report", "reference", "fetch", "measure")]
-    told.append(dmq("--help").out)
+    texts = [dmq(command, "--help").out for command in ("list", "report", "reference", "fetch", "measure")]
+    texts.append(dmq("--help").out)
     shown = (
         ROOT / "conf" / "config.yaml",
         PACKAGE / "report" / "templates" / "base.html.j2",
     )  # what the verbs' help shows
-    told += [file.read_text(encoding="utf-8") for file in shown]
-    for text in told:
+    texts += [file.read_text(encoding="utf-8") for file in shown]
+    for text in texts:
         named = re.findall(r"docs/[\w/-]+\.md", text)
         assert named and all((ROOT / page).is_file() for page in named), text
 
@@ -172,8 +172,8 @@ def test_a_method_of_ones_own_works_as_written(tmp_path: Path, monkeypatch: pyte
     importlib.invalidate_caches()
     model = tiny_folder(tmp_path / "model", **SMALL)
     try:
-        made = dmq(*words("calibrate", model, outputs, "--config-dir", str(mine), "method=sigma"))
-        assert made.code == 0, made.err
+        result = dmq(*words("calibrate", model, outputs, "--config-dir", str(mine), "method=sigma"))
+        assert result.code == 0, result.err
         listed = dmq("list", "methods")
         assert artifacts(outputs)["calibrate"] == 1 and "sigma" not in listed.out
     finally:

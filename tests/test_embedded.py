@@ -33,12 +33,12 @@ def test_images_are_digits(model: str, tmp_path: Path) -> None:
     words = [f"model={model}", "method=minmax", "bits=w4a8", "calib.seeds=1000000-1000003", *FEW]
     result = dmq("evaluate", *words, f"runtime.outputs={tmp_path}", "--json")
     assert result.code == 0, result.err
-    found = json.loads(result.out)
-    assert found["protocol"]["name"] == "digits_latent" and found["paired"]["psnr"] > 12
-    assert found["fp"]["fd"] < 40, "random images are at several hundreds"
-    assert ("agreement" in found["fp"]) == (model in TOLD)
+    report = json.loads(result.out)
+    assert report["protocol"]["name"] == "digits_latent" and report["paired"]["psnr"] > 12
+    assert report["fp"]["fd"] < 40, "random images are at several hundreds"
+    assert ("agreement" in report["fp"]) == (model in TOLD)
     if model in TOLD:
-        assert found["fp"]["agreement"] >= 0.75 and found["quantized"]["agreement"] >= 0.5
+        assert report["fp"]["agreement"] >= 0.75 and report["quantized"]["agreement"] >= 0.5
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ def settled(kind: str, path: Path, method: str) -> dict[str, Any]:
     quick = [word.replace("iterations=2", "iterations=1") for word in QUICK]
     corrected = method.startswith(("tac", "ptqd")) and method != "tcaq"
     more = ["correct.seeds=2000000-2000001"] if corrected else []
-    found = composed("model=folder", f"model.name={kind}", f"method={method}", *words, *FEW, *quick, *more)
-    return prepare({**found, "stage": "sample"})
+    config = composed("model=folder", f"model.name={kind}", f"method={method}", *words, *FEW, *quick, *more)
+    return prepare({**config, "stage": "sample"})
 
 
 def test_the_families_are_four() -> None:
@@ -66,15 +66,15 @@ def run_all(kind: str, methods: list[str], folder: Path, graph: Graph) -> None:
     ran, refused = [], {}
     for method in methods:
         try:
-            made = graph.ensure("sample", settled(kind, folder, method))
+            artifact = graph.ensure("sample", settled(kind, folder, method))
         except DmqError as error:
             refused[method] = one_sentence(error)
             continue
         ran.append(method)
-        assert load_images(made).shape == (IMAGES, pipelines.SIZE, pipelines.SIZE, 1), "decoded"
-        assert (made / ASKED).is_file() == (kind != "latent")
+        assert load_images(artifact).shape == (IMAGES, pipelines.SIZE, pipelines.SIZE, 1), "decoded"
+        assert (artifact / ASKED).is_file() == (kind != "latent")
         if kind != "latent":
-            assert len(read_json(made / ASKED)["asked"]) == IMAGES
+            assert len(read_json(artifact / ASKED)["asked"]) == IMAGES
     expected = {method: part for method, part in REFUSED.items() if kind == "transformer" and method in methods}
     assert set(refused) == set(expected) and len(ran) == len(methods) - len(expected)
     assert all(part in refused[method] for method, part in expected.items())

@@ -110,18 +110,18 @@ def test_every_file_has_a_floor() -> None:
 
 
 def test_imports_point_down() -> None:
-    seen, wrong = 0, []
+    crossings, wrong = 0, []
     for file in FILES:
         here = part(file)
         for name in imports(file):
             there = own(name)
             if there is None or there == here:
                 continue
-            seen += 1
+            crossings += 1
             down = FLOORS[there] < FLOORS[here]
             if not down and (here, there) not in {**SIDEWAYS, **UPWARD}:
                 wrong.append(f"{file.relative_to(ROOT)} imports {name}")
-    assert seen >= 150
+    assert crossings >= 150
     assert wrong == []
 
 
@@ -139,15 +139,15 @@ def test_only_plugins_and_metrics_of_conf_are_imported_by_a_variable() -> None:
 
 
 def test_libraries_stay_where_they_belong() -> None:
-    seen, wrong = dict.fromkeys(ONLY_IN, 0), []
+    counts, wrong = dict.fromkeys(ONLY_IN, 0), []
     for file in FILES:
         for name in imports(file):
             library = name.partition(".")[0]
             if library in ONLY_IN:
-                seen[library] += 1
+                counts[library] += 1
                 if part(file) not in ONLY_IN[library]:
                     wrong.append(f"{file.relative_to(ROOT)} imports {name}")
-    assert all(seen.values()), seen
+    assert all(counts.values()), counts
     assert wrong == []
 
 
@@ -174,16 +174,18 @@ def test_no_assert_and_no_unpickling() -> None:
             if not isinstance(node, ast.Call):
                 continue
             calls += 1
-            given = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
-            assert not any(given.get(name) is value for name, value in forbidden.items()), where
+            constants = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+            assert not any(constants.get(name) is value for name, value in forbidden.items()), where
             called = ast.unparse(node.func)
             if called == "torch.load":
                 loads += 1
                 # Foreign pickles are read as notes (models/importers/restricted.py); these files dmq knows by their sha256.
-                assert given.get("weights_only") is True and file.stem in ("inception", "perceptual", "lpips"), where
+                assert constants.get("weights_only") is True and file.stem in ("inception", "perceptual", "lpips"), (
+                    where
+                )
             if called in ("np.load", "numpy.load"):
                 loads += 1
-                assert given.get("allow_pickle") is False, where
+                assert constants.get("allow_pickle") is False, where
         for name in imports(file):
             assert name.split(".")[0] not in ("pickle", "dill", "joblib", "cloudpickle"), f"{file} imports {name}"
             # pickletools splits a pickle into opcodes and runs none; one file reads notes of tensors from them.

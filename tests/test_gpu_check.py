@@ -57,8 +57,8 @@ def test_what_is_further_apart_than_it_may_be_fails(monkeypatch: pytest.MonkeyPa
     turned = {
         "a": torch.cat([torch.arange(100)[: 100 - int(100 * MOST_CODES) - 1], torch.zeros(int(100 * MOST_CODES) + 1)])
     }
-    found = iter([codes, codes, codes, turned])
-    monkeypatch.setattr("benchmarks.gpu.compare.codes_of", lambda run: next(found))
+    answers = iter([codes, codes, codes, turned])
+    monkeypatch.setattr("benchmarks.gpu.compare.codes_of", lambda run: next(answers))
     assert compare_codes(Path(), Path()).holds
     assert compare_codes(Path(), Path()) == Comparison("codes of weights: 6 of 100 differ (at most 5%)", False)
 

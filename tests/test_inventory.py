@@ -101,8 +101,8 @@ def test_clean_removes_what_nothing_needs_and_nothing_else(outputs: Path) -> Non
     shown = clean(outputs, "--dry-run")
     assert shown.code == 0 and "2 artifacts and leftovers, 2.0 MB" in shown.out and "sample" in shown.out
     assert stored(outputs) == KEPT | {EE, FF}
-    found = json.loads(clean(outputs, "--yes", "--older-than", "7d", "--json").out)
-    assert found["removed"] and 1000 < found["bytes"] < 1500 and [one["key"] for one in found["artifacts"]] == [EE]
+    report = json.loads(clean(outputs, "--yes", "--older-than", "7d", "--json").out)
+    assert report["removed"] and 1000 < report["bytes"] < 1500 and [row["key"] for row in report["artifacts"]] == [EE]
     assert stored(outputs) == KEPT | {FF}
     assert "Removed 1 artifacts and leftovers, 2.0 MB." in clean(outputs, "--yes").out
     assert stored(outputs) == KEPT and "Nothing to remove." in clean(outputs).out
@@ -112,10 +112,10 @@ def test_clean_removes_what_nothing_needs_and_nothing_else(outputs: Path) -> Non
 def test_clean_asks(outputs: Path) -> None:
     result = clean(outputs)
     assert result.code == 2 and "dmq clean --yes" in result.sentence and stored(outputs) == KEPT | {EE, FF}
-    with patch("sys.stdin") as terminal, patch("click.confirm", return_value=False) as asked:
+    with patch("sys.stdin") as terminal, patch("click.confirm", return_value=False) as prompt:
         terminal.isatty.return_value = True
         refused = clean(outputs)
-    assert refused.code == 0 and "Nothing was removed." in refused.out and "2.0 MB" in asked.call_args[0][0]
+    assert refused.code == 0 and "Nothing was removed." in refused.out and "2.0 MB" in prompt.call_args[0][0]
     assert stored(outputs) == KEPT | {EE, FF} and "sample" in refused.err, "what would go is shown first"
 
 
@@ -132,7 +132,7 @@ def test_clean_leaves_what_is_being_computed_and_takes_what_a_kill_left(outputs:
     for name in (f".work-{AB}", f".work-{CD}", f".trash-{FF}-12345678"):
         plant(outputs, "sample", name)
     with working(outputs, "sample", AB), working(outputs, "sample", FF):
-        left = {(one.key, one.leftover) for one in unneeded(outputs)}
+        left = {(artifact.key, artifact.leftover) for artifact in unneeded(outputs)}
         assert left == {(EE, False), (CD, True)}
         assert clean(outputs, "--yes").code == 0
         assert stored(outputs) == KEPT | {FF, f".work-{AB}", f".trash-{FF}-12345678"}
@@ -155,11 +155,11 @@ def test_clean_keeps_what_a_run_under_way_will_need_and_frees_what_a_killed_one_
     plant(outputs, "sample", f".work-{AB}")
     with under_way(run):
         with patch.object(verbs, "needs", lambda config: {("sample", FF), ("sample", AB)}):
-            assert {one.key for one in unneeded(outputs)} == {EE}
+            assert {artifact.key for artifact in unneeded(outputs)} == {EE}
         with pytest.raises(ArtifactError, match=f"The run {run} is under way, but what it needs cannot be told"):
             list(unneeded(outputs))
         assert [row["state"] for row in runs(outputs)][-1] == "running"
-    assert {one.key for one in unneeded(outputs)} == {EE, FF, AB}
+    assert {artifact.key for artifact in unneeded(outputs)} == {EE, FF, AB}
     assert [row["state"] for row in runs(outputs)][-1] == "killed"
 
 
@@ -340,8 +340,8 @@ def test_list_artifacts_counts_who_needs_them(outputs: Path) -> None:
         AA: 2, BB: 1, CC: 1, DD: 1, EE: 0, FF: 0, NN: 0,
     }  # fmt: skip
     assert 2_000_000 < rows[FF]["bytes"] < 2_001_000 and 9.9 < rows[EE]["age"] / 86400 < 10.1
-    found = json.loads(dmq("list", "artifacts", f"runtime.outputs={outputs}", "--json").out)["artifacts"]
-    assert [(row["stage"], row["key"]) for row in found] == [(row["stage"], row["key"]) for row in rows.values()]
+    entries = json.loads(dmq("list", "artifacts", f"runtime.outputs={outputs}", "--json").out)["artifacts"]
+    assert [(row["stage"], row["key"]) for row in entries] == [(row["stage"], row["key"]) for row in rows.values()]
 
 
 def test_list_tables_counts_cells(outputs: Path) -> None:

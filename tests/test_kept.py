@@ -46,21 +46,21 @@ def outcome(words: list[str]) -> Any:
     """All of a configuration, hydra's part and what is not resolved too, or what is said instead."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         try:
-            found = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
+            config = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
         except HydraException as error:
             return str(error)
-    resolved = OmegaConf.masked_copy(found, [key for key in found if key != "hydra"])
-    return OmegaConf.to_container(found), OmegaConf.to_container(resolved, resolve=True), OmegaConf.is_struct(found)
+    resolved = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.to_container(config), OmegaConf.to_container(resolved, resolve=True), OmegaConf.is_struct(config)
 
 
 @pytest.mark.parametrize("rows", [SIMILAR, WRONG], ids=["similar", "wrong"])
 def test_what_is_kept_is_what_is_made_anew(rows: list[list[str]], request: pytest.FixtureRequest) -> None:
     register_bits(["bits=w13a11"])
-    kept_ones = [outcome(words) for words in [*rows, *reversed(rows)]]
+    cached = [outcome(words) for words in [*rows, *reversed(rows)]]
     request.getfixturevalue("anew")
-    made = [outcome(words) for words in rows]
-    assert kept_ones == [*made, *reversed(made)] and len({str(one) for one in made}) == len(rows)
-    assert all(isinstance(one, str) == (rows is WRONG) for one in made)
+    fresh = [outcome(words) for words in rows]
+    assert cached == [*fresh, *reversed(fresh)] and len({str(answer) for answer in fresh}) == len(rows)
+    assert all(isinstance(answer, str) == (rows is WRONG) for answer in fresh)
 
 
 def test_a_composition_is_kept_and_nobody_changes_that_of_another() -> None:
@@ -93,12 +93,12 @@ def test_choices_of_an_own_folder_are_composed_each_time(tmp_path: Path) -> None
 
 
 def test_the_same_words_elsewhere_are_another_composition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    folders = []
     for folder in (tmp_path, kept.CONF):
         monkeypatch.chdir(folder)
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            found.append(compose("config", ["stage=evaluate"], return_hydra_config=True).hydra.runtime.cwd)
-    assert found == [str(tmp_path), kept.CONF]
+            folders.append(compose("config", ["stage=evaluate"], return_hydra_config=True).hydra.runtime.cwd)
+    assert folders == [str(tmp_path), kept.CONF]
 
 
 def test_a_width_that_nobody_registered_does_not_come_from_what_is_kept() -> None:

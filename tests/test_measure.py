@@ -42,10 +42,10 @@ def made(tmp_path: Path, digits: tuple[Any, list[int]]) -> Path:
 
 
 def measured(folder: Path, what: str, *more: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    record: dict[str, Any] = json.loads(
         dmq("measure", str(folder / what), *(ASKED if "--prompts" in more else FEW), *more, "--json").out
     )
-    return found
+    return record
 
 
 def classified(images: Any, labels: list[int]) -> float:
@@ -82,12 +82,12 @@ def test_prompts_of_other_seeds_than_those_beside_the_images_are_refused(made: P
     prompts = ["--prompts", str(made / "p.txt")]
     (made / "asked.json").write_text(json.dumps({"asked": lines}), encoding="utf-8")
     assert measured(made, "d.npz", *prompts)["numbers"]["agreement"] > 0.9
-    for asked, part in (
+    for texts, part in (
         ([*lines[1:], lines[0]], "Image 0 was sampled from 'a photo of a"),
         (lines[:-1], "should say of 40 images"),
         ("[" * 9, "should say of 40 images"),
     ):
-        (made / "asked.json").write_text(json.dumps({"asked": asked}), encoding="utf-8")
+        (made / "asked.json").write_text(json.dumps({"asked": texts}), encoding="utf-8")
         refused = dmq("measure", str(made / "d.npz"), *ASKED, *prompts)
         assert refused.code == 1 and part in refused.sentence
 
@@ -96,14 +96,14 @@ def test_what_lies_beside_the_images_is_said(made: Path) -> None:
     for name in (".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._1.png", "list.txt", "a.json", "b.json"):
         (made / "d" / name).parent.mkdir(exist_ok=True)
         (made / "d" / name).write_bytes((made / "d" / "0.png").read_bytes())
-    found = measured(made, "d")
-    assert found["images"]["skipped"] == {"hidden": 2, ".json": 2, ".txt": 1}
-    assert found["images"]["count"] == COUNT and found["images"]["size"] == [16, 16, 1]
+    record = measured(made, "d")
+    assert record["images"]["skipped"] == {"hidden": 2, ".json": 2, ".txt": 1}
+    assert record["images"]["count"] == COUNT and record["images"]["size"] == [16, 16, 1]
     colour = Image.open(made / "d" / "0.png").convert("RGB")
     colour.save(made / "d" / "0.png")
-    told = dmq("measure", str(made / "d"), *FEW).out.splitlines()
-    assert told[-2] == f"images: 40 of {made / 'd'} of mixed kinds (RGB 1, grey 39)"
-    assert told[-1] == "skipped: 2 hidden, 3 other files (.json 2, .txt 1)"
+    printed = dmq("measure", str(made / "d"), *FEW).out.splitlines()
+    assert printed[-2] == f"images: 40 of {made / 'd'} of mixed kinds (RGB 1, grey 39)"
+    assert printed[-1] == "skipped: 2 hidden, 3 other files (.json 2, .txt 1)"
 
 
 def test_a_reference_of_linked_classes_is_that_of_the_same_files(made: Path) -> None:

@@ -48,13 +48,13 @@ def test_a_method_runs_from_calibration_to_its_number(method: str, model: Path, 
     with counting() as ran:
         result = dmq(*words("evaluate", model, outputs, *command))
     assert result.code == 0, result.err
-    found = json.loads(result.out)
-    assert (found["method"], found["bits"]) == (method, "w4a8") and "arXiv:" in found["cite"]
+    metrics = json.loads(result.out)
+    assert (metrics["method"], metrics["bits"]) == (method, "w4a8") and "arXiv:" in metrics["cite"]
     assert {"correct", "sample", "evaluate"} <= set(ran)
-    assert 5 < found["paired"]["psnr"] < 60 and found["quantized"]["fd"] != found["fp"]["fd"]
-    widths = [found["policy"][f"{role}.weight"] for role in ("edge.in", "edge.out", "resnet.conv1")]
+    assert 5 < metrics["paired"]["psnr"] < 60 and metrics["quantized"]["fd"] != metrics["fp"]["fd"]
+    widths = [metrics["policy"][f"{role}.weight"] for role in ("edge.in", "edge.out", "resnet.conv1")]
     assert widths == [4 if method == "eda_released" else 8, 8, 4], "as released, its first convolution is like the rest"
     shared = artifacts(outputs)
     assert shared["sample_fp"] == shared["evaluate_fp"] == 1 and shared["calibset"] <= 5, "by all methods"
-    states = [(Path(found["run"]) / "artifacts" / s / "quantizers.safetensors") for s in ("calibrate", "reconstruct")]
+    states = [(Path(metrics["run"]) / "artifacts" / s / "quantizers.safetensors") for s in ("calibrate", "reconstruct")]
     assert (states[0].read_bytes() != states[1].read_bytes()) == (method in LEARNED)

@@ -15,16 +15,16 @@ from tests.test_report import cell, fill
 
 def single(fd: float, half: float | None = 0.1, **changes: Any) -> dict[str, Any]:
     """A cell of one seed range: full precision at 1.0 +- 0.1, the quantized network at fd +- half."""
-    told = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}, "seeds": ["0-39"]}
+    settings = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}, "seeds": ["0-39"]}
     numbers = {"fp": {"fd": 1.0, "is": 8.0}, "quantized": {"fd": fd, "is": 7.0}, "paired": {"psnr": 20.0}}
-    made = cell("tac", fd, **told, **numbers)
+    record = cell("tac", fd, **settings, **numbers)
     if half is not None:
-        made["intervals"] = {
+        record["intervals"] = {
             "fp": {"fd": [0.9, 1.1], "is": [7.9, 8.1]},
             "quantized": {"fd": [fd - half, fd + half], "is": [6.9, 7.1]},
             "paired": {"psnr": [19.5, 20.5]},
         }
-    return {**made, **changes}
+    return {**record, **changes}
 
 
 def test_half_widths_add_in_squares() -> None:
@@ -35,14 +35,14 @@ def test_half_widths_add_in_squares() -> None:
 
 def test_runs_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
     def above(fd: float, over: float, twin: str) -> Evaluation:
-        found = single(fd, 0.5, artifacts={"sample_fp-0-39": twin}, seeds=["0-39"], over_fp={"fd": over})
-        found["intervals"]["over_fp"] = {"fd": [over - 0.02, over + 0.02]}
-        return as_evaluation(found)
+        record = single(fd, 0.5, artifacts={"sample_fp-0-39": twin}, seeds=["0-39"], over_fp={"fd": over})
+        record["intervals"]["over_fp"] = {"fd": [over - 0.02, over + 0.02]}
+        return as_evaluation(record)
 
-    one, other = above(1.0, 0.1, "a"), above(1.1, 0.2, "a")
-    assert alike(one, other, "quantized", "fd") is False
-    assert alike(one, above(1.1, 0.2, "b"), "quantized", "fd") is True, "other images of full precision: independent"
-    assert alike(one, other, "quantized", "lpips") is None
+    first, second = above(1.0, 0.1, "a"), above(1.1, 0.2, "a")
+    assert alike(first, second, "quantized", "fd") is False
+    assert alike(first, above(1.1, 0.2, "b"), "quantized", "fd") is True, "other images of full precision: independent"
+    assert alike(first, second, "quantized", "lpips") is None
 
 
 def test_several_ranges_have_students_interval() -> None:
@@ -80,18 +80,18 @@ def test_the_limit_stands_beside_the_distance(tmp_path: Path) -> None:
     ],
 )
 def test_the_summary_says_whether_a_difference_is_noise(fd: float, half: float | None, line: str | None) -> None:
-    found = single(fd, half)
-    lines = [one.strip() for one in report.describe(found).splitlines()]
-    assert (line in lines) if line else not any("noise" in one for one in lines)
-    assert over_full(as_evaluation(found), "fd")[0] == pytest.approx(fd - 1)
-    assert over_full(as_evaluation(found), "fd")[1] is (None if half is None else "inside" in str(line))
+    record = single(fd, half)
+    lines = [text.strip() for text in report.describe(record).splitlines()]
+    assert (line in lines) if line else not any("noise" in text for text in lines)
+    assert over_full(as_evaluation(record), "fd")[0] == pytest.approx(fd - 1)
+    assert over_full(as_evaluation(record), "fd")[1] is (None if half is None else "inside" in str(line))
 
 
 def test_the_difference_from_the_same_noise_decides_where_it_is_known() -> None:
-    found = single(1.1, over_fp={"fd": 0.1})
-    assert over_full(as_evaluation(found), "fd") == (0.1, None)
-    found["intervals"]["over_fp"] = {"fd": [0.05, 0.15]}
-    assert over_full(as_evaluation(found), "fd") == (0.1, False), "as independent numbers they could not be told apart"
-    found["over_fp"] = {"fd": 0.1, "fd_over_seeds": {"std": 0.05, "each": [0.05, 0.1, 0.15]}}
-    assert over_full(as_evaluation(found), "fd") == (0.1, True)
-    assert "FD-digits 0.10 over fp, inside the noise" in report.describe(found)
+    record = single(1.1, over_fp={"fd": 0.1})
+    assert over_full(as_evaluation(record), "fd") == (0.1, None)
+    record["intervals"]["over_fp"] = {"fd": [0.05, 0.15]}
+    assert over_full(as_evaluation(record), "fd") == (0.1, False), "as independent numbers they could not be told apart"
+    record["over_fp"] = {"fd": 0.1, "fd_over_seeds": {"std": 0.05, "each": [0.05, 0.1, 0.15]}}
+    assert over_full(as_evaluation(record), "fd") == (0.1, True)
+    assert "FD-digits 0.10 over fp, inside the noise" in report.describe(record)

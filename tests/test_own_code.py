@@ -87,11 +87,11 @@ def test_the_folder_may_be_named_anywhere(where: str, written: Path, tmp_path: P
 
 
 def test_lists_have_what_is_in_the_folder(written: Path) -> None:
-    found = json.loads(dmq("list", "methods", "--json", "--config-dir", str(written / "mine")).out)["methods"]
-    own = {row["name"]: row for row in found}[KINDS["method"]]
-    assert own["groups"]["correct"] == KINDS["method"]
+    methods = json.loads(dmq("list", "methods", "--json", "--config-dir", str(written / "mine")).out)["methods"]
+    method = {row["name"]: row for row in methods}[KINDS["method"]]
+    assert method["groups"]["correct"] == KINDS["method"]
     without = json.loads(dmq("list", "methods", "--json").out)["methods"]
-    assert len(without) == len(found) - 1
+    assert len(without) == len(methods) - 1
 
 
 def test_an_interface_is_checked_before_any_work(written: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_package_adds_choices_and_is_imported_before_a_job(package: Path, tmp_
     result = dmq("plan", "calibrate", "bits=w7a9", f"runtime.outputs={tmp_path / 'out'}", "--json")
     assert result.code == 0 and sys.modules["own_package"].ran, result.err
     plain = dmq("plan", "calibrate", "bits=w4a4", f"runtime.outputs={tmp_path / 'out'}", "--json")
-    keys = [{row["stage"]: row["key"] for row in json.loads(one.out)["plan"]} for one in (result, plain)]
+    keys = [{row["stage"]: row["key"] for row in json.loads(run.out)["plan"]} for run in (result, plain)]
     assert keys[0]["calibset"] == keys[1]["calibset"] and keys[0]["calibrate"] != keys[1]["calibrate"]
 
 

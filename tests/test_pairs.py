@@ -64,14 +64,14 @@ def covering(groups: dict[str, list[str]]) -> list[Row]:
 
     Each starts from the first pair that is still missing, and then takes, group after group, the choice that adds most.
     """
-    singles = [[(group, choice) for choice in found] for group, found in groups.items()]
-    every = (itertools.product(one, other) for one, other in itertools.combinations(singles, 2))
+    singles = [[(group, choice) for choice in options] for group, options in groups.items()]
+    every = (itertools.product(entries, other) for entries, other in itertools.combinations(singles, 2))
     missing, rows = dict.fromkeys(itertools.chain(*every)), []
     while missing:
         row: Row = dict(next(iter(missing)))
         for group in (g for g in groups if g not in row):
             ordered = ({g: row.get(g, choice) for g in groups if g in row or g == group} for choice in groups[group])
-            row = max(ordered, key=lambda one: sum(pair in missing for pair in pairs(one)))
+            row = max(ordered, key=lambda entries: sum(pair in missing for pair in pairs(entries)))
         rows.append(row)
         for pair in pairs(row):
             missing.pop(pair, None)
@@ -90,22 +90,22 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tiny_folder(tmp_path_factory.mktemp("model") / "tiny", sample_size=8, **SMALL)
     common = ["model=folder", f"model.path={folder}", "model.name=tiny", "seeds=0-1", *QUICK, "budget.num_samples=4"]
     common = [word.replace("iterations=2", "iterations=1") for word in common]
-    names, made = {group: choices(group) for group in GROUPS}, {}
+    names, configs = {group: choices(group) for group in GROUPS}, {}
     for number in range(max(map(len, names.values()))):
-        row = {group: found[number % len(found)] for group, found in names.items()}
+        row = {group: options[number % len(options)] for group, options in names.items()}
         whole = composed(*common, *(f"{group}={choice}" for group, choice in row.items())) | {"stage": "sample"}
-        made[""] = {**whole, "sampler": whole["sampler"] | FEW["sampler"]}
+        configs[""] = {**whole, "sampler": whole["sampler"] | FEW["sampler"]}
         for group, choice in row.items():
             few = {key: value for key, value in FEW.get(group, {}).items() if key in whole[group]}
-            made[f"{group}={choice}"] = whole[group] | few
-    return made
+            configs[f"{group}={choice}"] = whole[group] | few
+    return configs
 
 
 def test_the_combinations_cover_every_pair() -> None:
     groups = {group: choices(group) for group in GROUPS}
     rows = combinations()
     covered = set().union(*map(pairs, rows))
-    sizes = [len(found) for found in groups.values()]
+    sizes = [len(options) for options in groups.values()]
     assert len(covered) == sum(a * b for a, b in itertools.combinations(sizes, 2)) >= 1200
     needed = math.prod(sorted(sizes)[-2:])
     assert needed <= len(rows) <= 1.1 * needed, "few more than the two greatest groups need by themselves"
@@ -142,9 +142,9 @@ def test_every_combination_runs(recon: str, part: int, sections: dict[str, Any],
     rows = part_of(recon, part)
     outcome, outside = Counter[str](), sections[""]
     for row in rows:
-        own = {group: sections[f"{group}={choice}"] for group, choice in row.items()}
+        selection = {group: sections[f"{group}={choice}"] for group, choice in row.items()}
         try:
-            folder = graph.ensure("sample", prepare({**outside, **own}))
+            folder = graph.ensure("sample", prepare({**outside, **selection}))
             assert load_images(folder).shape == (2, 8, 8, 1)
             outcome["ran"] += 1
         except DmqError as error:

@@ -38,9 +38,9 @@ def small(folder: Path) -> Path:
 
 def test_the_embedded_reference_and_protocol_keep_their_names(tmp_path: Path) -> None:
     plan: Protocol = build.make(choices.protocol("digits"))
-    found = find_reference(plan, tmp_path)
-    assert found is not None and found.sha256 == DIGITS
-    assert plan.record(found.sha256, extractor_sha256(plan))["hash"] == "abad2ad904322c33"
+    reference = find_reference(plan, tmp_path)
+    assert reference is not None and reference.sha256 == DIGITS
+    assert plan.record(reference.sha256, extractor_sha256(plan))["hash"] == "abad2ad904322c33"
     assert real_images(plan, tmp_path).shape == (1797, 16, 16, 1)
     latent: Protocol = build.make(choices.protocol("digits_latent"))
     assert real_images(latent, tmp_path).shape == (1797, 32, 32, 1)
@@ -59,9 +59,9 @@ def evaluated(folder: Path, reference: str) -> Any:
 
 def test_build_show_evaluate_is_evaluation_with_the_images(tmp_path: Path) -> None:
     file = tmp_path / "references" / "mine.safetensors"
-    made = dmq("reference", "build", "digits", "--as", "mine", "--to", str(file), "--json")
-    record = json.loads(made.out)
-    assert (made.code, made.err) == (0, "") and record["file"] == str(file) and record["count"] == 1797
+    result = dmq("reference", "build", "digits", "--as", "mine", "--to", str(file), "--json")
+    record = json.loads(result.out)
+    assert (result.code, result.err) == (0, "") and record["file"] == str(file) and record["count"] == 1797
     shown = json.loads(dmq("reference", "show", str(file), "--json").out)
     assert shown["sha256"] == DIGITS and shown["layout"] == "dmq" and shown["source"] == "digits"
     images, statistics = evaluated(tmp_path, "digits"), evaluated(tmp_path, "mine")
@@ -140,8 +140,8 @@ def test_bad_words(arguments: list[str], code: int, part: str, tmp_path: Path, m
 def test_files_of_others_are_shown(tmp_path: Path) -> None:
     file = tmp_path / "stats.npz"
     np.savez(file, mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2), sigma_s=np.eye(2), arr_0=digits(0, 4))
-    found = json.loads(dmq("reference", "show", str(file), "--json").out)
-    assert found["layout"] == "adm" and found["statistics"] == {"features": 3, "spatial": 2}
+    record = json.loads(dmq("reference", "show", str(file), "--json").out)
+    assert record["layout"] == "adm" and record["statistics"] == {"features": 3, "spatial": 2}
     assert "layout: adm" in dmq("reference", "show", str(file)).out
 
 
@@ -151,24 +151,24 @@ def test_the_doctor_sees_what_was_built(tmp_path: Path) -> None:
         assert dmq("reference", "build", str(small(tmp_path / name)), "--as", name, "--to", str(file)).code == 0
     file.write_bytes(file.read_bytes()[:-1])
     rows = json.loads(dmq("doctor", "--json", f"runtime.outputs={tmp_path}").out)["doctor"]
-    found = {row["name"]: row for row in rows if row["kind"] == "reference"}
-    assert found["mine"]["state"] == "present" and len(found["mine"]["sha256"]) == 64
-    assert found["broken"]["state"] == "wrong" and "digits" in found
+    references = {row["name"]: row for row in rows if row["kind"] == "reference"}
+    assert references["mine"]["state"] == "present" and len(references["mine"]["sha256"]) == 64
+    assert references["broken"]["state"] == "wrong" and "digits" in references
 
 
 def test_samples_of_others_are_measured(tmp_path: Path) -> None:
     samples = pngs(tmp_path / "samples", digits(0, 250))
     command = ["measure", str(samples), "protocol.num_images=250"]
-    found = json.loads(dmq(*command, "--json").out)
+    record = json.loads(dmq(*command, "--json").out)
     plan = protocol(num_images=250, kid={"subset_size": 200, "subsets": 100})
     wanted = fidelity(digits(0, 250), real_images(plan, tmp_path), plan)
-    assert {name: found["numbers"][name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
-    assert found["protocol"]["reference_sha256"] == DIGITS
-    low, high = found["intervals"]["fd"]
-    assert low < found["numbers"]["fd"] < high and set(found["intervals"]) == {"fd", "is", "kid", "precision"}
+    assert {name: record["numbers"][name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert record["protocol"]["reference_sha256"] == DIGITS
+    low, high = record["intervals"]["fd"]
+    assert low < record["numbers"]["fd"] < high and set(record["intervals"]) == {"fd", "is", "kid", "precision"}
     lines = dmq(*command).out.splitlines()
-    assert f"protocol: {found['protocol']['hash']}" in lines
-    assert f"fd: {found['numbers']['fd']:.6g} [{low:.4g}, {high:.4g}]" in lines
+    assert f"protocol: {record['protocol']['hash']}" in lines
+    assert f"fd: {record['numbers']['fd']:.6g} [{low:.4g}, {high:.4g}]" in lines
     few = dmq("measure", str(samples))
     assert few.code == 1 and "exactly 2000 images, but 250" in few.sentence
     Image.fromarray(digits(0, 1)[0, ..., 0]).save(samples / "last.jpg")
@@ -186,9 +186,9 @@ def test_samples_of_others_are_held_against_their_prompts(tmp_path: Path) -> Non
     prompts.write_text("".join(f"a photo of a {digit}\n" for digit in first.tolist()), encoding="utf-8")
     command = ["measure", str(tmp_path / "real.npz"), "--protocol", "digits_latent", "protocol.num_images=100"]
     command += ONLY_FD
-    found = json.loads(dmq(*command, "--prompts", str(prompts), "--json").out)
-    assert set(found["numbers"]) == {"fd", "agreement"}, "50 lines serve 100 images"
-    assert 0.45 < found["numbers"]["agreement"] < 0.75, "the first half shows what it should, of the second a tenth"
+    record = json.loads(dmq(*command, "--prompts", str(prompts), "--json").out)
+    assert set(record["numbers"]) == {"fd", "agreement"}, "50 lines serve 100 images"
+    assert 0.45 < record["numbers"]["agreement"] < 0.75, "the first half shows what it should, of the second a tenth"
     unasked = dmq(*command)
     assert unasked.code == 2 and "asks for agreement" in unasked.sentence and "--prompts FILE" in unasked.sentence
     nothing = dmq(*command, "protocol.metrics.fd=null", "protocol.metrics.agreement=null")
@@ -228,8 +228,8 @@ def test_images_of_statistics_cannot_be_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_have_to_be_given_are_named(more: list[str], part: str, tmp_path: Path) -> None:
-    found = dmq("measure", str(tmp_path), *more)
-    assert found.code == 2 and part in found.sentence and "full_key" not in found.sentence
+    result = dmq("measure", str(tmp_path), *more)
+    assert result.code == 2 and part in result.sentence and "full_key" not in result.sentence
 
 
 def test_files_of_something_else_are_told_without_advice_to_unpickle(tmp_path: Path) -> None:

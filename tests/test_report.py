@@ -24,7 +24,7 @@ def spread_over(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def cell(method: str, fd: float, **changes: Any) -> dict[str, Any]:
-    made = {
+    metrics = {
         "protocol": {
             "hash": "h",
             "name": "digits",
@@ -41,13 +41,13 @@ def cell(method: str, fd: float, **changes: Any) -> dict[str, Any]:
         "config": {"correct": {}, "budget": {"name": "light"}, "sampler": {"num_inference_steps": 3}},
         "artifacts": {},
     }
-    return {**made, **changes}
+    return {**metrics, **changes}
 
 
 def fill(folder: Path, cells: list[dict[str, Any]]) -> Path:
-    for number, one in enumerate(cells):
+    for number, metrics in enumerate(cells):
         (folder / str(number)).mkdir(parents=True)
-        (folder / str(number) / "metrics.json").write_text(json.dumps(one), encoding="utf-8")
+        (folder / str(number) / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return folder
 
 
@@ -63,8 +63,8 @@ def test_table_has_the_twin_every_cell_and_the_spread(tmp_path: Path) -> None:
 
 def test_settings_that_differ_get_a_column(tmp_path: Path) -> None:
     cells = [cell("tac", 2.0 + value) for value in (0.1, 0.5)]
-    for one, value in zip(cells, (0.5, 0.1), strict=True):
-        one["config"] = copy.deepcopy(one["config"]) | {"correct": {"lambda1": value, "mask": "x"}}
+    for metrics, value in zip(cells, (0.5, 0.1), strict=True):
+        metrics["config"] = copy.deepcopy(metrics["config"]) | {"correct": {"lambda1": value, "mask": "x"}}
     lines = report.table(fill(tmp_path / "t", cells)).splitlines()
     assert "| lambda1 |" in lines[0] and "mask" not in lines[0]
     assert [line.split(" | ")[2] for line in lines[3:5]] == ["0.1", "0.5"]
@@ -105,9 +105,9 @@ def test_costs_have_columns_where_they_were_counted(tmp_path: Path) -> None:
 
 
 def test_a_method_that_cannot_be_deployed_is_marked(tmp_path: Path) -> None:
-    own = counted(4.31e9, 0.61e6)
-    own["cost"]["deployable"] = False
-    lines = report.table(fill(tmp_path / "t", [cell("quest", 2.0, **own), cell("tac", 2.0)])).splitlines()
+    costs = counted(4.31e9, 0.61e6)
+    costs["cost"]["deployable"] = False
+    lines = report.table(fill(tmp_path / "t", [cell("quest", 2.0, **costs), cell("tac", 2.0)])).splitlines()
     assert [line.split(" | ")[1] for line in lines[3:5]] == ["quest (not deployable)", "tac"]
 
 
@@ -122,23 +122,23 @@ def test_cells_from_before_costs_leave_them_empty(tmp_path: Path) -> None:
 
 def test_full_precision_on_ranges_of_its_own(tmp_path: Path) -> None:
     fp = spread_over([{"fd": 1.0, "is": 8.0}, {"fd": 1.2, "is": 8.2}, {"fd": 1.4, "is": 8.4}])
-    own = {"seeds": ["0-39"], "fp_seeds": ["0-39", "40-79", "80-119"], "fp": fp}
-    made = report.table(fill(tmp_path / "t", [cell("tac", 2.0, **own)])).splitlines()
-    assert "| 1.20 ± 0.20 | 8.20 ± 0.20 |" in made[2]
-    assert ", seeds 0-39; full precision: mean ± standard deviation over seeds 0-39, 40-79, 80-119; budget" in made[-1]
+    fields = {"seeds": ["0-39"], "fp_seeds": ["0-39", "40-79", "80-119"], "fp": fp}
+    lines = report.table(fill(tmp_path / "t", [cell("tac", 2.0, **fields)])).splitlines()
+    assert "| 1.20 ± 0.20 | 8.20 ± 0.20 |" in lines[2]
+    assert ", seeds 0-39; full precision: mean ± standard deviation over seeds 0-39, 40-79, 80-119; budget" in lines[-1]
     same = report.table(fill(tmp_path / "same", [cell("tac", 2.0, fp_seeds=["0-39", "40-79"])]))
     assert same == report.table(fill(tmp_path / "without", [cell("tac", 2.0)]))
 
 
 def test_random_weights_are_told_wherever_numbers_are(tmp_path: Path) -> None:
-    told = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}}
-    own = cell("tac", 1.0, weights="random", **told)
-    lines = report.table(fill(tmp_path / "t", [own])).splitlines()
+    fields = {"num_images": 40, "policy": {"a.weight": 4, "a.input": 8}}
+    metrics = cell("tac", 1.0, weights="random", **fields)
+    lines = report.table(fill(tmp_path / "t", [metrics])).splitlines()
     assert lines[3].split(" | ")[1] == "tac (random weights)"
-    assert "(random weights)" in report.describe(own).splitlines()[0]
-    assert "random" not in report.describe(cell("tac", 1.0, **told))
+    assert "(random weights)" in report.describe(metrics).splitlines()[0]
+    assert "random" not in report.describe(cell("tac", 1.0, **fields))
     with pytest.raises(ConfigError, match="cannot share"):
-        report.table(fill(tmp_path / "mixed", [own, cell("tac", 1.0)]))
+        report.table(fill(tmp_path / "mixed", [metrics, cell("tac", 1.0)]))
 
 
 def test_baselines_first_unknown_methods_last(tmp_path: Path) -> None:

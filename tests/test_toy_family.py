@@ -61,8 +61,8 @@ def test_every_layer_and_attention_is_quantized(shape: tuple[int, ...]) -> None:
     assert len(attached.quantizers("weight")) == 2 + 2 * 6 and len(attached.quantizers("prob")) == 2
     expected = toy.network(shape)(sample, timestep / 1000)
     assert torch.allclose(full(attached, shape), expected, rtol=0, atol=1e-12)
-    found = QuantDenoiser(attached)(sample, timestep)
-    assert found.shape == sample.shape and 1e-6 < float((found - expected).abs().mean()) < 0.5
+    output = QuantDenoiser(attached)(sample, timestep)
+    assert output.shape == sample.shape and 1e-6 < float((output - expected).abs().mean()) < 0.5
 
 
 def test_attention_by_keyword_is_causal_as_it_was() -> None:
@@ -76,30 +76,30 @@ def test_attention_by_keyword_is_causal_as_it_was() -> None:
 def test_blocks_are_captured_and_called_again(shape: tuple[int, ...], tmp_path: Path) -> None:
     attached = wrapped(shape)
     assert attached.units() == ["first", "blocks.0", "blocks.1", "last"]
-    found = capture(
+    captured = capture(
         attached, "blocks.1", lambda: toy.batches(shape, size=3), 8, tmp_path, activations=True, reads_full=True
     )  # fmt: skip
-    rows, seen = torch.tensor([6, 1, 3]), list[Any]()
+    rows, outputs = torch.tensor([6, 1, 3]), list[Any]()
     block = attached.model.get_submodule("blocks.1")
-    hook = block.register_forward_hook(lambda _m, _x, output: seen.append(output))
+    hook = block.register_forward_hook(lambda _m, _x, output: outputs.append(output))
     QuantDenoiser(attached)(*toy.data(shape))
     hook.remove()
-    inputs, target, timesteps = found.batch(rows)
+    inputs, target, timesteps = captured.batch(rows)
     assert torch.equal(timesteps, toy.data(shape)[1][rows]) and timesteps.dtype == DOUBLE
     with attached.at(timesteps):
-        assert torch.allclose(call(block, inputs), packed(seen[0])[rows], rtol=0, atol=1e-12)
+        assert torch.allclose(call(block, inputs), packed(outputs[0])[rows], rtol=0, atol=1e-12)
     with attached.at(timesteps), quantizing(attached, weights=False, activations=False):
-        assert torch.allclose(call(block, found.full(rows)), target, rtol=0, atol=1e-12)
-    tokens, (memory, _) = seen[0]
-    assert packed(seen[0]).flatten(1).shape[1] >= tokens[0].numel() + memory[0].numel()
+        assert torch.allclose(call(block, captured.full(rows)), target, rtol=0, atol=1e-12)
+    tokens, (memory, _) = outputs[0]
+    assert packed(outputs[0]).flatten(1).shape[1] >= tokens[0].numel() + memory[0].numel()
 
 
 def test_what_is_packed_counts_every_value_once() -> None:
     first, second, third = torch.ones(2, 3, 4), torch.ones(2, 5, 4), torch.full((2, 3), 2.0)
     assert packed(first) is first and packed((first, None)) is first
     assert packed([first, {"more": second}]).shape == (2, 8, 4)
-    found = packed((first, third, torch.ones(2, dtype=torch.int64)))
-    assert found.shape == (2, 4, 4) and float(found.sum()) == 2 * (12 + 6)
+    joined = packed((first, third, torch.ones(2, dtype=torch.int64)))
+    assert joined.shape == (2, 4, 4) and float(joined.sum()) == 2 * (12 + 6)
     with pytest.raises(ModelError, match="a tuple without a tensor") as caught:
         packed((None, 3))
     one_sentence(caught.value)
@@ -147,8 +147,8 @@ def test_a_trace_tells_of_every_block(shape: tuple[int, ...]) -> None:
             return QuantDenoiser(attached)(sample, timestep, cond)
 
     plan = Sampler(3).scheduler(SCHEDULE)
-    found = trace(Walks(attached, whole, QuantDenoiser(attached), plan, dtype=DOUBLE), range(4), 2)
-    errors = found.tensors["block_error.quantized"]
+    traced = trace(Walks(attached, whole, QuantDenoiser(attached), plan, dtype=DOUBLE), range(4), 2)
+    errors = traced.tensors["block_error.quantized"]
     assert errors.shape == (3, 4) and bool((errors > 0).all()) and bool((errors < 1).all())
     same = trace(Walks(attached, whole, whole, plan, dtype=DOUBLE), range(4), 2)
     assert float(same.tensors["block_error.quantized"].abs().max()) == 0
@@ -183,18 +183,18 @@ def test_corrections_of_samples_of_any_shape(shape: tuple[int, ...], eta: float)
         assert {name: tuple(table.shape) for name, table in tables.items()} == method.shapes(4, shape, False)
         assert torch.allclose(final(louder, method.load(tables)), expected, rtol=0, atol=1e-7)
     shifted = Louder(inner, 1.0, torch.arange(shape[0], dtype=DOUBLE) / 10)
-    found = Ptqd("0-7", correlation=False).estimate(inner, shifted, plan, shape, eta=eta, dtype=DOUBLE)
-    assert torch.allclose(found["bias"], shifted.offset.expand(4, -1), rtol=0, atol=1e-9)
-    assert torch.allclose(final(shifted, Ptqd("0-7", correlation=False).load(found)), expected, rtol=0, atol=1e-7)
+    estimates = Ptqd("0-7", correlation=False).estimate(inner, shifted, plan, shape, eta=eta, dtype=DOUBLE)
+    assert torch.allclose(estimates["bias"], shifted.offset.expand(4, -1), rtol=0, atol=1e-9)
+    assert torch.allclose(final(shifted, Ptqd("0-7", correlation=False).load(estimates)), expected, rtol=0, atol=1e-7)
 
 
 @shapes
 def test_noise_belongs_to_seeds_whatever_the_shape(shape: tuple[int, ...]) -> None:
     denoiser, plan = ModelDenoiser(toy.adapter(shape)), Sampler(3, eta=1.0).scheduler(SCHEDULE)
-    many, one = (
+    many, single = (
         list(walk(denoiser, plan, seeds, shape, eta=1.0, dtype=DOUBLE))[-1].following for seeds in ([4, 9], [9])
     )
-    assert torch.allclose(many[1:], one, rtol=0, atol=1e-10)
+    assert torch.allclose(many[1:], single, rtol=0, atol=1e-10)
 
 
 class Unnamed(toy.ToyAdapter):
@@ -214,8 +214,8 @@ class Flux(nn.Module):
         self.inner = FluxAttention(query_dim=toy.WIDTH, heads=2, dim_head=4, out_dim=8)
 
     def forward(self, hidden: Tensor, **_: object) -> Tensor:
-        found: Tensor = self.inner(hidden)
-        return found
+        output: Tensor = self.inner(hidden)
+        return output
 
 
 class Multihead(nn.Module):
@@ -226,8 +226,8 @@ class Multihead(nn.Module):
         self.inner = nn.MultiheadAttention(toy.WIDTH, 2, batch_first=True)
 
     def forward(self, hidden: Tensor, **_: object) -> Tensor:
-        found: Tensor = self.inner(hidden, hidden, hidden)[0]
-        return found
+        output: Tensor = self.inner(hidden, hidden, hidden)[0]
+        return output
 
 
 class Lenient(toy.ToyAdapter):
@@ -262,8 +262,8 @@ def test_an_attention_that_its_adapter_does_not_name_is_refused() -> None:
 
 def test_who_computes_attention() -> None:
     adapter = toy.adapter((3, 4, 4))
-    found = attention_callers(adapter.model, lambda: run_once(adapter))
-    assert found == [("", f"blocks.{n}", f"blocks.{n}.attn") for n in range(2)]
+    callers = attention_callers(adapter.model, lambda: run_once(adapter))
+    assert callers == [("", f"blocks.{n}", f"blocks.{n}.attn") for n in range(2)]
     assert not adapter.model.blocks[0]._forward_hooks and not adapter.model.blocks[0]._forward_pre_hooks
 
 
@@ -287,9 +287,9 @@ def test_a_registered_family_goes_through_the_whole_command(registered: Family, 
 
 
 def test_records_that_cannot_be_are_refused(registered: Family, tmp_path: Path) -> None:
-    own = families()[0]
+    builtin = families()[0]
     for family, match in (
-        (Family(own.kind, toy.ToyAdapter), "UNet2DModel was registered, but dmq has one itself"),
+        (Family(builtin.kind, toy.ToyAdapter), "UNet2DModel was registered, but dmq has one itself"),
         (Family(toy.ToyNet, toy.ToyAdapter, process="flow"), "with the process flow, which dmq does not sample"),
         (
             Family(toy.ToyNet, toy.ToyAdapter, predictions=("flow",)),

@@ -32,10 +32,10 @@ class ToyProcessor:
             layer(hidden).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v)
         )
         query = query * turned[0][: query.shape[-2], None] + turned[1][: query.shape[-2], None]
-        found = nn.functional.scaled_dot_product_attention(
+        attended = nn.functional.scaled_dot_product_attention(
             query=query, key=key, value=value, attn_mask=None, is_causal=True, scale=strength
         )
-        done: Tensor = attn.to_out(found.transpose(1, 2).flatten(2))
+        done: Tensor = attn.to_out(attended.transpose(1, 2).flatten(2))
         return done
 
 
@@ -48,8 +48,8 @@ class ToyAttention(nn.Module):
         self.processor: Any = ToyProcessor()
 
     def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
-        found: Tensor = self.processor(self, hidden, **kwargs)
-        return found
+        output: Tensor = self.processor(self, hidden, **kwargs)
+        return output
 
 
 class ToyBlock(nn.Module):
@@ -94,8 +94,8 @@ class ToyNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         for block in self.blocks:
             turned = (self.cosine, self.sine)
             hidden, (memory, _) = block(hidden, None, (memory, 7), angles.sin(), turned, strength=0.5)
-        found: Tensor = self.last(hidden + memory.mean(1)[:, None, None]).transpose(1, 2).reshape(sample.shape)
-        return found
+        output: Tensor = self.last(hidden + memory.mean(1)[:, None, None]).transpose(1, 2).reshape(sample.shape)
+        return output
 
 
 class ToyAdapter(NamedParts):
@@ -113,8 +113,8 @@ class ToyAdapter(NamedParts):
 
     def predict(self, sample: Tensor, timestep: Tensor, cond: object) -> Tensor:
         """See Adapter."""
-        found: Tensor = self.model(sample, timestep.reshape(-1).expand(len(sample)).to(sample) / 1000)
-        return found
+        output: Tensor = self.model(sample, timestep.reshape(-1).expand(len(sample)).to(sample) / 1000)
+        return output
 
     def attentions(self) -> list[Layer]:
         """See Adapter."""
@@ -148,8 +148,8 @@ def network(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **change
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ToyNet(shape=shape, **changes)
-    found: ToyNet = model.eval().requires_grad_(False).to(dtype)
-    return found
+    frozen: ToyNet = model.eval().requires_grad_(False).to(dtype)
+    return frozen
 
 
 def adapter(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> ToyAdapter:

@@ -17,17 +17,17 @@ from tests.tiny import SHAPE, adapter, one_sentence, scheduler
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_inputs_of_the_chosen_steps_of_every_trajectory(tmp_path: Path, eta: float) -> None:
     strategy, plan = Uniform("7-11", 3), scheduler(10)
-    seen: list[tuple[int, int]] = []
-    collect(strategy, toy, plan, SHAPE, tmp_path, eta=eta, batch_size=2, report=lambda *at: seen.append(at))
+    progress: list[tuple[int, int]] = []
+    collect(strategy, toy, plan, SHAPE, tmp_path, eta=eta, batch_size=2, report=lambda *at: progress.append(at))
     sample, timestep = read(tmp_path)
-    assert seen == [(2, 5), (4, 5), (5, 5)] and strategy.size(10) == len(sample) == 15
+    assert progress == [(2, 5), (4, 5), (5, 5)] and strategy.size(10) == len(sample) == 15
     assert timestep.dtype == torch.int64 and sample.dtype == torch.float32
-    own = generators(range(7, 12))
-    x, rows = noise(SHAPE, own), {}
+    streams = generators(range(7, 12))
+    x, rows = noise(SHAPE, streams), {}
     for call, at in enumerate(plan.timesteps.tolist()):
         if call in (0, 3, 6):
             rows[at] = x
-        x = plan.step(toy(x, torch.tensor([at])), at, x, eta=eta, noise=noise(SHAPE, own) if eta else None)
+        x = plan.step(toy(x, torch.tensor([at])), at, x, eta=eta, noise=noise(SHAPE, streams) if eta else None)
     assert sorted(rows) == [300, 600, 900]
     for at, expected in rows.items():
         assert torch.equal(sample[timestep == at], expected)

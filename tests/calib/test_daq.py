@@ -41,13 +41,13 @@ SAMPLES = [power_law(1.5, 1e-4), power_law(3.0, 0.2), exponential(40.0, 1e-3), e
 def test_the_fits_are_scipys(x: Tensor, below: float) -> None:
     x_min, values = float(x.min()) * below, x.numpy()
     shape, _, _ = scipy.stats.pareto.fit(values, floc=0, fscale=x_min)
-    exponent, found = power_law_likelihood(x, x_min)
+    exponent, likelihood = power_law_likelihood(x, x_min)
     assert exponent == pytest.approx(shape + 1, rel=1e-9)
-    assert found == pytest.approx(np.sum(scipy.stats.pareto.logpdf(values, exponent - 1, scale=x_min)), rel=1e-9)
+    assert likelihood == pytest.approx(np.sum(scipy.stats.pareto.logpdf(values, exponent - 1, scale=x_min)), rel=1e-9)
     _, scale = scipy.stats.expon.fit(values, floc=x_min)
-    rate, found = exponential_likelihood(x, x_min)
+    rate, likelihood = exponential_likelihood(x, x_min)
     assert rate == pytest.approx(1 / scale, rel=1e-9)
-    assert found == pytest.approx(np.sum(scipy.stats.expon.logpdf(values, x_min, scale)), rel=1e-9)
+    assert likelihood == pytest.approx(np.sum(scipy.stats.expon.logpdf(values, x_min, scale)), rel=1e-9)
 
 
 @pytest.mark.parametrize("x", SAMPLES)
@@ -104,11 +104,11 @@ def steered(factors: dict[int, float]) -> Attached:
 
 def probabilities(attached: Attached) -> dict[tuple[str, int], Tensor]:
     """(choice, step) -> every probability of that step, by plain hooks."""
-    seen: dict[tuple[str, int], list[Tensor]] = {}
+    maps: dict[tuple[str, int], list[Tensor]] = {}
 
     def keep(name: str, value: Tensor) -> None:
         for row, step in zip(value, attached.context.step.tolist(), strict=True):
-            seen.setdefault((name, step), []).append(row.flatten())
+            maps.setdefault((name, step), []).append(row.flatten())
 
     hooks = [
         choice.parts[0].register_forward_pre_hook(lambda _m, x, name=name: keep(name, x[0]))
@@ -117,7 +117,7 @@ def probabilities(attached: Attached) -> dict[tuple[str, int], Tensor]:
     fit_activations(attached, batches())
     for hook in hooks:
         hook.remove()
-    return {place: torch.cat(rows) for place, rows in seen.items()}
+    return {place: torch.cat(rows) for place, rows in maps.items()}
 
 
 PLANTED = {0: 0.01, 1: 3000.0, 2: 0.01, 3: 3000.0}
@@ -126,22 +126,22 @@ PLANTED = {0: 0.01, 1: 3000.0, 2: 0.01, 3: 3000.0}
 def test_a_network_takes_log2_where_its_attention_is_peaked(tmp_path: Path) -> None:
     attached = steered(PLANTED)
     fit_weights(attached)
-    told: list[int] = []
-    choose_by_likelihood(attached, batches, told.append)
-    choices, seen = attached.choices(), probabilities(attached)
-    assert told == [4, 8] and len(choices) == 4 and len(seen) == 16
+    counts: list[int] = []
+    choose_by_likelihood(attached, batches, counts.append)
+    choices, probs = attached.choices(), probabilities(attached)
+    assert counts == [4, 8] and len(choices) == 4 and len(probs) == 16
     for name, choice in choices.items():
-        ratios = [likelihood_ratio(seen[name, step]) for step in range(4)]
+        ratios = [likelihood_ratio(probs[name, step]) for step in range(4)]
         assert choice.choice.tolist() == [int(ratio > 0) for ratio in ratios] == [0, 1, 0, 1], ratios
         assert not choice._forward_pre_hooks
     save_tensors(tmp_path / "x.safetensors", state(attached))
     other = steered(PLANTED)
     load_state(other, load_tensors(tmp_path / "x.safetensors"))
-    assert all(one.choice.tolist() == [0, 1, 0, 1] for one in other.choices().values())
+    assert all(quantizer.choice.tolist() == [0, 1, 0, 1] for quantizer in other.choices().values())
     expected = QuantDenoiser(attached)(*data())
     assert torch.equal(QuantDenoiser(other)(*data()), expected)
-    for one in other.choices().values():
-        one.choice.zero_()
+    for quantizer in other.choices().values():
+        quantizer.choice.zero_()
     assert not torch.equal(QuantDenoiser(other)(*data()), expected)
 
 

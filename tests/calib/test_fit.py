@@ -44,30 +44,30 @@ def test_fitting_again_drops_baked_weights() -> None:
 
 def recorded(num: int = 8) -> dict[str, Tensor]:
     """Inputs of the layers of the network, watched on a plain copy, one value for each sample."""
-    seen: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     model = network()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            module.register_forward_pre_hook(lambda _m, x, name=name: seen.__setitem__(name, x[0].flatten(1)))
+            module.register_forward_pre_hook(lambda _m, x, name=name: inputs.__setitem__(name, x[0].flatten(1)))
     model(*data(num))
-    return seen
+    return inputs
 
 
 def test_activations_cover_the_extremes_that_hooks_see() -> None:
-    attached, seen = wrapped(), recorded()
-    found = attached.quantizers("input")
-    assert len(found) == 55 and len(seen) == 51
-    for name, values in seen.items():
+    attached, inputs = wrapped(), recorded()
+    quantizers = attached.quantizers("input")
+    assert len(quantizers) == 55 and len(inputs) == 51
+    for name, values in inputs.items():
         pieces = {"": values}
         if (split := attached.adapter.skip_splits().get(name)) is not None:
             cut = values.shape[1] * split[0] // sum(split)
             pieces = {".parts.0": values[:, :cut], ".parts.1": values[:, cut:]}
         for part, piece in pieces.items():
             low, high = piece.min().clamp(max=0), piece.max().clamp(min=0)
-            scale, zero_point = table(found.pop(f"{name}.input_quantizer{part}"))
+            scale, zero_point = table(quantizers.pop(f"{name}.input_quantizer{part}"))
             assert torch.allclose(scale, ((high - low) / 255), rtol=1e-5) and scale.ndim == 0
             assert torch.allclose(zero_point, -low / scale, rtol=0, atol=0.5001)
-    assert not found
+    assert not quantizers
 
 
 def test_attention_is_watched_although_it_is_fused() -> None:
@@ -102,7 +102,7 @@ def test_the_batch_size_does_not_matter(rules: tuple[Rule, ...]) -> None:
 
 
 def test_every_step_gets_its_own_range() -> None:
-    attached, seen = wrapped(scheme(PER_STEP)), recorded()
+    attached, inputs = wrapped(scheme(PER_STEP)), recorded()
     _, timestep = data()
     for name in (
         "conv_in",
@@ -113,7 +113,9 @@ def test_every_step_gets_its_own_range() -> None:
         quantizer = attached.quantizers()[f"{name}.input_quantizer"]
         assert isinstance(quantizer.scale, PerStep)
         for step, at in enumerate(TIMESTEPS.tolist()):
-            values = seen[name][timestep == at] if "attentions" not in name else seen[name].view(8, -1)[timestep == at]
+            values = (
+                inputs[name][timestep == at] if "attentions" not in name else inputs[name].view(8, -1)[timestep == at]
+            )
             width = values.max().clamp(min=0) - values.min().clamp(max=0)
             assert float(quantizer.scale.scale[step]) == pytest.approx(float(width) / 255, rel=1e-5)
 
@@ -121,8 +123,8 @@ def test_every_step_gets_its_own_range() -> None:
 def test_a_step_without_samples_takes_the_nearest_range() -> None:
     attached = wrapped(scheme(PER_STEP), fit=False)
     sample, timestep = data()
-    kept = timestep != 500
-    fit_activations(attached, [(sample[kept], timestep[kept])])
+    mask = timestep != 500
+    fit_activations(attached, [(sample[mask], timestep[mask])])
     full = wrapped(scheme(PER_STEP))
     for name, quantizer in attached.quantizers("input").items():
         expected = table(full.quantizers()[name])[0]

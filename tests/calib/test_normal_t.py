@@ -19,14 +19,14 @@ def test_draws_are_cut_and_clamped_normals(mean: float, std: float, training: in
     raw = mean * training + std * training * normal
     expected = np.clip(np.trunc(raw), 0, training - 1).astype(np.int64)
     assert (raw < -1).sum() > 100 and (raw > training).sum() > 20 and (raw != np.trunc(raw)).any()
-    found = NormalT("0-1", mean, std, draw_seed=3).draw(2000, training)
-    assert found.dtype == torch.int64 and found.tolist() == expected.tolist()
+    draws = NormalT("0-1", mean, std, draw_seed=3).draw(2000, training)
+    assert draws.dtype == torch.int64 and draws.tolist() == expected.tolist()
 
 
 def test_draws_have_the_mean_and_spread_that_were_asked_for() -> None:
-    found = NormalT("0-1", 0.5, 0.1).draw(20_000, 1000).double()
+    draws = NormalT("0-1", 0.5, 0.1).draw(20_000, 1000).double()
     # the integer part of a positive number lies half a timestep lower
-    assert abs(found.mean() + 0.5 - 500) < 5 * 100 / 20_000**0.5 and abs(found.std() - 100) < 2.5
+    assert abs(draws.mean() + 0.5 - 500) < 5 * 100 / 20_000**0.5 and abs(draws.std() - 100) < 2.5
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -63,8 +63,8 @@ def test_a_draw_between_two_timesteps_takes_the_noisier() -> None:
 
 
 def test_another_draw_seed_draws_other_timesteps() -> None:
-    one, two = (NormalT("0-1", draw_seed=seed).draw(50, 1000).tolist() for seed in (0, 1))
-    assert one != two
+    first, second = (NormalT("0-1", draw_seed=seed).draw(50, 1000).tolist() for seed in (0, 1))
+    assert first != second
 
 
 @pytest.mark.parametrize(

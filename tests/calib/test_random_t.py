@@ -14,10 +14,10 @@ from tests.tiny import SHAPE, one_sentence, scheduler
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_random_timesteps_of_longer_trajectories(tmp_path: Path, eta: float) -> None:
-    strategy, own = RandomT("3-10"), scheduler(10, spacing="quad")
-    before = state(own)
-    collect(strategy, toy, own, SHAPE, tmp_path, eta=eta, batch_size=3)
-    assert state(own) == before
+    strategy, plan = RandomT("3-10"), scheduler(10, spacing="quad")
+    before = state(plan)
+    collect(strategy, toy, plan, SHAPE, tmp_path, eta=eta, batch_size=3)
+    assert state(plan) == before
     sample, timestep = read(tmp_path)
     assert len(sample) == strategy.size(10) == 8 * 20
     grid = [t * 10 for t in range(99, -1, -1)]
@@ -27,18 +27,18 @@ def test_random_timesteps_of_longer_trajectories(tmp_path: Path, eta: float) -> 
         expected = every[i, [grid.index(t) for t in times]]
         assert torch.equal(sample[20 * i : 20 * i + 20], expected)
     assert len({tuple(times) for times in timestep.reshape(8, 20).tolist()}) == 8, "each trajectory has its own draw"
-    outside = set(timestep.tolist()) - set(own.timesteps.tolist())
+    outside = set(timestep.tolist()) - set(plan.timesteps.tolist())
     assert len(outside) > 60 and set(timestep.tolist()) <= set(grid)
 
 
 def test_the_samplers_own_timesteps(tmp_path: Path) -> None:
-    strategy, own = RandomT("0-5", 3, trajectory_steps=None), scheduler(8, spacing="quad")
-    assert strategy.scheduler(own) is own
-    collect(strategy, toy, own, SHAPE, tmp_path)
+    strategy, plan = RandomT("0-5", 3, trajectory_steps=None), scheduler(8, spacing="quad")
+    assert strategy.scheduler(plan) is plan
+    collect(strategy, toy, plan, SHAPE, tmp_path)
     sample, timestep = read(tmp_path)
-    assert len(sample) == strategy.size(8) == 18 and set(timestep.tolist()) <= set(own.timesteps.tolist())
-    every = inputs(own, range(6))
-    calls = [own.timesteps.tolist().index(t) for t in timestep.tolist()]
+    assert len(sample) == strategy.size(8) == 18 and set(timestep.tolist()) <= set(plan.timesteps.tolist())
+    every = inputs(plan, range(6))
+    calls = [plan.timesteps.tolist().index(t) for t in timestep.tolist()]
     assert torch.equal(sample, torch.stack([every[row // 3, call] for row, call in enumerate(calls)]))
 
 
@@ -53,12 +53,14 @@ def test_short_trajectories_are_kept_whole(tmp_path: Path, steps: int | None, to
 
 
 def test_the_copy_keeps_the_samplers_other_settings() -> None:
-    own = scheduler(10, clip_sample=True, set_alpha_to_one=False)
-    made = RandomT("0-1").scheduler(own)
+    plan = scheduler(10, clip_sample=True, set_alpha_to_one=False)
+    copied = RandomT("0-1").scheduler(plan)
     assert (
-        isinstance(made, DDIM) and made.config.clip_sample and made.final_alpha_cumprod == own.final_alpha_cumprod != 1
+        isinstance(copied, DDIM)
+        and copied.config.clip_sample
+        and copied.final_alpha_cumprod == plan.final_alpha_cumprod != 1
     )
-    assert made.timesteps.tolist() == scheduler(100).timesteps.tolist()
+    assert copied.timesteps.tolist() == scheduler(100).timesteps.tolist()
 
 
 def test_every_timestep_is_as_likely() -> None:

@@ -24,16 +24,16 @@ def mixed(widths: tuple[int, ...] = WIDTHS) -> Attached:
 
 
 def abar() -> Tensor:
-    found: Tensor = scheduler().alphas_cumprod
-    return found
+    alphas: Tensor = scheduler().alphas_cumprod
+    return alphas
 
 
 def by_loop(bits: int) -> dict[int, float]:
     """SNR_Q of every step, of a network that knows no choices."""
     attached = wrapped(scheme(Rule(SITES, bits=bits), weight=8, act=8))
     plain, above, below = network(), dict.fromkeys(range(4), 0.0), dict.fromkeys(range(4), 0.0)
-    for one in range(8):
-        sample, timestep = data()[0][one : one + 1], data()[1][one : one + 1]
+    for index in range(8):
+        sample, timestep = data()[0][index : index + 1], data()[1][index : index + 1]
         step = TIMESTEPS.tolist().index(int(timestep))
         full, quantized = plain(sample, timestep).sample.flatten(), QuantDenoiser(attached)(sample, timestep).flatten()
         above[step] += math.fsum(value**2 for value in full.tolist())
@@ -54,12 +54,12 @@ def smallest(ratios: dict[int, dict[int, float]], needed: list[float]) -> list[i
 
 def test_the_choice_is_that_of_the_loop_for_the_real_schedule(ratios: dict[int, dict[int, float]]) -> None:
     attached = mixed()
-    told: list[int] = []
-    choose_by_snr(attached, batches, abar(), told.append)
+    progress: list[int] = []
+    choose_by_snr(attached, batches, abar(), progress.append)
     needed = [float(abar()[t] / (1 - abar()[t])) for t in TIMESTEPS.tolist()]
     assert forward_snr(abar(), TIMESTEPS).tolist() == pytest.approx(needed, rel=1e-5)
     expected = smallest(ratios, needed)
-    assert len(attached.choices()) > 40 and told == [4, 8]
+    assert len(attached.choices()) > 40 and progress == [4, 8]
     assert {tuple(choice.choice.tolist()) for choice in attached.choices().values()} == {tuple(expected)}
     assert expected == sorted(expected, reverse=True) and len(set(expected)) > 1, "fewer bits at the noisy end"
 
@@ -103,8 +103,8 @@ def test_the_rule_takes_the_fewest_bits_that_are_enough_even_if_more_are_not() -
 
 
 def test_a_noiseless_timestep_needs_more_than_there_is() -> None:
-    found = forward_snr(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0, 1, 2]))
-    assert found.tolist() == [math.inf, 1.0, 0.0]
+    snr = forward_snr(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0, 1, 2]))
+    assert snr.tolist() == [math.inf, 1.0, 0.0]
 
 
 def test_skipped_steps_take_the_nearest_and_other_choices_stay(ratios: dict[int, dict[int, float]]) -> None:
@@ -118,7 +118,7 @@ def test_skipped_steps_take_the_nearest_and_other_choices_stay(ratios: dict[int,
     choose_by_snr(attached, lambda: [(data(2)[0], TIMESTEPS[[1, 2]])], table)
     assert len(prob) == 4 and all(choice.choice.tolist() == [0, 1, 0, 1] for choice in prob)
     rest = [choice.choice.tolist() for choice in attached.choices().values() if isinstance(choice.kind, BySnr)]
-    assert rest and all(one == [1, 1, 0, 0] for one in rest)
+    assert rest and all(indices == [1, 1, 0, 0] for indices in rest)
 
 
 def test_networks_without_such_choices_are_not_run() -> None:

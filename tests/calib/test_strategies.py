@@ -35,20 +35,20 @@ def unasked(num: int) -> Iterator[Tensor]:
 
 @every_strategy
 def test_the_files_are_the_same_whatever_the_batch_size(name: str, tmp_path: Path) -> None:
-    strategy, own, files = STRATEGIES[name](), scheduler(6, spacing="quad"), []
-    before = state(own)
+    strategy, schedule, files = STRATEGIES[name](), scheduler(6, spacing="quad"), []
+    before = state(schedule)
     for size in SIZES:
         watched, folder = Watched(), tmp_path / str(size)
-        seen: list[tuple[int, int]] = []
+        progress: list[tuple[int, int]] = []
         collect(
-            strategy, watched, own, SHAPE, folder, eta=0.5, batch_size=size,
-            report=lambda *at, seen=seen: seen.append(at), adapter=watched.adapter,
+            strategy, watched, schedule, SHAPE, folder, eta=0.5, batch_size=size,
+            report=lambda *at, progress=progress: progress.append(at), adapter=watched.adapter,
         )  # fmt: skip
         assert watched.evaluations == strategy.evaluations(6)
-        assert seen == [(min(done, 10), 10) for done in range(size, 10 + size, size)]
+        assert progress == [(min(done, 10), 10) for done in range(size, 10 + size, size)]
         files.append(tuple((folder / f"{part}.safetensors").read_bytes() for part in ("sample", "timestep")))
     assert len(files) == len(SIZES) == 5 and len(set(files)) == 1
-    assert state(own) == before
+    assert state(schedule) == before
     sample, timestep = read(tmp_path / "1")
     assert len(sample) == len(timestep) == strategy.size(6) and timestep.dtype == torch.int64
 
@@ -73,10 +73,10 @@ def test_a_set_joined_from_its_batches_is_the_whole_one(name: str, tmp_path: Pat
 
 @every_strategy
 def test_every_pair_is_one_of_its_trajectory(name: str, tmp_path: Path) -> None:
-    strategy, own, watched = STRATEGIES[name](), scheduler(6, spacing="quad"), Watched()
-    collect(strategy, watched, own, SHAPE, tmp_path, eta=1.0, batch_size=4, adapter=watched.adapter)
+    strategy, schedule, watched = STRATEGIES[name](), scheduler(6, spacing="quad"), Watched()
+    collect(strategy, watched, schedule, SHAPE, tmp_path, eta=1.0, batch_size=4, adapter=watched.adapter)
     sample, timestep = read(tmp_path)
-    plan = scheduler(9) if name == "random_t" else own
+    plan = scheduler(9) if name == "random_t" else schedule
     every, grid = inputs(plan, range(3, 13), eta=1.0), plan.timesteps.tolist()
     each = len(sample) // 10
     for row, at in enumerate(timestep.tolist()):
@@ -90,8 +90,8 @@ def test_the_choice_on_a_network_does_not_depend_on_the_batch_size(name: str, tm
     for size in (3, 64):
         folder = tmp_path / str(size)
         collect(strategy, ModelDenoiser(network), scheduler(4), SHAPE, folder, batch_size=size, adapter=network)
-    (one, t_one), (two, t_two) = read(tmp_path / "3"), read(tmp_path / "64")
-    assert torch.equal(t_one, t_two) and torch.allclose(one, two, rtol=1e-3, atol=1e-4)
+    (first, t_first), (second, t_second) = read(tmp_path / "3"), read(tmp_path / "64")
+    assert torch.equal(t_first, t_second) and torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
 @every_strategy

@@ -40,14 +40,14 @@ def loop_distance(one: Tensor, two: Tensor) -> float:
 
 def loop_angle(one: Tensor, two: Tensor) -> float:
     """1 - cosine along the channels, mean over samples and positions. one, two: (B, C, H, W)."""
-    found = []
+    angles = []
     for b in range(one.shape[0]):
         for y in range(one.shape[2]):
             for x in range(one.shape[3]):
                 u, v = one[b, :, y, x].tolist(), two[b, :, y, x].tolist()
                 product = math.fsum(p * q for p, q in zip(u, v, strict=True))
-                found.append(1 - product / math.hypot(*u) / math.hypot(*v))
-    return math.fsum(found) / len(found)
+                angles.append(1 - product / math.hypot(*u) / math.hypot(*v))
+    return math.fsum(angles) / len(angles)
 
 
 def loop_scaled(values: list[float]) -> list[float]:
@@ -90,8 +90,8 @@ def test_weights_are_the_normalised_sum_however_the_trajectories_come(radius: fl
     spread = loop_scaled(dense) if len(set(dense)) > 1 else [0.0] * STEPS
     expected = [d + 0.7 * v for d, v in zip(spread, loop_scaled(various), strict=True)]
     for sizes in ([8], [1] * 8, [3, 3, 2], [5, 3]):
-        found = strategy.weights(torch.split(features, sizes, dim=1))
-        assert found.tolist() == pytest.approx(expected, rel=1e-9)
+        weights = strategy.weights(torch.split(features, sizes, dim=1))
+        assert weights.tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_equal_values_normalise_to_zero() -> None:
@@ -124,14 +124,14 @@ def loop_counts(weights: list[float], num: int) -> list[int]:
     """One by one."""
     top = max(weights)
     relative = [w / top for w in weights] if top > 0 else [1.0] * len(weights)
-    found = [round(num * w / math.fsum(relative)) for w in relative]
-    for t in sorted(range(len(found)), key=lambda t: (-found[t], t)):
-        if sum(found) < num:
-            found[t] += 1
-    for t in reversed(range(len(found))):
-        if sum(found) > num and found[t] > 0:
-            found[t] -= 1
-    return found
+    numbers = [round(num * w / math.fsum(relative)) for w in relative]
+    for t in sorted(range(len(numbers)), key=lambda t: (-numbers[t], t)):
+        if sum(numbers) < num:
+            numbers[t] += 1
+    for t in reversed(range(len(numbers))):
+        if sum(numbers) > num and numbers[t] > 0:
+            numbers[t] -= 1
+    return numbers
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def loop_counts(weights: list[float], num: int) -> list[int]:
     ],
 )
 def test_counts_of_examples(weights: list[float], num: int, expected: list[int]) -> None:
-    found = counts(torch.tensor(weights, dtype=torch.float64), num)
-    assert found.dtype == torch.int64 and found.tolist() == expected == loop_counts(weights, num)
+    numbers = counts(torch.tensor(weights, dtype=torch.float64), num)
+    assert numbers.dtype == torch.int64 and numbers.tolist() == expected == loop_counts(weights, num)
 
 
 @given(
@@ -162,27 +162,27 @@ def test_counts_of_examples(weights: list[float], num: int, expected: list[int])
 @example([0.0, 1e300, 5e-324], 3)
 @settings(max_examples=400, deadline=None)
 def test_counts_add_up_and_follow_the_weights(weights: list[float], num: int) -> None:
-    found = counts(torch.tensor(weights, dtype=torch.float64), num).tolist()
-    assert len(found) == len(weights) and sum(found) == num and min(found) >= 0
+    numbers = counts(torch.tensor(weights, dtype=torch.float64), num).tolist()
+    assert len(numbers) == len(weights) and sum(numbers) == num and min(numbers) >= 0
     top = max(weights)
     relative = [w / top for w in weights] if top > 0 else [1.0] * len(weights)
     shares = [num * w / math.fsum(relative) for w in relative]
-    assert all(abs(n - share) <= 1.5 + 1e-6 for n, share in zip(found, shares, strict=True))
+    assert all(abs(n - share) <= 1.5 + 1e-6 for n, share in zip(numbers, shares, strict=True))
     if all(abs(share % 1 - 0.5) > 1e-6 for share in shares):  # sums of floats differ in the last digit
-        assert found == loop_counts(weights, num)
+        assert numbers == loop_counts(weights, num)
 
 
 def test_a_permutation_gives_each_trajectory_one_step() -> None:
     features, plan = made(4), scheduler(STEPS)
-    asked: list[int] = []
+    requests: list[int] = []
 
     def given_features(num: int) -> Iterator[Tensor]:
-        asked.append(num)
+        requests.append(num)
         yield features
 
     strategy = Tdac("0-99", radius=0.02, feature_samples=5)
     calls = strategy.choose(plan, given_features)
-    assert asked == [5] and len(calls) == strategy.size(STEPS) == 100 and all(len(one) == 1 for one in calls)
+    assert requests == [5] and len(calls) == strategy.size(STEPS) == 100 and all(len(steps) == 1 for steps in calls)
     flat = [call for (call,) in calls]
     expected = counts(strategy.weights([features]), 100).tolist()
     assert [Counter(flat)[t] for t in range(STEPS)] == expected and len(set(expected)) > 2
@@ -208,14 +208,14 @@ def test_rows_are_their_trajectories_at_the_chosen_steps(tmp_path: Path, eta: fl
 
 def test_features_are_what_the_mid_attention_reads() -> None:
     """Its input is what the residual block before it put out; here from a walk of all trajectories at once."""
-    full, plan, seen = adapter(torch.float32), scheduler(3), []
+    full, plan, outputs = adapter(torch.float32), scheduler(3), []
     pieces = list(mid_features(full, ModelDenoiser(full), plan, range(11), SHAPE, 0.0))
     assert [piece.shape[:2] for piece in pieces] == [(3, 8), (3, 3)]
-    hook = full.model.mid_block.resnets[0].register_forward_hook(lambda _m, _x, out: seen.append(out.detach()))
+    hook = full.model.mid_block.resnets[0].register_forward_hook(lambda _m, _x, out: outputs.append(out.detach()))
     for _ in walk(ModelDenoiser(full), plan, range(11), SHAPE):
         pass
     hook.remove()
-    assert torch.allclose(torch.cat(pieces, dim=1), torch.stack(seen), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(torch.cat(pieces, dim=1), torch.stack(outputs), rtol=1e-3, atol=1e-4)
     assert not mid_attention(full)._forward_pre_hooks
 
 

@@ -10,14 +10,14 @@ from dmq_cli.calib.values import Draws, Values
 
 def kept(samples: Tensor, size: int, groups: Tensor | None = None, channel: int = 0, group: int = 0) -> Tensor:
     """What is kept of samples (N, channels, n) that come in batches."""
-    draws, found = Draws(), Values()
+    draws, pool = Draws(), Values()
     for first in range(0, len(samples), size):
         batch = samples[first : first + size]
         draws.start(first, len(batch))
         of = torch.zeros(len(samples), dtype=torch.int64) if groups is None else groups
         mine = of[first : first + size] == group
-        found.add(group, batch[mine], draws.places(batch.shape[2])[mine])
-    return found.of(group, channel)
+        pool.add(group, batch[mine], draws.places(batch.shape[2])[mine])
+    return pool.of(group, channel)
 
 
 @pytest.mark.parametrize("length", [3, 700, 4096, 9000])
@@ -54,6 +54,6 @@ def test_a_part_is_spread_evenly_over_a_sample(monkeypatch: pytest.MonkeyPatch) 
 
 def test_groups_do_not_take_from_each_other() -> None:
     samples, groups = torch.randn(60, 1, 4096), torch.arange(60) % 3
-    found = kept(samples, 7, groups, group=1)
-    own = samples[groups == 1].flatten()
-    assert len(found) == 20 * 4096 and torch.equal(found.sort().values, own.sort().values)
+    result = kept(samples, 7, groups, group=1)
+    members = samples[groups == 1].flatten()
+    assert len(result) == 20 * 4096 and torch.equal(result.sort().values, members.sort().values)

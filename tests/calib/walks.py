@@ -47,11 +47,11 @@ def inputs(plan: DDIM, seeds: Sequence[int], eta: float = 0.0) -> Tensor:
     """(N, S, *SHAPE): what `toy` gets at every call of every trajectory, each walked alone."""
     rows = []
     for seed in seeds:
-        own = generators([seed])
-        x, row = noise(SHAPE, own), []
+        rngs = generators([seed])
+        x, row = noise(SHAPE, rngs), []
         for at in plan.timesteps.tolist():
             row.append(x[0])
-            x = plan.step(toy(x, torch.tensor([at])), at, x, eta=eta, noise=noise(SHAPE, own) if eta else None)
+            x = plan.step(toy(x, torch.tensor([at])), at, x, eta=eta, noise=noise(SHAPE, rngs) if eta else None)
         rows.append(torch.stack(row))
     return torch.stack(rows)
 

@@ -53,8 +53,8 @@ def test_the_closed_form_is_the_minimum_of_the_loss(
 ) -> None:
     config = tac(relative_term=relative_term, mask=mask, pooling=pooling, lambda1=lambda1, lambda2=0.2, k_threshold=0.7)
     quantized, full = estimates()
-    found = solve_gain(config, quantized, full)
-    assert found.shape == (2,)
+    gains = solve_gain(config, quantized, full)
+    assert gains.shape == (2,)
     pairs = list(zip(quantized.numpy(), full.numpy(), strict=True))
     for channel in range(2):
         if pooling == "samples":
@@ -63,7 +63,7 @@ def test_the_closed_form_is_the_minimum_of_the_loss(
             expected = statistics.mean(
                 [minimum(lambda k, q=q, e=e, c=channel: loss(k, q, e, config, c)) for q, e in pairs]
             )
-        assert float(found[channel]) == pytest.approx(expected, rel=1e-6)
+        assert float(gains[channel]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_option_changes_the_gain() -> None:
@@ -121,14 +121,14 @@ def test_how_near_to_zero_a_pixel_is_does_not_matter(lambda1: float) -> None:
     """Without a mask the quotient of a pixel at 0 is that of a pixel at the floor, 1e-3 of the mean size."""
     quantized, full = estimates()
     config = tac(k_threshold=0.0, lambda1=lambda1)
-    found = []
+    gains = []
     for tiny in (1e-9, 1e-30):
         full[:, :, 0, 0] = tiny
-        found.append(solve_gain(config, quantized, full))
+        gains.append(solve_gain(config, quantized, full))
     floor = 1e-3 * full.abs().mean()
     full[:, :, 0, 0] = floor * (1 + 1e-9)
-    found.append(solve_gain(config, quantized, full))
-    assert torch.allclose(found[0], found[1], rtol=1e-6) and torch.allclose(found[0], found[2], rtol=1e-2)
+    gains.append(solve_gain(config, quantized, full))
+    assert torch.allclose(gains[0], gains[1], rtol=1e-6) and torch.allclose(gains[0], gains[2], rtol=1e-2)
     full[:, :, 0, 0] = 0.0
     assert bool(solve_gain(config, quantized, full).isfinite().all())
 

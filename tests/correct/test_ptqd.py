@@ -41,10 +41,10 @@ class Planted:
 
     def __call__(self, sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         call, eps = self.calls[int(timestep)], full(sample, timestep)
-        found = (1 + self.gains[call]) * eps + self.bias[call][:, None, None]
+        prediction = (1 + self.gains[call]) * eps + self.bias[call][:, None, None]
         if self.noise is None:
-            return found
-        return found + self.noise[call] * torch.randn(sample.shape, generator=self.own, dtype=DOUBLE)
+            return prediction
+        return prediction + self.noise[call] * torch.randn(sample.shape, generator=self.own, dtype=DOUBLE)
 
 
 def ptqd(**changes: Any) -> Ptqd:
@@ -57,20 +57,20 @@ def estimate(config: Ptqd, quantized: Denoiser, eta: float = 0.0, shape: tuple[i
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_planted_gain_and_bias_are_found_exactly(eta: float) -> None:
-    found = estimate(ptqd(), Planted(), eta)
-    assert {name: tuple(table.shape) for name, table in found.items()} == {"slope": (STEPS,), "bias": (STEPS, 3), "std": (STEPS,)}  # fmt: skip
-    assert torch.allclose(found["slope"], GAINS, rtol=0, atol=1e-10)
-    assert torch.allclose(found["bias"], BIAS, rtol=0, atol=1e-10)
-    assert float(found["std"].max()) < 1e-10
+    tables = estimate(ptqd(), Planted(), eta)
+    assert {name: tuple(table.shape) for name, table in tables.items()} == {"slope": (STEPS,), "bias": (STEPS, 3), "std": (STEPS,)}  # fmt: skip
+    assert torch.allclose(tables["slope"], GAINS, rtol=0, atol=1e-10)
+    assert torch.allclose(tables["bias"], BIAS, rtol=0, atol=1e-10)
+    assert float(tables["std"].max()) < 1e-10
 
 
 def test_planted_noise_is_told_from_gain_and_bias() -> None:
-    found = estimate(ptqd(seeds="0-127"), Planted(noise=NOISE), shape=(3, 16, 16))
+    tables = estimate(ptqd(seeds="0-127"), Planted(noise=NOISE), shape=(3, 16, 16))
     pixels = 128 * 16 * 16
     deviation = NOISE / (3 * pixels) ** 0.5
-    assert bool(((found["std"] - NOISE).abs() < 5 * deviation).all())
-    assert bool(((found["bias"] - BIAS).abs() < 5 * NOISE[:, None] / pixels**0.5).all())
-    assert bool(((found["slope"] - GAINS).abs() < 20 * deviation).all())  # eps varies by 0.3 to 0.9
+    assert bool(((tables["std"] - NOISE).abs() < 5 * deviation).all())
+    assert bool(((tables["bias"] - BIAS).abs() < 5 * NOISE[:, None] / pixels**0.5).all())
+    assert bool(((tables["slope"] - GAINS).abs() < 20 * deviation).all())  # eps varies by 0.3 to 0.9
     assert float(deviation.max()) < 2e-3
 
 
@@ -79,7 +79,7 @@ def test_planted_noise_is_told_from_gain_and_bias() -> None:
 def test_the_definitions_in_numpy(bias: str, eta: float) -> None:
     """Along the full-precision trajectory, for a twin that rounds; eps and its error differ by channel."""
     plan, shape = scheduler(STEPS), test_tac.SHAPE
-    found = ptqd(bias=bias).estimate(test_tac.full, grown, plan, shape, eta, DOUBLE)
+    tables = ptqd(bias=bias).estimate(test_tac.full, grown, plan, shape, eta, DOUBLE)
     for step in walk(test_tac.full, plan, range(16), shape, eta=eta, dtype=DOUBLE):
         eps = step.eps.numpy()
         error = grown(step.sample, torch.tensor([step.timestep])).numpy() - eps
@@ -88,12 +88,12 @@ def test_the_definitions_in_numpy(bias: str, eta: float) -> None:
         assert slope > 0.05 and abs(np.cov(residual.ravel(), eps.ravel())[0, 1]) < 1e-12
         mean = residual.mean(axis=(0, 2, 3))
         left = np.concatenate([(residual[:, c] - mean[c]).ravel() for c in range(2)])
-        assert float(found["slope"][step.call]) == pytest.approx(slope, rel=1e-9)
+        assert float(tables["slope"][step.call]) == pytest.approx(slope, rel=1e-9)
         expected = mean if bias == "residual" else error.mean(axis=(0, 2, 3))
-        assert np.allclose(found["bias"][step.call].numpy(), expected, rtol=0, atol=1e-12)
-        assert float(found["std"][step.call]) == pytest.approx(np.sqrt((left**2).mean()), rel=1e-9)
+        assert np.allclose(tables["bias"][step.call].numpy(), expected, rtol=0, atol=1e-12)
+        assert float(tables["std"][step.call]) == pytest.approx(np.sqrt((left**2).mean()), rel=1e-9)
     raw = ptqd(bias="raw").estimate(test_tac.full, grown, plan, shape, eta, DOUBLE)
-    assert torch.equal(raw["std"], found["std"]) and torch.allclose(raw["bias"], found["bias"]) == (bias == "raw")
+    assert torch.equal(raw["std"], tables["std"]) and torch.allclose(raw["bias"], tables["bias"]) == (bias == "raw")
 
 
 def grown(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
@@ -121,14 +121,14 @@ def test_estimates_without_a_finite_slope_are_an_error() -> None:
 
 
 def test_progress_and_dtype() -> None:
-    seen: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
 
     def single(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
         return full(sample, timestep).float()
 
-    found = ptqd().estimate(single, single, scheduler(STEPS), SHAPE, report=lambda *at: seen.append(at))
-    assert seen == [(call + 1, STEPS) for call in range(STEPS)]
-    assert all(table.dtype == torch.float32 and not bool(table.any()) for table in found.values())
+    tables = ptqd().estimate(single, single, scheduler(STEPS), SHAPE, report=lambda *at: progress.append(at))
+    assert progress == [(call + 1, STEPS) for call in range(STEPS)]
+    assert all(table.dtype == torch.float32 and not bool(table.any()) for table in tables.values())
 
 
 @pytest.mark.parametrize("change", [{"variance": "maybe"}, {"bias": "mean"}], ids=str)

@@ -61,14 +61,14 @@ def gain(q: np.ndarray[Any, Any], e: np.ndarray[Any, Any], config: Tac) -> np.nd
 def test_algorithm_1(ner: int, ibc: int, aware: int, eta: float, inputs: str) -> None:
     """inputs: where the quantized estimate of eq. 19 is taken: on the corrected trajectory, or on the full-precision one."""
     config = tac(ner=bool(ner), ibc=bool(ibc), timestep_aware=bool(aware), inputs=inputs)
-    found = estimate(config, eta=eta)
+    tables = estimate(config, eta=eta)
     plan = scheduler(STEPS)
     times = plan.timesteps.tolist()
 
     def draws() -> list[Tensor]:
         """The starting noise and that of every step, seed by seed."""
-        own = [torch.Generator().manual_seed(seed) for seed in range(7)]
-        return [torch.stack([torch.randn(SHAPE, generator=g, dtype=DOUBLE) for g in own]) for _ in range(STEPS + 1)]
+        rngs = [torch.Generator().manual_seed(seed) for seed in range(7)]
+        return [torch.stack([torch.randn(SHAPE, generator=g, dtype=DOUBLE) for g in rngs]) for _ in range(STEPS + 1)]
 
     z = draws()
     x, reference = z[0], []
@@ -85,15 +85,15 @@ def test_algorithm_1(ner: int, ibc: int, aware: int, eta: float, inputs: str) ->
         if ner and (aware or call == 0):
             compared = rounded(reference[call][0], torch.tensor([timestep])) if inputs == "reference" else estimated
             k = gain(compared.numpy(), reference[call][1].numpy(), config)
-        assert torch.allclose(found["bias"][call], bias, rtol=1e-12, atol=1e-14)
-        assert np.allclose(found["gain"][call].numpy(), k, rtol=1e-12)
+        assert torch.allclose(tables["bias"][call], bias, rtol=1e-12, atol=1e-14)
+        assert np.allclose(tables["gain"][call].numpy(), k, rtol=1e-12)
         assert ((k > 0.2) & (k < 5)).all()
         y = plan.step(estimated * torch.from_numpy(k)[:, None, None], timestep, y, eta=eta, noise=z[call + 1])
-    assert found["gain"].shape == (STEPS, 2) and found["bias"].shape == (STEPS, *SHAPE)
-    assert bool(found["bias"][0].eq(0).all()) and bool(found["bias"][1].any()) == bool(ibc)
-    assert bool((found["gain"][0] != 1).all()) == bool(ner)
-    assert int((found["gain"] != 1).any(1).sum()) == (STEPS if aware else 1) * ner
-    assert int(found["bias"].flatten(1).any(1).sum()) == (STEPS - 1 if aware else 1) * ibc
+    assert tables["gain"].shape == (STEPS, 2) and tables["bias"].shape == (STEPS, *SHAPE)
+    assert bool(tables["bias"][0].eq(0).all()) and bool(tables["bias"][1].any()) == bool(ibc)
+    assert bool((tables["gain"][0] != 1).all()) == bool(ner)
+    assert int((tables["gain"] != 1).any(1).sum()) == (STEPS if aware else 1) * ner
+    assert int(tables["bias"].flatten(1).any(1).sum()) == (STEPS - 1 if aware else 1) * ibc
 
 
 def test_both_off_is_no_correction_bit_for_bit() -> None:
@@ -142,22 +142,22 @@ def test_noise_of_the_input_moves_the_printed_gain_and_not_that_of_the_same_inpu
 def test_the_gain_stays_1_below_a_timestep() -> None:
     plan = scheduler(STEPS)
     times = plan.timesteps.tolist()
-    found = estimate(tac(least_timestep=times[2]))["gain"]
-    assert bool((found[:3] != 1).all()) and bool((found[3:] == 1).all())
+    gains = estimate(tac(least_timestep=times[2]))["gain"]
+    assert bool((gains[:3] != 1).all()) and bool((gains[3:] == 1).all())
     assert bool((estimate(tac())["gain"] != 1).all())
 
 
 def test_the_output_is_shifted_by_its_mean_error_if_asked() -> None:
     """By how much the corrected x_0 is off on the mean of the seeds it was estimated on, and nothing before it changes."""
     plain, shifting = tac(), tac(correct_output=True)
-    found, tables = estimate(plain), estimate(shifting)
+    plain_tables, tables = estimate(plain), estimate(shifting)
     assert set(tables) == {"gain", "bias", "output_bias"} and all(
-        torch.equal(tables[name], found[name]) for name in found
+        torch.equal(tables[name], plain_tables[name]) for name in plain_tables
     )
     assert {name: tuple(table.shape) for name, table in tables.items()} == shifting.shapes(STEPS, SHAPE, guided=False)
     ends = {}
     for name, denoiser, correction in (
-        ("full", full, None), ("plain", rounded, plain.load(found)), ("shifted", rounded, shifting.load(tables))
+        ("full", full, None), ("plain", rounded, plain.load(plain_tables)), ("shifted", rounded, shifting.load(tables))
     ):  # fmt: skip
         steps = list(walk(denoiser, scheduler(STEPS), range(7), SHAPE, correction=correction, dtype=DOUBLE))
         ends[name] = steps[-1].following
@@ -186,8 +186,8 @@ def test_a_planted_bias_of_the_input_is_removed() -> None:
         assert torch.allclose(tables["bias"][call], moved, rtol=1e-9, atol=1e-12)
     reference = list(walk(still, plan, range(50, 54), SHAPE, dtype=DOUBLE))
     corrected = list(walk(shifted, plan, range(50, 54), SHAPE, correction=config.load(tables), dtype=DOUBLE))
-    for one, other in zip(corrected, reference, strict=True):
-        assert torch.allclose(one.sample, other.sample, rtol=0, atol=1e-12)
+    for step, other in zip(corrected, reference, strict=True):
+        assert torch.allclose(step.sample, other.sample, rtol=0, atol=1e-12)
     last = corrected[-1].following - reference[-1].following  # x_0 is not shifted: the error of the last step stays
     assert torch.allclose(last, plan.step(shift, times[-1], zero).expand_as(last), rtol=1e-9, atol=1e-12)
     assert float(last.abs().max()) > 1e-4
@@ -195,10 +195,10 @@ def test_a_planted_bias_of_the_input_is_removed() -> None:
 
 def test_the_tables_are_looked_up_by_call() -> None:
     tables = {"gain": torch.arange(1.0, 7).view(3, 2), "bias": torch.arange(54.0).view(3, *SHAPE)}
-    found = tac().load(tables)
+    correction = tac().load(tables)
     sample = torch.ones(4, *SHAPE, dtype=DOUBLE)
-    assert torch.equal(found.pre(sample, 2), sample - torch.arange(36, 54).view(SHAPE))
-    after = found.post(sample, 1)
+    assert torch.equal(correction.pre(sample, 2), sample - torch.arange(36, 54).view(SHAPE))
+    after = correction.post(sample, 1)
     assert (
         after.dtype == DOUBLE
         and torch.equal(after[:, 0], 3 * sample[:, 0])
@@ -207,9 +207,9 @@ def test_the_tables_are_looked_up_by_call() -> None:
 
 
 def test_progress_and_the_case_of_nothing() -> None:
-    seen: list[tuple[int, int]] = []
-    tac().estimate(full, rounded, scheduler(STEPS), SHAPE, dtype=DOUBLE, report=lambda *at: seen.append(at))
-    assert seen == [(call + 1, STEPS) for call in range(STEPS)]
+    progress: list[tuple[int, int]] = []
+    tac().estimate(full, rounded, scheduler(STEPS), SHAPE, dtype=DOUBLE, report=lambda *at: progress.append(at))
+    assert progress == [(call + 1, STEPS) for call in range(STEPS)]
     nothing = NoCorrection()
     assert nothing.estimate(full, rounded, scheduler(STEPS), SHAPE) == {}
     nothing.load({})

@@ -41,30 +41,30 @@ def test_the_bias_is_solved_on_the_corrected_trajectory_before_the_gain(
 ) -> None:
     config = tac(noise_bias=True, ner=bool(ner), ibc=bool(ibc), timestep_aware=bool(aware))
     tables = estimate(config, eta=eta)
-    found = config.load(tables)
+    correction = config.load(tables)
     plan = scheduler(STEPS)
     reference = list(walk(full, plan, range(7), SHAPE, eta=eta, dtype=DOUBLE))
     solved = 0
-    for one, other in zip(walk(rounded, plan, range(7), SHAPE, eta=eta, correction=found, dtype=DOUBLE), reference, strict=True):  # fmt: skip
-        estimated = rounded(one.sample, torch.tensor([one.timestep]))
+    for step, other in zip(walk(rounded, plan, range(7), SHAPE, eta=eta, correction=correction, dtype=DOUBLE), reference, strict=True):  # fmt: skip
+        estimated = rounded(step.sample, torch.tensor([step.timestep]))
         bias, gain = torch.zeros(SHAPE, dtype=DOUBLE), torch.ones(2, dtype=DOUBLE)
-        if aware or one.call == 0:
+        if aware or step.call == 0:
             bias = (estimated - other.eps).mean(0)
             gain = solve_gain(config, estimated - bias, other.eps) if ner else gain
             solved += 1
-        assert torch.allclose(tables["noise_bias"][one.call], bias, rtol=0, atol=1e-12)
-        assert torch.allclose(tables["gain"][one.call], gain, rtol=1e-12)
-        assert torch.allclose(one.eps, (estimated - bias) * gain[:, None, None], rtol=0, atol=1e-12)
+        assert torch.allclose(tables["noise_bias"][step.call], bias, rtol=0, atol=1e-12)
+        assert torch.allclose(tables["gain"][step.call], gain, rtol=1e-12)
+        assert torch.allclose(step.eps, (estimated - bias) * gain[:, None, None], rtol=0, atol=1e-12)
     assert solved == (STEPS if aware else 1)
 
 
 def test_switched_off_there_is_no_table_and_no_difference() -> None:
     tables = estimate(tac(noise_bias=False))
     assert set(tables) == {"gain", "bias"} and set(estimate(tac(noise_bias=True))) == {"gain", "bias", "noise_bias"}
-    found, eps = tac().load(tables), torch.randn(3, *SHAPE, dtype=DOUBLE)
-    assert torch.equal(found.post(eps, 2), eps * tables["gain"][2][:, None, None])
+    correction, eps = tac().load(tables), torch.randn(3, *SHAPE, dtype=DOUBLE)
+    assert torch.equal(correction.post(eps, 2), eps * tables["gain"][2][:, None, None])
     zeros = TacCorrection(tables["gain"], tables["bias"], torch.zeros_like(tables["bias"]))
-    assert torch.equal(run(rounded, found, eta=0.5), run(rounded, zeros, eta=0.5))
+    assert torch.equal(run(rounded, correction, eta=0.5), run(rounded, zeros, eta=0.5))
 
 
 def test_the_sampler_s_noise_stays_and_every_eta_fits() -> None:
@@ -77,10 +77,10 @@ def test_the_sampler_s_noise_stays_and_every_eta_fits() -> None:
         def variance(self, sigma: Tensor, noise_gain: Tensor, call: int) -> Tensor:
             return sigma * 1
 
-    found = tac().load(estimate(tac()))
+    correction = tac().load(estimate(tac()))
     sigma = torch.tensor(0.3)
-    assert found.variance(sigma, torch.tensor(2.0), 1) is sigma
-    assert torch.equal(run(rounded, found, eta=1.0), run(rounded, Bare(found), eta=1.0))
+    assert correction.variance(sigma, torch.tensor(2.0), 1) is sigma
+    assert torch.equal(run(rounded, correction, eta=1.0), run(rounded, Bare(correction), eta=1.0))
     for eta in (0.0, 0.5, 1.0):
         tac().check(eta)
 
@@ -93,7 +93,7 @@ def test_the_sampler_s_noise_stays_and_every_eta_fits() -> None:
     ],
 )  # fmt: skip
 def test_a_variant_is_tac_with_its_change(name: str, change: dict[str, Any]) -> None:
-    base, found = composed("method=tac"), composed(f"method={name}")
-    assert found["correct"] == {**base["correct"], **change}
-    assert all(found[part] == base[part] for part in ("calib", "scheme", "recon"))
-    assert isinstance(make(found["correct"]), Tac)
+    base, config = composed("method=tac"), composed(f"method={name}")
+    assert config["correct"] == {**base["correct"], **change}
+    assert all(config[part] == base[part] for part in ("calib", "scheme", "recon"))
+    assert isinstance(make(config["correct"]), Tac)

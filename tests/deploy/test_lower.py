@@ -50,8 +50,8 @@ def check(attached: Attached, lowered: Lowered, timestep: int, cond: object = No
     sample = data()[0]
     with torch.no_grad():
         expected = QuantDenoiser(attached)(sample, torch.tensor([timestep]), cond)
-        found = QuantDenoiser(lowered.attached)(sample, torch.tensor([timestep]), cond)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+        output = QuantDenoiser(lowered.attached)(sample, torch.tensor([timestep]), cond)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-9)
     with quantizing(attached, weights=False, activations=False):
         full = QuantDenoiser(attached)(sample, torch.tensor([timestep]), cond)
     assert (full - expected).abs().max() > 1e-3, "the quantizers do something"

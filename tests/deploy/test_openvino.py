@@ -66,9 +66,9 @@ def deployed(attached: Attached, folder: Path) -> backend.OpenVinoDenoiser:
 def check(attached: Attached, denoiser: DeployedDenoiser, timestep: int, cond: Any = None, rows: int = 8) -> None:
     """Flips move an estimate by a small part of what quantization does to it."""
     sample, time = data(rows, torch.float32)[0], torch.tensor([timestep])
-    expected, found = QuantDenoiser(attached)(sample, time, cond), denoiser(sample, time, cond)
-    assert found.shape == expected.shape and found.dtype == torch.float32
-    assert (found - expected).abs().mean() < 0.02 * expected.std()
+    expected, estimate = QuantDenoiser(attached)(sample, time, cond), denoiser(sample, time, cond)
+    assert estimate.shape == expected.shape and estimate.dtype == torch.float32
+    assert (estimate - expected).abs().mean() < 0.02 * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ def test_the_command_samples_and_measures_with_it(small: Path, tmp_path: Path) -
     simulated = np.load(artifact(tmp_path, "sample") / "images.npz")["arr_0"].astype(float)
     result = dmq(*words("evaluate", small, tmp_path, *run, "backend=openvino", "--json"))
     assert result.code == 0, result.err
-    found = json.loads(result.out)
-    images = np.load(Path(found["run"]) / "artifacts" / "sample-0-39" / "images.npz")["arr_0"].astype(float)
+    report = json.loads(result.out)
+    images = np.load(Path(report["run"]) / "artifacts" / "sample-0-39" / "images.npz")["arr_0"].astype(float)
     error = np.maximum(((images - simulated) ** 2).mean((1, 2, 3)), 1e-3)
     assert (10 * np.log10(255**2 / error)).mean() > 40
     exported = artifact(tmp_path, "export")
     about = json.loads((exported / "dmq.json").read_text())["about"]
     assert about["floating"] == {} and about["instruction_set"]
-    proof = dmq("verify", found["run"], "backend=openvino", "least_share=0.9", "--json")
+    proof = dmq("verify", report["run"], "backend=openvino", "least_share=0.9", "--json")
     assert proof.code == 0, proof.err
     (row,) = json.loads(proof.out)["verified"].values()
     assert row["holds"] and row["psnr"] > 40 and row["layers"]["farthest"] <= 1 and row["layers"]["codes"] > 100_000

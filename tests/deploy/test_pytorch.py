@@ -37,9 +37,9 @@ def check(attached: Attached, limit: int = 127, cond: Any = None, rows: int = 8)
     assert denoiser.sample_shape == attached.adapter.sample_shape()
     for timestep in TIMESTEPS[:1], TIMESTEPS[-1:]:
         sample = data(rows, torch.float32)[0]
-        expected, found = QuantDenoiser(attached)(sample, timestep, cond), denoiser(sample, timestep, cond)
-        assert found.shape == expected.shape and found.dtype == torch.float32
-        assert (found - expected).abs().mean() < 0.02 * expected.std()
+        expected, estimate = QuantDenoiser(attached)(sample, timestep, cond), denoiser(sample, timestep, cond)
+        assert estimate.shape == expected.shape and estimate.dtype == torch.float32
+        assert (estimate - expected).abs().mean() < 0.02 * expected.std()
 
 
 @pytest.mark.parametrize("limit", [127, 64])

@@ -25,9 +25,9 @@ from tests.metrics.test_semantic import clip
 def embeddings(count: int, seed: int, towards: float = 0.0) -> Tensor:
     """(N, 8) of length 1, as CLIP's are; towards: how far they lean to the first axis."""
     generator = torch.Generator().manual_seed(seed)
-    found = torch.randn(count, 8, generator=generator, dtype=torch.float64)
-    found[:, 0] += towards
-    return nn.functional.normalize(found)
+    vectors = torch.randn(count, 8, generator=generator, dtype=torch.float64)
+    vectors[:, 0] += towards
+    return nn.functional.normalize(vectors)
 
 
 def cmmd(images: Tensor, reference: Tensor, **options: float) -> Measurement:
@@ -68,22 +68,25 @@ def test_the_error_is_that_of_leaving_images_out() -> None:
 @pytest.mark.parametrize("towards", [0.5, 0.0], ids=["apart", "of the same distribution"])
 def test_the_interval_covers_the_expectation_at_its_rate(towards: float) -> None:
     reference = embeddings(200, 10_000)
-    found = [cmmd(embeddings(200, seed, towards), reference) for seed in range(100)]
-    values = np.array([one.numbers["cmmd"] for one in found])
-    covered = [one.intervals["cmmd"][0] <= values.mean() <= one.intervals["cmmd"][1] for one in found]
+    measurements = [cmmd(embeddings(200, seed, towards), reference) for seed in range(100)]
+    values = np.array([measurement.numbers["cmmd"] for measurement in measurements])
+    covered = [
+        measurement.intervals["cmmd"][0] <= values.mean() <= measurement.intervals["cmmd"][1]
+        for measurement in measurements
+    ]
     assert 0.88 <= np.mean(covered) <= 0.99, "95 %, within three standard deviations of 100 tries"
 
 
 def test_the_difference_of_sets_of_the_same_noise_has_a_narrower_interval_that_covers() -> None:
-    reference, found = embeddings(200, 10_000), []
+    reference, estimates = embeddings(200, 10_000), []
     for seed in range(100):
         images = embeddings(200, seed, 0.5)
         worse = nn.functional.normalize(images + 0.1 * embeddings(200, seed + 5000, 0.3))
-        one, other = cmmd(worse, reference), cmmd(images, reference)
-        difference = one.numbers["cmmd"] - other.numbers["cmmd"]
-        low, high = difference_interval(difference, one.influences["cmmd"], other.influences["cmmd"])
-        found.append((difference, (high - low) / 2, np.diff(one.intervals["cmmd"])[0] / 2))
-    differences, halves, alone = np.array(found).T
+        noisier, plain = cmmd(worse, reference), cmmd(images, reference)
+        difference = noisier.numbers["cmmd"] - plain.numbers["cmmd"]
+        low, high = difference_interval(difference, noisier.influences["cmmd"], plain.influences["cmmd"])
+        estimates.append((difference, (high - low) / 2, np.diff(noisier.intervals["cmmd"])[0] / 2))
+    differences, halves, alone = np.array(estimates).T
     assert np.mean(np.abs(differences - differences.mean()) <= halves) >= 0.88 and halves.mean() < alone.mean() / 3
 
 

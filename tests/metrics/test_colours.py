@@ -56,9 +56,9 @@ def test_sixteen_bits_keep_the_upper_eight(kind: int, channels: int, tmp_path: P
     written = [deep(channels), deep(channels)]
     for index, pixels in enumerate(written):
         png(tmp_path / f"{index}.png", pixels, kind)
-    found = folder_source(tmp_path, Framing())
-    np.testing.assert_array_equal(found.pixels(), np.stack(written) // 256)
-    assert list(found.kinds) == [f"{'grey' if kind == 0 else 'RGB'} of 16 bits"]
+    source = folder_source(tmp_path, Framing())
+    np.testing.assert_array_equal(source.pixels(), np.stack(written) // 256)
+    assert list(source.kinds) == [f"{'grey' if kind == 0 else 'RGB'} of 16 bits"]
 
 
 @pytest.mark.parametrize("kind", [0, 2])
@@ -131,9 +131,9 @@ def test_grey_among_colours_is_said(tmp_path: Path) -> None:
     for index in range(3):
         pixels = RNG.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
         Image.fromarray(pixels[..., 0] if index == 1 else pixels).save(tmp_path / f"{index}.png")
-    found = folder_source(tmp_path, Framing())
-    assert found.kinds == {"RGB": 2, "grey": 1}
-    assert found.describe() == "3 images of mixed kinds (RGB 2, grey 1) read as 6x5x3"
+    source = folder_source(tmp_path, Framing())
+    assert source.kinds == {"RGB": 2, "grey": 1}
+    assert source.describe() == "3 images of mixed kinds (RGB 2, grey 1) read as 6x5x3"
 
 
 def test_an_image_of_too_many_pixels_is_refused_by_its_head(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_half_a_byte_is_a_byte_and_groups_are_shorter() -> None:
 
 
 def test_one_attention_by_hand() -> None:
-    macs = {(one.name, other.name): n for (one, other), n in product_macs(attention(q=8, k=6, prob=4)).items()}
+    macs = {(left.name, right.name): n for (left, right), n in product_macs(attention(q=8, k=6, prob=4)).items()}
     assert macs.pop(("part.q_quantizer", "part.k_quantizer")) == 2 * 6 * 5 * 4
     assert macs.pop(("part.prob_quantizer", "part.v_quantizer")) == 2 * 6 * 5 * 4
     layers = {module: tokens * 8 * 8 for module, tokens in (("to_q", 6), ("to_k", 5), ("to_v", 5), ("to_out.0", 6))}
@@ -115,13 +115,13 @@ def test_totals_and_layers_are_those_of_the_flop_counter() -> None:
     macs, counter = product_macs(attached), flops(attached)
     assert 2 * sum(macs.values()) == counter.get_total_flops()
     by_module = counter.get_flop_counts()
-    layers = {one.module: n for (one, _), n in macs.items() if one.slot == "input"}
+    layers = {left.module: n for (left, _), n in macs.items() if left.slot == "input"}
     assert set(layers) == {layer.name for layer in attached.adapter.layers()}
     for name, number in layers.items():
         assert 2 * number == sum(by_module[f"UNet2DModel.{name}"].values()), name
     for layer in attached.adapter.attentions():
-        inside = {name: n for (one, _), n in macs.items() if (name := one.module).startswith(layer.name)}
-        assert len(inside) == 5 and {one.slot for one, _ in macs if one.module == layer.name} == {"q", "prob"}
+        inside = {name: n for (left, _), n in macs.items() if (name := left.module).startswith(layer.name)}
+        assert len(inside) == 5 and {left.slot for left, _ in macs if left.module == layer.name} == {"q", "prob"}
 
 
 def test_the_count_leaves_the_network_as_it_was() -> None:
@@ -138,8 +138,8 @@ def test_size_of_w4a8_by_another_count() -> None:
     layers = {n: m for n, m in plain.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     weights = {name: layer.weight.numel() for name, layer in layers.items()}
     parameters = sum(p.numel() for p in plain.parameters())
-    for made, edge in ((attached, 4), (edged, 8)):
-        cost = network_cost(made)
+    for quantized, edge in ((attached, 4), (edged, 8)):
+        cost = network_cost(quantized)
         bits = sum(number * (edge if name in ("conv_in", "conv_out") else 4) for name, number in weights.items())
         assert cost.weight_bytes == bits / 8
         assert cost.other_bytes == 4 * (parameters - sum(weights.values()))
@@ -186,9 +186,9 @@ def test_bytes_of_what_is_stored(name: str, bytes_each: int) -> None:
 
 def test_a_network_of_scales_costs_the_table_it_becomes() -> None:
     """A zero point, and a scale for each of the sampler's four timesteps, at every input."""
-    made = wrapped(scheme(Rule("*.input", scale=MlpScale(dim=8, width=8))), fit=False)
+    attached = wrapped(scheme(Rule("*.input", scale=MlpScale(dim=8, width=8))), fit=False)
     plain = wrapped(fit=False)
-    assert stored_bytes(state(made)) - stored_bytes(state(plain)) == 55 * 3 * 4
+    assert stored_bytes(state(attached)) - stored_bytes(state(plain)) == 55 * 3 * 4
 
 
 def test_a_branch_of_low_rank_is_two_products_more_at_16_bits() -> None:

@@ -31,8 +31,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_features_are_bounded_and_spread() -> None:
-    found = extract(digits(0, 1797), protocol())
-    features, logits = found["features"], found["logits"]
+    outputs = extract(digits(0, 1797), protocol())
+    features, logits = outputs["features"], outputs["logits"]
     assert features.shape == (1797, 64) and logits.shape == (1797, 10) and features.dtype == torch.float32
     assert float(features.abs().max()) < 1
     assert float(features.mean(0).abs().max()) < 0.15 and float(features.var(0).min()) > 0.2
@@ -43,8 +43,8 @@ def test_features_are_bounded_and_spread() -> None:
 
 def test_three_equal_channels_are_one() -> None:
     images = digits(0, 5)
-    one, three = extract(images, protocol()), extract(np.repeat(images, 3, axis=3), protocol())
-    assert torch.equal(one["features"], three["features"]) and torch.equal(one["logits"], three["logits"])
+    grey, three = extract(images, protocol()), extract(np.repeat(images, 3, axis=3), protocol())
+    assert torch.equal(grey["features"], three["features"]) and torch.equal(grey["logits"], three["logits"])
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_sha256_is_recorded_and_checked() -> None:
-    found = extractor_sha256(protocol())
-    assert found == hashlib.sha256(resolve(SHIPPED).read_bytes()).hexdigest()
-    assert extractor_sha256(protocol(extractor_sha256=found.upper())) == found
-    with pytest.raises(EvaluationError, match=f"must have the sha256 {'0' * 64}, but .* has {found}"):
+    digest = extractor_sha256(protocol())
+    assert digest == hashlib.sha256(resolve(SHIPPED).read_bytes()).hexdigest()
+    assert extractor_sha256(protocol(extractor_sha256=digest.upper())) == digest
+    with pytest.raises(EvaluationError, match=f"must have the sha256 {'0' * 64}, but .* has {digest}"):
         extract(digits(0, 2), protocol(extractor_sha256="0" * 64))
 
 
@@ -140,10 +140,10 @@ def test_inception_without_a_path() -> None:
 def test_another_file_is_not_inception(tmp_path: Path) -> None:
     file = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
     torch.save({}, file)
-    own = hashlib.sha256(file.read_bytes()).hexdigest()
-    for wanted in (None, own):  # a protocol cannot declare another network to be Inception
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for wanted in (None, digest):  # a protocol cannot declare another network to be Inception
         plan = protocol(extractor="inception-v3-compat", extractor_path=str(file), extractor_sha256=wanted, columns={})
-        with pytest.raises(EvaluationError, match=f"sha256 {INCEPTION_SHA256}, but .*{own}; download"):
+        with pytest.raises(EvaluationError, match=f"sha256 {INCEPTION_SHA256}, but .*{digest}; download"):
             extract(digits(0, 2), plan)
     assert INCEPTION_SHA256.startswith(file.stem[-8:])
 

@@ -39,27 +39,27 @@ def pairs(random: np.random.Generator, count: int, scale: float, shift: float) -
 
 def test_it_is_the_distance_of_two_gaussians() -> None:
     images, twins = pairs(np.random.default_rng(1), COUNT, 0.8, 0.1)
-    found = compared(images, twins)
-    assert found.numbers["fd_to_twin"] == pytest.approx(by_scipy(images, twins), rel=1e-8)
-    assert compared(twins, images).numbers["fd_to_twin"] == pytest.approx(found.numbers["fd_to_twin"], rel=1e-8)
-    assert found.influences["fd_to_twin"].shape == (COUNT,)
+    measurement = compared(images, twins)
+    assert measurement.numbers["fd_to_twin"] == pytest.approx(by_scipy(images, twins), rel=1e-8)
+    assert compared(twins, images).numbers["fd_to_twin"] == pytest.approx(measurement.numbers["fd_to_twin"], rel=1e-8)
+    assert measurement.influences["fd_to_twin"].shape == (COUNT,)
 
 
 def test_equal_sets_are_at_distance_zero() -> None:
     twins = pairs(np.random.default_rng(2), COUNT, 1, 0)[1]
-    found = compared(twins, twins)
-    low, high = found.intervals["fd_to_twin"]
-    assert found.numbers["fd_to_twin"] == pytest.approx(0, abs=1e-10) and max(-low, high) < 1e-9
+    measurement = compared(twins, twins)
+    low, high = measurement.intervals["fd_to_twin"]
+    assert measurement.numbers["fd_to_twin"] == pytest.approx(0, abs=1e-10) and max(-low, high) < 1e-9
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.8, 0.0), (1.0, 0.1), (0.9, 0.05)])
 def test_the_interval_covers_the_expected_distance_at_its_rate(scale: float, shift: float) -> None:
-    random, found = np.random.default_rng(3), []
+    random, estimates = np.random.default_rng(3), []
     for _ in range(150):
-        one = compared(*pairs(random, COUNT, scale, shift))
-        low, high = one.intervals["fd_to_twin"]
-        found.append((one.numbers["fd_to_twin"], (high - low) / 2))
-    distances, halves = np.array(found).T
+        measurement = compared(*pairs(random, COUNT, scale, shift))
+        low, high = measurement.intervals["fd_to_twin"]
+        estimates.append((measurement.numbers["fd_to_twin"], (high - low) / 2))
+    distances, halves = np.array(estimates).T
     covered = np.abs(distances - distances.mean()) <= halves
     assert 0.9 <= covered.mean() <= 0.995, "95 %, within about three standard deviations of 150 tries"
     assert halves.mean() / 1.96 == pytest.approx(distances.std(ddof=1), rel=0.2)
@@ -78,7 +78,7 @@ def test_sets_that_are_no_pairs_would_have_a_far_wider_interval() -> None:
     apart = compared(images[::-1].copy(), twins)
     together = compared(images, twins)
     assert apart.numbers["fd_to_twin"] == pytest.approx(together.numbers["fd_to_twin"], rel=1e-8)
-    widths = [np.diff(found.intervals["fd_to_twin"])[0] for found in (apart, together)]
+    widths = [np.diff(measurement.intervals["fd_to_twin"])[0] for measurement in (apart, together)]
     assert widths[0] > 2 * widths[1]
 
 
@@ -89,7 +89,7 @@ def test_it_reads_the_extractors_features_of_both_sets() -> None:
 
     worse = noisy(real, 30)
     features = extract(worse, plan), extract(real, plan)
-    found = compare(Sample(features[0], pixels=worse), real, plan)
-    arrays = [one["features"].double().numpy() for one in features]
-    assert found.numbers == {"fd_to_twin": pytest.approx(by_scipy(*arrays), rel=1e-4)}
-    assert found.numbers["fd_to_twin"] > 1 and paired(worse, real).numbers["psnr"] < 30
+    measurement = compare(Sample(features[0], pixels=worse), real, plan)
+    arrays = [columns["features"].double().numpy() for columns in features]
+    assert measurement.numbers == {"fd_to_twin": pytest.approx(by_scipy(*arrays), rel=1e-4)}
+    assert measurement.numbers["fd_to_twin"] > 1 and paired(worse, real).numbers["psnr"] < 30

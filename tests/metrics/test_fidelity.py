@@ -122,9 +122,9 @@ def test_batch_size_does_not_change_anything(sets: Sets) -> None:
 def test_worse_images_are_further_away() -> None:
     images, reference = digits(0, 800), digits(800, 1600)
     plan = protocol(num_images=800, metrics=("fd", "kid"))
-    found = [fidelity(noisy(images, sigma), reference, plan) for sigma in (0, 20, 40, 80)]
+    results = [fidelity(noisy(images, sigma), reference, plan) for sigma in (0, 20, 40, 80)]
     for metric in ("fd", "kid"):
-        values = [result[metric] for result in found]
+        values = [result[metric] for result in results]
         assert values == sorted(values) and values[-1] > 5 * values[0]
 
 

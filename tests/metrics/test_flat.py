@@ -40,8 +40,8 @@ def now(name: str) -> dict[str, Any]:
 
 @functools.cache
 def made_now(name: str, num_images: int) -> Protocol:
-    made: Protocol = build.make({**now(name), "num_images": num_images})
-    return made
+    protocol: Protocol = build.make({**now(name), "num_images": num_images})
+    return protocol
 
 
 def cells() -> Iterator[dict[str, Any]]:
@@ -50,28 +50,28 @@ def cells() -> Iterator[dict[str, Any]]:
 
 
 def test_every_committed_cell_keeps_its_keys_its_record_and_its_row() -> None:
-    found = 0
+    count = 0
     for cell in cells():
         name, num_images = cell["protocol"]["name"], cell["protocol"]["num_images"]
         config = cell["config"] | {"protocol": {**now(name), "num_images": num_images}}
-        made = made_now(name, num_images)
+        protocol = made_now(name, num_images)
         weights = cell["protocol"]["reference_sha256"], config["measured_with"]["extractor"]
-        assert made.record(*weights, {}) == cell["protocol"]
+        assert protocol.record(*weights, {}) == cell["protocol"]
         assert _same("protocol", config, cell["config"])
         for name, seeds in ((name, seeds) for name in ("evaluate", "evaluate_fp") for seeds in cell["seeds"]):
             node = NODES[name]
             needed = [cell["artifacts"][f"{need}-{seeds}"] for need in node.needs_for(config)]
             key = digest([name, node.version_for(config), node.identity(config), needed])
             assert key == cell["artifacts"][f"{name}-{seeds}"]
-            found += 1
-    assert found >= 500
+            count += 1
+    assert count >= 500
 
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_every_protocol_of_conf_keeps_its_identity_and_its_hash(name: str) -> None:
     section = now(name)
-    made: Protocol = build.make(section | ({"reference": "x"} if section["reference"] == "???" else {}))
-    assert (digest(identity(flat(section)), 16), made.hash("a", "b")) == BEFORE[name]
+    protocol: Protocol = build.make(section | ({"reference": "x"} if section["reference"] == "???" else {}))
+    assert (digest(identity(flat(section)), 16), protocol.hash("a", "b")) == BEFORE[name]
 
 
 def test_these_are_all_protocols() -> None:
@@ -82,13 +82,13 @@ def test_options_and_metrics_that_came_later_have_entries_of_their_own() -> None
     assert "further" not in flat(now("digits")) and flat(flat(now("digits"))) == flat(now("digits"))
     words = ["+metric@protocol.metrics.fd_to_twin=fd_to_twin", "+metric@protocol.metrics.sfid=sfid"]
     words += ["protocol.metrics.psnr=null", "protocol.metrics.prc=null", "protocol.metrics.is.splits=5"]
-    found = flat(choices.protocol_with("digits", words))
-    assert found["further"] == {
+    entries = flat(choices.protocol_with("digits", words))
+    assert entries["further"] == {
         "fd_to_twin": {"_target_": "dmq_cli.metrics.fd_to_twin.FrechetDistanceToTwin"},
         "psnr": None,
     }
-    assert found["metrics"] == ["fd", "sfid", "is", "kid"], "in one order, whoever adds what when"
-    assert (found["splits"], found["kid_subset_size"], found["prc_neighbourhood"]) == (5, 200, 3)
+    assert entries["metrics"] == ["fd", "sfid", "is", "kid"], "in one order, whoever adds what when"
+    assert (entries["splits"], entries["kid_subset_size"], entries["prc_neighbourhood"]) == (5, 200, 3)
 
 
 def test_what_came_later_changes_keys_and_hash_and_gets_a_column() -> None:
@@ -97,15 +97,17 @@ def test_what_came_later_changes_keys_and_hash_and_gets_a_column() -> None:
         choices.protocol_with("digits", ["+metric@protocol.metrics.cmmd=cmmd", f"protocol.metrics.cmmd.sigma={sigma}"])
         for sigma in (10, 5)
     ]
-    made: list[Protocol] = [build.make(section) for section in sections]
-    assert len({one.hash("a", "b") for one in (plain, *made)}) == 3
+    protocols: list[Protocol] = [build.make(section) for section in sections]
+    assert len({protocol.hash("a", "b") for protocol in (plain, *protocols)}) == 3
     assert len({digest(identity(flat(section))) for section in (now("digits"), *sections)}) == 3
-    record = made[0].record("a", "b")
+    record = protocols[0].record("a", "b")
     assert record["columns"] == {"fd": "FD-digits", "is": "IS-digits", "cmmd": "CMMD"}
     assert record["further"]["cmmd"]["sigma"] == 10 and record["metrics"] == ["fd", "is", "kid", "prc"]
 
 
 def test_a_metric_of_somebody_else_under_a_name_of_dmqs_is_another_one() -> None:
     section = now("digits")
-    own = section | {"metrics": section["metrics"] | {"fd": {"_target_": "mine.Fd"}}}
-    assert flat(own)["metrics"] == ["is", "kid", "prc"] and flat(own)["further"] == {"fd": {"_target_": "mine.Fd"}}
+    changed = section | {"metrics": section["metrics"] | {"fd": {"_target_": "mine.Fd"}}}
+    assert flat(changed)["metrics"] == ["is", "kid", "prc"] and flat(changed)["further"] == {
+        "fd": {"_target_": "mine.Fd"}
+    }

@@ -29,17 +29,17 @@ ADAPTERS = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_flops_are_twice_the_macs(name: str) -> None:
     """With the attention products written out: the counter does not know the fused ones of CPUs."""
-    made: Adapter = ADAPTERS[name]()
-    attached = attach(made, plain(), TIMESTEPS)
+    network: Adapter = ADAPTERS[name]()
+    attached = attach(network, plain(), TIMESTEPS)
     macs = product_macs(attached)
     sample, timestep = (
-        torch.zeros(1, *made.sample_shape(), device="meta"),
+        torch.zeros(1, *network.sample_shape(), device="meta"),
         torch.zeros(1, dtype=torch.int64, device="meta"),
     )
     with observing(attached), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        made.predict(sample, timestep, made.blank_cond(1))
+        network.predict(sample, timestep, network.blank_cond(1))
     assert counter.get_total_flops() == 2 * sum(macs.values())
-    assert any(one.slot == "q" for one, _ in macs)
+    assert any(site.slot == "q" for site, _ in macs)
 
 
 def test_the_papers_formulas() -> None:
@@ -49,10 +49,10 @@ def test_the_papers_formulas() -> None:
 @pytest.mark.parametrize("made", [NoTransform(), Tcr(), LowRank(rank=3), LowRank(rank=500)])
 def test_a_transform_has_the_shapes_it_foretells(made: Any) -> None:
     network = adapter(torch.float32)
-    found = made.estimate(network, lambda: batches(dtype=torch.float32))
+    tensors = made.estimate(network, lambda: batches(dtype=torch.float32))
     foretold = made.shapes(network)
     assert {name: value.shape for name, value in foretold.items()} == {
-        name: value.shape for name, value in found.items()
+        name: value.shape for name, value in tensors.items()
     }
     assert all(value.is_meta for value in foretold.values())
 
@@ -93,5 +93,5 @@ def test_a_correction_has_the_shapes_it_foretells(made: Any, guided: bool) -> No
     target = getattr(made, "target", None)
     guide = Guide(Told(), 2.0, 2, target) if guided else Guide()
     steps = scheduler(5)
-    found = made.estimate(denoise, rounded, steps, SHAPE, guide=guide)
-    assert {k: tuple(v.shape) for k, v in found.items()} == made.shapes(len(steps.timesteps), SHAPE, guided)
+    tensors = made.estimate(denoise, rounded, steps, SHAPE, guide=guide)
+    assert {k: tuple(v.shape) for k, v in tensors.items()} == made.shapes(len(steps.timesteps), SHAPE, guided)

@@ -54,8 +54,8 @@ def spread(reference: FrechetTo, images: Array) -> tuple[float, float]:
 def tried(draw: Draw, scale: float, repeats: int) -> tuple[Array, Array]:
     """Distances of `repeats` sets of 2,000 images, and their standard errors."""
     random, reference = np.random.default_rng(3), sampled(draw, scale)
-    found = np.array([spread(reference, draw(random, COUNT)) for _ in range(repeats)])
-    return found[:, 0], found[:, 1]
+    pairs = np.array([spread(reference, draw(random, COUNT)) for _ in range(repeats)])
+    return pairs[:, 0], pairs[:, 1]
 
 
 @pytest.mark.parametrize("draw", POPULATIONS.values(), ids=POPULATIONS)
@@ -95,7 +95,7 @@ def test_the_error_is_that_of_leaving_images_out() -> None:
 def test_the_distance_is_torch_fidelitys() -> None:
     random = np.random.default_rng(6)
     sets = [torch.from_numpy(random.standard_normal((90, 7)) @ random.standard_normal((7, 7))) for _ in range(2)]
-    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(one) for one in sets), verbose=False)
+    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(features) for features in sets), verbose=False)
     ours = FrechetTo(*moments(sets[1].numpy())).distance(sets[0].numpy())
     assert ours == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-9)
 
@@ -107,29 +107,29 @@ def test_order_changes_neither_distance_nor_error_and_the_limit_little() -> None
     distance, error = spread(reference, images)
     assert spread(reference, mixed) == pytest.approx((distance, error), rel=1e-9)
     assert reference.distance(mixed) == pytest.approx(distance, rel=1e-9)
-    one, other = reference.extrapolated(images, 0), reference.extrapolated(mixed, 0)
-    assert one is not None and other is not None and abs(one - other) < 0.5 * error
-    assert reference.extrapolated(images, 0) == one
+    limit, other = reference.extrapolated(images, 0), reference.extrapolated(mixed, 0)
+    assert limit is not None and other is not None and abs(limit - other) < 0.5 * error
+    assert reference.extrapolated(images, 0) == limit
 
 
 def test_features_that_never_vary_change_nothing() -> None:
     random = np.random.default_rng(8)
     images, real = random.standard_normal((2, 300, 3)) * [[[1.0]], [[1.2]]]
-    padded = [np.concatenate([one, np.full((300, 2), 0.25)], axis=1) for one in (images, real)]
+    padded = [np.concatenate([features, np.full((300, 2), 0.25)], axis=1) for features in (images, real)]
     plain, wide = FrechetTo(*moments(real)), FrechetTo(*moments(padded[1]))
     assert spread(wide, padded[0]) == pytest.approx(spread(plain, images), rel=1e-6)
 
 
 def test_a_difference_from_the_same_noise_scatters_as_its_influences_do() -> None:
     draw, random = POPULATIONS["gaussian"], np.random.default_rng(11)
-    reference, found = sampled(draw, 1.15), []
+    reference, rows = sampled(draw, 1.15), []
     for _ in range(100):
         images = draw(random, 1000)
         worse = images * 0.98 + 0.02 * random.standard_normal(images.shape)
         each = reference.influence(worse) - reference.influence(images)
         difference = reference.distance(worse) - reference.distance(images)
-        found.append((difference, each.std(ddof=1) / np.sqrt(len(each)), spread(reference, worse)[1]))
-    differences, errors, alone = np.array(found).T
+        rows.append((difference, each.std(ddof=1) / np.sqrt(len(each)), spread(reference, worse)[1]))
+    differences, errors, alone = np.array(rows).T
     assert 0.87 <= np.mean(np.abs(differences - differences.mean()) <= 1.96 * errors) <= 1.0
     assert errors.mean() == pytest.approx(differences.std(ddof=1), rel=0.25) and errors.mean() < alone.mean() / 3
 
@@ -140,8 +140,8 @@ def test_the_limit_is_the_planted_distance() -> None:
     planted = dims * shift**2 + np.square(scales - 1).sum()  # of Gaussians with diagonal covariances
     random = np.random.default_rng(9)
     sets = [random.standard_normal((COUNT, dims)) * scales for _ in range(repeats)]
-    limits = np.array([reference.extrapolated(one, 0) or 0.0 for one in sets])
-    distances, errors = np.array([spread(reference, one) for one in sets]).T
+    limits = np.array([reference.extrapolated(images, 0) or 0.0 for images in sets])
+    distances, errors = np.array([spread(reference, images) for images in sets]).T
     bias = distances.mean() - planted
     assert bias > 5 * abs(limits.mean() - planted), "FD of 2,000 images is too great, FD-inf is not"
     assert abs(limits.mean() - planted) < 2.5 * errors.mean() / np.sqrt(repeats)

@@ -40,11 +40,11 @@ def everything(source: Any) -> Any:
 
 
 def test_files_are_read_in_the_order_of_their_paths_at_any_depth(tmp_path: Path) -> None:
-    made = {name: picture(5, 7) for name in ("b_png", "a__z_png", "a__c__d_png")}
-    (write(tmp_path, **made) / "list.txt").write_text("not an image", encoding="utf-8")
+    pictures = {name: picture(5, 7) for name in ("b_png", "a__z_png", "a__c__d_png")}
+    (write(tmp_path, **pictures) / "list.txt").write_text("not an image", encoding="utf-8")
     source = folder_source(tmp_path, Framing())
     assert source.shape == (3, 5, 7, 3) and source.formats == ("PNG",)
-    expected = np.stack([made["a__c__d_png"], made["a__z_png"], made["b_png"]])
+    expected = np.stack([pictures["a__c__d_png"], pictures["a__z_png"], pictures["b_png"]])
     np.testing.assert_array_equal(everything(source), expected)
 
 
@@ -60,12 +60,12 @@ def test_grey_stays_grey_unless_a_colour_is_among_them(tmp_path: Path) -> None:
 def test_the_middle_is_cut_and_then_scaled(tmp_path: Path) -> None:
     wide, tall = picture(4, 9), picture(8, 4)
     folder = write(tmp_path, a_png=wide, b_png=tall)
-    found = everything(folder_source(folder, Framing("center")))
-    np.testing.assert_array_equal(found, np.stack([wide[:, 2:6], tall[2:6]]))
+    crops = everything(folder_source(folder, Framing("center")))
+    np.testing.assert_array_equal(crops, np.stack([wide[:, 2:6], tall[2:6]]))
     halves = everything(folder_source(folder, Framing("center", 2, "box")))
-    means = found.reshape(2, 2, 2, 2, 2, 3).mean((2, 4))
+    means = crops.reshape(2, 2, 2, 2, 2, 3).mean((2, 4))
     assert np.abs(halves - means).max() <= 1  # PIL rounds after either direction
-    np.testing.assert_array_equal(everything(array_source("x", found, Framing("none", 2, "box"))), halves)
+    np.testing.assert_array_equal(everything(array_source("x", crops, Framing("none", 2, "box"))), halves)
 
 
 def test_mixed_sizes_name_two_files_and_what_to_do(tmp_path: Path) -> None:

@@ -21,22 +21,22 @@ def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
 
 def kid(images: Tensor, reference: Tensor) -> tuple[float, list[float]]:
     plan = protocol(num_images=len(images), metrics=("kid",), kid={"subset_size": 50, "subsets": 10})
-    found = measured({"features": images}, {"features": reference}, plan)
-    return found.numbers["kid"], found.intervals["kid"]
+    result = measured({"features": images}, {"features": reference}, plan)
+    return result.numbers["kid"], result.intervals["kid"]
 
 
 def test_kid_of_equal_distributions_covers_zero() -> None:
-    found = [kid(normal(150, 2 * n), normal(150, 2 * n + 1)) for n in range(80)]
-    assert 0.88 <= np.mean([low <= 0 <= high for _, (low, high) in found]) < 1.0
-    assert all(low < value < high for value, (low, high) in found)
+    results = [kid(normal(150, 2 * n), normal(150, 2 * n + 1)) for n in range(80)]
+    assert 0.88 <= np.mean([low <= 0 <= high for _, (low, high) in results]) < 1.0
+    assert all(low < value < high for value, (low, high) in results)
 
 
 def test_kid_covers_its_expectation_of_another_distribution() -> None:
     reference = normal(150, 0)
-    found = [kid(normal(150, n + 1, shift=0.3), reference) for n in range(80)]
-    values = np.array([value for value, _ in found])
+    results = [kid(normal(150, n + 1, shift=0.3), reference) for n in range(80)]
+    values = np.array([value for value, _ in results])
     assert values.mean() > 0.1
-    assert 0.88 <= np.mean([low <= values.mean() <= high for _, (low, high) in found]) <= 0.99
+    assert 0.88 <= np.mean([low <= values.mean() <= high for _, (low, high) in results]) <= 0.99
 
 
 def test_kid_variance_by_hand() -> None:
@@ -54,10 +54,10 @@ def test_kid_variance_by_hand() -> None:
 
 def test_inception_score_has_the_t_interval_of_its_splits() -> None:
     logits = {"logits": normal(40, 0) * 3}
-    found = measured(logits, {}, protocol(num_images=40, metrics=("is",), **{"is": {"splits": 4}}))
-    score, spread = found.numbers["is"], found.numbers["is_std"]
+    result = measured(logits, {}, protocol(num_images=40, metrics=("is",), **{"is": {"splits": 4}}))
+    score, spread = result.numbers["is"], result.numbers["is_std"]
     half = 3.182446 * spread / math.sqrt(3)  # t at 3 degrees of freedom; is_std is divided by 4 and not by 3
-    assert found.intervals["is"] == pytest.approx([score - half, score + half], rel=1e-6) and spread > 0
+    assert result.intervals["is"] == pytest.approx([score - half, score + half], rel=1e-6) and spread > 0
     assert measured(logits, {}, protocol(num_images=40, metrics=("is",), **{"is": {"splits": 1}})).intervals == {}
 
 
@@ -81,25 +81,25 @@ def test_batches_and_order_do_not_change_intervals() -> None:
     theirs = extract(digits(600, 1000), plan)
     order = np.random.default_rng(0).permutation(520)
     sets = [extract(images, plan, 520), extract(images, plan, 77), extract(images[order], plan, 77)]
-    found = [measured(features, theirs, plan) for features in sets]
-    assert set(found[0].intervals) == {"fd", "fd_inf", "precision"}
-    assert found[0].numbers["fd_inf"] < found[0].numbers["fd"]
-    for one in found[1:]:
+    results = [measured(features, theirs, plan) for features in sets]
+    assert set(results[0].intervals) == {"fd", "fd_inf", "precision"}
+    assert results[0].numbers["fd_inf"] < results[0].numbers["fd"]
+    for result in results[1:]:
         for key in ("fd", "precision"):
-            assert one.intervals[key] == pytest.approx(found[0].intervals[key], rel=1e-3)
-    limits = [one.intervals["fd_inf"] for one in found]
+            assert result.intervals[key] == pytest.approx(results[0].intervals[key], rel=1e-3)
+    limits = [result.intervals["fd_inf"] for result in results]
     assert limits[1] == pytest.approx(limits[0], rel=1e-3), "batches; another order draws other parts"
     assert limits[2] == pytest.approx(limits[0], rel=0.1)
 
 
 def test_a_difference_has_the_interval_of_the_differences() -> None:
-    one, other = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.ones(4)
-    assert difference_interval(0.5, one, other) == pytest.approx([0.5 - 2.116998, 0.5 + 2.116998], abs=1e-5)
-    assert difference_interval(0.5, one, one) == [0.5, 0.5]
+    influence, other = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.ones(4)
+    assert difference_interval(0.5, influence, other) == pytest.approx([0.5 - 2.116998, 0.5 + 2.116998], abs=1e-5)
+    assert difference_interval(0.5, influence, influence) == [0.5, 0.5]
 
 
 def test_what_was_not_measured_has_no_interval() -> None:
     plan = protocol(num_images=40, metrics=("fd", "prc"))
-    found = measured({"features": normal(40, 0)}, {"features": normal(60, 1)}, plan)
-    assert set(found.intervals) == {"fd", "precision"}, "recall has none, and FD-inf needs 64 images of 8 features"
-    assert set(found.numbers) == {"fd", "precision", "recall"} and set(found.influences) == {"fd"}
+    result = measured({"features": normal(40, 0)}, {"features": normal(60, 1)}, plan)
+    assert set(result.intervals) == {"fd", "precision"}, "recall has none, and FD-inf needs 64 images of 8 features"
+    assert set(result.numbers) == {"fd", "precision", "recall"} and set(result.influences) == {"fd"}

@@ -24,8 +24,8 @@ SEEDS = st.integers(0, 2**31)
 
 def features(count: int, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    found = {name: torch.randn(count, 6, generator=generator).double() for name in ("features", "spatial", "dinov2")}
-    return found | {"logits": torch.randn(count, 10, generator=generator) * 3}
+    tensors = {name: torch.randn(count, 6, generator=generator).double() for name in ("features", "spatial", "dinov2")}
+    return tensors | {"logits": torch.randn(count, 10, generator=generator) * 3}
 
 
 def shuffled(found: dict[str, Tensor], seed: int) -> tuple[dict[str, Tensor], list[int]]:
@@ -52,10 +52,10 @@ def test_agreement_and_the_mean_of_scores_follow_their_images(data: int, order: 
     plan = protocol(num_images=COUNT, metrics=("agreement", "clip_score"))
     generator = torch.Generator().manual_seed(data)
     ours = features(COUNT, data) | {name: torch.rand(COUNT, 3, generator=generator) for name in ("clip", "clip_text")}
-    asked = [str(number) for number in ours["logits"].roll(1, 0).argmax(1).tolist()]
+    labels = [str(number) for number in ours["logits"].roll(1, 0).argmax(1).tolist()]
     mixed, places = shuffled(ours, order)
-    found = measured(mixed, ours, plan, [asked[place] for place in places]).numbers
-    assert found == pytest.approx(measured(ours, ours, plan, asked).numbers) and set(found) == set(plan.metrics)
+    numbers = measured(mixed, ours, plan, [labels[place] for place in places]).numbers
+    assert numbers == pytest.approx(measured(ours, ours, plan, labels).numbers) and set(numbers) == set(plan.metrics)
 
 
 def test_splits_and_subsets_are_another_draw_in_another_order() -> None:
@@ -70,8 +70,8 @@ def test_images_sorted_by_class_have_the_inception_score_of_shuffled_ones() -> N
     classes = torch.arange(10).repeat_interleave(200)
     sorted_, plan = {"logits": 20.0 * torch.eye(10)[classes]}, protocol(num_images=2000, metrics=("is",))
     unread = {"features": torch.zeros(2000, 2)}
-    found = measured({**sorted_, **unread}, unread, plan).numbers["is"]
-    assert found > 9.5, "in the order of the file every split would hold one class and score 1"
+    score = measured({**sorted_, **unread}, unread, plan).numbers["is"]
+    assert score > 9.5, "in the order of the file every split would hold one class and score 1"
 
 
 def test_precision_and_recall_compare_with_the_first_images_of_the_reference() -> None:

@@ -77,6 +77,6 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     touch(tmp_path, "folder.png/a.png", *(f"x.{number:03}" for number in range(50)))
-    found = list_images(tmp_path)
-    assert len(found.files) == 1 and found.skipped["broken links or devices"] == 1
-    assert sum(found.skipped.values()) == 51 and len(found.skipped) == 22
+    listing = list_images(tmp_path)
+    assert len(listing.files) == 1 and listing.skipped["broken links or devices"] == 1
+    assert sum(listing.skipped.values()) == 51 and len(listing.skipped) == 22

@@ -30,11 +30,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shape = (after, before, kernel, kernel)
         state[f"features.{number}.weight"] = torch.randn(shape, generator=generator) / (before * kernel**2) ** 0.5
         state[f"features.{number}.bias"] = torch.randn(after, generator=generator) * 0.1
-    found = tmp_path_factory.mktemp("lpips") / "alexnet.pth"
-    torch.save(state, found)
+    path = tmp_path_factory.mktemp("lpips") / "alexnet.pth"
+    torch.save(state, path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "ALEXNET_SHA256", hashlib.sha256(found.read_bytes()).hexdigest()[:8])
-        yield found
+        patch.setattr(weights, "ALEXNET_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+        yield path
     module._build.cache_clear()
 
 
@@ -49,7 +49,7 @@ def images(side: int, channels: int = 3) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 def layers(pixels: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
     """What AlexNet's five ReLUs give, each position's channels made a vector of length 1."""
-    found, x = [], pixels
+    activations, x = [], pixels
     for (number, *_), stride, padding, pool in zip(
         WIDTHS, (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (False, True, True, False, False), strict=True
     ):
@@ -57,8 +57,8 @@ def layers(pixels: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
         x = nn.functional.conv2d(
             x, state[f"features.{number}.weight"], state[f"features.{number}.bias"], stride, padding
         ).relu()
-        found.append(x / x.square().sum(1, keepdim=True).sqrt())
-    return found
+        activations.append(x / x.square().sum(1, keepdim=True).sqrt())
+    return activations
 
 
 def test_it_is_the_weighted_squared_difference_of_normalized_layers(file: Path) -> None:
@@ -66,14 +66,14 @@ def test_it_is_the_weighted_squared_difference_of_normalized_layers(file: Path) 
     state = torch.load(file, weights_only=True)
     linear = torch.load(Path(lpips.__file__).parent / "weights/v0.1/alex.pth", "cpu", weights_only=True)
     mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    seen = [layers(((torch.from_numpy(x) / 127.5 - 1 - mean) / std).permute(0, 3, 1, 2), state) for x in (a, b)]
+    activations = [layers(((torch.from_numpy(x) / 127.5 - 1 - mean) / std).permute(0, 3, 1, 2), state) for x in (a, b)]
     each = [
         nn.functional.conv2d((x - y).square(), linear[f"lin{number}.model.1.weight"]).mean((1, 2, 3))
-        for number, (x, y) in enumerate(zip(*seen, strict=True))
+        for number, (x, y) in enumerate(zip(*activations, strict=True))
     ]
-    found = paired(a, b, plan(file))
-    torch.testing.assert_close(found.influences["lpips"], torch.stack(each).sum(0).double(), rtol=1e-4, atol=1e-6)
-    assert found.numbers["lpips"] == pytest.approx(float(found.influences["lpips"].mean()))
+    result = paired(a, b, plan(file))
+    torch.testing.assert_close(result.influences["lpips"], torch.stack(each).sum(0).double(), rtol=1e-4, atol=1e-6)
+    assert result.numbers["lpips"] == pytest.approx(float(result.influences["lpips"].mean()))
     assert set(paired(a, b).numbers) == {"psnr", "ssim"}, "without weights there is no LPIPS"
 
 

@@ -135,9 +135,9 @@ def test_what_would_grow_is_refused_before_it_does(tmp_path: Path) -> None:
         with pytest.raises(EvaluationError, match=r"MB that would grow to 0.3 GB of images"):
             read(file)
     sigma = zeros(tmp_path / "sigma.npz", (1 << 12, 1 << 11), 1 << 26, "<f8")
-    with zipfile.ZipFile(sigma) as opened, zipfile.ZipFile(tmp_path / "stats.npz", "w") as made:
-        made.writestr("mu.npy", head((9,), "<f8") + bytes(72))
-        with opened.open("arr_0.npy") as theirs, made.open("sigma.npy", "w", force_zip64=True) as ours:
+    with zipfile.ZipFile(sigma) as opened, zipfile.ZipFile(tmp_path / "stats.npz", "w") as output:
+        output.writestr("mu.npy", head((9,), "<f8") + bytes(72))
+        with opened.open("arr_0.npy") as theirs, output.open("sigma.npy", "w", force_zip64=True) as ours:
             while data := theirs.read(1 << 20):
                 ours.write(data)
     with pytest.raises(EvaluationError, match=r"\(9,\) and \(4096, 2048\)"):

@@ -75,29 +75,29 @@ def pair(count: int, side: int, channels: int, low: int = 0, high: int = 256) ->
 def test_against_scikit_image(side: int, channels: int, low: int) -> None:
     metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
     a, b = pair(4, side, channels, low)
-    found = paired(a, b).influences
+    influences = paired(a, b).influences
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
     for number, (x, y) in enumerate(zip(a, b, strict=True)):
         wanted = metrics.structural_similarity(x, y, data_range=255, **options)
-        assert float(found["ssim"][number]) == pytest.approx(wanted, abs=1e-6 if low == 0 else 1e-3)
+        assert float(influences["ssim"][number]) == pytest.approx(wanted, abs=1e-6 if low == 0 else 1e-3)
         wanted = metrics.peak_signal_noise_ratio(x, y, data_range=255)
-        assert float(found["psnr"][number]) == pytest.approx(wanted, abs=1e-9)
+        assert float(influences["psnr"][number]) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_the_mean_of_every_pair_is_the_number() -> None:
     a, b = pair(5, 16, 1)
-    each, found = paired(a, b).influences, paired(torch.from_numpy(a), b)
-    mean = found.numbers
+    each, result = paired(a, b).influences, paired(torch.from_numpy(a), b)
+    mean = result.numbers
     assert set(each) == set(mean) == {"psnr", "ssim"} and each["ssim"].shape == (5,)
-    assert found.intervals["psnr"] == mean_interval(each["psnr"])
+    assert result.intervals["psnr"] == mean_interval(each["psnr"])
     assert all(mean[name] == pytest.approx(float(each[name].double().mean()), abs=1e-12) for name in each)
 
 
 def test_ssim_is_one_for_the_same_image_and_falls_with_noise() -> None:
     a, _ = pair(2, 20, 3)
     noise = np.random.default_rng(2).normal(0, 1, a.shape)
-    found = [ssim((a + sigma * noise).clip(0, 255).astype(np.uint8), a) for sigma in (0, 20, 60)]
-    assert found[0] == pytest.approx(1, abs=1e-6) and found == sorted(found, reverse=True) and found[2] < 0.9
+    scores = [ssim((a + sigma * noise).clip(0, 255).astype(np.uint8), a) for sigma in (0, 20, 60)]
+    assert scores[0] == pytest.approx(1, abs=1e-6) and scores == sorted(scores, reverse=True) and scores[2] < 0.9
 
 
 @pytest.mark.parametrize("values", [1, 600, 10**9])

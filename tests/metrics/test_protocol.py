@@ -141,8 +141,8 @@ def test_coco_measures_thirty_thousand_images_and_their_prompts() -> None:
 def catalog(name: str) -> Protocol:
     """A protocol of conf/protocol, with a reference where its user has to give one."""
     section = choices.protocol(name)
-    made: Protocol = build.make(section | ({"reference": "x"} if section["reference"] == "???" else {}))
-    return made
+    instance: Protocol = build.make(section | ({"reference": "x"} if section["reference"] == "???" else {}))
+    return instance
 
 
 @pytest.mark.parametrize(

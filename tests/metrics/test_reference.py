@@ -97,9 +97,9 @@ def test_adm_distance_comes_from_the_stored_statistics_and_precision_from_the_im
     images, real = noisy(digits(0, 300), 30), digits(300, 500)
     far = np.full(64, 100.0)
     np.savez(tmp_path / "adm.npz", mu=far, sigma=np.eye(64), arr_0=real)
-    found = fidelity(images, read_reference(tmp_path / "adm.npz", "adm"), protocol(metrics=("fd", "prc")))
-    assert found["fd"] > 1e4
-    assert found["precision"] == fidelity(images, real, protocol(metrics=("prc",)))["precision"] > 0
+    numbers = fidelity(images, read_reference(tmp_path / "adm.npz", "adm"), protocol(metrics=("fd", "prc")))
+    assert numbers["fd"] > 1e4
+    assert numbers["precision"] == fidelity(images, real, protocol(metrics=("prc",)))["precision"] > 0
     few = protocol(metrics=("fd", "kid"), kid={"subset_size": 201})
     with pytest.raises(EvaluationError, match="at least 201 reference images, but digits has 200"):
         fidelity(images, read_reference(tmp_path / "adm.npz", "adm"), few)
@@ -126,8 +126,8 @@ def test_statistics_of_another_feature_size(write: Write, tmp_path: Path) -> Non
 
 
 def test_the_sizes_that_are_known_are_those_of_the_extractors() -> None:
-    found = extract(digits(0, 20), protocol(metrics=("fd",)))
-    assert found["features"].shape[1] == SIZES["digits_cnn", "features"]
+    features = extract(digits(0, 20), protocol(metrics=("fd",)))
+    assert features["features"].shape[1] == SIZES["digits_cnn", "features"]
     assert SIZES["inception-v3-compat", "spatial"] == 17 * 17 * 7 and len(SIZES) == 4
 
 
@@ -202,7 +202,7 @@ def test_a_subset_of_the_features_has_another_name_and_the_same_distance(
     reference = built(tmp_path, real)
     assert reference.record["features"] == len(reference["features"]) == 150
     assert reference.sha256 != images_sha256(real)
-    ours, theirs = (fidelity(images, one, protocol(metrics=("fd", "kid"))) for one in (reference, real))
+    ours, theirs = (fidelity(images, target, protocol(metrics=("fd", "kid"))) for target in (reference, real))
     assert ours["fd"] == pytest.approx(theirs["fd"], rel=1e-9) and ours["kid"] != theirs["kid"]
 
 

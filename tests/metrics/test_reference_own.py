@@ -17,12 +17,12 @@ RECORD = {"count": 9, "features": 9, "images_sha256": "0" * 64}
 
 
 def tensors(**changes: Any) -> dict[str, torch.Tensor]:
-    made = {
+    entries = {
         "mu.features": torch.zeros(2).double(),
         "sigma.features": torch.eye(2).double(),
         "features": torch.ones(9, 2),
     }
-    return {key: value for key, value in {**made, **changes}.items() if value is not None}
+    return {key: value for key, value in {**entries, **changes}.items() if value is not None}
 
 
 def write(file: Path, named: dict[str, torch.Tensor], **changes: Any) -> Path:
@@ -31,8 +31,8 @@ def write(file: Path, named: dict[str, torch.Tensor], **changes: Any) -> Path:
 
 
 def test_records_from_before_there_were_counts_of_files_are_read(tmp_path: Path) -> None:
-    found = read_own(write(tmp_path / "r.safetensors", tensors()), "r")
-    assert found.sha256 == "0" * 64 and found.record["count"] == 9
+    reference = read_own(write(tmp_path / "r.safetensors", tensors()), "r")
+    assert reference.sha256 == "0" * 64 and reference.record["count"] == 9
     more = {"size": [4, 4, 1], "kinds": {"RGB": 9}, "skipped": {"hidden": 3, ".txt": 1}, "resize": None}
     assert read_own(write(tmp_path / "s.safetensors", tensors(), **more), "s").record["skipped"]["hidden"] == 3
 

@@ -85,8 +85,8 @@ def test_dinov2_is_the_class_token_by_dgm_evals_preparation(folders: dict[str, P
         transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     )
     network = transformers.Dinov2Model.from_pretrained(folders["dinov2"]).eval()
-    (found,) = Dinov2Features("x", ["dinov2"], str(folders["dinov2"]))(torch.from_numpy(images).permute(0, 3, 1, 2))
-    torch.testing.assert_close(found, network(pixels).last_hidden_state[:, 0])
+    (features,) = Dinov2Features("x", ["dinov2"], str(folders["dinov2"]))(torch.from_numpy(images).permute(0, 3, 1, 2))
+    torch.testing.assert_close(features, network(pixels).last_hidden_state[:, 0])
 
 
 def cubic(distance: float) -> float:
@@ -98,15 +98,15 @@ def cubic(distance: float) -> float:
 def test_position_embeddings_are_stretched_by_the_hubs_factor(tmp_path: Path) -> None:
     network = Dinov2Features("x", ["dinov2"], str(dinov2(tmp_path / "small", side=56)))  # 4x4 patches
     table = transformers.Dinov2Model.from_pretrained(tmp_path / "small").embeddings.position_embeddings.detach()
-    found = network.model.embeddings.position_embeddings
-    assert found.shape == (1, 1 + 16 * 16, 16) and torch.equal(found[:, 0], table[:, 0])
+    positions = network.model.embeddings.position_embeddings
+    assert positions.shape == (1, 1 + 16 * 16, 16) and torch.equal(positions[:, 0], table[:, 0])
     grid = table[0, 1:].view(4, 4, 16).double()
     for row, column in ((0, 0), (5, 11), (15, 15)):
         y, x = ((place + 0.5) * 4 / 16.1 - 0.5 for place in (row, column))  # not 4 / 16, which a size would give
         wanted = torch.zeros(16, dtype=torch.float64)
         for j, i in ((j, i) for j in range(-2, 7) for i in range(-2, 7)):
             wanted += cubic(y - j) * cubic(x - i) * grid[min(max(j, 0), 3), min(max(i, 0), 3)]
-        torch.testing.assert_close(found[0, 1 + 16 * row + column].double(), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(positions[0, 1 + 16 * row + column].double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def test_prompts_that_clip_cuts_off_are_counted(folders: dict[str, Path], caplog
     clip_texts(extractor, PROMPTS, 4)
     assert not caplog.records
     clip_texts(extractor, ["a " * 14, "a " * 15, "a " * 15, "a " * 99], 4)  # 16 with beginning and end
-    assert [one.getMessage() for one in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "CLIP reads only the beginning of 2 of 3 prompts: they are too long for it."
     ]
 
@@ -159,13 +159,13 @@ def test_weights_that_are_no_numbers_are_refused(folders: dict[str, Path], tmp_p
 
 def test_both_are_features_of_one_protocol(folders: dict[str, Path]) -> None:
     plan = asking(folders, "fd", "fd_dinov2", "clip_score", num_images=4)
-    asked, images, reference = PROMPTS, digits(0, 4), digits(4, 24)
-    found = fidelity(images, reference, plan, asked)
-    assert set(found) == {"fd", "fd_dinov2", "clip_score"} and all(map(math.isfinite, found.values()))
+    prompts, images, reference = PROMPTS, digits(0, 4), digits(4, 24)
+    numbers = fidelity(images, reference, plan, prompts)
+    assert set(numbers) == {"fd", "fd_dinov2", "clip_score"} and all(map(math.isfinite, numbers.values()))
     assert set(fidelity(images, reference, plan)) == {"fd", "fd_dinov2"}, "without prompts there is no CLIP score"
-    one, all_ = (extract(images, plan, size, asked) for size in (1, 250))
+    single, all_ = (extract(images, plan, size, prompts) for size in (1, 250))
     assert set(all_) == {"features", "logits", "dinov2", "clip", "clip_text"} and all_["clip_text"].shape == (4, 8)
-    assert all(torch.allclose(one[name], all_[name], atol=1e-4) for name in all_)
+    assert all(torch.allclose(single[name], all_[name], atol=1e-4) for name in all_)
     weights = {name: file_sha256(folder / "model.safetensors") for name, folder in folders.items()}
     before = further_sha256(plan)
     assert {name: before[name] for name in weights} == weights and set(before) == {

@@ -44,13 +44,13 @@ def images() -> Tensor:
 def test_it_is_the_product_of_the_blocks_input_and_seven_rows_of_the_weight(extractor: Any) -> None:
     block, inputs = extractor.network.Mixed_6d, []
     hook = block.register_forward_pre_hook(lambda module, given: inputs.append(given[0].double()))
-    found = dict(zip(NAMES, extractor(images()), strict=True))
+    outputs = dict(zip(NAMES, extractor(images()), strict=True))
     hook.remove()
     kernel = block.branch1x1.conv.weight.double()
     assert kernel.shape == (192, 768, 1, 1) and inputs[0].shape == (2, 768, 17, 17)
     by_hand = torch.einsum("nchw,oc->nhwo", inputs[0], kernel[:7, :, 0, 0])  # channels last, as in TensorFlow
-    assert found["spatial"].shape == (2, 2023) and 17 * 17 * 7 == 2023
-    torch.testing.assert_close(found["spatial"].double(), by_hand.flatten(1), rtol=1e-4, atol=1e-4)
+    assert outputs["spatial"].shape == (2, 2023) and 17 * 17 * 7 == 2023
+    torch.testing.assert_close(outputs["spatial"].double(), by_hand.flatten(1), rtol=1e-4, atol=1e-4)
 
 
 def test_it_is_before_batch_norm_and_relu(extractor: Any) -> None:
@@ -62,11 +62,11 @@ def test_it_is_before_batch_norm_and_relu(extractor: Any) -> None:
 
 
 def test_a_protocol_that_asks_for_sfid_gets_it_beside_the_others(extractor: Any, plan: Protocol) -> None:
-    found = extract(digits(0, 2), plan)
+    extracted = extract(digits(0, 2), plan)
     features, logits, spatial = extractor(torch.from_numpy(digits(0, 2)).permute(0, 3, 1, 2))
-    assert set(found) == {"features", "logits", "spatial"}
+    assert set(extracted) == {"features", "logits", "spatial"}
     for name, wanted in (("features", features), ("logits", logits), ("spatial", spatial)):
-        torch.testing.assert_close(found[name], wanted)
+        torch.testing.assert_close(extracted[name], wanted)
 
 
 def test_a_reference_remembered_without_them_is_extracted_again(plan: Protocol) -> None:
@@ -79,6 +79,6 @@ def test_sfid_is_the_frechet_distance_of_these_features_alone() -> None:
     generator = torch.Generator().manual_seed(1)
     ours, theirs, other = (torch.randn(60, 5, generator=generator, dtype=torch.float64) for _ in range(3))
     plan = protocol(extractor="inception-v3-compat", num_images=60, metrics=("fd", "sfid"))
-    found = measured({"features": other, "spatial": 2 * ours}, {"features": other, "spatial": theirs}, plan).numbers
+    numbers = measured({"features": other, "spatial": 2 * ours}, {"features": other, "spatial": theirs}, plan).numbers
     plain = measured({"features": 2 * ours, "spatial": other}, {"features": theirs, "spatial": other}, plan).numbers
-    assert found["sfid"] == plain["fd"] > 1 and found["fd"] == pytest.approx(0, abs=1e-9)
+    assert numbers["sfid"] == plain["fd"] > 1 and numbers["fd"] == pytest.approx(0, abs=1e-9)

@@ -93,15 +93,15 @@ def test_identical_networks_do_not_differ(pair: Pair) -> None:
 
 
 def test_a_planted_error_shows_in_its_block_and_not_before(pair: Pair) -> None:
-    found = run(Pair(pair.attached, PLANTED).walks())
-    place = found.blocks.index(PLANTED)
-    error, cosine = found.tensors["block_error.quantized"], found.tensors["block_cosine.quantized"]
-    assert 0 < place < len(found.blocks) - 1
+    result = run(Pair(pair.attached, PLANTED).walks())
+    place = result.blocks.index(PLANTED)
+    error, cosine = result.tensors["block_error.quantized"], result.tensors["block_cosine.quantized"]
+    assert 0 < place < len(result.blocks) - 1
     assert torch.equal(error[0, :place], torch.zeros(place)) and error[0, place + 1 :].min() > 0
     assert error[0, place] == 1 and cosine[0, place] == pytest.approx(1), (
         "twice the vector: its own length off, no angle"
     )
-    assert error[1, found.blocks.index("conv_in")] > 0, "the second call starts from another sample"
+    assert error[1, result.blocks.index("conv_in")] > 0, "the second call starts from another sample"
 
 
 def test_errors_are_those_of_walks_of_their_own(pair: Pair, traced: Traced) -> None:
@@ -143,11 +143,11 @@ def test_the_slope_is_that_of_both_estimates_on_the_same_input(pair: Pair, trace
 
 def read(pair: Pair, call: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What layers, and their input quantizers, read in full precision at one call, of all samples together."""
-    layers, own, quantized = pair.attached.layers(), dict[str, Tensor](), dict[str, Tensor]()
+    layers, inputs, quantized = pair.attached.layers(), dict[str, Tensor](), dict[str, Tensor]()
     handles = []
     for name, layer in layers.items():
         assert isinstance(layer, nn.Module)
-        handles.append(layer.register_forward_pre_hook(lambda _m, x, n=name: own.update({n: x[0]})))
+        handles.append(layer.register_forward_pre_hook(lambda _m, x, n=name: inputs.update({n: x[0]})))
         handles.append(
             layer.input_quantizer.register_forward_pre_hook(lambda _m, x, n=name: quantized.update({n: x[0]}))
         )
@@ -156,21 +156,21 @@ def read(pair: Pair, call: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         next(steps)
     for handle in handles:
         handle.remove()
-    return own, quantized
+    return inputs, quantized
 
 
 def test_activations_are_the_quartiles_of_what_quantizers_read(pair: Pair, traced: Traced) -> None:
-    found, exact = traced.tensors["activations"], 0
+    quartiles, exact = traced.tensors["activations"], 0
     assert traced.sites == list(read(pair, 0)[1]) and len(traced.sites) >= 25, "in the order in which they run"
     for call in (0, 3):
         for number, values in enumerate(read(pair, call)[1].values()):
             wanted = torch.quantile(values, torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=DOUBLE)).float()
             if values[0].numel() <= VALUES // len(SEEDS):
                 exact += 1
-                torch.testing.assert_close(found[call, number], wanted)
-            torch.testing.assert_close(found[call, number, ::4], wanted[::4])
+                torch.testing.assert_close(quartiles[call, number], wanted)
+            torch.testing.assert_close(quartiles[call, number, ::4], wanted[::4])
             spread = wanted[4] - wanted[0]
-            assert (found[call, number] - wanted).abs().max() < 0.02 * spread, "a sample of the values is enough"
+            assert (quartiles[call, number] - wanted).abs().max() < 0.02 * spread, "a sample of the values is enough"
     assert 2 * 10 < exact < 2 * len(traced.sites)
 
 
@@ -178,12 +178,12 @@ def test_channels_before_and_after_a_transform(pair: Pair) -> None:
     attached, scaled = wrapped(scheme(weight=3), **SMALL), "up_blocks.0.resnets.0.conv1"
     rate = torch.linspace(0.5, 2, attached.layers()[scaled].weight.shape[1], dtype=DOUBLE)
     attached.layers()[scaled].channel_scale = rate
-    tensors, (own, quantized) = run(Pair(attached).walks()).tensors, read(Pair(attached), 2)
+    tensors, (inputs, quantized) = run(Pair(attached).walks()).tensors, read(Pair(attached), 2)
     full = {name.rpartition("full.")[2] for name in tensors if name.startswith("channel_max.full.")}
     assert full == {layer.name for layer in attached.adapter.layers() if layer.role in ("resnet.conv1", "resnet.conv2")}
     assert [name for name in tensors if "transformed" in name] == [f"channel_max.transformed.{scaled}"]
-    for kind, seen in (("full", own), ("transformed", quantized)):
-        wanted = seen[scaled].abs().amax((0, 2, 3)).float()
+    for kind, values in (("full", inputs), ("transformed", quantized)):
+        wanted = values[scaled].abs().amax((0, 2, 3)).float()
         torch.testing.assert_close(tensors[f"channel_max.{kind}.{scaled}"][2], wanted)
 
 
@@ -204,9 +204,9 @@ def test_intervals_are_those_of_the_step() -> None:
     attached = wrapped(scheme(*rules, Rule("resnet.conv2.input", choice=ByLikelihood())), **SMALL)
     for choice in attached.choices().values():
         choice.choice.copy_(torch.tensor([1, 0, 0, 0]))
-    found, dynamic = run(Pair(attached).walks()), 0
-    for number, name in enumerate(found.sites):
-        scales, quantizer = found.tensors["scales"][:, number], attached.layers()[name].input_quantizer
+    result, dynamic = run(Pair(attached).walks()), 0
+    for number, name in enumerate(result.sites):
+        scales, quantizer = result.tensors["scales"][:, number], attached.layers()[name].input_quantizer
         if isinstance(quantizer, Split):
             tables = torch.stack([table(part) for part in quantizer.parts])
             torch.testing.assert_close(scales, tables.mean(0).float())
@@ -230,15 +230,17 @@ def test_the_interval_of_a_sample_of_its_own_range() -> None:
 @pytest.mark.parametrize("family", ["cond_unet", "dit"])
 def test_guidance_in_one_call_or_two(family: str) -> None:
     pair = Pair(families.wrapped(family, families.plain(act=6)))
-    one, two = (run(pair.walks(scheduler(2), guide=Guide(Told(family), 2.0, calls, "both"))) for calls in (1, 2))
-    assert one.blocks == two.blocks and one.sites == two.sites and set(one.tensors) == set(two.tensors)
-    for name, value in one.tensors.items():
+    single, double = (run(pair.walks(scheduler(2), guide=Guide(Told(family), 2.0, calls, "both"))) for calls in (1, 2))
+    assert (
+        single.blocks == double.blocks and single.sites == double.sites and set(single.tensors) == set(double.tensors)
+    )
+    for name, value in single.tensors.items():
         if name != "activations":  # quartiles of other values where a row is long
-            torch.testing.assert_close(value, two.tensors[name], rtol=1e-4, atol=1e-12)
-    assert one.tensors["activations"].shape == (2, len(one.sites), 5)
-    assert one.tensors["eps.quantized"].min() > 0 and one.tensors["block_cosine.quantized"].max() <= 1
-    each, all_ = (one.tensors[f"block_cosine{name}.quantized"] for name in ("_each", ""))
-    assert each.shape == (len(SEEDS), len(one.blocks)) and each[:, 2:].std(0).min() > 0, (
+            torch.testing.assert_close(value, double.tensors[name], rtol=1e-4, atol=1e-12)
+    assert single.tensors["activations"].shape == (2, len(single.sites), 5)
+    assert single.tensors["eps.quantized"].min() > 0 and single.tensors["block_cosine.quantized"].max() <= 1
+    each, all_ = (single.tensors[f"block_cosine{name}.quantized"] for name in ("_each", ""))
+    assert each.shape == (len(SEEDS), len(single.blocks)) and each[:, 2:].std(0).min() > 0, (
         "the first two see only the time"
     )
     torch.testing.assert_close(each.mean(0), all_.mean(0))

@@ -31,11 +31,15 @@ def plan(**changes: Any) -> Protocol:
 
 
 def test_nothing_real_is_looked_for_and_no_features_are_read() -> None:
-    made, images = plan(num_images=4), np.zeros((4, 5, 3, 7), np.uint8)
-    assert find_reference(made, "nowhere") is None and extractor_sha256(made) is None and made.layers() == set()
-    assert measured_with(made, "nowhere") == {"extractor": None, "reference": None}
-    assert extract(images, made) == {} and measure(Sample(pixels=images), {}, made).numbers == {}
-    assert compare(Sample(pixels=images), images, made).numbers == {"psnr": 100.0}
+    paired_protocol, images = plan(num_images=4), np.zeros((4, 5, 3, 7), np.uint8)
+    assert (
+        find_reference(paired_protocol, "nowhere") is None
+        and extractor_sha256(paired_protocol) is None
+        and paired_protocol.layers() == set()
+    )
+    assert measured_with(paired_protocol, "nowhere") == {"extractor": None, "reference": None}
+    assert extract(images, paired_protocol) == {} and measure(Sample(pixels=images), {}, paired_protocol).numbers == {}
+    assert compare(Sample(pixels=images), images, paired_protocol).numbers == {"psnr": 100.0}
 
 
 def test_the_record_says_what_is_there_and_no_more() -> None:
@@ -45,7 +49,8 @@ def test_the_record_says_what_is_there_and_no_more() -> None:
     assert record["hash"] == plan(name="x", seeds="0-3").hash(None, None)
     others = [plan(num_images=5), plan(metrics=("psnr",)), plan(to_uint8="trunc")]
     assert (
-        len({record["hash"], *(one.hash(None, None) for one in others), plan().hash(None, None, {"lpips": "a"})}) == 5
+        len({record["hash"], *(other.hash(None, None) for other in others), plan().hash(None, None, {"lpips": "a"})})
+        == 5
     )
 
 
@@ -73,19 +78,22 @@ def test_features_without_real_images() -> None:
         "protocol.extractor_path=package:zoo/weights/digits_cnn/model.safetensors",
     ]
     words += ["+metric@protocol.metrics.fd_to_twin=fd_to_twin", "protocol.num_images=8"]
-    made: Protocol = build.make(choices.protocol_with("paired", words))
+    paired_protocol: Protocol = build.make(choices.protocol_with("paired", words))
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), dtype=np.uint8)
-    sample = Sample(extract(images, made), pixels=images)
-    found = compare(sample, images[:, ::-1].copy(), made)
-    assert found.numbers["fd_to_twin"] > 0 and set(found.numbers) == {"psnr", "ssim", "fd_to_twin"}
-    assert "reference" not in made.record(None, "b") and made.record(None, "b")["extractor"] == "digits_cnn"
+    sample = Sample(extract(images, paired_protocol), pixels=images)
+    measurement = compare(sample, images[:, ::-1].copy(), paired_protocol)
+    assert measurement.numbers["fd_to_twin"] > 0 and set(measurement.numbers) == {"psnr", "ssim", "fd_to_twin"}
+    assert (
+        "reference" not in paired_protocol.record(None, "b")
+        and paired_protocol.record(None, "b")["extractor"] == "digits_cnn"
+    )
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 4), (2, 3, 4, 4)])
 def test_psnr_of_samples_that_are_no_images(shape: tuple[int, ...]) -> None:
     zero = np.zeros((2, *shape), np.float32)
     other = zero + np.array([0.5, 2.0], np.float32).reshape(2, *[1] * len(shape))
-    found = paired(other, zero, plan(num_images=2))
-    assert found.numbers == {"psnr": pytest.approx((10 * math.log10(4 / 0.25) + 0) / 2)}
+    measurement = paired(other, zero, plan(num_images=2))
+    assert measurement.numbers == {"psnr": pytest.approx((10 * math.log10(4 / 0.25) + 0) / 2)}
     with pytest.raises(EvaluationError, match=r"float32 \(N, \.\.\.\), of one shape"):
         paired(other.astype(np.uint8), zero.astype(np.uint8), plan(num_images=2))

@@ -75,14 +75,14 @@ def check_splits(found: Adapter) -> int:
 
 def check_temporal(found: Adapter, names: list[str], timestep: Tensor, cond: dict[str, Tensor] | None = None) -> None:
     """`temporal` is, by name and value, what the projections give while the whole network runs."""
-    given, hooks = found.temporal(timestep, cond), []
-    seen: dict[str, Tensor] = {}
+    temporal, hooks = found.temporal(timestep, cond), []
+    outputs: dict[str, Tensor] = {}
     for name in names:
         module = found.model.get_submodule(name)
-        hooks.append(module.register_forward_hook(lambda _m, _x, y, n=name: seen.update({n: y})))
+        hooks.append(module.register_forward_hook(lambda _m, _x, y, n=name: outputs.update({n: y})))
     run(found, timestep, cond)
     for hook in hooks:
         hook.remove()
-    assert set(given) == set(seen) == set(names) and names
-    assert all(torch.equal(given[name], seen[name]) for name in names)
-    assert all(given[name].shape == (len(timestep), found.model.get_submodule(name).out_features) for name in names)
+    assert set(temporal) == set(outputs) == set(names) and names
+    assert all(torch.equal(temporal[name], outputs[name]) for name in names)
+    assert all(temporal[name].shape == (len(timestep), found.model.get_submodule(name).out_features) for name in names)

@@ -41,11 +41,11 @@ def make(kind: str) -> Adapter:
 
 @kinds
 def test_every_layer_has_its_role(kind: str) -> None:
-    found = make(kind)
-    check_names(found)
-    counts = Counter(layer.role for layer in found.layers() + found.attentions())
+    unet = make(kind)
+    check_names(unet)
+    counts = Counter(layer.role for layer in unet.layers() + unet.attentions())
     if kind == "tiny":
-        assert counts == COUNTS and len(sites(found)) == 2 * 83 + 4 * 8
+        assert counts == COUNTS and len(sites(unet)) == 2 * 83 + 4 * 8
     cross = {"two blocks a level": 6, "no cross-attention": 0}.get(kind, 4)
     assert counts["attn.cross"] == counts["attn.cross.to_k"] == cross
     assert counts["attn"] == {"two blocks a level": 6, "plain attention": 5, "no cross-attention": 3}.get(kind, 4)
@@ -98,42 +98,42 @@ def test_skip_splits_are_the_tensors_that_are_joined(kind: str) -> None:
     ids=str,
 )
 def test_the_projections_of_the_timestep_are_those_of_a_forward_pass(changes: dict[str, Any]) -> None:
-    found = adapter("cond_unet", **changes)
-    names = [layer.name for layer in found.layers() if layer.role == "resnet.time_proj"]
+    unet = adapter("cond_unet", **changes)
+    names = [layer.name for layer in unet.layers() if layer.role == "resnet.time_proj"]
     assert len(names) == 8
-    check_temporal(found, names, torch.tensor([0, 999, 3, 500, 3]), cond("cond_unet", 5))
-    check_temporal(found, names, torch.tensor([7]))
+    check_temporal(unet, names, torch.tensor([0, 999, 3, 500, 3]), cond("cond_unet", 5))
+    check_temporal(unet, names, torch.tensor([7]))
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["added", "joined"])
 def test_classes_are_part_of_the_projections(joined: bool) -> None:
-    found = adapter("cond_unet", num_class_embeds=5, class_embeddings_concat=joined)
-    names = [layer.name for layer in found.layers() if layer.role == "resnet.time_proj"]
-    given = {**(cond("cond_unet", 3) or {}), "class_labels": torch.tensor([4, 0, 2])}
-    check_temporal(found, names, torch.tensor([7, 7, 900]), given)
+    unet = adapter("cond_unet", num_class_embeds=5, class_embeddings_concat=joined)
+    names = [layer.name for layer in unet.layers() if layer.role == "resnet.time_proj"]
+    condition = {**(cond("cond_unet", 3) or {}), "class_labels": torch.tensor([4, 0, 2])}
+    check_temporal(unet, names, torch.tensor([7, 7, 900]), condition)
     with pytest.raises(ModelError, match="class_labels was not given"):
-        found.temporal(torch.tensor([7]))
+        unet.temporal(torch.tensor([7]))
 
 
 @pytest.mark.parametrize("at", [torch.tensor(7), torch.tensor([7]), torch.tensor([7, 7, 7])], ids=str)
 def test_predict_is_the_network_bit_for_bit(at: Tensor) -> None:
-    given, model = cond("cond_unet", 3), network("cond_unet")
+    condition, model = cond("cond_unet", 3), network("cond_unet")
     sample = data(3)[0]
-    found = adapter("cond_unet").predict(sample, at, given)
-    assert torch.equal(found, direct("cond_unet", model, sample, torch.tensor([7, 7, 7]), given))
-    assert found.shape == sample.shape
+    estimate = adapter("cond_unet").predict(sample, at, condition)
+    assert torch.equal(estimate, direct("cond_unet", model, sample, torch.tensor([7, 7, 7]), condition))
+    assert estimate.shape == sample.shape
     other = adapter("cond_unet").predict(sample, at, {"encoder_hidden_states": torch.zeros(3, TOKENS, 12)})
-    assert not torch.allclose(found, other)
+    assert not torch.allclose(estimate, other)
 
 
 def test_a_mask_hides_tokens() -> None:
-    given = cond("cond_unet", 3) or {}
-    sample, found = data(3)[0], adapter("cond_unet")
+    condition = cond("cond_unet", 3) or {}
+    sample, unet = data(3)[0], adapter("cond_unet")
     mask = torch.tensor([True, True, False, False, False]).expand(3, -1)
-    hidden = found.predict(sample, torch.tensor(7), {**given, "encoder_attention_mask": mask})
-    short = found.predict(sample, torch.tensor(7), {"encoder_hidden_states": given["encoder_hidden_states"][:, :2]})
+    hidden = unet.predict(sample, torch.tensor(7), {**condition, "encoder_attention_mask": mask})
+    short = unet.predict(sample, torch.tensor(7), {"encoder_hidden_states": condition["encoder_hidden_states"][:, :2]})
     assert torch.allclose(hidden, short, rtol=0, atol=1e-12)
-    assert not torch.allclose(hidden, found.predict(sample, torch.tensor(7), given))
+    assert not torch.allclose(hidden, unet.predict(sample, torch.tensor(7), condition))
 
 
 BAD: dict[str, tuple[object, str]] = {
@@ -146,9 +146,9 @@ BAD: dict[str, tuple[object, str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_condition_that_does_not_fit(kind: str) -> None:
-    given, message = BAD[kind]
+    condition, message = BAD[kind]
     with pytest.raises(ModelError, match=message) as caught:
-        adapter("cond_unet").predict(data(3)[0], torch.tensor(7), given)
+        adapter("cond_unet").predict(data(3)[0], torch.tensor(7), condition)
     one_sentence(caught.value)
 
 
@@ -175,16 +175,16 @@ def test_what_has_no_role_is_refused(changes: dict[str, Any]) -> None:
 )
 def test_published_networks(architecture: dict[str, Any], parameters: int, shortcuts: int) -> None:
     """22 residual blocks and 16 transformers of 12 layers; a unit each, but for the two projections of a transformer."""
-    found = meta("cond_unet", **architecture)
-    assert sum(p.numel() for p in found.model.parameters()) == parameters
-    check_names(found)
-    assert len(found.layers()) == 4 + 22 * 3 + shortcuts + 16 * 12 + 6 and len(found.attentions()) == 2 * 16
-    names, owned = found.units(), [layer.name for layer in found.layers()]
+    unet = meta("cond_unet", **architecture)
+    assert sum(p.numel() for p in unet.model.parameters()) == parameters
+    check_names(unet)
+    assert len(unet.layers()) == 4 + 22 * 3 + shortcuts + 16 * 12 + 6 and len(unet.attentions()) == 2 * 16
+    names, owned = unet.units(), [layer.name for layer in unet.layers()]
     assert len(names) == 4 + 22 + 16 * 3 + 6
     assert all(sum(f"{name}.".startswith(f"{unit}.") for unit in names) == 1 for name in owned)
-    found_splits = found.skip_splits()
+    found_splits = unet.skip_splits()
     assert len(found_splits) == 12
-    assert all(found.model.get_submodule(name).in_channels == sum(each) for name, each in found_splits.items())
+    assert all(unet.model.get_submodule(name).in_channels == sum(each) for name, each in found_splits.items())
 
 
 def test_the_adapters_are_of_their_families() -> None:

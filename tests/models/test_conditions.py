@@ -21,28 +21,31 @@ from tests.tiny import one_sentence
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 10, 12, 100, 1000])
 def test_classes_are_balanced_and_spread(count: int) -> None:
-    told = Classes(range(count), none=count)
+    classes = Classes(range(count), none=count)
     for start in (0, 5, 1_000_000):
-        asked = [int(one) for one in told.subjects(range(start, start + 3 * count))]
-        assert set(Counter(asked).values()) == {3}, "any run of whole rounds has each class equally often"
-    few = sorted(int(one) for one in told.subjects(range(1_000_000, 1_000_000 + min(count, 20))))
+        labels = [int(label) for label in classes.subjects(range(start, start + 3 * count))]
+        assert set(Counter(labels).values()) == {3}, "any run of whole rounds has each class equally often"
+    few = sorted(int(label) for label in classes.subjects(range(1_000_000, 1_000_000 + min(count, 20))))
     gaps = [b - a for a, b in itertools.pairwise(few)]
     assert max(gaps, default=0) <= 3 * count / len(few), "and a short run is spread over all classes"
 
 
 def test_chosen_classes_alone(tmp_path: Path) -> None:
     path = pipelines.transformer(tmp_path)
-    told = load_conditions(path, [3, 7], None)
-    assert told is not None and sorted(told.subjects(range(4))) == ["3", "3", "7", "7"]
-    assert told.none()["class_labels"].tolist() == [pipelines.CLASSES]
-    assert told.of(range(4))["class_labels"].tolist() == [int(one) for one in told.subjects(range(4))]
+    conditions = load_conditions(path, [3, 7], None)
+    assert conditions is not None and sorted(conditions.subjects(range(4))) == ["3", "3", "7", "7"]
+    assert conditions.none()["class_labels"].tolist() == [pipelines.CLASSES]
+    assert conditions.of(range(4))["class_labels"].tolist() == [int(label) for label in conditions.subjects(range(4))]
 
 
 def test_tokens_come_from_the_embedding(tmp_path: Path) -> None:
     path = pipelines.tokens(tmp_path)
-    told = load_conditions(path, None, None)
-    assert told is not None
-    rows, table = told.of(range(5))["encoder_hidden_states"], torch.stack([told.none()["encoder_hidden_states"][0]])
+    conditions = load_conditions(path, None, None)
+    assert conditions is not None
+    rows, table = (
+        conditions.of(range(5))["encoder_hidden_states"],
+        torch.stack([conditions.none()["encoder_hidden_states"][0]]),
+    )
     assert rows.shape == (5, 1, 64) and len({tuple(row.flatten().tolist()) for row in rows}) == 5
     assert not any(torch.equal(row, table[0]) for row in rows)
 
@@ -50,12 +53,12 @@ def test_tokens_come_from_the_embedding(tmp_path: Path) -> None:
 def test_prompts_line_by_line(tmp_path: Path) -> None:
     path = pipelines.prompts(tmp_path / "model")
     (tmp_path / "mine.txt").write_text("a handwritten seven\n  the digit 2 \n\n", encoding="utf-8")
-    told = load_conditions(path, None, str(tmp_path / "mine.txt"))
-    assert told is not None
-    assert told.subjects(range(3)) == ["a handwritten seven", "the digit 2", "a handwritten seven"]
-    rows = told.of(range(3))["encoder_hidden_states"]
+    conditions = load_conditions(path, None, str(tmp_path / "mine.txt"))
+    assert conditions is not None
+    assert conditions.subjects(range(3)) == ["a handwritten seven", "the digit 2", "a handwritten seven"]
+    rows = conditions.of(range(3))["encoder_hidden_states"]
     assert torch.equal(rows[0], rows[2]) and not torch.allclose(rows[0], rows[1])
-    assert not torch.allclose(told.none()["encoder_hidden_states"][0], rows[0])
+    assert not torch.allclose(conditions.none()["encoder_hidden_states"][0], rows[0])
 
 
 def refused(path: Path, classes: list[int] | None = None, prompts: str | None = None) -> str:
@@ -106,10 +109,10 @@ def test_folders_without_what_the_network_reads(tmp_path: Path) -> None:
 
 
 def test_a_model_with_labels_of_its_own_has_no_class_for_none(tmp_path: Path) -> None:
-    told = load_conditions(tiny_folder(tmp_path / "tiny", num_class_embeds=4), None, None)
-    assert told is not None and sorted(told.subjects(range(4))) == ["0", "1", "2", "3"]
+    conditions = load_conditions(tiny_folder(tmp_path / "tiny", num_class_embeds=4), None, None)
+    assert conditions is not None and sorted(conditions.subjects(range(4))) == ["0", "1", "2", "3"]
     with pytest.raises(ModelError, match="trained without one"):
-        told.none()
+        conditions.none()
 
 
 def test_a_text_encoder_with_tensors_left_out(tmp_path: Path) -> None:
@@ -118,7 +121,7 @@ def test_a_text_encoder_with_tensors_left_out(tmp_path: Path) -> None:
     tensors = load_tensors(file)
     gone = next(name for name in tensors if name.endswith("fc1.weight"))
     save_tensors(file, {name: value for name, value in tensors.items() if name != gone}, {"format": "pt"})
-    told = load_conditions(path, None, str(path / "prompts.txt"))
-    assert told is not None
+    conditions = load_conditions(path, None, str(path / "prompts.txt"))
+    assert conditions is not None
     with pytest.raises(ModelError, match="has no values for 1 tensors"):
-        told.of(range(1))
+        conditions.of(range(1))

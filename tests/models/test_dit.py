@@ -21,30 +21,32 @@ COUNTS = {
 
 
 def test_every_layer_has_its_role() -> None:
-    found = adapter("dit")
-    check_names(found)
-    assert Counter(layer.role for layer in found.layers() + found.attentions()) == COUNTS
-    assert len(sites(found)) == 2 * 21 + 4 * 2
-    named = {site.name: (site.label, site.part) for site in sites(found)}
+    model = adapter("dit")
+    check_names(model)
+    assert Counter(layer.role for layer in model.layers() + model.attentions()) == COUNTS
+    assert len(sites(model)) == 2 * 21 + 4 * 2
+    named = {site.name: (site.label, site.part) for site in sites(model)}
     assert named["transformer_blocks.1.norm1.linear.weight_quantizer"] == ("time.modulation.weight", "block")
     assert named["proj_out_1.input_quantizer"] == ("time.modulation.input", "edge")
     assert named["transformer_blocks.0.attn1.q_quantizer"] == ("attn.q", "block")
 
 
 def test_units() -> None:
-    found = adapter("dit")
+    model = adapter("dit")
     expected = ["pos_embed.proj", "transformer_blocks.0", "transformer_blocks.1", "proj_out_1", "proj_out_2"]
-    assert check_units(found) == expected
-    assert found.skip_splits() == {} and found.sample_shape() == (2, 8, 8)
+    assert check_units(model) == expected
+    assert model.skip_splits() == {} and model.sample_shape() == (2, 8, 8)
 
 
 def test_the_modulations_are_those_of_a_forward_pass() -> None:
-    found = adapter("dit")
-    names = [layer.name for layer in found.layers() if layer.role == "time.modulation"]
+    model = adapter("dit")
+    names = [layer.name for layer in model.layers() if layer.role == "time.modulation"]
     assert len(names) == BLOCKS + 1
-    check_temporal(found, names, torch.tensor([0, 999, 3, 500, 3]), cond("dit", 5))
-    one, other = (found.temporal(torch.tensor([7]), {"class_labels": torch.tensor([label])}) for label in (0, 10))
-    assert not any(torch.allclose(one[name], other[name]) for name in names)
+    check_temporal(model, names, torch.tensor([0, 999, 3, 500, 3]), cond("dit", 5))
+    modulations, other = (
+        model.temporal(torch.tensor([7]), {"class_labels": torch.tensor([label])}) for label in (0, 10)
+    )
+    assert not any(torch.allclose(modulations[name], other[name]) for name in names)
 
 
 def test_from_timesteps_alone_there_is_no_modulation() -> None:
@@ -56,11 +58,11 @@ def test_from_timesteps_alone_there_is_no_modulation() -> None:
 @pytest.mark.parametrize("at", [torch.tensor(7), torch.tensor([7]), torch.tensor([7, 7, 7])], ids=str)
 @pytest.mark.parametrize("channels", [2, 4], ids=["noise", "noise and variance"])
 def test_predict_is_the_networks_noise_bit_for_bit(at: Tensor, channels: int) -> None:
-    given, sample = cond("dit", 3), data(3)[0]
-    found = adapter("dit", out_channels=channels).predict(sample, at, given)
-    whole = direct("dit", network("dit", out_channels=channels), sample, torch.tensor([7, 7, 7]), given)
-    assert whole.shape[1] == channels and found.shape == sample.shape
-    assert torch.equal(found, whole[:, :2])
+    condition, sample = cond("dit", 3), data(3)[0]
+    noise = adapter("dit", out_channels=channels).predict(sample, at, condition)
+    whole = direct("dit", network("dit", out_channels=channels), sample, torch.tensor([7, 7, 7]), condition)
+    assert whole.shape[1] == channels and noise.shape == sample.shape
+    assert torch.equal(noise, whole[:, :2])
 
 
 @pytest.mark.parametrize(
@@ -79,9 +81,9 @@ def test_a_condition_that_does_not_fit(given: object, message: str) -> None:
 
 
 def test_dit_xl_2() -> None:
-    found = meta("dit", **DIT_XL_2)
-    assert sum(p.numel() for p in found.model.parameters()) == 749_826_464
-    check_names(found)
-    assert (len(found.layers()), len(found.attentions())) == (1 + 28 * 9 + 2, 28)
+    model = meta("dit", **DIT_XL_2)
+    assert sum(p.numel() for p in model.model.parameters()) == 749_826_464
+    check_names(model)
+    assert (len(model.layers()), len(model.attentions())) == (1 + 28 * 9 + 2, 28)
     blocks = [f"transformer_blocks.{i}" for i in range(28)]
-    assert found.units() == ["pos_embed.proj", *blocks, "proj_out_1", "proj_out_2"]
+    assert model.units() == ["pos_embed.proj", *blocks, "proj_out_1", "proj_out_2"]

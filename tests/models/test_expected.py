@@ -71,15 +71,15 @@ def test_another_network(folder: Path) -> None:
 def test_a_missing_first_stage_and_a_wrong_scale(folder: Path) -> None:
     latent = model(folder, latent=True, scaling_factor=0.18215)
     assert "first stage is missing" in refused(latent)
-    kept = stage(folder, "vae", scaling_factor=1.0)
+    vae = stage(folder, "vae", scaling_factor=1.0)
     text = refused(latent)
-    assert "scaled by 1.0 and not by 0.18215" in text and str(kept / "config.json") in text
+    assert "scaled by 1.0 and not by 0.18215" in text and str(vae / "config.json") in text
     stage(folder, "vae")
     check_expected(latent)  # that of the published KL models
-    (kept / "diffusion_pytorch_model.safetensors").unlink()
-    assert str(kept) in refused(latent, MissingWeightsError)
+    (vae / "diffusion_pytorch_model.safetensors").unlink()
+    assert str(vae) in refused(latent, MissingWeightsError)
     stage(folder, "vae")
-    (kept / "config.json").write_text("[1", encoding="utf-8")
+    (vae / "config.json").write_text("[1", encoding="utf-8")
     assert "could not be read as JSON" in refused(latent)
     assert scaling_factor(stage(folder, "vqvae")) == 1.0  # LDM's
 
@@ -99,8 +99,8 @@ def test_how_to_get_a_model(tmp_path: Path) -> None:
     parts = ["https://huggingface.co/a/b", "https://x.org/m.zip, unpack it", "dmq import model.ckpt --as ldm4_bedroom"]
     assert all(part in text for part in [*parts, f"--to {tmp_path / 'none'}", "model.path=FOLDER"])
     assert "--to" not in (missing(model(Path("outputs/models/ldm4_bedroom").absolute())) or "--to")
-    own = {"repo": None, "url": None, "import": "ldm4_church", "note": "nobody published it"}
-    assert "; nobody published it and convert it with: " in (missing(model(tmp_path / "none", source=own)) or "")
+    source = {"repo": None, "url": None, "import": "ldm4_church", "note": "nobody published it"}
+    assert "; nobody published it and convert it with: " in (missing(model(tmp_path / "none", source=source)) or "")
 
 
 def test_a_folder_of_ones_own_is_not_looked_up(tmp_path: Path) -> None:

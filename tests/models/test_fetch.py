@@ -86,13 +86,13 @@ def test_the_needed_files_of_a_repository() -> None:
 def test_a_model_from_a_hub(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(published, "me/tiny") as (endpoint, sent):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        found = fetch_model(model(latent=True, scaling_factor=1.0), tmp_path / "new" / "tiny", quiet=True)
-    assert found == folder_sha256(tmp_path / "new" / "tiny") == folder_sha256(published)
+        digest = fetch_model(model(latent=True, scaling_factor=1.0), tmp_path / "new" / "tiny", quiet=True)
+    assert digest == folder_sha256(tmp_path / "new" / "tiny") == folder_sha256(published)
     assert "README.md" not in sent and not any(name.endswith(".bin") for name in sent)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["tiny"]
-    kept = {str(f.relative_to(tmp_path / "new" / "tiny")) for f in (tmp_path / "new").rglob("*") if f.is_file()}
+    files = {str(f.relative_to(tmp_path / "new" / "tiny")) for f in (tmp_path / "new").rglob("*") if f.is_file()}
     networks = {f"{part}/{name}" for part in ("unet", "vqvae") for name in ("config.json", WEIGHTS)}
-    assert kept == {"scheduler/scheduler_config.json", *networks}
+    assert files == {"scheduler/scheduler_config.json", *networks}
     stage = json.loads((tmp_path / "new" / "tiny" / "vqvae" / "config.json").read_text(encoding="utf-8"))
     assert stage == {"scaling_factor": 1.0}, "older than the key"
 

@@ -45,9 +45,9 @@ def bare(pipeline: Path) -> Path:
 def test_round_trip(kind: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(kind)
     loaded, original = load_adapter(path), network(torch.float32)
-    found = loaded.model.state_dict()
-    assert list(found) == list(original.state_dict())
-    assert all(torch.equal(found[k], v) for k, v in original.state_dict().items())
+    tensors = loaded.model.state_dict()
+    assert list(tensors) == list(original.state_dict())
+    assert all(torch.equal(tensors[k], v) for k, v in original.state_dict().items())
     assert not loaded.model.training and not any(p.requires_grad for p in loaded.model.parameters())
     assert loaded.sample_shape() == (2, 8, 8)
     assert {k: load_schedule(path)[k] for k in SCHEDULE} == SCHEDULE
@@ -189,8 +189,8 @@ def saved(tmp_path: Path) -> Callable[[str], Path]:
 
     def save(family: str) -> Path:
         path = tmp_path / family
-        own = "transformer" if family == "dit" else "unet"
-        families.network(family, torch.float32).save_pretrained(path / own)  # type: ignore[operator]
+        subfolder = "transformer" if family == "dit" else "unet"
+        families.network(family, torch.float32).save_pretrained(path / subfolder)  # type: ignore[operator]
         DDPMScheduler(**SCHEDULE).save_pretrained(path / "scheduler")
         return path
 
@@ -204,9 +204,9 @@ def test_every_family_is_loaded_as_what_it_is(family: str, kind: type[object], s
     path = saved(family)
     loaded, original = load_adapter(path), families.network(family, torch.float32)
     assert type(loaded) is kind and loaded.sample_shape() == (2, 8, 8)
-    found = loaded.model.state_dict()
-    assert list(found) == list(original.state_dict())
-    assert all(torch.equal(found[k], v) for k, v in original.state_dict().items())
+    tensors = loaded.model.state_dict()
+    assert list(tensors) == list(original.state_dict())
+    assert all(torch.equal(tensors[k], v) for k, v in original.state_dict().items())
 
 
 def test_a_published_dit_calls_itself_something_else(saved: Callable[[str], Path]) -> None:

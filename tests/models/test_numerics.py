@@ -16,31 +16,31 @@ from tests.tiny import adapter, data
 
 @pytest.fixture
 def backends() -> Iterator[Any]:
-    found: tuple[Any, Any] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before, tuned = [one.allow_tf32 for one in found], torch.backends.cudnn.benchmark
-    yield found
-    for one, value in zip(found, before, strict=True):
-        one.allow_tf32 = value
+    modules: tuple[Any, Any] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, tuned = [module.allow_tf32 for module in modules], torch.backends.cudnn.benchmark
+    yield modules
+    for module, value in zip(modules, before, strict=True):
+        module.allow_tf32 = value
     torch.backends.cudnn.benchmark = tuned
 
 
 def test_tf32_is_said_on_cuda_whatever_was_before(backends: Any) -> None:
-    for asked in (True, False):
-        for one in backends:
-            one.allow_tf32 = not asked
-        Numerics(tf32=asked).set_backends("cpu")
-        assert [one.allow_tf32 for one in backends] == [not asked] * 2
-        Numerics(tf32=asked).set_backends("cuda:0")
-        assert [one.allow_tf32 for one in backends] == [asked] * 2
+    for enabled in (True, False):
+        for backend in backends:
+            backend.allow_tf32 = not enabled
+        Numerics(tf32=enabled).set_backends("cpu")
+        assert [backend.allow_tf32 for backend in backends] == [not enabled] * 2
+        Numerics(tf32=enabled).set_backends("cuda:0")
+        assert [backend.allow_tf32 for backend in backends] == [enabled] * 2
 
 
 def test_autotuning_is_said_on_cuda_whatever_was_before(backends: Any) -> None:
-    for asked in (True, False):
-        torch.backends.cudnn.benchmark = not asked
-        Numerics(autotune=asked).set_backends("cpu")
-        assert torch.backends.cudnn.benchmark is not asked
-        Numerics(autotune=asked).set_backends("cuda:0")
-        assert torch.backends.cudnn.benchmark is asked
+    for enabled in (True, False):
+        torch.backends.cudnn.benchmark = not enabled
+        Numerics(autotune=enabled).set_backends("cpu")
+        assert torch.backends.cudnn.benchmark is not enabled
+        Numerics(autotune=enabled).set_backends("cuda:0")
+        assert torch.backends.cudnn.benchmark is enabled
 
 
 def test_the_default_changes_nothing() -> None:
@@ -59,9 +59,9 @@ def test_a_denoiser_keeps_the_dtype_of_its_samples(dtype: str, near: float) -> N
     convolutions = [p for p in parameters if p.dim() == 4]
     assert convolutions and all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
     sample, timestep = data(4)
-    expected, found = (ModelDenoiser(one)(sample.float(), timestep) for one in (full, half))
-    assert found.dtype == torch.float32 and half.units() == full.units()
-    assert 0 < (found - expected).abs().max() < near * expected.abs().max()
+    expected, output = (ModelDenoiser(model)(sample.float(), timestep) for model in (full, half))
+    assert output.dtype == torch.float32 and half.units() == full.units()
+    assert 0 < (output - expected).abs().max() < near * expected.abs().max()
 
 
 def test_compiling_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +83,9 @@ def test_compiled_blocks_give_the_same() -> None:
     sample, timestep = data(4)
     Numerics(compile=True).apply(compiled.model, compiled.units)
     with torch.inference_mode():
-        found = ModelDenoiser(compiled)(sample.float(), timestep)
+        output = ModelDenoiser(compiled)(sample.float(), timestep)
         expected = ModelDenoiser(full)(sample.float(), timestep)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(output, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dtype_that_is_not_known() -> None:

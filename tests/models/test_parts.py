@@ -125,5 +125,5 @@ def test_another_network_is_told_its_class_and_what_is_known(name: str, tmp_path
     for part, config in parts.items():
         (tmp_path / part).mkdir(exist_ok=True)
         (tmp_path / part / "config.json").write_text(json.dumps(config))
-    found = refused(tmp_path)
-    assert sentence in found and names() in found, found
+    message = refused(tmp_path)
+    assert sentence in message and names() in message, message

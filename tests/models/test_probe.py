@@ -103,8 +103,8 @@ def test_every_verb_tells_before_it_computes(verb: list[str], tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", pipelines.FOLDERS)
 def test_what_can_be_sampled_passes(kind: str, folders: dict[str, Path]) -> None:
-    found = identified(model(folders[kind]))
-    assert "sha256" in found and "first_stage" in found
+    identity = identified(model(folders[kind]))
+    assert "sha256" in identity and "first_stage" in identity
 
 
 @pytest.mark.parametrize("name", ["ddim_digits", "ldm_digits", "sd_digits", "dit_digits"])

@@ -47,9 +47,9 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert [round(size(network) / 1e6, 3) for network in networks] == MILLIONS[name]
     model = choices.model(name)
     assert size(networks[0]) == model["parameters"], "conf/model and the architecture agree"
-    own = {**networks[0].config, "_class_name": type(networks[0]).__name__}
+    config = {**networks[0].config, "_class_name": type(networks[0]).__name__}
     expects = model["expects"]
-    assert {key: list(own[key]) if isinstance(own[key], tuple) else own[key] for key in expects} == expects
+    assert {key: list(config[key]) if isinstance(config[key], tuple) else config[key] for key in expects} == expects
     assert model["latent"] if len(networks) > 1 else "latent" not in model
     if "scaling_factor" in model:
         assert networks[1].config.scaling_factor == model["scaling_factor"]
@@ -63,9 +63,9 @@ def test_every_model_with_a_source_has_an_architecture() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     (network,) = ARCHITECTURES["ddim_cifar10"].networks
-    made = replace(ARCHITECTURES["ddim_cifar10"], networks=(replace(network, config=ARCHITECTURE),))
-    monkeypatch.setitem(ARCHITECTURES, "tiny", made)
-    return made
+    recipe = replace(ARCHITECTURES["ddim_cifar10"], networks=(replace(network, config=ARCHITECTURE),))
+    monkeypatch.setitem(ARCHITECTURES, "tiny", recipe)
+    return recipe
 
 
 def test_weights_are_seeded_by_seed_and_name_and_touch_nothing_else(tiny: Recipe) -> None:
@@ -92,8 +92,8 @@ def test_sizes_of_random_weights(tiny: Recipe) -> None:
 
 
 def test_they_need_no_file_and_their_seed_is_in_the_identity(tiny: Recipe) -> None:
-    found = identified({**MODEL, "parameters": 3, "expects": {"in_channels": 99}, "source": {"repo": None}})
-    assert found == {
+    model = identified({**MODEL, "parameters": 3, "expects": {"in_channels": 99}, "source": {"repo": None}})
+    assert model == {
         "name": "tiny",
         "path": "/nowhere",
         "sampling": {},
@@ -101,9 +101,9 @@ def test_they_need_no_file_and_their_seed_is_in_the_identity(tiny: Recipe) -> No
         "seed": 0,
         "sha256": random_sha256("tiny", 0),
     }
-    assert identified({**MODEL, "seed": 1})["sha256"] != found["sha256"]
-    assert model_adapter(found).sample_shape() == (2, 8, 8)
-    assert model_schedule(found)["beta_end"] == 0.02
+    assert identified({**MODEL, "seed": 1})["sha256"] != model["sha256"]
+    assert model_adapter(model).sample_shape() == (2, 8, 8)
+    assert model_schedule(model)["beta_end"] == 0.02
 
 
 def test_parts_and_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_parts_and_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert isinstance(adapter, CondUNetAdapter) and adapter.tokens == 77
     assert type(random_network("sd14", 0, "vae")).__name__ == "AutoencoderKL"
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
-    told = model_conditions({**MODEL, "name": "sd14"}, None, str(tmp_path / "prompts.txt"))
-    assert told is not None and told.subjects(range(3)) == ["a cat", "a dog", "a cat"]
-    (rows,) = told.of(range(3)).values()
+    conditions = model_conditions({**MODEL, "name": "sd14"}, None, str(tmp_path / "prompts.txt"))
+    assert conditions is not None and conditions.subjects(range(3)) == ["a cat", "a dog", "a cat"]
+    (rows,) = conditions.of(range(3)).values()
     assert rows.shape == (3, 77, COND_UNET["cross_attention_dim"])
     assert torch.equal(rows[0], rows[2]) and not torch.allclose(rows[0], rows[1])
 

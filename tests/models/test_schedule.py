@@ -38,9 +38,9 @@ def test_known_classes_are_those_of_one_training_process(tmp_path: Path) -> None
     """abar of each, from its own constructor, is the product of 1 - beta of the betas that the formula gives."""
     expected = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     for name in KNOWN:
-        made = getattr(diffusers, name)(**SCHEDULE)
-        assert np.allclose(made.alphas_cumprod.numpy(), expected, rtol=1e-4)
-        made.save_pretrained(tmp_path)
+        scheduler = getattr(diffusers, name)(**SCHEDULE)
+        assert np.allclose(scheduler.alphas_cumprod.numpy(), expected, rtol=1e-4)
+        scheduler.save_pretrained(tmp_path)
         assert load_schedule(tmp_path)["num_train_timesteps"] == 1000
     assert len(KNOWN) == 16
 
@@ -63,23 +63,23 @@ def test_every_other_scheduler_of_diffusers_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DDPMScheduler", "PNDMScheduler"])
 def test_what_is_left_out_is_the_default_of_that_class(name: str, tmp_path: Path) -> None:
     """Heun's betas are 0.00085 to 0.012 by default, DDPM's 0.0001 to 0.02."""
-    made = Sampler(4).scheduler(loaded(tmp_path, {"_class_name": name}))
-    own = getattr(diffusers, name)()
-    assert torch.equal(made.alphas_cumprod, own.alphas_cumprod)
-    assert (float(own.betas[0]) < 1.5e-4) == (name in ("DDPMScheduler", "PNDMScheduler"))
+    scheduler = Sampler(4).scheduler(loaded(tmp_path, {"_class_name": name}))
+    reference = getattr(diffusers, name)()
+    assert torch.equal(scheduler.alphas_cumprod, reference.alphas_cumprod)
+    assert (float(reference.betas[0]) < 1.5e-4) == (name in ("DDPMScheduler", "PNDMScheduler"))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("DDPMScheduler", "sigmoid"), ("HeunDiscreteScheduler", "exp")])
 def test_betas_that_one_class_knows(name: str, kind: str, tmp_path: Path) -> None:
     schedule = loaded(tmp_path, {**SCHEDULE, "_class_name": name, "beta_schedule": kind})
-    found = Sampler(4).scheduler(schedule).alphas_cumprod.numpy()
+    alphas = Sampler(4).scheduler(schedule).alphas_cumprod.numpy()
     rise = np.linspace(-6, 6, 1000)
     i = np.arange(1000)
     betas = {
         "sigmoid": 1 / (1 + np.exp(-rise)) * (0.02 - 1e-4) + 1e-4,
         "exp": np.minimum(1 - np.exp(-12.0 * ((i + 1) / 1000 - i / 1000)), 0.999),
     }
-    assert np.allclose(found, np.cumprod(1 - betas[kind]), rtol=1e-3)
+    assert np.allclose(alphas, np.cumprod(1 - betas[kind]), rtol=1e-3)
 
 
 MALFORMED: list[dict[str, Any]] = [
@@ -99,17 +99,17 @@ MALFORMED: list[dict[str, Any]] = [
 
 
 def test_values_that_cannot_be_are_told_before_anything_is_made(tmp_path: Path) -> None:
-    told = 0
+    refused = 0
     tracemalloc.start()
     for change in MALFORMED:
         with pytest.raises(ModelError) as caught:
             loaded(tmp_path, {**DDIM, **change})
         text = one_sentence(caught.value)
         assert next(iter(change)) in text and str(tmp_path) in text and len(text) < 1500 + len(str(tmp_path)), change
-        told += 1
+        refused += 1
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
-    assert told == len(MALFORMED) == 65
+    assert refused == len(MALFORMED) == 65
 
 
 def test_an_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
@@ -128,18 +128,18 @@ def test_keys_that_say_nothing_about_numbers_pass(tmp_path: Path) -> None:
 )
 def test_what_a_stable_diffusion_pipeline_changes(name: str, tmp_path: Path) -> None:
     """Its constructor, which is run here, replaces two settings of whatever scheduler its folder has."""
-    own = getattr(diffusers, name)(**SCHEDULE)
-    made = diffusers.StableDiffusionPipeline(
+    scheduler = getattr(diffusers, name)(**SCHEDULE)
+    config = diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2), text_encoder=None, tokenizer=None,
-        unet=None, scheduler=own, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        unet=None, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).scheduler.config  # fmt: skip
     (tmp_path / "scheduler").mkdir()
-    own = getattr(diffusers, name)(**SCHEDULE)
-    own.save_pretrained(tmp_path / "scheduler")
+    scheduler = getattr(diffusers, name)(**SCHEDULE)
+    scheduler.save_pretrained(tmp_path / "scheduler")
     before = load_schedule(tmp_path)
     for pipeline, changed in (("DDIMPipeline", False), ("StableDiffusionPipeline", True)):
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
-        found = load_schedule(tmp_path)
-        assert found == before if not changed else found["_pipeline"] == pipeline
+        schedule = load_schedule(tmp_path)
+        assert schedule == before if not changed else schedule["_pipeline"] == pipeline
     for key in ("steps_offset", "clip_sample"):
-        assert found.get(key, False) == made.get(key, False), key
+        assert schedule.get(key, False) == config.get(key, False), key

@@ -41,9 +41,9 @@ def edit(file: Path, drop: str = "", **entries: Any) -> None:
 def ours(folder: Path, texts: list[str]) -> Tensor:
     prompts = folder / "texts.txt"
     prompts.write_text("\n".join(text or "x" for text in texts) + "\n", encoding="utf-8")
-    told = load_conditions(folder, None, str(prompts))
-    assert told is not None
-    rows = [told.none() if not text else told.of([i]) for i, text in enumerate(texts)]
+    conditions = load_conditions(folder, None, str(prompts))
+    assert conditions is not None
+    rows = [conditions.none() if not text else conditions.of([i]) for i, text in enumerate(texts)]
     return torch.cat([row["encoder_hidden_states"] for row in rows])
 
 
@@ -58,8 +58,8 @@ def theirs(folder: Path, texts: list[str]) -> Tensor:
     pipeline.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     pipeline.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
     with torch.no_grad():
-        found: Tensor = pipeline.encode_prompt([text.strip() for text in texts], "cpu", 1, False)[0]
-    return found
+        embeddings: Tensor = pipeline.encode_prompt([text.strip() for text in texts], "cpu", 1, False)[0]
+    return embeddings
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_prompts_that_are_cut_are_said_once(folder: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, "dmq"):
         for _ in range(3):  # every stage asks for its conditions
             model_conditions(model, None, str(folder / "mine.txt"))
-    (said,) = [record for record in caplog.records if record.name == "dmq"]
-    text = said.getMessage()
-    assert said.levelno == logging.WARNING and text.startswith("2 of 4 prompts of cond.prompts=")
+    (warning,) = [record for record in caplog.records if record.name == "dmq"]
+    text = warning.getMessage()
+    assert warning.levelno == logging.WARNING and text.startswith("2 of 4 prompts of cond.prompts=")
     assert "longer than the 16 tokens" in text and "the first has 32: two two" in text
 
 

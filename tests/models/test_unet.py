@@ -37,11 +37,11 @@ def make(kind: str) -> UNetAdapter:
 
 @pytest.mark.parametrize("kind", ROLE_COUNTS)
 def test_every_layer_has_its_role(kind: str) -> None:
-    found = make(kind)
-    counts = Counter(layer.role for layer in found.layers() + found.attentions())
+    unet = make(kind)
+    counts = Counter(layer.role for layer in unet.layers() + unet.attentions())
     assert counts == {role: count for role, count in zip(UNET_ROLES, ROLE_COUNTS[kind], strict=True) if count}
-    assert len(sites(found)) == SITES[kind]
-    check_names(found)
+    assert len(sites(unet)) == SITES[kind]
+    check_names(unet)
 
 
 def test_labels_and_parts() -> None:
@@ -76,49 +76,49 @@ def test_skip_splits_are_the_tensors_that_are_joined(kind: str) -> None:
 @kinds
 @pytest.mark.parametrize("changes", [{}, {"resnet_time_scale_shift": "scale_shift"}], ids=["add", "scale and shift"])
 def test_the_projections_of_the_timestep_are_those_of_a_forward_pass(kind: str, changes: dict[str, Any]) -> None:
-    found = adapter(**KINDS[kind] | changes)
-    names = [layer.name for layer in found.layers() if layer.role == "resnet.time_proj"]
+    unet = adapter(**KINDS[kind] | changes)
+    names = [layer.name for layer in unet.layers() if layer.role == "resnet.time_proj"]
     assert len(names) == {"tiny": 8, "embedded": 11, "two blocks a level": 12, "latent": 15}[kind]
-    check_temporal(found, names, torch.tensor([0, 999, 3, 500, 3]))
-    check_temporal(found, names, torch.tensor([7]))
+    check_temporal(unet, names, torch.tensor([0, 999, 3, 500, 3]))
+    check_temporal(unet, names, torch.tensor([7]))
 
 
 def test_projections_differ_from_timestep_to_timestep_and_not_from_batch_to_batch() -> None:
-    found = adapter()
-    both = found.temporal(torch.tensor([0, 800]))
+    unet = adapter()
+    both = unet.temporal(torch.tensor([0, 800]))
     for name, value in both.items():
         assert not torch.allclose(value[0], value[1])
-        assert torch.allclose(value[1:], found.temporal(torch.tensor([800]))[name], rtol=1e-12, atol=1e-12)
+        assert torch.allclose(value[1:], unet.temporal(torch.tensor([800]))[name], rtol=1e-12, atol=1e-12)
 
 
 def test_a_layer_without_a_role_is_an_error() -> None:
-    found = adapter()
-    found.model.mid_block.extra = nn.Linear(3, 3)
+    unet = adapter()
+    unet.model.mid_block.extra = nn.Linear(3, 3)
     with pytest.raises(ModelError, match=r"Layer mid_block\.extra .* has no role") as caught:
-        found.layers()
+        unet.layers()
     one_sentence(caught.value)
 
 
 def test_predict_takes_one_timestep_or_one_for_each() -> None:
-    found = adapter()
-    sample = torch.randn(3, *found.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    unet = adapter()
+    sample = torch.randn(3, *unet.sample_shape(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     direct = network()(sample, torch.tensor([7, 7, 7])).sample
     for timestep in (torch.tensor(7), torch.tensor([7]), torch.tensor([7, 7, 7])):
-        assert torch.equal(found.predict(sample, timestep, None), direct)
+        assert torch.equal(unet.predict(sample, timestep, None), direct)
 
 
 def test_a_network_with_classes() -> None:
-    found = adapter(num_class_embeds=5)
-    names = [layer.name for layer in found.layers() if layer.role == "resnet.time_proj"]
+    unet = adapter(num_class_embeds=5)
+    names = [layer.name for layer in unet.layers() if layer.role == "resnet.time_proj"]
     labels = {"class_labels": torch.tensor([4, 0, 2])}
-    check_temporal(found, names, torch.tensor([7, 7, 900]), labels)
-    check_units(found)
-    sample = torch.ones(3, *found.sample_shape(), dtype=torch.float64)
+    check_temporal(unet, names, torch.tensor([7, 7, 900]), labels)
+    check_units(unet)
+    sample = torch.ones(3, *unet.sample_shape(), dtype=torch.float64)
     at = torch.tensor([7, 7, 900])
     assert torch.equal(
-        found.predict(sample, at, labels), network(num_class_embeds=5)(sample, at, labels["class_labels"]).sample
+        unet.predict(sample, at, labels), network(num_class_embeds=5)(sample, at, labels["class_labels"]).sample
     )
-    for call in (lambda: found.predict(sample, at, None), lambda: found.temporal(at)):
+    for call in (lambda: unet.predict(sample, at, None), lambda: unet.temporal(at)):
         with pytest.raises(
             ModelError, match="takes conditions by name: class_labels, but class_labels was not given"
         ) as caught:
@@ -128,7 +128,7 @@ def test_a_network_with_classes() -> None:
 
 @pytest.mark.parametrize("cond", [{"class_labels": torch.zeros(1)}, torch.zeros(1)])
 def test_a_condition_for_a_network_without_any(cond: object) -> None:
-    found = adapter()
+    unet = adapter()
     with pytest.raises(ModelError, match=r"takes no condition, but .* was given") as caught:
-        found.predict(torch.zeros(1, *found.sample_shape(), dtype=torch.float64), torch.tensor([3]), cond)
+        unet.predict(torch.zeros(1, *unet.sample_shape(), dtype=torch.float64), torch.tensor([3]), cond)
     one_sentence(caught.value)

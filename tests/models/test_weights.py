@@ -101,16 +101,16 @@ def test_shards_are_read_and_hashed(folder: Path) -> None:
     shards = sorted((folder / "unet").glob("*.safetensors"))
     assert len(shards) > 2
     files = [folder / "unet/config.json", folder / "unet" / INDEX, *shards, folder / "scheduler/scheduler_config.json"]
-    found = folder_sha256(folder)
-    assert found == canonical_sha256(files) != whole
+    digest = folder_sha256(folder)
+    assert digest == canonical_sha256(files) != whole
     theirs, ours = UNet2DModel.from_pretrained(folder / "unet"), load_adapter(folder).model.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.state_dict().items())
     for file in files:
         old = file.read_bytes()
         file.write_bytes(old + b" " if file.suffix == ".json" else old[:-1] + bytes([old[-1] ^ 1]))
-        assert folder_sha256(folder) != found, file
+        assert folder_sha256(folder) != digest, file
         file.write_bytes(old)
-    assert identified(model(folder))["sha256"] == found
+    assert identified(model(folder))["sha256"] == digest
 
 
 def listed(folder: Path, change: Callable[[dict[str, str]], Any]) -> None:
@@ -283,8 +283,8 @@ def test_a_text_encoder_of_shards_is_the_same_and_two_are_refused(folders: dict[
     tensors = load_file(single)
     names = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
     for shard in set(names.values()):
-        own = {name: tensor for name, tensor in tensors.items() if names[name] == shard}
-        save_file(own, path / "text_encoder" / shard, metadata={"format": "pt"})
+        part = {name: tensor for name, tensor in tensors.items() if names[name] == shard}
+        save_file(part, path / "text_encoder" / shard, metadata={"format": "pt"})
     (path / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(ModelError, match="has two sets of weights"):
         told(path)
@@ -308,5 +308,5 @@ def test_older_names_of_attention_layers_are_understood(folder: Path) -> None:
         tensors = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in tensors.items()}
     assert any(".proj_attn." in name for name in tensors)
     save_file(tensors, file, metadata={"format": "pt"})
-    found = load_adapter(folder).model.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    state = load_adapter(folder).model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in whole.items())

@@ -47,8 +47,8 @@ def loop(low: Tensor, high: Tensor, momentum: float, batch: int) -> tuple[list[f
 @pytest.mark.parametrize(("momentum", "batch"), [(0.95, 16), (0.0, 16), (0.5, 1), (0.9, 7), (0.95, 1000)])
 def test_the_average_is_the_loop_over_shuffled_batches(num: int, momentum: float, batch: int) -> None:
     low, high = extremes(num)
-    found = Ema(momentum, batch).running(low, high)
-    for mine, by_hand in zip(found, loop(low, high, momentum, batch), strict=True):
+    ranges = Ema(momentum, batch).running(low, high)
+    for mine, by_hand in zip(ranges, loop(low, high, momentum, batch), strict=True):
         torch.testing.assert_close(mine, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-13, atol=1e-14)
 
 
@@ -62,9 +62,9 @@ def test_the_samples_are_shuffled() -> None:
 @pytest.mark.parametrize("batch", [33, 1000])
 def test_one_batch_of_all_samples_is_the_whole_range(batch: int) -> None:
     low, high = extremes(33)
-    found = Ema(batch=batch).running(low, high)
+    ranges = Ema(batch=batch).running(low, high)
     values = torch.cat([low, high]).T
-    for mine, whole in zip(found, MinMax().fit(values, Uniform(8)), strict=True):
+    for mine, whole in zip(ranges, MinMax().fit(values, Uniform(8)), strict=True):
         assert torch.equal(mine, whole)
 
 
@@ -97,24 +97,24 @@ RULES = [Rule("*", ranges=Ema(0.8, 2)), Rule("resnet.*.input", scale=PerStepScal
 
 
 def test_the_program_s_batch_size_changes_no_range() -> None:
-    found = []
+    states = []
     for size in (16, 1, 3, 5):
         attached = wrapped(scheme(*RULES), fit=False)
         fit_activations(attached, batches(16, size))
-        found.append(state(attached))
-    assert len(found[0]) == 1 + 2 * 126
-    for other in found[1:]:
+        states.append(state(attached))
+    assert len(states[0]) == 1 + 2 * 126
+    for other in states[1:]:
         for name, value in other.items():
-            torch.testing.assert_close(value, found[0][name], rtol=1e-9, atol=0)
+            torch.testing.assert_close(value, states[0][name], rtol=1e-9, atol=0)
 
 
 def test_calibration_averages_what_each_sample_shows() -> None:
     """The input of the first convolution is the sample itself; the first block's is watched at every step."""
     attached = wrapped(scheme(*RULES), fit=False)
     sample, timestep = data(32)
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
     block = attached.model.get_submodule("down_blocks.0.resnets.0.conv1")
-    hook = block.register_forward_pre_hook(lambda _m, x: seen.append(x[0]))
+    hook = block.register_forward_pre_hook(lambda _m, x: inputs.append(x[0]))
     fit_activations(attached, [(sample, timestep)])
     hook.remove()
     flat = sample.flatten(1)
@@ -124,8 +124,8 @@ def test_calibration_averages_what_each_sample_shows() -> None:
     assert float(source.scale) == pytest.approx((high[0] - low[0]) / 255, rel=1e-6)
     assert float(source.scale) < 0.98 * float(flat.max() - flat.min()) / 255
     steps = attached.quantizers()["down_blocks.0.resnets.0.conv1.input_quantizer"].scale
-    assert isinstance(steps, PerStep) and len(seen) == 1
+    assert isinstance(steps, PerStep) and len(inputs) == 1
     for step, at in enumerate(TIMESTEPS.tolist()):
-        own = seen[0][timestep == at].flatten(1)
-        low, high = loop(own.amin(1)[:, None], own.amax(1)[:, None], 0.8, 2)
+        rows = inputs[0][timestep == at].flatten(1)
+        low, high = loop(rows.amin(1)[:, None], rows.amax(1)[:, None], 0.8, 2)
         assert float(steps.scale[step]) == pytest.approx((high[0] - low[0]) / 255, rel=1e-6)

@@ -160,9 +160,9 @@ def test_scale_gradient_changes_only_the_gradient(value: float, factor: float) -
 def test_log2_is_exact_on_powers_of_two(dtype: torch.dtype) -> None:
     x = torch.tensor([2.0**-k for k in range(15)], dtype=dtype)
     for scale in (1.0, 0.25, 4.0):
-        one = torch.tensor(scale, dtype=dtype)
-        assert torch.equal(fake_log2(x * scale, one, 14, round_ste), x * scale)
-        assert log2_codes(x * scale, one, 14, round_ste).tolist() == list(range(15))
+        scale_tensor = torch.tensor(scale, dtype=dtype)
+        assert torch.equal(fake_log2(x * scale, scale_tensor, 14, round_ste), x * scale)
+        assert log2_codes(x * scale, scale_tensor, 14, round_ste).tolist() == list(range(15))
 
 
 def test_log2_small_values_zero_and_negative_become_zero() -> None:
@@ -182,8 +182,8 @@ def test_laws_of_the_log2_grid(values: list[float], bits: int) -> None:
     assert torch.equal(fake_log2(y, scale, hi, round_ste), y)
     assert len(set(y.tolist())) <= 2**bits
     assert (y[x.argsort()].diff() >= 0).all()
-    kept = y > 0
-    assert (torch.log2(y[kept] / x[kept]).abs() <= 0.5 + 1e-9).all()
+    positive = y > 0
+    assert (torch.log2(y[positive] / x[positive]).abs() <= 0.5 + 1e-9).all()
 
 
 def test_log2_gradient_is_straight_through_in_the_exponent() -> None:

@@ -45,11 +45,11 @@ def test_input_channels_are_a_loop_over_channels(shape: tuple[int, ...], axis: i
     if x.ndim < 5:
         whole = fake_uniform(x, scale.view(view), zero_point.view(view), 0, 15, round_ste)
     for channel in range(4):
-        own = x.select(axis, channel)
+        values = x.select(axis, channel)
         for sample in range(3):
-            assert torch.equal(rows[sample, channel], own[sample].reshape(-1))
+            assert torch.equal(rows[sample, channel], values[sample].reshape(-1))
         if x.ndim < 5:
-            alone = fake_uniform(own, scale[channel], zero_point[channel], 0, 15, round_ste)
+            alone = fake_uniform(values, scale[channel], zero_point[channel], 0, 15, round_ste)
             assert torch.equal(whole.select(axis, channel), alone)
 
 

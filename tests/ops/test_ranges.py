@@ -88,9 +88,9 @@ def test_search_in_single_precision_is_as_good() -> None:
         return (grid.fake(values, scale, zero_point) - values).abs().pow(2.4).mean(1)
 
     for dtype, slack in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
-        found = LpSearch().fit(values.to(dtype), grid)
-        assert found[0].dtype == torch.float32
-        assert (error(found) <= error(LpSearch().fit(values, grid)) * (1 + slack)).all()
+        bounds = LpSearch().fit(values.to(dtype), grid)
+        assert bounds[0].dtype == torch.float32
+        assert (error(bounds) <= error(LpSearch().fit(values, grid)) * (1 + slack)).all()
 
 
 def test_search_leaves_the_values_alone_and_builds_no_graph() -> None:

@@ -90,16 +90,16 @@ def loop(samples: list[list[float]], bits: int, momentum: float, batch: int) -> 
 )
 def test_ranges_of_batches_are_averaged(num: int, momentum: float, batch: int) -> None:
     samples = numbers(num * 20, num).reshape(num, 20)
-    found = SearchedEma(momentum, batch).running(samples, samples.amin(1), samples.amax(1), Uniform(4))
-    assert tuple(map(float, found)) == pytest.approx(loop(samples.tolist(), 4, momentum, batch), rel=1e-5)
+    bounds = SearchedEma(momentum, batch).running(samples, samples.amin(1), samples.amax(1), Uniform(4))
+    assert tuple(map(float, bounds)) == pytest.approx(loop(samples.tolist(), 4, momentum, batch), rel=1e-5)
 
 
 def test_ends_that_were_not_kept_among_the_values_count() -> None:
     samples = numbers(80, 5).reshape(4, 20)
     low, high = samples.amin(1) - 1, samples.amax(1) + 9
-    found = SearchedEma(batch=4).running(samples, low, high, Uniform(4))
+    bounds = SearchedEma(batch=4).running(samples, low, high, Uniform(4))
     wanted = by_hand([*samples.flatten().tolist(), float(low.min()), float(high.max())], 4)
-    assert tuple(map(float, found)) == pytest.approx(wanted, rel=1e-5)
+    assert tuple(map(float, bounds)) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"batch": 0}, {"p": 0.0}, {"candidates": 0}])
@@ -114,18 +114,18 @@ RULES = [Rule("*.input", ranges=FEW), Rule("resnet.*.input", scale=PerStepScale(
 
 
 def source(attached: Attached, layer: str) -> Static | PerStep:
-    found = attached.quantizers()[f"{layer}.input_quantizer"].scale
-    assert isinstance(found, Static | PerStep)
-    return found
+    scale = attached.quantizers()[f"{layer}.input_quantizer"].scale
+    assert isinstance(scale, Static | PerStep)
+    return scale
 
 
 def test_calibration_searches_batches_of_samples_of_each_step() -> None:
     """The input of the first convolution is the sample itself; the first block's is watched at every step."""
     attached = wrapped(scheme(*RULES), fit=False)
     sample, timestep = data(8)
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
     block = attached.model.get_submodule("down_blocks.0.resnets.0.conv1")
-    hook = block.register_forward_pre_hook(lambda _m, x: seen.append(x[0]))
+    hook = block.register_forward_pre_hook(lambda _m, x: inputs.append(x[0]))
     fit_activations(attached, [(sample, timestep)])
     hook.remove()
 
@@ -138,19 +138,19 @@ def test_calibration_searches_batches_of_samples_of_each_step() -> None:
     assert float(source(attached, "conv_in").scale) == pytest.approx(wanted(sample), rel=0.02)
     steps = source(attached, "down_blocks.0.resnets.0.conv1")
     for step, at in enumerate(TIMESTEPS.tolist()):
-        assert float(steps.scale[step]) == pytest.approx(wanted(seen[0][timestep == at]), rel=0.02)
+        assert float(steps.scale[step]) == pytest.approx(wanted(inputs[0][timestep == at]), rel=0.02)
 
 
 def test_the_program_s_batch_size_changes_no_range() -> None:
-    found = []
+    states = []
     for size in (8, 1, 3):
         rules = [Rule("*.input", ranges=FEW), Rule("edge.in.input", granularity=PerInputChannel())]
         attached = wrapped(scheme(*rules), fit=False)
         fit_activations(attached, batches(8, size))
-        found.append(state(attached))
-    for other in found[1:]:
+        states.append(state(attached))
+    for other in states[1:]:
         for name, value in other.items():
-            torch.testing.assert_close(value, found[0][name], rtol=1e-9, atol=0)
+            torch.testing.assert_close(value, states[0][name], rtol=1e-9, atol=0)
 
 
 def test_a_weight_is_searched_once() -> None:

@@ -60,7 +60,7 @@ def test_gradients_have_the_bits_of_autograd_in_every_layout() -> None:
 
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
 def test_only_what_is_asked_for_gets_a_gradient(needed: tuple[bool, bool]) -> None:
-    x, scale = (torch.tensor(value, requires_grad=asked) for value, asked in zip((0.3, 0.25), needed, strict=True))
+    x, scale = (torch.tensor(value, requires_grad=flag) for value, flag in zip((0.3, 0.25), needed, strict=True))
     fake_uniform(x, scale, torch.tensor(0.0), -8, 7).backward()  # type: ignore[no-untyped-call]
     assert (x.grad is not None, scale.grad is not None) == needed
 

@@ -43,8 +43,8 @@ def source() -> Iterator[ChoiceSource]:
 )  # fmt: skip
 def test_overrides_that_act(words: list[str], wanted: list[str], source: ChoiceSource) -> None:
     config = compose("config", ["stage=evaluate", *words], return_hydra_config=True)
-    found = acting(config, dict(config.hydra.runtime.choices), source)
-    assert sorted(found) == sorted(wanted)
+    overrides = acting(config, dict(config.hydra.runtime.choices), source)
+    assert sorted(overrides) == sorted(wanted)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_bits_are_called_by_their_values(bits: dict[str, Any], name: str, more: 
 
 def test_every_stock_choice_of_bits_keeps_its_name_and_no_key_has_it() -> None:
     files = sorted((conf_folder() / "bits").glob("*.yaml"))
-    made: Any = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=True) for file in files}
-    assert {stem: (bits_name(one), bits_overrides(one)) for stem, one in made.items()} == {
-        stem: (stem, []) for stem in made
+    choices: Any = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=True) for file in files}
+    assert {stem: (bits_name(choice), bits_overrides(choice)) for stem, choice in choices.items()} == {
+        stem: (stem, []) for stem in choices
     }
-    assert len(made) == 15
+    assert len(choices) == 15
     keyed = [node for name, node in NODES.items() if name != "export"]  # whose folder is called by its bits
     assert not {"bits", "overrides"} & {name for node in keyed for name in (*node.reads, *node.asks)}
 

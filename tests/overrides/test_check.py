@@ -27,10 +27,10 @@ def config() -> Any:
 
 
 def changed(config: Any, key: str, value: object) -> Any:
-    found = copy.deepcopy(config)
-    with open_dict(found):
-        OmegaConf.update(found, key, value, merge=False, force_add=True)
-    return found
+    edited = copy.deepcopy(config)
+    with open_dict(edited):
+        OmegaConf.update(edited, key, value, merge=False, force_add=True)
+    return edited
 
 
 @pytest.mark.parametrize(

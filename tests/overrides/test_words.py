@@ -36,7 +36,7 @@ def test_a_path_arrives_as_it_is(path: str) -> None:
 
 def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    kept = [
+    words = [
         "cond.prompts=null",
         "model=ddim_digits",
         "seeds=[0-9,10-19]",
@@ -44,11 +44,13 @@ def test_what_is_no_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         "runtime.device=cuda:0",
         "~trace",
     ]
-    assert as_hydra(kept) == kept
+    assert as_hydra(words) == words
     assert as_hydra(["runtime.outputs=~/x", "model=~/y"])[:2] == ["runtime.outputs=/home/me/x", "model=folder"]
     (word,) = as_hydra(["logger.folder=${runtime.outputs}/é"])
-    made = OmegaConf.create({"runtime": {"outputs": "o"}, "key": OverridesParser.create().parse_override(word).value()})
-    assert made.key == "o/é", "interpolations of keys stay interpolations"
+    config = OmegaConf.create(
+        {"runtime": {"outputs": "o"}, "key": OverridesParser.create().parse_override(word).value()}
+    )
+    assert config.key == "o/é", "interpolations of keys stay interpolations"
 
 
 def test_a_key_that_only_swept_methods_have_is_looked_for_in_their_jobs() -> None:
@@ -74,17 +76,17 @@ def test_a_comma_is_part_of_a_path_except_in_a_sweep() -> None:
     assert read(as_hydra(["model=/a,/b"])[1]) == "/a,/b"
     (word,) = as_hydra(["model=/a,/b é,ddim_digits"], swept=True)
     jobs = OverridesParser.create().parse_override(word).sweep_string_iterator()
-    made = [as_hydra([f"model={value}"]) for value in jobs]
-    assert [read(words[1]) if len(words) > 1 else words for words in made] == ["/a", "/b é", ["model=ddim_digits"]]
+    overrides = [as_hydra([f"model={value}"]) for value in jobs]
+    assert [read(words[1]) if len(words) > 1 else words for words in overrides] == ["/a", "/b é", ["model=ddim_digits"]]
     for comma in (r"model=/a\,b", "model='/a,b'"):
         assert read(as_hydra([comma], swept=True)[1]) == "/a,b"
-    kept = ["model=choice(/a,/b)", "model=glob(*)"]
-    assert as_hydra(kept, swept=True) == kept
+    expressions = ["model=choice(/a,/b)", "model=glob(*)"]
+    assert as_hydra(expressions, swept=True) == expressions
     assert sweeps(["--multirun"], []) and sweeps([], ["table=main"]) and not sweeps([], ["table=none", "bits=fp"])
 
 
 def test_flags_may_stand_anywhere() -> None:
-    own = [
+    arguments = [
         "--config-dir",
         "mine",
         "bits=w5a5",
@@ -99,7 +101,7 @@ def test_flags_may_stand_anywhere() -> None:
         "-cd=x",
     ]
     flags = ["--config-dir", "mine", "--multirun", "--cfg", "job", "--info", "--info", "config", "--config-dir=x"]
-    assert split(own) == (flags, ["bits=w5a5", "seeds=-1", "a=b"])
+    assert split(arguments) == (flags, ["bits=w5a5", "seeds=-1", "a=b"])
     with pytest.raises(ConfigError, match=r"no flag --config-dirs\. Did you mean --config-dir\?"):
         split(["--config-dirs", "mine"])
     with pytest.raises(ConfigError, match="--cfg needs a value"):

@@ -68,11 +68,11 @@ def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None
         "intervals": {"quantized": {"fd": [0.8, 1.2]}},
     }
     cell = as_evaluation(metrics)
-    one = measured(cell, "quantized.fd")
+    entry = measured(cell, "quantized.fd")
     assert (
-        one is not None
-        and (one.value, one.shown) == (1.0, "1.00 [0.80, 1.20]")
-        and one.number.half == pytest.approx(0.2)
+        entry is not None
+        and (entry.value, entry.shown) == (1.0, "1.00 [0.80, 1.20]")
+        and entry.number.half == pytest.approx(0.2)
     )
     several = measured(cell, "quantized.fd", full=True)
     assert several is not None and several.shown == "0.50 ± 0.30"
@@ -95,10 +95,10 @@ def test_a_verdict_counts_every_comparison() -> None:
     def look(row: Row, heading: str) -> Entry | None:
         return number(values[row.method, row.setting()])
 
-    found = claims.verdict(table, table.claims[0], look, lambda *_: None)
-    assert found.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
-    assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in found.details, "the misprinted 3/8 is compared at its 4/8"
-    assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in found.details
+    verdict = claims.verdict(table, table.claims[0], look, lambda *_: None)
+    assert verdict.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
+    assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in verdict.details, "the misprinted 3/8 is compared at its 4/8"
+    assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in verdict.details
     paired = claims.verdict(table, table.claims[0], look, lambda *_: within(-0.01, 0.005))
     assert paired.short == "holds in 2, does not hold in 1 of 3 comparisons", "what is known of each image decides"
     assert "Q-Diffusion [24] at w4a8 (1 < 1.01: -0.01 ± 0.005)" in paired.details
@@ -162,14 +162,14 @@ def test_ranges_that_follow_the_timestep(tmp_path: Path) -> None:
     still = torch.tensor([1.0, -1, -1, 1, 1, -1, -1, 1])  # no trend
     widths = torch.stack([5000 - timesteps, 2000 + noisy, 9 + still], 1)
     ends = widths[:, :, None] / 2 * torch.tensor([-1.0, -0.5, 0, 0.5, 1])
-    found = traces.statistics(trace(tmp_path, activations=ends))
+    statistics = traces.statistics(trace(tmp_path, activations=ends))
     by_hand = [float(np.corrcoef(timesteps.numpy(), widths[:, i].numpy())[0, 1]) for i in range(3)]
-    assert list(found["with_time"].values()) == pytest.approx(by_hand, abs=1e-6)
+    assert list(statistics["with_time"].values()) == pytest.approx(by_hand, abs=1e-6)
     assert by_hand[0] == pytest.approx(-1) and 0.5 < by_hand[1] < 0.7 and abs(by_hand[2]) < 0.1
-    held = traces.verdict({"says": "x", "trace": "ranges_follow_time"}, {"row": found})
+    held = traces.verdict({"says": "x", "trace": "ranges_follow_time"}, {"row": statistics})
     assert held.short == HOLDS and "above 0.5 in 66.7 % and above 0.7 in 33.3 % of 3 layers" in held.details
     assert "not above 0.5 in 1, 1 of 1 in mid." in held.details
-    assert check("mostly_in_the_middle", found) == HOLDS
+    assert check("mostly_in_the_middle", statistics) == HOLDS
     flat = traces.statistics(trace(tmp_path))
     assert check("ranges_follow_time", flat) == FAILS and check("mostly_in_the_middle", flat) == FAILS
     former = {name: value for name, value in flat.items() if name != "with_time"}
@@ -179,10 +179,10 @@ def test_ranges_that_follow_the_timestep(tmp_path: Path) -> None:
 def test_channels_that_rise_and_what_tcr_does_to_them(tmp_path: Path) -> None:
     spike = torch.ones(8, 4)
     spike[7, 2] = 10.0
-    found = traces.statistics(trace(tmp_path, **{"channel_max.full.a": spike}))
+    statistics = traces.statistics(trace(tmp_path, **{"channel_max.full.a": spike}))
     greatest = {"full_greatest": 10.0, "transformed_greatest": 1.0}
-    assert found["channels"]["a"] == {"rising": 0.25, "full": 2.125, "transformed": 1.0, **greatest}
-    assert check("few_channels_rise", found) == HOLDS and check("tcr_balances", found) == HOLDS
+    assert statistics["channels"]["a"] == {"rising": 0.25, "full": 2.125, "transformed": 1.0, **greatest}
+    assert check("few_channels_rise", statistics) == HOLDS and check("tcr_balances", statistics) == HOLDS
     worse = traces.statistics(trace(tmp_path, **{"channel_max.transformed.a": spike}))
     assert check("few_channels_rise", worse) == FAILS and check("tcr_balances", worse) == FAILS
     halved = {"channel_max.full.a": spike, "channel_max.transformed.a": spike / 2}
@@ -199,7 +199,10 @@ def test_a_claim_may_be_about_one_of_several_rows(tmp_path: Path) -> None:
         trace(tmp_path, **{f"channel_max.{side}.a": spike.clone() for side in ("full", "transformed")})
     )
     first, second = paper_table("tcaq_figb").claims
-    rows = {row.method: found for row, found in zip(paper_table("tcaq_figb").rows, (not_so, balanced), strict=True)}
+    rows = {
+        row.method: statistics
+        for row, statistics in zip(paper_table("tcaq_figb").rows, (not_so, balanced), strict=True)
+    }
     assert (traces.verdict(first, rows).short, traces.verdict(second, rows).short) == (FAILS, HOLDS)
     assert traces.verdict(second, {next(iter(rows)): not_so}).short == UNKNOWN
 
@@ -209,8 +212,8 @@ def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
     near[:, 8] = 0.99  # the attention block before it does not count
 
     def row(cosine: torch.Tensor, each: torch.Tensor | None) -> dict[str, Any]:
-        kept = {} if each is None else {"block_cosine_each.quantized": each}
-        return traces.statistics(trace(tmp_path, **{"block_cosine.quantized": cosine}, **kept))
+        tensors = {} if each is None else {"block_cosine_each.quantized": each}
+        return traces.statistics(trace(tmp_path, **{"block_cosine.quantized": cosine}, **tensors))
 
     (claim,) = paper_table("tfmq_fig2").claims
     flat = torch.full((8, 11), 0.9)
@@ -220,11 +223,11 @@ def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
         (scatter + 0.01, scatter.flip(0), (EVEN, EVEN)),
         (None, None, (AHEAD, BEHIND)),
     ):
-        found = {"TIAR": row(near, each), "PTQD": row(flat, other)}
-        held = traces.verdict(claim, found)
+        rows = {"TIAR": row(near, each), "PTQD": row(flat, other)}
+        held = traces.verdict(claim, rows)
         assert held.short == states[0] and "0.9900 against 0.9000" in held.details
-        assert traces.verdict(claim, {"TIAR": found["PTQD"], "PTQD": found["TIAR"]}).short == states[1]
-    assert traces.verdict(claim, {"TIAR": found["TIAR"]}).short == UNKNOWN
+        assert traces.verdict(claim, {"TIAR": rows["PTQD"], "PTQD": rows["TIAR"]}).short == states[1]
+    assert traces.verdict(claim, {"TIAR": rows["TIAR"]}).short == UNKNOWN
 
 
 def test_a_corrected_network_is_compared_as_corrected(tmp_path: Path) -> None:
@@ -233,6 +236,6 @@ def test_a_corrected_network_is_compared_as_corrected(tmp_path: Path) -> None:
     folder = trace(tmp_path, **{"block_cosine.quantized": raw, "block_cosine.corrected": corrected}, **each)
     assert set(traces.statistics(folder)["cosine"].values()) == {raw[0, 0].item()}
     write_json(folder / "trace.json", {**read_json(folder / "trace.json"), "corrected": True})
-    found = traces.statistics(folder)
-    assert set(found["cosine"].values()) == {corrected[0, 0].item()}
-    assert set(found["cosine_each"]["up.resnets.0"]) == {0.9}
+    statistics = traces.statistics(folder)
+    assert set(statistics["cosine"].values()) == {corrected[0, 0].item()}
+    assert set(statistics["cosine_each"]["up.resnets.0"]) == {0.9}

@@ -27,8 +27,8 @@ def plant(tables: Path, table: PaperTable, row: Row, **seconds: float) -> Benchm
     content = planted(**{name: [value] * 6 for name, value in seconds.items()})
     for subject in content["subjects"].values():
         subject["batches"] = {batch: subject["batches"]["4"]}
-    told = correction(config["correct"], config["cond"])
-    content |= {"config": {**config, "correct": told}, "weights": "trained", "estimates": 1}
+    section = correction(config["correct"], config["cond"])
+    content |= {"config": {**config, "correct": section}, "weights": "trained", "estimates": 1}
     key = digest(words)
     folder = tables / folder_name(table.name, "digits") / f"ddim_digits-x-w8a8-{key[:8]}"
     write_benchmark(folder, content, {"key": key, "artifacts": {}})
@@ -36,8 +36,8 @@ def plant(tables: Path, table: PaperTable, row: Row, **seconds: float) -> Benchm
 
 
 def rows_at(table: PaperTable, batch: str) -> tuple[Row, Row, Row]:
-    full, other, own = [row for row in table.rows if row.printed["Batch size"] == batch]
-    return full, other, own
+    full, other, ours = [row for row in table.rows if row.printed["Batch size"] == batch]
+    return full, other, ours
 
 
 def test_every_row_is_measured_by_a_benchmark_and_none_needs_anything() -> None:
@@ -46,16 +46,16 @@ def test_every_row_is_measured_by_a_benchmark_and_none_needs_anything() -> None:
         assert table.verb == "benchmark" and len(jobs(choices.table(name), "digits")) == count
         for row in table.rows:
             assert blocked(table, row, "digits") is None and blocked(table, row, "paper") is None
-            own = measuring(table, row)
-            assert own is not None and own.printed.get("Batch size") == row.printed.get("Batch size")
+            source = measuring(table, row)
+            assert source is not None and source.printed.get("Batch size") == row.printed.get("Batch size")
 
 
 def test_a_row_is_backed_by_the_benchmark_of_its_batch_size_and_full_precision_by_the_next_one(tmp_path: Path) -> None:
     table = paper_table("tac_5")
-    full, other, own = rows_at(table, "32")
+    full, other, ours = rows_at(table, "32")
     assert look_up(table, full, "digits", tmp_path).state == "not run"
     plant(tmp_path, table, other, eager=0.4, ours=0.1)
-    assert [look_up(table, row, "digits", tmp_path).state for row in (full, other, own)] == [
+    assert [look_up(table, row, "digits", tmp_path).state for row in (full, other, ours)] == [
         "measured", "measured", "not run",
     ]  # fmt: skip
     assert {look_up(table, row, "digits", tmp_path).state for row in rows_at(table, "64")} == {"not run"}
@@ -63,9 +63,9 @@ def test_a_row_is_backed_by_the_benchmark_of_its_batch_size_and_full_precision_b
 
 def test_times_and_ratios_are_shown_with_what_they_are_and_where_they_were_measured(tmp_path: Path) -> None:
     table = paper_table("tac_5")
-    _, other, own = rows_at(table, "32")
+    _, other, ours = rows_at(table, "32")
     plant(tmp_path / "tables", table, other, eager=0.4, ours=0.1)
-    plant(tmp_path / "tables", table, own, eager=0.4, uncorrected=0.1, ours=0.1001)
+    plant(tmp_path / "tables", table, ours, eager=0.4, uncorrected=0.1, ours=0.1001)
     text = papers.write_table("tac_5", "digits", tmp_path)[1]
     assert "Rows: 3 measured, 9 not run." in text
     lines = [line for line in text.splitlines() if "| 32 |" in line]
@@ -88,8 +88,8 @@ def test_times_and_ratios_are_shown_with_what_they_are_and_where_they_were_measu
     ],
 )
 def test_a_claim_is_judged_where_both_subjects_were_measured(rule: dict[str, Any], short: str) -> None:
-    found = verdict({"says": "it is so", **rule}, [Benchmark(planted(eager=[0.4] * 6, ours=[0.1] * 6))])
-    assert found.short == short
+    outcome = verdict({"says": "it is so", **rule}, [Benchmark(planted(eager=[0.4] * 6, ours=[0.1] * 6))])
+    assert outcome.short == short
 
 
 def test_what_noise_does_not_tell_apart_is_said() -> None:

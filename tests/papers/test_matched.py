@@ -22,9 +22,13 @@ PIXELS |= {"w8a6": 1.1, "w8a5": 5.0, "w8a4": 40.0, "w8a3": 80.0}
 
 def test_a_width_is_matched_where_the_quotient_is_nearest() -> None:
     """TDQ's Table 2 prints Min-Max at W8A8, W8A7, W8A6 on CIFAR-10: 8.73, 34.61, 332.15 over 5.59."""
-    found = {line.bits: line for line in match({("ddim_digits", "minmax"): PIXELS})}
-    assert {bits: line.digits_bits for bits, line in found.items()} == {"w8a8": "w8a6", "w8a7": "w8a5", "w8a6": "w8a3"}
-    line = found["w8a6"]
+    by_bits = {line.bits: line for line in match({("ddim_digits", "minmax"): PIXELS})}
+    assert {bits: line.digits_bits for bits, line in by_bits.items()} == {
+        "w8a8": "w8a6",
+        "w8a7": "w8a5",
+        "w8a6": "w8a3",
+    }
+    line = by_bits["w8a6"]
     assert float(line.times) == pytest.approx(332.15 / 5.59, rel=5e-3) and line.digits_times == "80"
     assert (line.model, line.digits_model) == ("ddim_cifar10", "ddim_digits") and line.anchor == "tdq_2: Min-Max W8A6"
 
@@ -32,9 +36,11 @@ def test_a_width_is_matched_where_the_quotient_is_nearest() -> None:
 def test_only_the_width_that_a_paper_narrows_changes() -> None:
     """PTQ4DM stands in where no Min-Max is printed; of 4/8 the weights change, and of 3/6 too, at the same activations."""
     curve = {f"w{weight}a{act}": 3.0 ** (8 - weight) for weight in range(2, 9) for act in (8, 6)}
-    found = {line.bits: line for line in match({("ddim_digits", "ptq4dm"): curve, ("ddim_digits", "minmax"): PIXELS})}
-    assert found["w4a8"].digits_bits == "w6a8" and found["w4a8"].anchor == "tac_1: PTQ4DM [47] 4/8", "37.79 / 4.22 is 9"
-    assert found["w3a6"].digits_bits == "w5a6" and found["w8a8"].anchor.startswith("tdq_2: Min-Max")
+    by_bits = {line.bits: line for line in match({("ddim_digits", "ptq4dm"): curve, ("ddim_digits", "minmax"): PIXELS})}
+    assert by_bits["w4a8"].digits_bits == "w6a8" and by_bits["w4a8"].anchor == "tac_1: PTQ4DM [47] 4/8", (
+        "37.79 / 4.22 is 9"
+    )
+    assert by_bits["w3a6"].digits_bits == "w5a6" and by_bits["w8a8"].anchor.startswith("tdq_2: Min-Max")
     assert match({}) == []
 
 

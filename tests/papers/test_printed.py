@@ -45,13 +45,13 @@ def lines(name: str) -> list[list[str]]:
     paper, _, number = name.partition("_")
     place = PLACES.get(name, f"\nTable {number}:")
     body = text(paper).partition(place)[2].partition("\n")[2]
-    found: list[list[str]] = []
+    rows: list[list[str]] = []
     for line in body.splitlines():
         if "\t" in line:
-            found.append([c.strip() for c in line.split("\t") if c.strip() and not c.startswith(("DDIM (", "LDM-"))])
-        elif found and line.strip():
+            rows.append([c.strip() for c in line.split("\t") if c.strip() and not c.startswith(("DDIM (", "LDM-"))])
+        elif rows and line.strip():
             break
-    return found
+    return rows
 
 
 def plain(cell: str) -> str:
@@ -110,38 +110,38 @@ def test_tables_with_a_row_for_each_method_and_width(name: str, count: int) -> N
 @pytest.mark.parametrize(("name", "widths", "count"), [("tdq_1", 5, 60), ("tdq_2", 3, 30)])
 def test_tables_with_a_column_for_each_width(name: str, widths: int, count: int) -> None:
     table, printed = paper_table(name), lines(name)
-    seen, part = 0, "DDIM"
+    total, part = 0, "DDIM"
     for cells in (c for c in printed if not c[0].startswith("(")):
         if re.fullmatch(r"W\dA\d", cells[0]):
             head = cells[:widths]
             continue
         cells = [c for c in cells if c not in ("DDIM [2]", "LDM [4]")]
-        if (cells[0] == "PACT [19]" and seen) or (name == "tdq_2" and "W8A5" in head):
+        if (cells[0] == "PACT [19]" and total) or (name == "tdq_2" and "W8A5" in head):
             part = "LDM"
         for width, cell in zip(head, cells[1 : widths + 1], strict=True):
             (row,) = [r for r in table.of(part) if (r.method, r.bits) == (cells[0], width)]
             assert " / ".join(v for v in row.printed.values() if v) == cell
-            seen += len(cell.split(" / "))
+            total += len(cell.split(" / "))
         if len(cells) > widths + 1:  # printed once for all rows
             (full,) = [r for r in table.of(part) if r.method == "FP"]
             assert " / ".join(v for v in full.printed.values() if v) == cells[-1]
-            seen += len(cells[-1].split(" / "))
+            total += len(cells[-1].split(" / "))
     if name == "tdq_2":
         assert [r.printed["FID ↓"] for r in table.rows if r.method == "FP"] == ["5.59", "4.04"]
-    assert seen == count
+    assert total == count
 
 
 @with_texts
 def test_tables_of_other_shapes() -> None:
     heads, *values = [cells for cells in lines("tdq_3") if "FID ↓" not in cells]
-    table, part, seen = paper_table("tdq_3"), "", 0
+    table, part, total = paper_table("tdq_3"), "", 0
     for cells in values:
         part = cells.pop(0).partition("[")[0] if cells[0][0] != "W" else part
         for method, value in zip(map(plain, heads), cells[1:], strict=True):
             (row,) = [r for r in table.of(part) if (r.method, r.bits) == (method, cells[0])]
             assert row.printed["FID ↓"] == value
-            seen += 1
-    assert seen == 24
+            total += 1
+    assert total == 24
     fourth = paper_table("tdq_4").rows
     printed = [[row.method, row.printed["FID ↓"]] for row in fourth if not added(row)]
     assert printed == lines("tdq_4")[1:] and len(printed) == 6
@@ -154,11 +154,11 @@ def test_what_a_paper_claims_holds_in_what_it_prints() -> None:
         value = re.match(r"[\d.]+", row.printed[heading])
         return Entry(Number(float(value[0]), (float(value[0]),) * 2), value[0]) if value else None
 
-    seen = {HOLDS: 0, FAILS: 0, UNKNOWN: 0}
+    verdicts = {HOLDS: 0, FAILS: 0, UNKNOWN: 0}
     for table in map(paper_table, names()):
         for claim in (c for c in table.claims if "column" in c):
             compared = list(pairs(table, claim))
             assert compared, claim
-            for one, other in compared:
-                seen[compare(claim["column"], look(one, claim["column"]), look(other, claim["column"]))[0]] += 1
-    assert seen[FAILS] == 0 and seen[HOLDS] >= 80 and seen[UNKNOWN] <= 20, seen
+            for better, other in compared:
+                verdicts[compare(claim["column"], look(better, claim["column"]), look(other, claim["column"]))[0]] += 1
+    assert verdicts[FAILS] == 0 and verdicts[HOLDS] >= 80 and verdicts[UNKNOWN] <= 20, verdicts

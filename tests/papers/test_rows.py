@@ -28,10 +28,10 @@ def test_every_row_of_every_table_is_a_job_or_says_why_not() -> None:
     for _, row in rows:
         assert row.missing == "", "every row can be measured somewhere"
     for scale in SCALES:
-        found = [job(table, row, scale) for table, row in runnable]
-        assert all(any(word.startswith("method=") for word in words) for words in found)
-    found = [words for name in names() for words in jobs(choices.table(name), "digits")]
-    assert len(found) >= 95, "but for rows that a table has twice"
+        commands = [job(table, row, scale) for table, row in runnable]
+        assert all(any(word.startswith("method=") for word in words) for words in commands)
+    commands = [words for name in names() for words in jobs(choices.table(name), "digits")]
+    assert len(commands) >= 95, "but for rows that a table has twice"
 
 
 def distinct() -> list[list[str]]:
@@ -39,14 +39,14 @@ def distinct() -> list[list[str]]:
 
     That groups have the choices that jobs name, `job` has checked.
     """
-    seen: dict[tuple[str, ...], list[str]] = {}
+    commands: dict[tuple[str, ...], list[str]] = {}
     for table in map(paper_table, names()):
         for row in table.rows:
             for scale in SCALES:
                 inside = [word.partition("=")[0] for word in row.overrides[scale] if "." in word.partition("=")[0]]
                 words = [f"table={table.name}", *job(table, row, scale)]
-                seen.setdefault(tuple(inside or table.parts[row.part][scale]), words)
-    return list(seen.values())
+                commands.setdefault(tuple(inside or table.parts[row.part][scale]), words)
+    return list(commands.values())
 
 
 def check(words: list[str]) -> None:
@@ -57,9 +57,9 @@ def check(words: list[str]) -> None:
 
 
 def test_jobs_compose_at_both_scales() -> None:
-    found = distinct()
-    assert len(found) >= 27
-    for words in found:
+    commands = distinct()
+    assert len(commands) >= 27
+    for words in commands:
         check(words)
 
 

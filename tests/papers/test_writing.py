@@ -57,9 +57,9 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     assert read_json(folder / "table.json")["states"] == {"measured": 3, "not run": 2}
     rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))))
     assert len(rows) == 5 * 4 and {row["protocol"] for row in rows} == {"digits h"}
-    found = (outputs / "tables" / "README.md").read_text(encoding="utf-8")
-    assert "| [tac_3](tac_3-digits/table.md) | TAC-Diffusion, Table 3: " in found and "## Paper scale" not in found
-    assert "| 3 | 2 |  |  |  | all parts at every step are better" in found
+    index = (outputs / "tables" / "README.md").read_text(encoding="utf-8")
+    assert "| [tac_3](tac_3-digits/table.md) | TAC-Diffusion, Table 3: " in index and "## Paper scale" not in index
+    assert "| 3 | 2 |  |  |  | all parts at every step are better" in index
 
 
 def test_a_row_that_failed_says_why(outputs: Path) -> None:
@@ -133,22 +133,22 @@ def test_a_figure_without_its_trace_is_not_measured(tmp_path: Path) -> None:
 
 
 def test_costs_are_counted_once_and_kept_with_their_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    commands: list[str] = []
 
     def count(words: str) -> dict[str, float]:
-        asked.append(words)
+        commands.append(words)
         numbers = {"size_bytes": 138.5e6, "size_flat_bytes": 137.03e6, "size_bytes_fp": 1096.2e6}
         return {**numbers, "bops": 6.81e12, "bops_flat": 6.48e12, "bops_fp": 207.3e12, "bops_fp_single": 103.6e12}
 
     monkeypatch.setattr(counting, "_count", count)
     table = paper_table("tac_2")
-    found = counting.costs(table, "paper", tmp_path)
-    assert len(asked) == 23 and "dmq cost model=ldm4_bedroom method=tac bits=w4a8" in asked
-    assert counting.costs(table, "paper", tmp_path) == found and len(asked) == 23
+    costs = counting.costs(table, "paper", tmp_path)
+    assert len(commands) == 23 and "dmq cost model=ldm4_bedroom method=tac bits=w4a8" in commands
+    assert counting.costs(table, "paper", tmp_path) == costs and len(commands) == 23
     row, full = (row_of(table, *which, "LDM-4") for which in (("Ours", "4/8"), ("Full-precision", "32/32")))
-    assert cost(table, row, "cost.size", "paper", found) == "138.50 (137.03)"
-    assert cost(table, row, "cost.bops", "paper", found) == "6.81 (6.48)"
-    assert cost(table, full, "cost.bops", "paper", found) == "207.30 (103.60)"
+    assert cost(table, row, "cost.size", "paper", costs) == "138.50 (137.03)"
+    assert cost(table, row, "cost.bops", "paper", costs) == "6.81 (6.48)"
+    assert cost(table, full, "cost.bops", "paper", costs) == "207.30 (103.60)"
     assert counting.costs(paper_table("tac_3"), "paper", tmp_path / "none") == {}
 
 

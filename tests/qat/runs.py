@@ -30,9 +30,9 @@ def trained_network(*rules: Rule, **options: Any) -> Attached:
 
 def training(iterations: int = 4, **fields: Any) -> Qat:
     """A distillation. fields: of Qat, or of its settings."""
-    own = {name: fields.pop(name) for name in ("weights", "gradients", "loss", "data") if name in fields}
+    qat_fields = {name: fields.pop(name) for name in ("weights", "gradients", "loss", "data") if name in fields}
     settings = {"batch_size": 4, "lr": 1e-3, "ema": 0.5, "candidates": 2, "save_every": 2, **fields}
-    whole = {"weights": Latent(), "gradients": Lsq(), "loss": "distill", **own}
+    whole = {"weights": Latent(), "gradients": Lsq(), "loss": "distill", **qat_fields}
     return Qat(Settings(iterations, **settings), **whole)
 
 

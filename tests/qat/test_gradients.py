@@ -27,8 +27,8 @@ ABOVE_ZERO = LowEnd(0, 7, learned=False)
 def gradient(quantizer: TensorQuantizer, x: Tensor, parameter: Tensor) -> Tensor:
     """Of the sum of x quantized."""
     parameter.requires_grad_(True)
-    (found,) = torch.autograd.grad(quantizer(x).sum(), parameter)
-    return found
+    (grad,) = torch.autograd.grad(quantizer(x).sum(), parameter)
+    return grad
 
 
 def lsq_gradient(x: Tensor, scale: float) -> Tensor:
@@ -60,8 +60,8 @@ def test_the_gradient_of_lsq_is_that_of_its_surrogate_by_finite_differences() ->
 
     numeric = (surrogate(SCALE + step) - surrogate(SCALE - step)) / (2 * step)
     source = Static(torch.tensor(SCALE, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
-    found = gradient(TensorQuantizer(GRID, source, Nearest()), X, source.scale)
-    torch.testing.assert_close(found, numeric, rtol=1e-6, atol=1e-6)
+    analytic = gradient(TensorQuantizer(GRID, source, Nearest()), X, source.scale)
+    torch.testing.assert_close(analytic, numeric, rtol=1e-6, atol=1e-6)
 
 
 def test_lsq_starts_weights_at_twice_their_mean_magnitude() -> None:
@@ -81,8 +81,8 @@ def test_pact_gives_its_end_what_lies_beyond_it_and_nothing_else() -> None:
     x = torch.tensor([-1.0, -0.4, 0.2, 1.3, 2.9, 3.1, 7.0], dtype=torch.float64, requires_grad=True)
     per_end = 7  # the upper end is low + 7 s
     torch.testing.assert_close(gradient(quantizer, x, source.scale), torch.tensor(2.0 * per_end, dtype=torch.float64))
-    (found,) = torch.autograd.grad(quantizer(x).sum(), x)
-    assert found.tolist() == [0, 1, 1, 1, 1, 0, 0]
+    (grad,) = torch.autograd.grad(quantizer(x).sum(), x)
+    assert grad.tolist() == [0, 1, 1, 1, 1, 0, 0]
 
 
 def test_pact_quantizes_as_the_grid_itself_and_keeps_values_below_zero() -> None:

@@ -60,9 +60,9 @@ def test_every_kind_learns_and_what_is_stored_is_what_was_learned(kind: str, tmp
     assert not torch.equal(output(attached), before)
     assert not any(p.requires_grad for p in attached.model.parameters())
     load_state(twin, state(attached))
-    for one in (attached, twin):
-        freeze(one)
-        bake(one)
+    for model in (attached, twin):
+        freeze(model)
+        bake(model)
     torch.testing.assert_close(output(attached), output(twin), rtol=0, atol=1e-12)
 
 
@@ -193,11 +193,11 @@ def test_the_best_candidate_is_kept(choose: Any, tmp_path: Path) -> None:
     settings = Settings(6, choose=choose)
     candidates = [Candidate(**candidate) for candidate in words["candidates"]]
     assert [candidate.step for candidate in candidates] == [2, 4, 6]
-    kept = min(candidates, key=settings.merit).step
-    assert kept == (
+    step = min(candidates, key=settings.merit).step
+    assert step == (
         4 if choose == "distance" else 6 if choose == "last" else min(candidates, key=lambda c: c.loss).step
     )
-    assert all(map(torch.equal, best, last)) == (kept == 6)
+    assert all(map(torch.equal, best, last)) == (step == 6)
     assert set(curves(tmp_path)) == {"training", "held out", "distance"}
 
 
@@ -286,9 +286,9 @@ def test_products_may_be_of_half_precision_and_parameters_are_not(tmp_path: Path
     attached = trained_network(act=8, weight=8, dtype=torch.float32)
     twin = trained_network(act=8, weight=8, dtype=torch.float32)
     losses = []
-    for name, one, dtype in (("full", attached, "float32"), ("half", twin, "bfloat16")):
+    for name, model, dtype in (("full", attached, "float32"), ("half", twin, "bfloat16")):
         (tmp_path / name).mkdir()
-        losses.append(run(training(3, dtype=dtype), one, tmp_path / name, dtype=torch.float32))
+        losses.append(run(training(3, dtype=dtype), model, tmp_path / name, dtype=torch.float32))
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.2)
     assert all(value.dtype == torch.float32 for name, value in state(twin).items() if value.is_floating_point())
     assert Settings(dtype="float16").products == torch.float32

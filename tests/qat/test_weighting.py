@@ -34,8 +34,8 @@ def test_the_error_of_the_noise_counts_by_its_formula() -> None:
         abar = float(ABAR[timestep])
         snr = abar / (1 - abar)
         expected += min(snr, GAMMA) / snr * (prediction[row] - target[row]).square().mean() / len(TIMESTEPS)
-    found = Weighting("epsilon", ABAR, GAMMA).loss(prediction, batch(target))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    loss = Weighting("epsilon", ABAR, GAMMA).loss(prediction, batch(target))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
 
 def test_all_kinds_of_prediction_have_the_same_loss() -> None:
@@ -46,8 +46,8 @@ def test_all_kinds_of_prediction_have_the_same_loss() -> None:
     estimated_clean = (sample - (1 - abar).sqrt() * estimate) / abar.sqrt()
     losses = []
     for kind in ("epsilon", "v_prediction", "sample"):
-        asked = Prediction(kind, None if kind == "epsilon" else ABAR)
-        right, answered = (asked.target(x, e, TIMESTEPS) for x, e in ((clean, noise), (estimated_clean, estimate)))
+        prediction = Prediction(kind, None if kind == "epsilon" else ABAR)
+        right, answered = (prediction.target(x, e, TIMESTEPS) for x, e in ((clean, noise), (estimated_clean, estimate)))
         losses.append(float(Weighting(kind, ABAR, GAMMA).loss(answered, batch(right))))
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-9) and losses[0] > 0
 

@@ -24,6 +24,6 @@ def test_the_codes_are_those_of_float32(kind: str, grid: Grid, dtype: torch.dtyp
     }
     quantizer, x = TensorQuantizer(grid, sources[kind], Nearest()), X.to(dtype)
     with context.at(torch.arange(6)):
-        found, wide = quantizer(x), quantizer(x.float())
-        assert found.dtype == dtype and torch.equal(found, wide.to(dtype))
+        narrow, wide = quantizer(x), quantizer(x.float())
+        assert narrow.dtype == dtype and torch.equal(narrow, wide.to(dtype))
         assert torch.equal(quantizer.codes(x), quantizer.codes(x.float()))

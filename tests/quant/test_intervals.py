@@ -33,20 +33,20 @@ def rows_of(source: Intervals, timesteps: Tensor) -> Tensor:
 def test_every_timestep_is_in_the_interval_that_holds_it() -> None:
     swept = 0
     for total, rows in ((1000, 1), (1000, 2), (1000, 3), (1000, 7), (1000, 10), (1000, 250), (1000, 1000), (100, 8)):
-        found = rows_of(table(StepContext(), rows, total), torch.arange(total))
+        indices = rows_of(table(StepContext(), rows, total), torch.arange(total))
         # row k starts at timestep k total / rows: t is in it where t rows >= k total
         starts = np.arange(rows) * total
         expected = np.searchsorted(starts, np.arange(total) * rows, side="right") - 1
-        assert found.tolist() == expected.tolist()
-        sizes = torch.bincount(found, minlength=rows)
+        assert indices.tolist() == expected.tolist()
+        sizes = torch.bincount(indices, minlength=rows)
         assert len(sizes) == rows and int(sizes.max() - sizes.min()) <= 1, "as equal as whole timesteps allow"
-        swept += len(found)
+        swept += len(indices)
     assert swept == 7 * 1000 + 100
 
 
 def test_boundaries_by_hand() -> None:
-    found = rows_of(table(StepContext(), 10), torch.tensor([0, 99, 100, 101, 899, 900, 999]))
-    assert found.tolist() == [0, 0, 1, 1, 8, 9, 9]
+    indices = rows_of(table(StepContext(), 10), torch.tensor([0, 99, 100, 101, 899, 900, 999]))
+    assert indices.tolist() == [0, 0, 1, 1, 8, 9, 9]
     assert rows_of(table(StepContext(), 3), torch.tensor([333, 334, 666, 667])).tolist() == [0, 1, 1, 2]
 
 
@@ -56,10 +56,10 @@ def test_timesteps_outside_of_training_have_the_first_or_last_row() -> None:
 
 def test_one_interval_is_static_bit_for_bit_with_its_gradient() -> None:
     context = StepContext()
-    one = Intervals(context, torch.tensor([0.03]).double(), torch.tensor([120.0]).double(), learn=True)
+    single = Intervals(context, torch.tensor([0.03]).double(), torch.tensor([120.0]).double(), learn=True)
     static = Static(torch.tensor(0.03).double(), 120.0, learn=True)
     results = []
-    for source in (one, static):
+    for source in (single, static):
         with context.at(STEP, torch.tensor([0, 500, 999, 1])):
             y = TensorQuantizer(Uniform(8), source, Nearest())(X)
         y.square().sum().backward()
@@ -113,11 +113,11 @@ ACTIVATIONS = "*.input|attn.[qkvp]|attn.prob"
 def test_a_network_with_one_interval_is_the_static_network_bit_for_bit() -> None:
     from dmq_cli.wrap import QuantDenoiser
 
-    one, static = wrapped(scheme(Rule(ACTIVATIONS, scale=IntervalScale(1)))), wrapped()
-    assert sum(isinstance(q.scale, Intervals) for q in one.quantizers().values()) == 55 + 16
-    assert torch.equal(QuantDenoiser(one)(*data()), QuantDenoiser(static)(*data()))
-    with quantizing(one, weights=False, activations=False):
-        assert not torch.equal(QuantDenoiser(one)(*data()), QuantDenoiser(static)(*data()))
+    single, static = wrapped(scheme(Rule(ACTIVATIONS, scale=IntervalScale(1)))), wrapped()
+    assert sum(isinstance(q.scale, Intervals) for q in single.quantizers().values()) == 55 + 16
+    assert torch.equal(QuantDenoiser(single)(*data()), QuantDenoiser(static)(*data()))
+    with quantizing(single, weights=False, activations=False):
+        assert not torch.equal(QuantDenoiser(single)(*data()), QuantDenoiser(static)(*data()))
 
 
 def test_intervals_are_fitted_to_their_own_samples_and_else_to_the_nearest() -> None:

@@ -87,8 +87,8 @@ def test_the_lower_end_stays_where_calibration_put_it(kind: ScaleKind, factor: f
 @pytest.mark.parametrize("ends", KEPT)
 def test_it_starts_as_calibration_left_it(kind: ScaleKind, ends: Ends) -> None:
     x = torch.linspace(-1, 6, 50, dtype=DOUBLE)[None]
-    moving, kept = made(kind, "scale"), made(kind, ends)
-    assert torch.equal(at(moving, x), at(kept, x))
+    moving, anchored = made(kind, "scale"), made(kind, ends)
+    assert torch.equal(at(moving, x), at(anchored, x))
 
 
 def test_a_lower_end_that_rounds_to_zero_is_not_forgotten() -> None:

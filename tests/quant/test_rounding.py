@@ -90,14 +90,14 @@ def test_a_learned_offset_moves_to_the_nearest_of_two_integers_and_freezes(dtype
     offset = (torch.rand(4000, generator=generator, dtype=torch.float64) * 1.6 - 0.8).to(dtype)
     offset[:500] = torch.tensor([-0.5, 0.5]).repeat(250).to(dtype)
     rounding.offset.data.copy_(offset)
-    found = rounding(u).detach()
+    rounded = rounding(u).detach()
     exact = u.double().numpy() + np.clip(offset.double().numpy(), -0.5, 0.5)
     apart = np.abs(exact - np.floor(exact) - 0.5)
     clear = apart > 1e-5
-    np.testing.assert_array_equal(found.double().numpy()[clear], np.round(exact)[clear])
-    assert 3000 < clear.sum() < 4000 and torch.equal(found, found.round())
-    assert bool(((found >= u.floor()) & (found <= u.floor() + 1)).all())
-    assert torch.equal(rounding.frozen()(u), found), "frozen is what it was, on ties too"
+    np.testing.assert_array_equal(rounded.double().numpy()[clear], np.round(exact)[clear])
+    assert 3000 < clear.sum() < 4000 and torch.equal(rounded, rounded.round())
+    assert bool(((rounded >= u.floor()) & (rounded <= u.floor() + 1)).all())
+    assert torch.equal(rounding.frozen()(u), rounded), "frozen is what it was, on ties too"
 
 
 def test_the_gradient_passes_straight_to_the_offsets_within_their_bounds() -> None:

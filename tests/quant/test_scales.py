@@ -42,12 +42,12 @@ def test_mixed_steps_in_a_batch_are_the_separate_ones(learn: bool) -> None:
 def test_a_row_broadcasts_to_one_sample() -> None:
     context, steps = StepContext(), torch.tensor([0, 9, 2, 2])
     shapes = {(): (4, 1, 1, 1), (5,): (4, 1, 1, 5), (6, 1, 1): (4, 6, 1, 1), (1, 5, 5): (4, 1, 5, 5)}
-    for shape, seen in shapes.items():
+    for shape, expected in shapes.items():
         rows = torch.arange(10 * math.prod(shape)).view(10, *shape) + 1.0
         source = PerStep(context, rows, rows * 2)
         with context.at(steps):
             scale, zero_point = source(X)
-        assert scale.shape == zero_point.shape == seen
+        assert scale.shape == zero_point.shape == expected
         for sample, step in enumerate(steps):
             assert torch.equal(scale[sample].expand(X.shape[1:]), rows[step].expand(X.shape[1:]))
             assert torch.equal(zero_point[sample], 2 * scale[sample])

@@ -52,13 +52,13 @@ def test_a_split_is_on_where_a_part_is_and_has_their_mean_interval() -> None:
 
 def test_a_choice_has_the_interval_of_the_part_that_the_step_takes() -> None:
     context = StepContext()
-    made = choice(context)
-    made.choice.copy_(torch.tensor([0, 1, 0]))
-    found = []
+    selector = choice(context)
+    selector.choice.copy_(torch.tensor([0, 1, 0]))
+    intervals = []
     for step in range(3):
         with context.at(torch.tensor([step])):
-            found.append(float(made.interval(X)))
-    assert found == pytest.approx([0.1, 0.5, 0.1]) and [piece is X for piece in made.pieces(X)] == [True]
+            intervals.append(float(selector.interval(X)))
+    assert intervals == pytest.approx([0.1, 0.5, 0.1]) and [piece is X for piece in selector.pieces(X)] == [True]
 
 
 def test_a_table_has_the_interval_of_its_row_and_powers_of_two_have_none() -> None:
@@ -72,6 +72,6 @@ def test_a_table_has_the_interval_of_its_row_and_powers_of_two_have_none() -> No
 
 def test_all_of_them_are_modules_and_fit_the_protocol() -> None:
     every: list[SiteQuantizer] = [FullPrecision(), quantizer(0.1), Split((4,), [quantizer(0.1)]), choice(StepContext())]
-    for one in every:
-        assert isinstance(one, nn.Module) and sum(piece.shape[1] for piece in one.pieces(X)) == 4
-        assert one.enabled == (not isinstance(one, FullPrecision)) and len(list(one.parts)) in (0, 1, 2)
+    for module in every:
+        assert isinstance(module, nn.Module) and sum(piece.shape[1] for piece in module.pieces(X)) == 4
+        assert module.enabled == (not isinstance(module, FullPrecision)) and len(list(module.parts)) in (0, 1, 2)

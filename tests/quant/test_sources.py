@@ -68,26 +68,33 @@ def test_a_kind_builds_its_source_for_the_slot(
     groups: int,
     shape: tuple[int, ...],
 ) -> None:
-    asked = slot(shape)
+    place = slot(shape)
     assert kind.varies is varies
     if shape and rows is None:
         with pytest.raises(
             ConfigError, match=r"asked for scales of shape .*; leave granularity at PerTensor"
         ) as caught:
-            kind.build(asked)
+            kind.build(place)
         assert type(kind).__name__ in one_sentence(caught.value)
         return
-    made = kind.build(asked)
-    assert type(made) is source and source_of(TensorQuantizer(asked.grid, made, Nearest())).groups == groups
-    assert getattr(made, "context", asked.context) is asked.context
-    check_what_a_source_says(made, varies)
+    scale_source = kind.build(place)
+    assert (
+        type(scale_source) is source
+        and source_of(TensorQuantizer(place.grid, scale_source, Nearest())).groups == groups
+    )
+    assert getattr(scale_source, "context", place.context) is place.context
+    check_what_a_source_says(scale_source, varies)
     assert kind.by_step == (type(kind) is PerStepScale)
     if rows is not None:
-        assert isinstance(made, Static | PerStep)
-        assert made.scale.shape == made.zero_point.shape == (*rows, *shape)
-        assert bool((made.scale == 1).all()) and not bool(made.zero_point.any()) and not made.scale.requires_grad
-    if isinstance(made, Dynamic):
-        assert made.grid == asked.grid
+        assert isinstance(scale_source, Static | PerStep)
+        assert scale_source.scale.shape == scale_source.zero_point.shape == (*rows, *shape)
+        assert (
+            bool((scale_source.scale == 1).all())
+            and not bool(scale_source.zero_point.any())
+            and not scale_source.scale.requires_grad
+        )
+    if isinstance(scale_source, Dynamic):
+        assert scale_source.grid == place.grid
 
 
 def check_what_a_source_says(made: nn.Module, varies: bool) -> None:
@@ -96,7 +103,7 @@ def check_what_a_source_says(made: nn.Module, varies: bool) -> None:
     scales = [name for name, _ in made.named_parameters() if name == "scale"]
     assert source.varies == varies and {least for _, least in source.bounds()} == ({1e-8} if scales else set())
     assert [id(parameter) for parameter, _ in source.bounds()] == [id(made.get_parameter(name)) for name in scales]
-    assert all(any(one is other for other in source.learnable()) for one, _ in source.bounds())
+    assert all(any(bounded is other for other in source.learnable()) for bounded, _ in source.bounds())
     frozen = source.frozen()
     assert type(frozen) is (Intervals if isinstance(made, StepMLP) else type(made))
     assert frozen is made or not any(parameter.requires_grad for parameter in frozen.parameters())
@@ -113,16 +120,16 @@ def test_networks_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(("kind", "source"), [(kind, source) for kind, source, *_ in KINDS if source is not Dynamic])
 def test_a_source_takes_what_calibration_fits(kind: ScaleKind, source: type[nn.Module]) -> None:
-    asked = slot()
-    made = TensorQuantizer(asked.grid, kind.build(asked), Nearest())
-    groups = source_of(made).groups
+    place = slot()
+    quantizer = TensorQuantizer(place.grid, kind.build(place), Nearest())
+    groups = source_of(quantizer).groups
     scale, zero_point = torch.linspace(0.1, 0.2, groups)[:, None], torch.arange(groups)[:, None] + 3.0
-    source_of(made).fill(scale, zero_point, None)
-    with asked.context.at(torch.tensor([0, 3]), torch.tensor([750, 0])):
-        found, zero = made.scale(torch.zeros(2, 7))
-        rows = source_of(made).rows(2)
-    assert torch.equal(found.expand(2, 1), scale[rows]) and torch.equal(zero.expand(2, 1), zero_point[rows])
-    assert isinstance(made.scale, source)
+    source_of(quantizer).fill(scale, zero_point, None)
+    with place.context.at(torch.tensor([0, 3]), torch.tensor([750, 0])):
+        row_scale, zero = quantizer.scale(torch.zeros(2, 7))
+        rows = source_of(quantizer).rows(2)
+    assert torch.equal(row_scale.expand(2, 1), scale[rows]) and torch.equal(zero.expand(2, 1), zero_point[rows])
+    assert isinstance(quantizer.scale, source)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 4, 3), (5, 3, 4, 4)])

@@ -40,10 +40,10 @@ def test_the_encoding_is_equation_8(dim: int, period: float) -> None:
     printed = np.array(
         [[f(t / period ** (2 * i / dim)) for i in range(dim // 2) for f in (math.sin, math.cos)] for t in timesteps]
     )
-    found = encode(torch.tensor(timesteps), dim, period)
-    assert found.shape == (6, dim) and found.dtype == torch.float64
+    encoding = encode(torch.tensor(timesteps), dim, period)
+    assert encoding.shape == (6, dim) and encoding.dtype == torch.float64
     sines, cosines = printed[:, 0::2], printed[:, 1::2]
-    np.testing.assert_allclose(found, np.concatenate([sines, cosines], axis=1), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(encoding, np.concatenate([sines, cosines], axis=1), rtol=0, atol=1e-12)
 
 
 def test_the_scale_is_the_formula() -> None:
@@ -104,11 +104,11 @@ def test_a_mixed_batch_is_the_samples_one_by_one() -> None:
 
 def test_only_the_timestep_decides_and_none_is_off_the_grid() -> None:
     context, source = trained()
-    seen = []
+    per_step = []
     for step in range(3):
         with context.at(torch.tensor([step]), torch.tensor([123])):
-            seen.append(source(X)[0])
-    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
+            per_step.append(source(X)[0])
+    assert torch.equal(per_step[0], per_step[1]) and torch.equal(per_step[1], per_step[2])
     scales = source.scales(torch.arange(-50, 1100))
     assert bool((scales > 0).all() and scales.isfinite().all())
 
@@ -162,9 +162,9 @@ def test_a_scope_without_a_timestep_is_an_error() -> None:
 
 def test_constructing_it_draws_nothing_from_the_global_generator_and_is_always_the_same() -> None:
     before = torch.random.get_rng_state()
-    made = [StepMLP(StepContext()).state_dict() for _ in range(2)]
+    states = [StepMLP(StepContext()).state_dict() for _ in range(2)]
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0]) and len(made[0]) == 2 + 8
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]) and len(states[0]) == 2 + 8
 
 
 def test_weights_start_as_he_has_it() -> None:

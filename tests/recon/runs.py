@@ -53,8 +53,8 @@ def joint(
     iterations: int = 2, temporal: Any = "block", seed: int = 0, batch_size: int = 4, **fields: Any
 ) -> Reconstruction:
     """Both together. fields: of the pass."""
-    one = Pass(iterations, **{"rounding": ROUNDING, "scales": Scales(lr=0.01), **fields})
-    return Reconstruction({"joint": one}, temporal=temporal, seed=seed, batch_size=batch_size)
+    joint_pass = Pass(iterations, **{"rounding": ROUNDING, "scales": Scales(lr=0.01), **fields})
+    return Reconstruction({"joint": joint_pass}, temporal=temporal, seed=seed, batch_size=batch_size)
 
 
 def run(
@@ -62,15 +62,15 @@ def run(
 ) -> dict[str, Losses]:  # fmt: skip
     """Losses by pass and unit, in order; what Quest does afterwards is the pass "quest". stop(pass, unit): kills the run."""
     passes = (config.base if isinstance(config, Quest) else config).passes
-    names = {one.iterations: name for name, one in passes.items()}
+    names = {recon_pass.iterations: name for name, recon_pass in passes.items()}
     assert len(names) == len(passes), "told apart by their iterations"
     losses: dict[str, Losses] = {name: {} for name in passes}
 
     def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
         name = names.get(iterations, "quest")
-        found = losses.setdefault(name, {}).setdefault(unit, [])
-        found.append(loss)
-        assert len(found) == iteration
+        history = losses.setdefault(name, {}).setdefault(unit, [])
+        history.append(loss)
+        assert len(history) == iteration
         if stop is not None and stop(name, unit):
             raise KeyboardInterrupt
 
@@ -81,8 +81,8 @@ def run(
 def output_error(attached: Attached, activations: bool = False) -> float:
     sample, timestep = data(NUM)
     with quantizing(attached, weights=True, activations=activations):
-        found = QuantDenoiser(attached)(sample, timestep)
-    return float((found - network(**SMALL)(sample, timestep).sample).square().mean())
+        output = QuantDenoiser(attached)(sample, timestep)
+    return float((output - network(**SMALL)(sample, timestep).sample).square().mean())
 
 
 def assert_same(one: Attached, other: Attached) -> None:

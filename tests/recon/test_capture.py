@@ -37,13 +37,13 @@ def take(
 
 def watch(model: nn.Module, unit: str, run: Any) -> tuple[list[Tensor], Tensor]:
     """Tensor arguments and output of a unit in one pass over all samples."""
-    seen: list[Any] = []
+    calls: list[Any] = []
     hook = model.get_submodule(unit).register_forward_hook(
-        lambda _m, args, kwargs, output: seen.append(([*args, *kwargs.values()], output)), with_kwargs=True
+        lambda _m, args, kwargs, output: calls.append(([*args, *kwargs.values()], output)), with_kwargs=True
     )
     run(*data(NUM))
     hook.remove()
-    (arguments, output) = seen[0]
+    (arguments, output) = calls[0]
     return [value for value in arguments if isinstance(value, Tensor)], output
 
 
@@ -52,15 +52,15 @@ def watch(model: nn.Module, unit: str, run: Any) -> tuple[list[Tensor], Tensor]:
 def test_inputs_are_quantized_and_targets_full_precision(unit: str, activations: bool, tmp_path: Path) -> None:
     attached = wrapped(scheme(PER_STEP, weight=3, act=4))
     bake(attached)
-    found = take(attached, unit, tmp_path, activations=activations)
+    captured = take(attached, unit, tmp_path, activations=activations)
     with quantizing(attached, weights=True, activations=activations):
         inputs, _ = watch(attached.model, unit, QuantDenoiser(attached))
     full_inputs, target = watch(plain := network(), unit, plain)
-    got, got_target, timesteps = found.batch(torch.arange(NUM))
-    assert len(got) == len(inputs) == len(full_inputs) >= 1
-    for name, value in zip(got, inputs, strict=True):
-        assert torch.allclose(got[name], value, rtol=1e-9, atol=1e-10)
-    assert torch.allclose(got_target, target, rtol=1e-10, atol=1e-12)
+    batch_inputs, batch_target, timesteps = captured.batch(torch.arange(NUM))
+    assert len(batch_inputs) == len(inputs) == len(full_inputs) >= 1
+    for name, value in zip(batch_inputs, inputs, strict=True):
+        assert torch.allclose(batch_inputs[name], value, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(batch_target, target, rtol=1e-10, atol=1e-12)
     assert torch.equal(timesteps, data(NUM)[1])
     same = unit == "conv_in"  # has no predecessors
     assert all(torch.allclose(a, b, rtol=1e-3) == same for a, b in zip(inputs, full_inputs, strict=True))
@@ -68,9 +68,9 @@ def test_inputs_are_quantized_and_targets_full_precision(unit: str, activations:
 
 def test_the_batch_size_of_capturing_does_not_matter(tmp_path: Path) -> None:
     attached = wrapped()
-    one, other = (take(attached, UNITS[2], tmp_path / str(n), n) for n in (3, 8))
+    first, second = (take(attached, UNITS[2], tmp_path / str(n), n) for n in (3, 8))
     rows = torch.tensor([5, 0, 7, 2])
-    for left, right in zip(flatten(one.batch(rows)), flatten(other.batch(rows)), strict=True):
+    for left, right in zip(flatten(first.batch(rows)), flatten(second.batch(rows)), strict=True):
         assert torch.allclose(left, right, rtol=1e-9, atol=1e-11)
 
 
@@ -82,10 +82,10 @@ def flatten(batch: tuple[dict[str, Tensor], Tensor, Tensor]) -> list[Tensor]:
 def test_a_unit_called_again_with_mixed_timesteps_gives_what_it_gave(unit: str, tmp_path: Path) -> None:
     rules = scheme(PER_STEP, Rule("attn.*", scale=PerStepScale()), Rule("attn.to_*.weight", scale=StaticScale()), act=4)
     attached = wrapped(rules)
-    found = take(attached, unit, tmp_path)
+    captured = take(attached, unit, tmp_path)
     _, expected = watch(attached.model, unit, QuantDenoiser(attached))
     rows = torch.tensor([6, 1, 3, 0])
-    inputs, _, timesteps = found.batch(rows)
+    inputs, _, timesteps = captured.batch(rows)
     assert len(set(timesteps.tolist())) == 4
     with attached.context.at(attached.grid(timesteps)):
         again = call(attached.model.get_submodule(unit), inputs)
@@ -152,8 +152,8 @@ def test_full_precision_inputs_that_were_not_recorded_are_computed(tmp_path: Pat
     attached, unit = wrapped(scheme(), **SMALL), "mid_block.resnets.0"
     recorded(tmp_path / "every", "blocks", inputs=False)
     alone = take(attached, unit, tmp_path / "alone", reads_full=True)
-    found = take(attached, unit, tmp_path / "found", targets=tmp_path / "every", reads_full=True)
-    assert same(alone, found) and set(found.full_inputs) == {"0", "1"}
+    captured = take(attached, unit, tmp_path / "found", targets=tmp_path / "every", reads_full=True)
+    assert same(alone, captured) and set(captured.full_inputs) == {"0", "1"}
     without = take(attached, unit, tmp_path / "without", targets=tmp_path / "every")
     assert not without.full_inputs and not (tmp_path / "without" / "full").exists()
     none = tmp_path / "none"
@@ -176,7 +176,7 @@ def test_their_size_is_known_beforehand(kind: str, inputs: bool, tmp_path: Path)
     assert arguments == {"target", *(["0"] if inputs else []), *(["1", "temb"] if embedding else [])}
     assert len(files) == len(modules) * (1 + inputs) + 6 * embedding
     stored = [RowFile(file) for file in files]
-    assert sum(one.rows([0]).nbytes for one in stored) == expected
+    assert sum(row_file.rows([0]).nbytes for row_file in stored) == expected
     assert NUM * expected <= sum(file.stat().st_size for file in files) < NUM * expected + 1000 * len(files)
 
 
@@ -194,9 +194,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     if recorded_before:
         recorded(every, "blocks", inputs=True)
     options: dict[str, Any] = {"reads_full": reads_full, "targets": every if recorded_before else None}
-    found = take(attached, unit, tmp_path / "there", **options)
-    read = NUM * sum(value.nbytes for value in found.batch(torch.arange(1))[0].values())
-    full = read * reads_full + NUM * found.batch(torch.arange(1))[1].nbytes
+    captured = take(attached, unit, tmp_path / "there", **options)
+    read = NUM * sum(value.nbytes for value in captured.batch(torch.arange(1))[0].values())
+    full = read * reads_full + NUM * captured.batch(torch.arange(1))[1].nbytes
     needed = read + (0 if recorded_before else full)
     disk_with(monkeypatch, needed - 1)
     with pytest.raises(DiskError, match=r"Capturing the unit mid_block.resnets.0 writes .* GiB are free") as caught:
@@ -204,7 +204,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     assert "use fewer recon.num_samples, or another folder with runtime.outputs." in str(caught.value)
     assert not (tmp_path / "none").exists() and not attached.model.get_submodule(unit)._forward_hooks
     disk_with(monkeypatch, needed)
-    assert same(found, take(attached, unit, tmp_path / "enough", **options))
+    assert same(captured, take(attached, unit, tmp_path / "enough", **options))
 
 
 def test_what_was_captured_before_is_removed(tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_what_was_captured_before_is_removed(tmp_path: Path) -> None:
     (tmp_path / "work" / "mine.txt").touch()
     for unit, reads_full in (("mid_block.resnets.0", True), ("conv_out", True), ("conv_in", False)):
         take(attached, unit, tmp_path / "work", reads_full=reads_full)
-        found = sorted(
+        paths = sorted(
             str(file.relative_to(tmp_path / "work")) for file in (tmp_path / "work").rglob("*.*") if file.is_file()
         )
         arguments = ["0", "1"] if "resnets" in unit else ["0"]
         full = [f"full/{unit}--{name}.safetensors" for name in (arguments if reads_full else [])]
-        own = [f"quantized/{unit}--{name}.safetensors" for name in arguments]
-        assert found == [*full, f"full/{unit}--target.safetensors", "mine.txt", *own]
+        quantized = [f"quantized/{unit}--{name}.safetensors" for name in arguments]
+        assert paths == [*full, f"full/{unit}--target.safetensors", "mine.txt", *quantized]

@@ -14,10 +14,10 @@ from tests.recon.runs import FEW_UNITS, brecq, few, run
 
 
 def curve(losses: list[float]) -> list[list[float]]:
-    made = Curve(len(losses))
+    loss_curve = Curve(len(losses))
     for loss in losses:
-        made.add(loss)
-    return made.points
+        loss_curve.add(loss)
+    return loss_curve.points
 
 
 @pytest.mark.parametrize("total", [1, 3, 50, 51, 70, 1000])

@@ -25,46 +25,46 @@ EXECUTED = {
 
 def arguments(model: nn.Module, unit: str, forward: Any) -> dict[str, Tensor]:
     """What the unit is called with on all samples."""
-    seen: list[Any] = []
-    hook = model.get_submodule(unit).register_forward_pre_hook(lambda _m, args: seen.append(args))
+    calls: list[Any] = []
+    hook = model.get_submodule(unit).register_forward_pre_hook(lambda _m, args: calls.append(args))
     with torch.no_grad():
         forward(*data(NUM))
     hook.remove()
-    return {str(number): value for number, value in enumerate(seen[0])}
+    return {str(number): value for number, value in enumerate(calls[0])}
 
 
 def outputs(module: nn.Module, layers: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
     """What these layers of the module give, in the order in which they are named."""
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     hooks = [
-        module.get_submodule(name).register_forward_hook(lambda _m, _x, y, name=name: found.update({name: y}))
+        module.get_submodule(name).register_forward_hook(lambda _m, _x, y, name=name: results.update({name: y}))
         for name in layers
     ]
     with torch.no_grad():
         module(*inputs.values())
     for hook in hooks:
         hook.remove()
-    return [found[name] for name in layers]
+    return [results[name] for name in layers]
 
 
 @pytest.mark.parametrize("unit", EXECUTED)
 @pytest.mark.parametrize("p", [2.0, 2.4])
 def test_the_errors_of_all_layers_but_the_last(unit: str, p: float) -> None:
     attached, full, layers = small(), network(**SMALL), EXECUTED[unit]
-    own, other = arguments(attached.model, unit, QuantDenoiser(attached)), arguments(full, unit, full)
+    inputs, other = arguments(attached.model, unit, QuantDenoiser(attached)), arguments(full, unit, full)
     with attached.at(data(NUM)[1]):
         with LayerErrors(attached, ModuleUnit(unit)) as errors:
             errors.see_full(other)
-            attached.model.get_submodule(unit)(*own.values())
-            found = float(errors.total(p))
-        quantized = outputs(attached.model.get_submodule(unit), layers, own)
+            attached.model.get_submodule(unit)(*inputs.values())
+            total = float(errors.total(p))
+        quantized = outputs(attached.model.get_submodule(unit), layers, inputs)
     reference = outputs(full.get_submodule(unit), layers, other)
     each = [
         float(((a - b).abs() ** p).sum(2 if a.ndim == 3 else 1).mean())
         for a, b in zip(quantized, reference, strict=True)
     ]
     assert {a.ndim for a in quantized} <= ({3} if "attentions" in unit else {2, 4}), "an attention's are (B, places, C)"
-    assert found == pytest.approx(sum(each[:-1]), rel=1e-9) and min(each) > 1e-6
+    assert total == pytest.approx(sum(each[:-1]), rel=1e-9) and min(each) > 1e-6
     assert set(layers_of(attached, ModuleUnit(unit))) == {f"{unit}.{name}".rstrip(".") for name in layers}
 
 
@@ -78,21 +78,24 @@ def test_the_full_precision_side_has_no_quantizer_of_another_unit_either() -> No
         errors.see_full(inputs)
     expected = outputs(full.get_submodule(unit), ["conv1", "conv2", "conv_shortcut"], inputs)
     assert list(errors.full) == [f"{unit}.{name}" for name in ("conv1", "conv2", "conv_shortcut")]
-    for found, value in zip(errors.full.values(), expected, strict=True):
-        assert torch.allclose(found, value, rtol=1e-12, atol=1e-12)
+    for output, value in zip(errors.full.values(), expected, strict=True):
+        assert torch.allclose(output, value, rtol=1e-12, atol=1e-12)
 
 
 def test_quantizers_are_as_they_were_whatever_happens() -> None:
     attached = small()
     chosen = attached.quantizers()
     chosen["conv_in.input_quantizer"].enabled = False
-    before = {name: one.enabled for name, one in chosen.items()}
+    before = {name: quantizer.enabled for name, quantizer in chosen.items()}
     with LayerErrors(attached, ModuleUnit("conv_in")) as errors:
         errors.see_full({"0": data(NUM)[0]})
-        assert {name: one.enabled for name, one in chosen.items()} == before
+        assert {name: quantizer.enabled for name, quantizer in chosen.items()} == before
         with pytest.raises(RuntimeError):
             errors.see_full({"0": torch.zeros(1, 7)})
-    assert {name: one.enabled for name, one in chosen.items()} == before and set(before.values()) == {True, False}
+    assert {name: quantizer.enabled for name, quantizer in chosen.items()} == before and set(before.values()) == {
+        True,
+        False,
+    }
     assert hooks(attached) == 0
 
 
@@ -104,9 +107,9 @@ def test_outputs_come_in_the_order_of_the_calls() -> None:
     attached, unit = small(), "up_blocks.0.resnets.0"
     full = network(**SMALL)
     layers = dict(reversed(layers_of(attached, ModuleUnit(unit)).items()))
-    with attached.at(data(NUM)[1]), outputs_of(layers) as seen:
+    with attached.at(data(NUM)[1]), outputs_of(layers) as results:
         attached.model.get_submodule(unit)(*arguments(full, unit, full).values())
-    assert [name.removeprefix(f"{unit}.") for name in seen] == EXECUTED[unit]
+    assert [name.removeprefix(f"{unit}.") for name in results] == EXECUTED[unit]
 
 
 @pytest.mark.parametrize("weight", ["fine", "bias"])

@@ -63,7 +63,7 @@ def test_adaround_equals_the_loop_of_the_paper_step_for_step() -> None:
     learner = AdaRound(lr=rate, regulariser=weight, warmup=0.25, beta=(20.0, 2.0)).start(layer.weights, iterations)
     rounding = layer.quantizer.rounding
     assert isinstance(rounding, SoftRound)
-    found = [(loss, rounding.alpha.detach().clone()) for _, loss in layer.descend(learner, iterations)]
+    history = [(loss, rounding.alpha.detach().clone()) for _, loss in layer.descend(learner, iterations)]
     learner.finish()
 
     down = torch.floor(layer.weight / layer.scale)
@@ -79,8 +79,8 @@ def test_adaround_equals_the_loop_of_the_paper_step_for_step() -> None:
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         step = mean / (1 - 0.9 ** (i + 1)) / ((square / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8)
         alpha = alpha.detach() - rate * step
-        assert found[i][0] == pytest.approx(float(loss.detach()), rel=1e-8, abs=1e-12)
-        assert torch.allclose(found[i][1], alpha, rtol=1e-7, atol=1e-9)
+        assert history[i][0] == pytest.approx(float(loss.detach()), rel=1e-8, abs=1e-12)
+        assert torch.allclose(history[i][1], alpha, rtol=1e-7, atol=1e-9)
     codes = torch.clamp(down + (alpha >= 0) + layer.zero_point, 0, TOP)
     assert isinstance(layer.quantizer.rounding, FixedRound)
     assert torch.equal(layer.quantizer(layer.weight), (codes - layer.zero_point) * layer.scale)
@@ -99,7 +99,7 @@ def test_without_regulariser_there_is_no_penalty() -> None:
 @pytest.mark.parametrize("lr", [None, 0.04, 10.0])
 def test_offsets_move_by_the_sign_of_their_gradient_and_the_best_are_kept(lr: float | None) -> None:
     layer, iterations = Layer(), 8
-    learner, seen = SignSteps(lr).start(layer.weights, iterations), list[tuple[float, Tensor]]()
+    learner, history = SignSteps(lr).start(layer.weights, iterations), list[tuple[float, Tensor]]()
     rounding = layer.quantizer.rounding
     assert isinstance(rounding, SignRound)
     for i in range(iterations):
@@ -113,10 +113,10 @@ def test_offsets_move_by_the_sign_of_their_gradient_and_the_best_are_kept(lr: fl
         after = (before - rate * slope.sign() * inside).clamp(-0.5, 0.5)
         assert torch.allclose(rounding.offset, after, rtol=0, atol=1e-15)
         assert int(inside.sum()) > 80 and bool((after[inside].abs() == 0.5).all() if lr == 10.0 else after.any())
-        seen.append((loss, codes.clamp(0, TOP)))
+        history.append((loss, codes.clamp(0, TOP)))
     learner.finish()
     assert isinstance(layer.quantizer.rounding, FixedRound)
-    _, best = min(seen, key=lambda pair: pair[0])
+    _, best = min(history, key=lambda pair: pair[0])
     assert torch.equal(layer.quantizer(layer.weight), (best - layer.zero_point) * layer.scale)
 
 
@@ -124,7 +124,7 @@ def test_ends_of_ranges_move_by_the_sign_of_their_gradient_and_the_best_are_kept
     """AutoRound's min_scale and max_scale, written down once more with autograd over them."""
     layer, iterations = Layer(), 8
     low, high = -layer.zero_point * layer.scale, (TOP - layer.zero_point) * layer.scale
-    learner, kept = SignSteps(ranges=True).start(layer.weights, iterations), []
+    learner, history = SignSteps(ranges=True).start(layer.weights, iterations), []
     v = torch.zeros_like(layer.weight)
     alpha, beta = torch.ones_like(low), torch.ones_like(high)
 
@@ -137,13 +137,13 @@ def test_ends_of_ranges_move_by_the_sign_of_their_gradient_and_the_best_are_kept
         return scale * ((through(layer.weight / scale + v) + zero).clamp(0, TOP) - zero)
 
     for i in range(iterations):
-        for one in (v, alpha, beta):
-            one.requires_grad_(True)
+        for parameter in (v, alpha, beta):
+            parameter.requires_grad_(True)
         loss = layer.loss(by_hand())
         slopes = torch.autograd.grad(loss, (v, alpha, beta))
-        kept.append((float(loss.detach()), by_hand().detach()))
-        found, _ = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
-        assert found == pytest.approx(kept[-1][0], rel=1e-9)
+        history.append((float(loss.detach()), by_hand().detach()))
+        learner_loss, _ = descend([learner], layer.loss(layer.quantizer(layer.weight)), i, "It", "something")
+        assert learner_loss == pytest.approx(history[-1][0], rel=1e-9)
         rate = (1 - i / iterations) / iterations
         v = (v.detach() - rate * slopes[0].sign()).clamp(-0.5, 0.5)
         alpha, beta = (
@@ -151,7 +151,7 @@ def test_ends_of_ranges_move_by_the_sign_of_their_gradient_and_the_best_are_kept
         )
     assert float(alpha.min()) < 1 and float(beta.min()) < 1, "some end moved"
     learner.finish()
-    _, best = min(kept, key=lambda pair: pair[0])
+    _, best = min(history, key=lambda pair: pair[0])
     assert isinstance(layer.quantizer.scale, Static) and isinstance(layer.quantizer.rounding, FixedRound)
     assert torch.allclose(layer.quantizer(layer.weight), best, rtol=1e-9, atol=1e-12)
 
@@ -197,8 +197,8 @@ def test_the_first_step_of_a_scale(relative: bool, rules: tuple[Rule, ...], tmp_
     """Adam's first step is its learning rate, whatever the gradient."""
     attached, lr = small(*rules), 1e-3
     before = {name: q.scale.scale.detach().clone() for name, q in attached.quantizers().items()}  # type: ignore[operator]
-    one = Pass(1, scales=Scales(lr=lr, relative=relative))
-    run(Reconstruction({"scales": one}, batch_size=NUM), attached, tmp_path)
+    scale_pass = Pass(1, scales=Scales(lr=lr, relative=relative))
+    run(Reconstruction({"scales": scale_pass}, batch_size=NUM), attached, tmp_path)
     for name, quantizer in attached.quantizers(*ACTIVATIONS).items():
         moved = (quantizer.scale.scale - before.pop(name)).abs()  # type: ignore[operator]
         start = quantizer.scale.scale.detach()  # type: ignore[operator]
@@ -213,8 +213,8 @@ def test_the_first_step_of_a_scale(relative: bool, rules: tuple[Rule, ...], tmp_
 
 
 def test_learning_rates_fall_to_zero_along_half_a_cosine() -> None:
-    layer, iterations, made = Layer(), 10, Static(torch.tensor(0.5))
-    quantizer = TensorQuantizer(Uniform(8), made, Nearest())
+    layer, iterations, source = Layer(), 10, Static(torch.tensor(0.5))
+    quantizer = TensorQuantizer(Uniform(8), source, Nearest())
     learners = [
         Scales(lr=0.01).start([quantizer], iterations),
         AdaRound(lr=0.02, decay=True).start(layer.weights, iterations),
@@ -228,7 +228,7 @@ def test_learning_rates_fall_to_zero_along_half_a_cosine() -> None:
             learner.optimizer.step()
             learner.scheduler.step()
     flat = [Scales(lr=0.01, decay=False).start([quantizer], 9), AdaRound().start(layer.weights, 9)]
-    assert [one.scheduler for one in flat if one is not None] == [None, None]
+    assert [flat_learner.scheduler for flat_learner in flat if flat_learner is not None] == [None, None]
 
 
 def test_a_scale_stays_positive() -> None:
@@ -269,7 +269,7 @@ def test_dynamic_scales_have_nothing_to_learn_and_are_passed_over(
 @pytest.mark.parametrize(
     ("kind", "fields", "words"),
     [
-        *((AdaRound, one, "AdaRound was asked for lr=.*; lr and beta are positive") for one in (
+        *((AdaRound, options, "AdaRound was asked for lr=.*; lr and beta are positive") for options in (
             {"lr": 0.0}, {"regulariser": -1.0}, {"warmup": 1.1}, {"warmup": -0.1}, {"beta": (20.0, 0.0)},
         )),
         (SignSteps, {"lr": 0.0}, "SignSteps was asked for lr=0.0; use a positive number, or null for 1 / iterations"),
@@ -291,7 +291,13 @@ def test_learners_together_take_the_steps_they_take_alone() -> None:
             pass
     learners = [kind.start(layer.weights, 6) for kind, layer in zip(kinds, together, strict=True)]
     for i in range(6):
-        descend(learners, sum((one.loss(one.quantizer(one.weight)) for one in together), torch.zeros(())), i, "It", "x")
-    for one, other in itertools.chain(zip(alone, together, strict=True)):
-        pairs = zip(one.quantizer.rounding.parameters(), other.quantizer.rounding.parameters(), strict=True)
+        descend(
+            learners,
+            sum((linear.loss(linear.quantizer(linear.weight)) for linear in together), torch.zeros(())),
+            i,
+            "It",
+            "x",
+        )
+    for linear, other in itertools.chain(zip(alone, together, strict=True)):
+        pairs = zip(linear.quantizer.rounding.parameters(), other.quantizer.rounding.parameters(), strict=True)
         assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)

@@ -38,8 +38,8 @@ def test_the_mean_error_by_hand() -> None:
     for timestep, count in ((7, 3), (500, 2)):
         rows = error[timesteps == timestep]
         expected += count / 5 * sum(float(rows[:, channel].mean()) ** 2 for channel in range(2))
-    found = mean_error(target + error, target, timesteps)
-    assert float(found) == pytest.approx(expected, rel=1e-12)
+    loss = mean_error(target + error, target, timesteps)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
     tokens = [x.flatten(2).transpose(1, 2) for x in (target + error, target)]  # the same as (B, places, C)
     assert float(mean_error(tokens[0], tokens[1], timesteps)) == pytest.approx(expected, rel=1e-12)
     flat = [x[:, :, 0, 0] for x in (target + error, target)]
@@ -61,9 +61,9 @@ def test_what_cancels_within_a_timestep_is_no_mean_error() -> None:
 
 
 def test_beta_by_hand() -> None:
-    found = [beta_schedule(i, 11, 0.2, 20.0, 2.0) for i in range(11)]
-    assert found[:2] == [None, None]
-    assert found[2:] == pytest.approx([20 - 18 * i / 8 for i in range(9)])
+    betas = [beta_schedule(i, 11, 0.2, 20.0, 2.0) for i in range(11)]
+    assert betas[:2] == [None, None]
+    assert betas[2:] == pytest.approx([20 - 18 * i / 8 for i in range(9)])
     assert beta_schedule(0, 1, 0.0, 20.0, 2.0) == 20.0
     assert beta_schedule(19_999, 20_000, 0.2, 20.0, 2.0) == pytest.approx(2.0)
     assert beta_schedule(3_999, 20_000, 0.2, 20.0, 2.0) is None

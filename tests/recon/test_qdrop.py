@@ -35,90 +35,94 @@ def about_half(chosen: Tensor) -> bool:
 
 @pytest.mark.parametrize("main", ["0", "hidden_states", "input"])
 def test_about_half_of_the_main_input_is_full_precision(main: str) -> None:
-    own, full = ({main: torch.full((LARGE,), value), "1": torch.full((9,), value)} for value in (0.0, 1.0))
-    first, second = mixed(own, full, 0.5), mixed(own, full, 0.5)
+    quantized, full = ({main: torch.full((LARGE,), value), "1": torch.full((9,), value)} for value in (0.0, 1.0))
+    first, second = mixed(quantized, full, 0.5), mixed(quantized, full, 0.5)
     assert set(first[main].tolist()) == {0.0, 1.0} and about_half(first[main])
     assert about_half(first[main] != second[main]), "drawn anew, independently"
-    assert list(first) == [main, "1"] and first["1"] is own["1"]
-    assert float(mixed(own, full, 0.1)[main].mean()) == pytest.approx(0.1, abs=0.01)
-    assert torch.equal(mixed(own, full, 1.0)[main], full[main])
-    assert mixed(own, full, 0.0) is own
+    assert list(first) == [main, "1"] and first["1"] is quantized["1"]
+    assert float(mixed(quantized, full, 0.1)[main].mean()) == pytest.approx(0.1, abs=0.01)
+    assert torch.equal(mixed(quantized, full, 1.0)[main], full[main])
+    assert mixed(quantized, full, 0.0) is quantized
 
 
 def test_all_inputs_are_mixed_where_a_pass_says_so() -> None:
-    own, full = (
+    quantized, full = (
         dict[str, Any]({"0": torch.full((LARGE,), value), "1": torch.full((LARGE,), value)}) for value in (0.0, 1.0)
     )
-    for inputs in (own, full):
+    for inputs in (quantized, full):
         inputs |= {"labels": torch.tensor([3]), "scale": 1.0}
-    half = mixed(own, full, 0.5, "all")
+    half = mixed(quantized, full, 0.5, "all")
     assert about_half(half["0"]) and about_half(half["1"]) and about_half(half["0"] != half["1"]), "each by itself"
-    whole = mixed(own, full, 1.0, "all")
+    whole = mixed(quantized, full, 1.0, "all")
     assert torch.equal(whole["0"], full["0"]) and torch.equal(whole["1"], full["1"])
-    assert whole["scale"] == 1.0 and torch.equal(whole["labels"], own["labels"]) and list(whole) == list(own)
-    assert torch.equal(mixed(own, full, 1.0)["1"], own["1"])
+    assert (
+        whole["scale"] == 1.0 and torch.equal(whole["labels"], quantized["labels"]) and list(whole) == list(quantized)
+    )
+    assert torch.equal(mixed(quantized, full, 1.0)["1"], quantized["1"])
 
 
 def test_inputs_without_a_main_one_are_not_mixed() -> None:
-    own, full = ({"timestep": torch.full((9,), value)} for value in (0.0, 1.0))
-    assert mixed(own, full, 0.5) is own
+    quantized, full = ({"timestep": torch.full((9,), value)} for value in (0.0, 1.0))
+    assert mixed(quantized, full, 0.5) is quantized
 
 
 def test_a_unit_reads_elements_of_both_networks(tmp_path: Path) -> None:
     """One sample: what the unit reads is one captured input or the other, element by element; the embedding is quantized."""
-    attached, unit, seen = few(weight=2), "up_blocks.0.resnets.0", list[tuple[Tensor, Tensor]]()
+    attached, unit, calls = few(weight=2), "up_blocks.0.resnets.0", list[tuple[Tensor, Tensor]]()
     module = attached.model.get_submodule(unit)
     learning = [False]
-    module.register_forward_pre_hook(lambda _m, args: seen.append(args) if torch.is_grad_enabled() else None)
+    module.register_forward_pre_hook(lambda _m, args: calls.append(args) if torch.is_grad_enabled() else None)
 
     def check(_: str, now: str) -> bool:
         if now == unit:
             learning[0] = True
             folder = tmp_path / "tmp-capture"
-            own, full = (RowFile(folder / side / f"{unit}--0.safetensors").rows([0]) for side in ("quantized", "full"))
+            quantized, full = (
+                RowFile(folder / side / f"{unit}--0.safetensors").rows([0]) for side in ("quantized", "full")
+            )
             embedding = RowFile(folder / "quantized" / f"{unit}--1.safetensors").rows([0])
-            main, time = seen[-1]
-            from_own, from_full = main == own, main == full
-            assert (from_own | from_full).all() and about_half(from_full[own != full])
-            assert (own != full).double().mean() > 0.5 and torch.equal(time, embedding)
+            main, time = calls[-1]
+            from_quantized, from_full = main == quantized, main == full
+            assert (from_quantized | from_full).all() and about_half(from_full[quantized != full])
+            assert (quantized != full).double().mean() > 0.5 and torch.equal(time, embedding)
         return False
 
     run(joint(iterations=3, mix=0.5, batch_size=1), attached, tmp_path, check, num=1)
-    assert learning == [True] and len(seen) == 3
-    assert not torch.equal(seen[0][0], seen[1][0]) and not torch.equal(seen[1][0], seen[2][0])
+    assert learning == [True] and len(calls) == 3
+    assert not torch.equal(calls[0][0], calls[1][0]) and not torch.equal(calls[1][0], calls[2][0])
 
 
 def quantizer() -> TensorQuantizer:
-    one = TensorQuantizer(Uniform(4), Static(torch.tensor(0.2, dtype=torch.float64), 3.0), Nearest())
-    one.scale.scale.requires_grad_(True)
-    return one
+    tensor_quantizer = TensorQuantizer(Uniform(4), Static(torch.tensor(0.2, dtype=torch.float64), 3.0), Nearest())
+    tensor_quantizer.scale.scale.requires_grad_(True)
+    return tensor_quantizer
 
 
 def test_a_dropping_quantizer_lets_about_half_of_the_elements_pass() -> None:
-    one, x = quantizer(), torch.linspace(-2, 4, LARGE, dtype=torch.float64, requires_grad=True)
-    quantized = one(x).detach()
-    one.drop = 0.5
-    found = one(x)
-    untouched = found == x
-    assert about_half(untouched) and torch.equal(found[~untouched], quantized[~untouched])
-    found.sum().backward()
+    tensor_quantizer, x = quantizer(), torch.linspace(-2, 4, LARGE, dtype=torch.float64, requires_grad=True)
+    quantized = tensor_quantizer(x).detach()
+    tensor_quantizer.drop = 0.5
+    output = tensor_quantizer(x)
+    untouched = output == x
+    assert about_half(untouched) and torch.equal(output[~untouched], quantized[~untouched])
+    output.sum().backward()
     inside = (x >= -0.6 - 0.1) & (x <= 2.4 + 0.1)  # codes 0..15 with zero point 3, half a code beyond each end
     assert 0.1 < float(inside.double().mean()) < 0.9 and x.grad is not None
     assert torch.equal(x.grad, torch.where(untouched | inside, 1.0, 0.0))
     slopes = ((quantized - torch.where(inside, x.detach(), 0.0)) / 0.2)[~untouched]  # LSQ's, of what is not untouched
-    assert float(one.scale.scale.grad) == pytest.approx(float(slopes.sum()), rel=1e-9)  # type: ignore[arg-type]
+    assert float(tensor_quantizer.scale.scale.grad) == pytest.approx(float(slopes.sum()), rel=1e-9)  # type: ignore[arg-type]
 
 
 def test_without_dropping_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, x = quantizer(), torch.linspace(-2, 4, 99, dtype=torch.float64)
-    expected = one(x)
+    tensor_quantizer, x = quantizer(), torch.linspace(-2, 4, 99, dtype=torch.float64)
+    expected = tensor_quantizer(x)
     monkeypatch.setattr(torch, "rand_like", None)
-    one.drop = 0.0
-    assert torch.equal(one(x), expected)
+    tensor_quantizer.drop = 0.0
+    assert torch.equal(tensor_quantizer(x), expected)
 
 
 def drops(attached: Attached) -> dict[str, float]:
-    return {name: one.drop for name, one in attached.quantizers().items()}
+    return {name: tensor_quantizer.drop for name, tensor_quantizer in attached.quantizers().items()}
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -156,8 +160,8 @@ def test_zero_of_everything_is_the_plain_joint_pass(tmp_path: Path, monkeypatch:
         dropped[unit] == pytest.approx(values, rel=1e-12) for unit, values in losses.items()
     )  # sums in another order
     files = [
-        {f.name.partition("--")[2] for f in (tmp_path / one / "tmp-capture" / "full").iterdir()}
-        for one in ("mixing", "plain")
+        {f.name.partition("--")[2] for f in (tmp_path / name / "tmp-capture" / "full").iterdir()}
+        for name in ("mixing", "plain")
     ]
     assert files == [{"0.safetensors", "target.safetensors"}, {"target.safetensors"}]
 

@@ -81,8 +81,8 @@ def test_losses_fall(tmp_path: Path) -> None:
     assert list(losses) == ["temporal", "attention"]
     ratios = [sum(values[-3:]) / sum(values[:3]) for values in losses.values()]
     assert ratios[0] < 0.97 and ratios[1] < 0.995
-    kept = {unit: [[number, loss] for number, loss in enumerate(values, 1)] for unit, values in losses.items()}
-    assert curves(tmp_path)["tuning"] == kept
+    points = {unit: [[number, loss] for number, loss in enumerate(values, 1)] for unit, values in losses.items()}
+    assert curves(tmp_path)["tuning"] == points
     assert float((output(attached) - full(attached)).square().mean()) < 0.97 * before
 
 
@@ -92,13 +92,13 @@ def test_steps_far_smaller_than_a_code_already_turn_weights(tmp_path: Path) -> N
     run(BASE, base, tmp_path / "base")
     run(quest(2, BASE, weight_lr=1e-3, scale_lr=1e-300), attached, tmp_path / "tuned")
     turned, count = 0, 0
-    for (name, one, weight, _), (_, other, before, _) in zip(
+    for (name, quantizer, weight, _), (_, other, before, _) in zip(
         attached.weight_pieces(), base.weight_pieces(), strict=True
     ):
         if f"{name.partition('.weight_quantizer')[0]}.tuned" in extra_state(attached):
-            turned += int((one.codes(weight) != other.codes(before)).sum())
+            turned += int((quantizer.codes(weight) != other.codes(before)).sum())
             count += weight.numel()
-            assert float(one.scale(weight)[0].min()) > 14 * 2e-3
+            assert float(quantizer.scale(weight)[0].min()) > 14 * 2e-3
     assert 0 < turned < 0.1 * count
 
 
@@ -106,13 +106,13 @@ def test_the_first_loss_by_hand(tmp_path: Path) -> None:
     """The network's error, and in the first stage those of the layers that are tuned."""
     attached, reference = small(), network(**SMALL)
     names = [layer.name for layer in attached.adapter.layers() if layer.role.startswith(("time.", "resnet.time_proj"))]
-    seen: dict[Any, Tensor] = {}
+    outputs: dict[Any, Tensor] = {}
     for model in (attached.model, reference):
         for name in names:
-            model.get_submodule(name).register_forward_hook(lambda _m, _x, y, k=(model, name): seen.update({k: y}))
+            model.get_submodule(name).register_forward_hook(lambda _m, _x, y, k=(model, name): outputs.update({k: y}))
     expected = (output(attached) - ModelDenoiser(adapter(**SMALL))(*data(NUM))).square().mean()
     reference(*data(NUM))
-    local = [(seen[attached.model, name] - seen[reference, name]).square().mean() for name in names]
+    local = [(outputs[attached.model, name] - outputs[reference, name]).square().mean() for name in names]
     assert len(local) == TEMPORAL and min(map(float, local)) > 0
     losses = run(quest(1, weight_lr=1e-300, scale_lr=1e-300, batch_size=NUM), attached, tmp_path)["quest"]
     assert losses["temporal"] == [pytest.approx(float(expected) + sum(map(float, local)), rel=1e-9)]
@@ -128,12 +128,12 @@ def test_the_losses_of_the_released_scripts_by_hand(tmp_path: Path) -> None:
         run(quest(1, **still, **fields), small(), tmp_path / str(number))["quest"]
         for number, fields in enumerate(scripts)
     )
-    network_error, own = plain["attention"][0], local["attention"][0] - plain["attention"][0]
+    network_error, attention_own = plain["attention"][0], local["attention"][0] - plain["attention"][0]
     temporal_own = plain["temporal"][0] - network_error
-    assert own > 0 and local["temporal"] == plain["temporal"]
+    assert attention_own > 0 and local["temporal"] == plain["temporal"]
     assert counted["temporal"] == [pytest.approx(TEMPORAL * network_error + temporal_own, rel=1e-9)]
     assert counted["attention"] == [pytest.approx(ATTENTION * network_error, rel=1e-9)]
-    assert both["attention"] == [pytest.approx(ATTENTION * network_error + own, rel=1e-9)]
+    assert both["attention"] == [pytest.approx(ATTENTION * network_error + attention_own, rel=1e-9)]
 
 
 def test_rates_of_scales_are_absolute_and_of_each_stage(tmp_path: Path) -> None:
@@ -167,13 +167,13 @@ def test_layers_that_are_left_out_do_not_learn(tmp_path: Path) -> None:
 )
 def test_the_released_scripts_tune_these_layers(family: str, roles: set[str]) -> None:
     """LSUN's networks have no cross-attention."""
-    made = build.make(composed(f"recon=quest_{family}")["recon"])
-    assert isinstance(made, Quest) and (made.counted, made.relative) == ("per_layer", False)
-    assert (made.temporal_scale_lr, made.scale_lr, made.weight_lr) == (1e-5, 1e-4, 1e-5)
-    assert {role for role in ROLES if fits(role, made.temporal)} == {"resnet.time_proj"}
-    spared = {role for role in ROLES if fits(role, made.attention_but)}
-    assert {role for role in ROLES if fits(role, made.attention)} - spared == roles
-    assert made.local == ("both" if family == "sd" else "temporal")
+    recon = build.make(composed(f"recon=quest_{family}")["recon"])
+    assert isinstance(recon, Quest) and (recon.counted, recon.relative) == ("per_layer", False)
+    assert (recon.temporal_scale_lr, recon.scale_lr, recon.weight_lr) == (1e-5, 1e-4, 1e-5)
+    assert {role for role in ROLES if fits(role, recon.temporal)} == {"resnet.time_proj"}
+    spared = {role for role in ROLES if fits(role, recon.attention_but)}
+    assert {role for role in ROLES if fits(role, recon.attention)} - spared == roles
+    assert recon.local == ("both" if family == "sd" else "temporal")
 
 
 def test_the_full_precision_twin_stays(tmp_path: Path) -> None:

@@ -108,34 +108,34 @@ def scales_of(attached: Any) -> dict[str, Tensor]:
 
 
 def test_both_halves_of_a_split_are_regularised_and_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[SoftRound] = []
+    roundings: list[SoftRound] = []
     original = SoftRound.regulariser
 
     def regulariser(self: SoftRound, beta: float) -> Tensor:
-        seen.append(self)
+        roundings.append(self)
         return original(self, beta)
 
     monkeypatch.setattr(SoftRound, "regulariser", regulariser)
     attached = small()
     run(brecq(weights=3, scales=1, rounding=AdaRound(warmup=0.4)), attached, tmp_path)
     weights = attached.quantizers("weight")
-    assert len(set(map(id, seen))) == len(weights) == SMALL_WEIGHTS and len(seen) == 2 * SMALL_WEIGHTS
+    assert len(set(map(id, roundings))) == len(weights) == SMALL_WEIGHTS and len(roundings) == 2 * SMALL_WEIGHTS
     assert all(isinstance(weights[f"{SPLIT}.{i}"].rounding, FixedRound) for i in (0, 1))
 
 
 def test_the_regulariser_alone_pushes_every_rounding_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[SoftRound] = []
+    roundings: list[SoftRound] = []
     original = SoftRound.frozen
 
     def frozen(self: SoftRound) -> FixedRound:
-        kept.append(self)
+        roundings.append(self)
         return original(self)
 
     monkeypatch.setattr(SoftRound, "frozen", frozen)
     strong = AdaRound(lr=0.2, regulariser=10.0, warmup=0.0)
     run(brecq(weights=40, scales=0, rounding=strong, batch_size=2), few(), tmp_path)
-    ends = torch.cat([r.h().detach().flatten() for r in kept])
-    assert len(kept) == 16 and float(((ends == 0) | (ends == 1)).double().mean()) > 0.95
+    ends = torch.cat([r.h().detach().flatten() for r in roundings])
+    assert len(roundings) == 16 and float(((ends == 0) | (ends == 1)).double().mean()) > 0.95
 
 
 def test_eval_mode_and_dropout(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_a_run_with_random_numbers_that_was_killed_ends_in_the_same_bytes(number
 
 
 def test_the_seed_matters(tmp_path: Path) -> None:
-    one, other = few(), few()
-    for seed, attached in enumerate((one, other)):
+    first, other = few(), few()
+    for seed, attached in enumerate((first, other)):
         run(brecq(seed=seed), attached, tmp_path / str(seed))
-    assert any(not torch.equal(v, state(other)[k]) for k, v in state(one).items())
+    assert any(not torch.equal(v, state(other)[k]) for k, v in state(first).items())
 
 
 def test_baked_weights_are_away_only_while_their_unit_learns_roundings(tmp_path: Path) -> None:
@@ -215,11 +215,11 @@ def test_a_unit_left_in_full_precision_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_pass_without_iterations_is_left_out(tmp_path: Path) -> None:
-    one, other = few(), few()
-    losses = run(brecq(scales=0), one, tmp_path / "0")
+    attached, other = few(), few()
+    losses = run(brecq(scales=0), attached, tmp_path / "0")
     weights = Reconstruction({"weights": Pass(4, rounding=AdaRound(lr=0.05))}, batch_size=4)
     assert losses == {**run(weights, other, tmp_path / "1"), "scales": {}}
-    assert_same(one, other)
+    assert_same(attached, other)
 
 
 def test_layers_learn_one_by_one_in_the_order_in_which_they_run(tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_recorded_targets_end_in_the_same_bytes(tmp_path: Path) -> None:
     full = adapter(**SMALL)
     modules = {name: full.model.get_submodule(name) for name in module_names(full, "blocks")}
     record(ModelDenoiser(full), modules, rows, NUM, tmp_path / "targets", inputs=True)
-    one, other = few(), few()
-    losses = run(settings, one, tmp_path / "0", targets=tmp_path / "targets")
+    attached, other = few(), few()
+    losses = run(settings, attached, tmp_path / "0", targets=tmp_path / "targets")
     assert losses == run(settings, other, tmp_path / "1")
-    assert_same(one, other)
+    assert_same(attached, other)
     assert not (tmp_path / "0" / "tmp-capture" / "full").exists(), "nothing is computed twice"
 
 
@@ -267,10 +267,10 @@ def test_memory_of_the_unit_before_is_given_back(tmp_path: Path, monkeypatch: py
     original = capture_
 
     def capture(*args: Any, **options: Any) -> Captured:
-        assert [one() for one in alive if one() is not None] == []
-        found = original(*args, **options)
-        alive.append(weakref.ref(found))
-        return found
+        assert [ref() for ref in alive if ref() is not None] == []
+        captured = original(*args, **options)
+        alive.append(weakref.ref(captured))
+        return captured
 
     monkeypatch.setattr("dmq_cli.recon.units.capture", capture)
     run(brecq(weights=1, scales=2), few(), tmp_path)
@@ -289,9 +289,9 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_no_reconstruction_changes_nothing(tmp_path: Path) -> None:
-    one, other = small(), small()
-    NoReconstruction().run(one, rows, NUM, tmp_path, lambda *_, **__: None)
-    assert_same(one, other)
+    attached, other = small(), small()
+    NoReconstruction().run(attached, rows, NUM, tmp_path, lambda *_, **__: None)
+    assert_same(attached, other)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def test_a_round_of_refinement_is_the_same_with_other_iterations() -> None:
     settings = brecq(weights=7, scales=0, refine_rounds=2, refine_iterations=5, num_samples=9, seed=3)
     again, other = settings.refinements()
     assert again == other and not again.refinements()
-    assert {name: one.iterations for name, one in again.passes.items()} == {"weights": 5, "scales": 0}
+    assert {name: recon_pass.iterations for name, recon_pass in again.passes.items()} == {"weights": 5, "scales": 0}
     assert again.refine_rounds is None and again.refine_iterations is None
     assert again == brecq(weights=5, scales=0, num_samples=9, seed=3)
     assert settings.passes["weights"].iterations == 7
@@ -310,16 +310,16 @@ def test_a_round_of_refinement_learns_everything_again(tmp_path: Path) -> None:
     attached, direct = few(), few()
     run(settings, attached, tmp_path / "first")
     (tmp_path / "again").mkdir()
-    seen: list[tuple[str, int]] = []
+    reports: list[tuple[str, int]] = []
     (again,) = settings.refinements()
 
     def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
-        seen.append((unit, iterations))
+        reports.append((unit, iterations))
 
     again.run(attached, rows, NUM, tmp_path / "again", report)
-    assert seen == [(unit, 3) for unit in 2 * FEW_UNITS for _ in range(3)]
+    assert reports == [(unit, 3) for unit in 2 * FEW_UNITS for _ in range(3)]
     run(brecq(weights=3, scales=4), direct, tmp_path / "direct")
-    weights = [{k: v for k, v in state(one).items() if "weight" in k} for one in (attached, direct)]
+    weights = [{k: v for k, v in state(model).items() if "weight" in k} for model in (attached, direct)]
     assert len(weights[0]) == 3 * (2 + 4 + 8 + 2)  # scale, zero point, decision; two shortcuts are split
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items()), "rounding begins anew"
 

@@ -38,9 +38,9 @@ def unit_of(attached: Attached) -> TemporalUnit:
 
 def embeddings(model: nn.Module, timesteps: Tensor) -> list[Tensor]:
     """What one forward pass gives at every projection, by name of the block."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _m, _x, y, name=name: found.update({name: y}))
+        module.register_forward_hook(lambda _m, _x, y, name=name: outputs.update({name: y}))
         for name, module in model.named_modules()
         if name.endswith("time_emb_proj")
     ]
@@ -48,8 +48,8 @@ def embeddings(model: nn.Module, timesteps: Tensor) -> list[Tensor]:
         model(torch.zeros(len(timesteps), *data()[0].shape[1:], dtype=torch.float64), timesteps)
     for hook in hooks:
         hook.remove()
-    assert len(found) == PROJECTIONS
-    return [found[name] for name in adapter(**SMALL).temporal(timesteps)]
+    assert len(outputs) == PROJECTIONS
+    return [outputs[name] for name in adapter(**SMALL).temporal(timesteps)]
 
 
 def features(attached: Attached, timesteps: Tensor) -> Tensor:
@@ -68,18 +68,18 @@ def test_the_temporal_layers() -> None:
 def test_it_gives_what_one_forward_pass_gives_at_every_projection() -> None:
     attached = small()
     with quantizing(attached, weights=False, activations=False):
-        found = features(attached, TIMESTEPS)
+        projections = features(attached, TIMESTEPS)
     expected = torch.cat(embeddings(network(**SMALL), TIMESTEPS), 1)
-    assert torch.equal(found, expected) and found.shape == (4, PROJECTIONS * 8)
+    assert torch.equal(projections, expected) and projections.shape == (4, PROJECTIONS * 8)
 
 
 def test_sixteen_bits_come_to_full_precision() -> None:
     """Ranges are about 6 standard deviations wide (a little more here, a little less there), so that a step of 16 bits is
     6 / 65,535 of one, rounding to it an error of 1 / sqrt(12) of that, 2.6e-5. Three layers with an input and a weight each add
     six such errors, at random signs: 2.6e-5 * sqrt(6) = 6.5e-5. Twice as much is no rounding error any more."""
-    found = features(temporal(16, 16), TIMESTEPS)
+    fine = features(temporal(16, 16), TIMESTEPS)
     full = torch.cat(embeddings(network(**SMALL), TIMESTEPS), 1)
-    relative = float((found - full).norm() / full.norm())
+    relative = float((fine - full).norm() / full.norm())
     assert 1e-6 < relative < 1.3e-4
     coarse = features(temporal(16, 8), TIMESTEPS)
     assert float((coarse - full).norm() / full.norm()) > 30 * relative, "errors grow with the step"
@@ -133,10 +133,10 @@ def test_joint_learns_all_temporal_quantizers_first_and_blocks_leave_them_alone(
     before, between, after = *states, state(attached)
     assert order == ["temporal", *[u for u in small().units() if not u.startswith("time_embedding")]]
     names = {name.partition("_quantizer")[0] for name in attached.quantizers()}
-    own = {name for name in names if "time_emb" in name}
+    temporal_names = {name for name in names if "time_emb" in name}
     first = changed(before, between) - {"conv_in.weight", "conv_in.input"}  # the next unit has begun
-    assert first == own and len(own) == 2 * (2 + PROJECTIONS)
-    assert changed(between, after) == names - own
+    assert first == temporal_names and len(temporal_names) == 2 * (2 + PROJECTIONS)
+    assert changed(between, after) == names - temporal_names
 
 
 def test_freeze_leaves_them_as_they_were_calibrated(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_it_lowers_the_error_of_the_embeddings_at_four_bits(tmp_path: Path) -> N
     timesteps = TIMESTEPS
     full = torch.cat(embeddings(network(**SMALL), timesteps), 1)
     nearest, learned = temporal(4, 32), temporal(4, 32)
-    one = Pass(150, rounding=AdaRound(lr=0.05, regulariser=1e-3))
-    losses = run(Reconstruction({"x": one}, temporal="joint", batch_size=8), learned, tmp_path)["x"]
+    rounding_pass = Pass(150, rounding=AdaRound(lr=0.05, regulariser=1e-3))
+    losses = run(Reconstruction({"x": rounding_pass}, temporal="joint", batch_size=8), learned, tmp_path)["x"]
     errors: list[Any] = [(features(each, timesteps) - full).square().mean() for each in (nearest, learned)]
     assert list(losses) == ["temporal"] and errors[1] < 0.5 * errors[0]

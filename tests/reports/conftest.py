@@ -15,8 +15,8 @@ NASTY = "<script>alert('$x$ & \"y\"')</script>"
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page about a run with everything, one that is transformed, one that learned nothing, one with a nasty name and no trace."""
     outputs = tmp_path_factory.mktemp("outputs")
-    given = [runs.metrics("tac"), runs.metrics("tcaq", fd=0.9), runs.metrics("minmax", fd=5.4)]
-    folders = [runs.run(outputs, found) for found in given]
+    results = [runs.metrics("tac"), runs.metrics("tcaq", fd=0.9), runs.metrics("minmax", fd=5.4)]
+    folders = [runs.run(outputs, metrics) for metrics in results]
     folders.append(runs.run(outputs, runs.metrics(NASTY, bits="w4a8"), "nasty", traced=False))
     write_report([load_result(folder) for folder in folders], outputs / "page.html")
     return outputs / "page.html"

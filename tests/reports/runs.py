@@ -161,5 +161,5 @@ def _trace(place: Path, method: str, rng: np.random.Generator, fd: float) -> Non
 
 
 def _images(rng: np.random.Generator, count: int) -> Array:
-    found: Array = rng.integers(0, 256, (count, 16, 16, 1)).astype(np.uint8)
-    return found
+    pixels: Array = rng.integers(0, 256, (count, 16, 16, 1)).astype(np.uint8)
+    return pixels

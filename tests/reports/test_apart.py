@@ -28,7 +28,7 @@ SMALL = 0.01 * torch.randn(400, generator=torch.Generator().manual_seed(1), dtyp
 def run(fd: float, *evaluations: str, **changes: Any) -> Evaluation:
     """The numbers of a run with these artifacts, one for each seed range."""
     seeds = [f"{400 * i}-{400 * i + 399}" for i in range(len(evaluations))]
-    artifacts = {f"evaluate-{one}": key for one, key in zip(seeds, evaluations, strict=True)}
+    artifacts = {f"evaluate-{seed_range}": key for seed_range, key in zip(seeds, evaluations, strict=True)}
     within = {"quantized": {"fd": [fd - 0.1, fd + 0.1]}}
     numbers = {"quantized": {"fd": fd}, "intervals": within, "seeds": seeds, "artifacts": artifacts}
     return as_evaluation({**runs.metrics("tac"), **numbers, **changes})
@@ -60,9 +60,9 @@ def test_the_noise_that_both_share_is_gone(pairs: Pairs) -> None:
 
 def test_ranges_are_independent_of_each_other(pairs: Pairs) -> None:
     both = pairs(run(1.0, "a", "a"), run(1.01, "b", "d"), "quantized", "fd")
-    one = pairs(run(1.0, "a"), run(1.01, "b"), "quantized", "fd")
-    assert both is not None and one is not None and both.half is not None and one.half is not None
-    assert both.half == pytest.approx(one.half / math.sqrt(2))
+    single = pairs(run(1.0, "a"), run(1.01, "b"), "quantized", "fd")
+    assert both is not None and single is not None and both.half is not None and single.half is not None
+    assert both.half == pytest.approx(single.half / math.sqrt(2))
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_a_table_is_judged_by_pairs_also_where_the_artifacts_are_gone(tmp_path: 
 
 
 def test_a_difference_knows_its_sign(pairs: Pairs) -> None:
-    found = pairs(run(1.0, "a"), run(2.0, "b"), "quantized", "fd")
-    assert found is not None and found.value == -1.0
+    difference = pairs(run(1.0, "a"), run(2.0, "b"), "quantized", "fd")
+    assert difference is not None and difference.value == -1.0

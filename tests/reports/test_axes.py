@@ -48,8 +48,8 @@ def test_the_network_s_own_gain_is_drawn_beside_k() -> None:
 
 
 def test_calls_of_several_samplers_are_whole(tmp_path: Path) -> None:
-    one = trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
-    few = {twin: values[:4] for twin, values in one.block_cosine.items()}
-    short = [replace(one, timesteps=steps, block_cosine=few) for steps in ([9, 6, 3, 0], [8, 6, 3, 0])]
+    run_trace = trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
+    few = {twin: values[:4] for twin, values in run_trace.block_cosine.items()}
+    short = [replace(run_trace, timesteps=steps, block_cosine=few) for steps in ([9, 6, 3, 0], [8, 6, 3, 0])]
     svg = cosine(dict(zip("ab", short, strict=True)), dict.fromkeys("ab", LOOK))
     assert ticks(svg) and all(tick.isdecimal() for tick in ticks(svg))

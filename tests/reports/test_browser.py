@@ -89,31 +89,36 @@ def look(browser: Any, page: Path, width: int, scratch: Path) -> dict[str, Any]:
     tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     tab.on("requestfailed", lambda request: wrong.append(f"not loaded: {request.url[:80]}"))
     tab.goto(page.as_uri())
-    found: dict[str, Any] = tab.evaluate(MEASURE)
+    measures: dict[str, Any] = tab.evaluate(MEASURE)
     shot = scratch / f"{page.stem}-{width}.png"
     tab.screenshot(path=shot, full_page=True)
     tab.close()
-    assert shot.stat().st_size > 10_000 or found["seen"] < 10
-    files = [link for link in found["links"] if link.startswith("file:") and "#" not in link]
+    assert shot.stat().st_size > 10_000 or measures["seen"] < 10
+    files = [link for link in measures["links"] if link.startswith("file:") and "#" not in link]
     missing = [f"leads nowhere: {link}" for link in files if not Path(link.removeprefix("file://")).exists()]
-    return {**found, "wrong": [*found["wrong"], *wrong, *missing]}
+    return {**measures, "wrong": [*measures["wrong"], *wrong, *missing]}
 
 
 @WIDTHS
 def test_a_report_of_runs_is_in_order(browser: Any, report: Path, width: int, tmp_path: Path) -> None:
-    found = look(browser, report, width, tmp_path)
-    assert found["width"] == width and found["images"] == 14 and found["seen"] >= 60 and len(found["links"]) >= 10
-    assert (found["hinted"] >= 10) == (width == 400)
-    assert found["wrong"] == []
+    measures = look(browser, report, width, tmp_path)
+    assert (
+        measures["width"] == width
+        and measures["images"] == 14
+        and measures["seen"] >= 60
+        and len(measures["links"]) >= 10
+    )
+    assert (measures["hinted"] >= 10) == (width == 400)
+    assert measures["wrong"] == []
 
 
 @WIDTHS
 def test_a_comparison_is_in_order(browser: Any, width: int, tmp_path: Path) -> None:
-    given = [runs.metrics("tac"), runs.metrics("a_method_with_quite_a_long_name", fd=1.5)]
-    results = [load_result(runs.run(tmp_path, found)) for found in given]
+    metrics = [runs.metrics("tac"), runs.metrics("a_method_with_quite_a_long_name", fd=1.5)]
+    results = [load_result(runs.run(tmp_path, measures)) for measures in metrics]
     write_comparison(compare(results), tmp_path / "compare.html")
-    found = look(browser, tmp_path / "compare.html", width, tmp_path)
-    assert found["images"] == 8 and found["wrong"] == []
+    measures = look(browser, tmp_path / "compare.html", width, tmp_path)
+    assert measures["images"] == 8 and measures["wrong"] == []
 
 
 @WIDTHS
@@ -121,8 +126,8 @@ def test_a_comparison_is_in_order(browser: Any, width: int, tmp_path: Path) -> N
 @pytest.mark.skipif(not TABLES.is_dir(), reason="the committed cells of the tables are in a checkout")
 def test_a_table_is_in_order(browser: Any, table: str, width: int, tmp_path: Path) -> None:
     write_report(load_results([table], TABLES.parent), tmp_path / "table.html")
-    found = look(browser, tmp_path / "table.html", width, tmp_path)
-    assert found["wrong"] == [] and found["seen"] >= 15 and (found["hinted"] >= 2) == (width == 400)
+    measures = look(browser, tmp_path / "table.html", width, tmp_path)
+    assert measures["wrong"] == [] and measures["seen"] >= 15 and (measures["hinted"] >= 2) == (width == 400)
 
 
 def test_the_measure_sees_what_is_wrong(browser: Any, tmp_path: Path) -> None:
@@ -133,5 +138,5 @@ def test_the_measure_sees_what_is_wrong(browser: Any, tmp_path: Path) -> None:
     )
     (tmp_path / "bad.html").write_text(f"<!DOCTYPE html><body>{bad}</body>", encoding="utf-8")
     wrong = " ".join(look(browser, tmp_path / "bad.html", 400, tmp_path)["wrong"])
-    seen = ("too wide: DIV", "sideways", "overlap: P. a and P. b", "1 broken image", "nowhere: #gone", "/gone.html")
-    assert all(one in wrong for one in (*seen, "console: e", "script: f is not", "no hint to scroll: DIV")), wrong
+    faults = ("too wide: DIV", "sideways", "overlap: P. a and P. b", "1 broken image", "nowhere: #gone", "/gone.html")
+    assert all(fault in wrong for fault in (*faults, "console: e", "script: f is not", "no hint to scroll: DIV")), wrong

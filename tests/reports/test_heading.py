@@ -27,13 +27,13 @@ def test_methods_are_told_by_their_papers_with_every_set_of_options(tmp_path: Pa
     plain = result(tmp_path, "a", config=config)
     other = result(tmp_path, "b", config=config, overrides=["correct.ner=false", "calib=normal_t"])
     assert heading.in_full({"a": plain}) == [("tac", CITE), ("W3A8", "weights of 3 bits, activations of 8 bits")]
-    told = dict(heading.in_full({"a": plain, "b": other}))
-    assert told["tac"] == f"{CITE}; with no options | correct.ner=false calib=normal_t"
+    terms = dict(heading.in_full({"a": plain, "b": other}))
+    assert terms["tac"] == f"{CITE}; with no options | correct.ner=false calib=normal_t"
 
 
 def test_a_method_without_a_source_is_told_so(tmp_path: Path) -> None:
-    own = result(tmp_path, "a", config={"method": {"name": "tac"}})
-    assert "no source is named" in dict(heading.in_full({"a": own}))["tac"]
+    run = result(tmp_path, "a", config={"method": {"name": "tac"}})
+    assert "no source is named" in dict(heading.in_full({"a": run}))["tac"]
 
 
 def test_days_are_those_when_runs_ended_and_old_cells_have_none(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_days_are_those_when_runs_ended_and_old_cells_have_none(tmp_path: Path) 
 
 
 def test_pages_begin_with_papers_and_dates(tmp_path: Path) -> None:
-    given = [result(tmp_path, name, "2026-11-21T10:00:00+00:00") for name in "ab"]
-    write_report(given[:1], tmp_path / "report.html")
-    write_comparison(compare(given), tmp_path / "compare.html")
+    results = [result(tmp_path, name, "2026-11-21T10:00:00+00:00") for name in "ab"]
+    write_report(results[:1], tmp_path / "report.html")
+    write_comparison(compare(results), tmp_path / "compare.html")
     for page in ("report.html", "compare.html"):
         top = (tmp_path / page).read_text(encoding="utf-8").partition("</header>")[0]
         dates = "finished on <time>2026-11-21</time>; page written on <time>20"

@@ -32,8 +32,8 @@ def page(report: Path) -> str:
 
 
 def test_every_section_is_there_and_in_order(page: str) -> None:
-    found = re.findall(r'<h2 id="(\w+)"', page)
-    assert found == [
+    headings = re.findall(r'<h2 id="(\w+)"', page)
+    assert headings == [
         "results", "cost", "images", "blocks", "trajectory", "ranges", "channels", "intervals", "correction", "losses",
         "cosine", "pareto", "made",
     ]  # fmt: skip
@@ -46,7 +46,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(page: str) -> None:
     assert "<script" not in page and "<link" not in page and "@import" not in page and "<iframe" not in page
     loaded = re.findall(r'\b(?:src|href|srcset|data|poster)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
     assert len(loaded) >= 30
-    assert all(one.startswith(("data:image/png;base64,", "#")) for one in loaded), set(one[:40] for one in loaded)
+    assert all(url.startswith(("data:image/png;base64,", "#")) for url in loaded), set(url[:40] for url in loaded)
     assert len(page) < 3e6
 
 
@@ -63,7 +63,7 @@ def test_every_figure_has_a_caption_and_words_for_who_cannot_see_it(page: str) -
         assert len(re.findall(r"<figcaption>[^<]{60,}</figcaption>", figure)) == 1
         assert len(re.findall(r'role="img" aria-label="[^"]{20,}"', figure)) == 1
     images = re.findall(r"<img [^>]*>", page)
-    assert len(images) == 5 + 3 + 3 + 3 and all('alt="' in one and "width=" in one for one in images)
+    assert len(images) == 5 + 3 + 3 + 3 and all('alt="' in image and "width=" in image for image in images)
 
 
 def test_a_reconstruction_that_runs_share_is_shown_once(page: str) -> None:
@@ -100,31 +100,35 @@ def test_where_no_input_is_quantized_there_are_no_ranges(tmp_path: Path) -> None
     (trace,) = (tmp_path / "artifacts" / "trace").iterdir()
     arrays = load_tensors(trace / "trace.safetensors")
     none = {"activations": arrays["activations"][:, :0], "scales": arrays["scales"][:, :0]}
-    save_tensors(trace / "trace.safetensors", {**arrays, **{name: one.contiguous() for name, one in none.items()}})
+    save_tensors(trace / "trace.safetensors", {**arrays, **{name: part.contiguous() for name, part in none.items()}})
     write_json(trace / "trace.json", {**read_json(trace / "trace.json"), "sites": []})
     runs.seal(trace)
     page = write_report([load_result(folder)], tmp_path / "page.html")
-    assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {one.id for one in page.sections}
+    assert "no layer of these runs quantizes its input" in str(page) and "blocks" in {part.id for part in page.sections}
 
 
 def test_what_was_not_asked_for_is_not_told_to_be_gone(tmp_path: Path) -> None:
     config = {"correct": {"_target_": "dmq_cli.correct.NoCorrection"}}
-    found = load_result(runs.run(tmp_path, runs.metrics("minmax", config=config), kept=False))
+    result = load_result(runs.run(tmp_path, runs.metrics("minmax", config=config), kept=False))
     for read, reason in ((evidence.corrections, "correct=none"), (evidence.losses, "recon=none")):
         with pytest.raises(evidence.Absent, match=reason):
-            read(found)
+            read(result)
 
 
 def test_maps_of_other_blocks_have_names_of_their_own(tmp_path: Path) -> None:
-    one = evidence.trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
-    other = replace(one, blocks=[f"else.{place}" for place in range(len(one.blocks))])
-    both = errors({"a": one, "b": other})
+    trace = evidence.trace(load_result(runs.run(tmp_path, runs.metrics("minmax"))))
+    other = replace(trace, blocks=[f"else.{place}" for place in range(len(trace.blocks))])
+    both = errors({"a": trace, "b": other})
     assert "conv_in" in both and "else.0" in both
-    assert errors({"a": one, "b": one}).count("conv_in") == both.count("conv_in"), "names that all share are drawn once"
+    assert errors({"a": trace, "b": trace}).count("conv_in") == both.count("conv_in"), (
+        "names that all share are drawn once"
+    )
 
 
 def measured(tmp_path: Path, *found: dict[str, Any]) -> list[dict[str, Any]]:
-    named = {f"run {n}": load_result(runs.run(tmp_path, one, f"r{n}", kept=False)) for n, one in enumerate(found)}
+    named = {
+        f"run {n}": load_result(runs.run(tmp_path, metrics, f"r{n}", kept=False)) for n, metrics in enumerate(found)
+    }
     return [dict(group) for group in by_protocol(named)]
 
 
@@ -164,18 +168,18 @@ def test_the_table_tells_differences_and_whether_they_can_be_noise(tmp_path: Pat
 
 
 def test_the_difference_shown_is_the_one_that_was_judged(tmp_path: Path) -> None:
-    found = runs.metrics("tac", over_fp={"fd": 0.02})
-    found["intervals"]["over_fp"] = {"fd": [0.01, 0.03]}
-    (group,) = measured(tmp_path, found)
+    metrics = runs.metrics("tac", over_fp={"fd": 0.02})
+    metrics["intervals"]["over_fp"] = {"fd": [0.01, 0.03]}
+    (group,) = measured(tmp_path, metrics)
     value = result_table(group).rows[0][1][0]
     assert (value.delta, value.judged) == ("+0.02", "outside the noise"), "0.60 - 0.53 is not what was judged"
     assert "a difference of +0.02 on the same seeds, outside the noise" in statement(group)
 
 
 def test_several_seed_ranges_show_their_deviation(tmp_path: Path) -> None:
-    found = runs.metrics("tac")
-    found["quantized"] = {**found["quantized"], "fd_over_seeds": {"std": 0.02, "each": [0.58, 0.6, 0.62]}}
-    (group,) = measured(tmp_path, found)
+    metrics = runs.metrics("tac")
+    metrics["quantized"] = {**metrics["quantized"], "fd_over_seeds": {"std": 0.02, "each": [0.58, 0.6, 0.62]}}
+    (group,) = measured(tmp_path, metrics)
     value = result_table(group).rows[0][1][0]
     assert (value.more, value.judged) == ("± 0.02", "inside the noise")
 
@@ -202,14 +206,14 @@ def test_the_statement_names_the_best_the_worst_and_its_doubts(tmp_path: Path) -
 def test_a_method_keeps_its_colour_and_runs_can_be_told_apart() -> None:
     first = {f"{method} {bits}": Kind(method, bits) for method in ("new", "tac", "minmax") for bits in ("w4a8", "w3a8")}
     many = {f"m{n}": Kind(f"m{n}", "w4a8") for n in range(12)}
-    found = looks(first, many)
+    styles = looks(first, many)
     assert (
-        found["tac w4a8"].colour
-        == found["tac w3a8"].colour
+        styles["tac w4a8"].colour
+        == styles["tac w3a8"].colour
         == COLOURS[1]
         == looks({"a": Kind("tac", "x"), "b": Kind("new", "x")})["a"].colour
     )
-    assert len({found[label] for label in first}) == 6 and len({found[label].colour for label in first}) == 3
+    assert len({styles[label] for label in first}) == 6 and len({styles[label].colour for label in first}) == 3
     alike = {f"lambda {n}": Kind("tac", "w3a8") for n in range(7)}
     assert len(set(looks(alike).values())) == 7
 
@@ -257,7 +261,7 @@ def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> No
     folder = runs.run(tmp_path, runs.metrics("minmax", cost=cost))
     (file,) = (tmp_path / "artifacts" / "trace").glob("*/trace.safetensors")
     gone = ("trajectory", "eps", "block_error")
-    arrays = {name: one * 0 if name.startswith(gone) else one for name, one in load_tensors(file).items()}
+    arrays = {name: array * 0 if name.startswith(gone) else array for name, array in load_tensors(file).items()}
     save_tensors(file, arrays)
     runs.seal(file.parent)
     page = write_report([load_result(folder)], tmp_path / "page.html")
@@ -268,19 +272,21 @@ def test_a_run_that_quantizes_nothing_has_no_error_to_show(tmp_path: Path) -> No
 def test_a_bad_run_leaves_the_differences_of_the_others(tmp_path: Path) -> None:
     folders = [runs.run(tmp_path, runs.metrics(method)) for method in ("tac", "minmax")]
     file = next((tmp_path / "artifacts" / "trace").glob("*minmax*")) / "images.npz"
-    found = dict(np.load(file))
-    np.savez(file, full=found["full"], quantized=255 - found["full"])
+    arrays = dict(np.load(file))
+    np.savez(file, full=arrays["full"], quantized=255 - arrays["full"])
     runs.seal(file.parent)
     shown = images({folder.name: load_result(folder) for folder in folders})
-    told = [next(row.label for row in rows if "difference" in row.label) for _, rows in shown.strips]
-    assert told == ["difference \u00d78", "difference \u00d71"]
+    labels = [next(row.label for row in rows if "difference" in row.label) for _, rows in shown.strips]
+    assert labels == ["difference \u00d78", "difference \u00d71"]
 
 
 def test_where_a_report_goes(tmp_path: Path) -> None:
     run, cell = runs.run(tmp_path, runs.metrics("tac"), kept=False), runs.cell(tmp_path, "demo", runs.metrics("tac"))
-    one, other = load_result(run), load_result(cell)
-    assert default_file([one], [str(run)], tmp_path) == run / "report.html"
-    assert default_file([other], [str(cell)], tmp_path) == tmp_path / "reports" / f"{cell.name}.html"
-    assert default_file([other, other], ["demo"], tmp_path) == tmp_path / "reports" / "demo.html"
-    several = default_file([one, other], [str(run), "demo"], tmp_path)
-    assert several.parent == tmp_path / "reports" and several == default_file([one, other], ["x", "y"], tmp_path)
+    run_result, cell_result = load_result(run), load_result(cell)
+    assert default_file([run_result], [str(run)], tmp_path) == run / "report.html"
+    assert default_file([cell_result], [str(cell)], tmp_path) == tmp_path / "reports" / f"{cell.name}.html"
+    assert default_file([cell_result, cell_result], ["demo"], tmp_path) == tmp_path / "reports" / "demo.html"
+    several = default_file([run_result, cell_result], [str(run), "demo"], tmp_path)
+    assert several.parent == tmp_path / "reports" and several == default_file(
+        [run_result, cell_result], ["x", "y"], tmp_path
+    )

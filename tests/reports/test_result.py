@@ -18,10 +18,10 @@ from tests.reports import runs
 
 def test_a_run_knows_which_of_its_artifacts_are_still_there(tmp_path: Path) -> None:
     folder = runs.run(tmp_path, runs.metrics("tac"))
-    found = load_result(folder)
-    assert found.name == "tac W3A8" and found.is_run and found.manifest["verb"] == "evaluate"
-    assert found.artifact("sample") == tmp_path / "artifacts" / "sample" / "20261121-tac-w3a8-sample-0-1999"
-    assert found.artifact("sample_fp") != found.artifact("sample") and found.used("trace")
+    result = load_result(folder)
+    assert result.name == "tac W3A8" and result.is_run and result.manifest["verb"] == "evaluate"
+    assert result.artifact("sample") == tmp_path / "artifacts" / "sample" / "20261121-tac-w3a8-sample-0-1999"
+    assert result.artifact("sample_fp") != result.artifact("sample") and result.used("trace")
     gone = load_result(runs.run(tmp_path, runs.metrics("minmax"), kept=False, traced=False))
     assert gone.used("sample") and gone.artifact("sample") is None and not gone.used("trace")
 
@@ -58,7 +58,7 @@ def test_what_is_no_result_is_told(tmp_path: Path) -> None:
 
 def test_a_table_stands_for_its_cells_and_each_run_is_taken_once(tmp_path: Path) -> None:
     cells = [runs.cell(tmp_path, "demo", runs.metrics(method)) for method in ("minmax", "tac")]
-    assert [one.folder for one in load_results(["demo"], tmp_path)] == cells
+    assert [result.folder for result in load_results(["demo"], tmp_path)] == cells
     assert len(load_results(["demo", str(cells[0]), str(tmp_path / "tables" / "demo")], tmp_path)) == 2
     (tmp_path / "tables" / "empty").mkdir()
     with pytest.raises(ConfigError, match="make table-empty"):
@@ -130,8 +130,8 @@ def altered(file: Path, **changes: Any) -> None:
 
 
 def test_what_was_altered_is_not_reported(tmp_path: Path) -> None:
-    found = runs.metrics("tac")
-    folder = runs.run(tmp_path, found)
+    metrics = runs.metrics("tac")
+    folder = runs.run(tmp_path, metrics)
     image = tmp_path / "artifacts" / "trace" / f"{folder.name}-trace" / "images.npz"
     content = image.read_bytes()
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -151,20 +151,22 @@ def test_what_was_altered_is_not_reported(tmp_path: Path) -> None:
 
 
 def test_numbers_are_those_of_the_evaluation(tmp_path: Path) -> None:
-    found = {**runs.metrics("tac"), "seeds": ["0-9", "10-19"]}
-    folder = runs.run(tmp_path, found)
-    names, sides = [f"evaluate-{seeds}" for seeds in found["seeds"]], ("quantized", "paired")
+    metrics = {**runs.metrics("tac"), "seeds": ["0-9", "10-19"]}
+    folder = runs.run(tmp_path, metrics)
+    names, sides = [f"evaluate-{seeds}" for seeds in metrics["seeds"]], ("quantized", "paired")
     artifacts = {**read_json(folder / "metrics.json")["artifacts"], **{name: f"key-{name}" for name in names}}
     for offset, name in zip((-0.25, 0.25), names, strict=True):  # whose mean is what the run says
         place = tmp_path / "artifacts" / "evaluate" / f"key-{name}"
         place.mkdir(parents=True)
-        numbers, paired = ({k: v + offset for k, v in found[side].items()} for side in sides)
+        numbers, paired = ({k: v + offset for k, v in metrics[side].items()} for side in sides)
         write_json(place / "numbers.json", {"numbers": numbers, "paired": paired})
         runs.seal(place)
-    means = {side: {k: ((v - 0.25) + (v + 0.25)) / 2 for k, v in found[side].items()} for side in sides}
+    means = {side: {k: ((v - 0.25) + (v + 0.25)) / 2 for k, v in metrics[side].items()} for side in sides}
     altered(folder / "metrics.json", artifacts=artifacts, **means)
     altered(folder / "manifest.json", artifacts=artifacts)
-    assert {name: one.value for name, one in load_result(folder).evaluation.quantized.items()} == means["quantized"]
+    assert {name: number.value for name, number in load_result(folder).evaluation.quantized.items()} == means[
+        "quantized"
+    ]
     altered(folder / "metrics.json", quantized={**means["quantized"], "fd": 0.01})
     with pytest.raises(ArtifactCorruptError, match=r"says quantized fd 0\.01, but its evaluation found"):
         load_result(folder)

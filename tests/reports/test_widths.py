@@ -40,7 +40,7 @@ def test_an_attention_of_two_widths_is_left_out_where_its_name_does_not_tell_whi
 
 
 def test_only_sites_of_known_bits_are_drawn(tmp_path: Path) -> None:
-    found = trace(load_result(runs.run(tmp_path, runs.metrics("tac"))))
-    assert np.isfinite(found.scales).all()
-    assert covered({"a": found}, {"a": {"conv_in": 8, "nowhere": 4}}) == ["conv_in"]
-    assert covered({"a": found}, {"a": {}}) == []
+    run_trace = trace(load_result(runs.run(tmp_path, runs.metrics("tac"))))
+    assert np.isfinite(run_trace.scales).all()
+    assert covered({"a": run_trace}, {"a": {"conv_in": 8, "nowhere": 4}}) == ["conv_in"]
+    assert covered({"a": run_trace}, {"a": {}}) == []

@@ -62,10 +62,10 @@ def test_a_ratio_survives_what_slows_both_down() -> None:
     load = [10.0 if draw.random() < 0.5 else 1.0 for _ in range(40)]
     fast = [0.1 * busy for busy in load]
     slow = [0.4 * busy * draw.uniform(0.99, 1.01) for busy in load]
-    found = ratio(slow, fast)
-    assert found.interval is not None
-    assert abs(found.value - 4) < 0.01 and found.interval[0] < 4.01 and found.interval[1] > 3.99
-    assert found.interval[1] - found.interval[0] < 0.05
+    speedup = ratio(slow, fast)
+    assert speedup.interval is not None
+    assert abs(speedup.value - 4) < 0.01 and speedup.interval[0] < 4.01 and speedup.interval[1] > 3.99
+    assert speedup.interval[1] - speedup.interval[0] < 0.05
 
 
 def test_an_interval_is_wider_where_less_is_known() -> None:

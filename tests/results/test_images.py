@@ -16,5 +16,5 @@ def test_a_grid_shows_small_images_large_and_loses_nothing(size: int, zoom: int)
     left = picture.shape[1] - 8 * (size * zoom + 2)
     shown = [picture[: size * zoom, left + k * (size * zoom + 2) :][:, : size * zoom] for k in range(8)]
     assert all(
-        (one == np.kron(image, np.ones((zoom, zoom, 1)))).all() for one, image in zip(shown, images, strict=False)
+        (tile == np.kron(image, np.ones((zoom, zoom, 1)))).all() for tile, image in zip(shown, images, strict=False)
     )

@@ -50,19 +50,19 @@ def test_the_value_of_former_times_is_the_constructor_s_default_too() -> None:
 
 
 def test_settings_are_left_out_at_that_value_alone_and_wherever_their_object_stands() -> None:
-    made: dict[str, Any] = {"_target_": "dmq_cli.recon.Pass", "iterations": 3, "bias": 0.0}
+    settings: dict[str, Any] = {"_target_": "dmq_cli.recon.Pass", "iterations": 3, "bias": 0.0}
     before = {"_target_": "dmq_cli.recon.Pass", "iterations": 3}
     config = {
-        "recon": {"passes": {"one": made, "two": {**made, "bias": 0.5}}},
+        "recon": {"passes": {"one": settings, "two": {**settings, "bias": 0.5}}},
         "bias": 0.0,
-        "list": [made, 2],
+        "list": [settings, 2],
         "layer_bits": None,
     }
     cleaned = without_later(config, top=True)
     assert cleaned == {
-        "recon": {"passes": {"one": before, "two": {**made, "bias": 0.5}}}, "bias": 0.0, "list": [before, 2]
+        "recon": {"passes": {"one": before, "two": {**settings, "bias": 0.5}}}, "bias": 0.0, "list": [before, 2]
     }  # fmt: skip
-    assert without_later(config)["layer_bits"] is None and "bias" in made, "the original is not changed"
+    assert without_later(config)["layer_bits"] is None and "bias" in settings, "the original is not changed"
 
 
 def test_a_budget_that_changed_enters_keys_as_it_was() -> None:

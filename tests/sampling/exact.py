@@ -30,20 +30,20 @@ SOLVERS = [name for name, (kind, _) in SAMPLERS.items() if kind is not Sampler]
 
 
 def settings(name: str, steps: int, **options: Any) -> Any:
-    kind, own = SAMPLERS[name]
-    return kind(steps, **own, **options)
+    kind, preset = SAMPLERS[name]
+    return kind(steps, **preset, **options)
 
 
 def exact(found: Any, alphas: np.ndarray[Any, Any] = ALPHAS, schedule: dict[str, Any] = SCHEDULE) -> Any:
     """The scheduler of these settings; diffusers keeps the noise schedule in float32, here it is float64."""
-    made = found.scheduler(schedule)
-    inner = made.inner if isinstance(made, Solver) else made
+    scheduler = found.scheduler(schedule)
+    inner = scheduler.inner if isinstance(scheduler, Solver) else scheduler
     assert np.allclose(inner.alphas_cumprod.numpy(), alphas, rtol=1e-3)
     inner.alphas_cumprod = torch.from_numpy(alphas)
     inner.final_alpha_cumprod = torch.tensor(1.0 if found.set_alpha_to_one else alphas[0], dtype=DOUBLE)
-    if isinstance(made, Solver):
+    if isinstance(scheduler, Solver):
         inner.place(found.visited(len(alphas)))
-    return made
+    return scheduler
 
 
 def start(shape: Sequence[int] = SMALL, seeds: range = SEEDS, dtype: torch.dtype = DOUBLE) -> Tensor:

@@ -26,8 +26,8 @@ def test_every_step_is_the_posterior_of_equations_6_and_7(spacing: str) -> None:
         mean = np.sqrt(to) * beta / (1 - now) * clean + np.sqrt(1 - beta) * (1 - to) / (1 - now) * x
         expected = mean + np.sqrt((1 - to) / (1 - now) * beta) * z
         sample, estimate, noise = map(torch.from_numpy, (x, eps, z))
-        got = plan.step(estimate, timestep, sample, eta=1.0, noise=noise)
-        assert np.allclose(got.numpy(), expected, rtol=1e-10, atol=1e-10)
+        result = plan.step(estimate, timestep, sample, eta=1.0, noise=noise)
+        assert np.allclose(result.numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("steps", [4, 10, 100])
@@ -41,5 +41,5 @@ def test_diffusers_ddpm_scheduler(steps: int, monkeypatch: pytest.MonkeyPatch) -
         x, eps, z = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(timestep), dtype=DOUBLE)
         monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, z=z, **__: z)
         expected = reference.step(eps, timestep, x).prev_sample
-        got = plan.step(eps, timestep, x, eta=1.0, noise=z)
-        assert torch.allclose(got, expected, rtol=1e-10, atol=1e-10)
+        result = plan.step(eps, timestep, x, eta=1.0, noise=z)
+        assert torch.allclose(result, expected, rtol=1e-10, atol=1e-10)

@@ -38,9 +38,9 @@ def published(x: Any, times: list[int], alpha_one: bool) -> Any:
 def test_the_walk_is_algorithm_2(steps: int, spacing: str, alpha_one: bool) -> None:
     if spacing in ("uniform", "quad") and not alpha_one:
         spacing = "linspace"  # they end at timestep 0, from which there is no step left
-    found = settings("dpmpp_2m", steps, spacing=spacing, set_alpha_to_one=alpha_one)
-    expected = published(start().numpy(), found.visited(1000), alpha_one)
-    assert np.allclose(end(bent, exact(found)).numpy(), expected, rtol=1e-10, atol=1e-10)
+    sampler = settings("dpmpp_2m", steps, spacing=spacing, set_alpha_to_one=alpha_one)
+    expected = published(start().numpy(), sampler.visited(1000), alpha_one)
+    assert np.allclose(end(bent, exact(sampler)).numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])

@@ -45,11 +45,11 @@ def algorithm_2(x: Any, times: list[int], gain: Any, bias: Any, alpha_one: bool)
 @pytest.mark.parametrize("alpha_one", [True, False])
 @pytest.mark.parametrize("spacing", ["linspace", "uniform", "trailing", "quad"])
 def test_the_walk_is_algorithm_2(spacing: str, alpha_one: bool, corrected: bool) -> None:
-    found = settings("dpmpp_2s", INTERVALS, spacing=spacing, set_alpha_to_one=alpha_one)
-    plan, times, calls = exact(found), found.visited(1000), 2 * INTERVALS
-    assert plan.timesteps.tolist() == times and len(times) == found.calls == calls
-    own = np.random.default_rng(0)
-    gain, bias = 1 + own.normal(size=(calls, 2)) / 9, own.normal(size=(calls, *SMALL)) / 9
+    sampler = settings("dpmpp_2s", INTERVALS, spacing=spacing, set_alpha_to_one=alpha_one)
+    plan, times, calls = exact(sampler), sampler.visited(1000), 2 * INTERVALS
+    assert plan.timesteps.tolist() == times and len(times) == sampler.calls == calls
+    rng = np.random.default_rng(0)
+    gain, bias = 1 + rng.normal(size=(calls, 2)) / 9, rng.normal(size=(calls, *SMALL)) / 9
     if not corrected:
         gain, bias = np.ones_like(gain), np.zeros_like(bias)
     tac = TacCorrection(torch.from_numpy(gain), torch.from_numpy(bias)) if corrected else None

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # di
 @pytest.mark.parametrize("alpha_one", [True, False])
 @pytest.mark.parametrize("spacing", ["linspace", "uniform", "quad", "trailing", "ldm"])
 def test_the_walk_is_algorithm_1_without_its_correction(spacing: str, alpha_one: bool) -> None:
-    found = settings("euler", 10, spacing=spacing, set_alpha_to_one=alpha_one)
-    plan, times = exact(found), found.visited(1000)
+    sampler = settings("euler", 10, spacing=spacing, set_alpha_to_one=alpha_one)
+    plan, times = exact(sampler), sampler.visited(1000)
     sigmas = [*LEVELS[times], 0.0 if alpha_one else LEVELS[0]]
     x = start().numpy() * np.sqrt(1 + sigmas[0] ** 2)
     steps = list(walk(bent, plan, SEEDS, SMALL, dtype=DOUBLE))
@@ -40,9 +40,9 @@ def test_the_walk_is_algorithm_1_without_its_correction(spacing: str, alpha_one:
 @pytest.mark.parametrize("spacing", ["linspace", "uniform", "trailing"])
 @pytest.mark.parametrize("steps", [1, 10, 50])
 def test_it_is_ddim_on_the_same_timesteps(steps: int, spacing: str) -> None:
-    one, other = exact(settings("euler", steps, spacing=spacing)), exact(Sampler(steps, spacing=spacing))
-    assert torch.allclose(end(bent, one), end(bent, other), rtol=1e-10, atol=1e-10)
-    first = next(walk(bent, one, SEEDS, SMALL, dtype=DOUBLE))
+    plan, other = exact(settings("euler", steps, spacing=spacing)), exact(Sampler(steps, spacing=spacing))
+    assert torch.allclose(end(bent, plan), end(bent, other), rtol=1e-10, atol=1e-10)
+    first = next(walk(bent, plan, SEEDS, SMALL, dtype=DOUBLE))
     assert torch.allclose(first.input, start(), rtol=1e-12) and not torch.allclose(first.sample, start())
 
 
@@ -62,13 +62,13 @@ def test_diffusers_own_loop(steps: int, alpha_one: bool) -> None:
 
 def test_a_corrected_denoiser_shifts_the_sampler_s_x() -> None:
     """Someone else's loop, which scales the input itself, reads what dmq's loop reads, in any order of timesteps."""
-    plan, own = exact(settings("euler", 4)), torch.Generator().manual_seed(3)
-    gain, bias = 1 + torch.rand(4, 2, generator=own, dtype=DOUBLE), torch.randn(4, *SMALL, generator=own, dtype=DOUBLE)
+    plan, rng = exact(settings("euler", 4)), torch.Generator().manual_seed(3)
+    gain, bias = 1 + torch.rand(4, 2, generator=rng, dtype=DOUBLE), torch.randn(4, *SMALL, generator=rng, dtype=DOUBLE)
     tac = TacCorrection(gain, bias)
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def watched(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append(sample)
+        inputs.append(sample)
         return bent(sample, timestep)
 
     steps = list(walk(bent, plan, SEEDS, SMALL, dtype=DOUBLE, correction=tac))
@@ -76,20 +76,20 @@ def test_a_corrected_denoiser_shifts_the_sampler_s_x() -> None:
     for step in reversed(steps):
         before = step.sample + bias[step.call]
         eps = corrected(plan.scale_model_input(before, step.timestep), torch.tensor([step.timestep]))
-        assert torch.allclose(seen[-1], step.input, rtol=0, atol=1e-6)  # the scale goes through float32
+        assert torch.allclose(inputs[-1], step.input, rtol=0, atol=1e-6)  # the scale goes through float32
         assert torch.allclose(eps, step.eps, rtol=0, atol=1e-6)
 
 
 def test_calibration_and_ptqd_see_what_the_network_reads(tmp_path: Path) -> None:
-    plan, seen = settings("euler", 4).scheduler(SCHEDULE), []
+    plan, samples = settings("euler", 4).scheduler(SCHEDULE), []
 
     def watched(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append(sample)
+        samples.append(sample)
         return bent(sample, timestep)
 
     inputs = torch.stack([step.input for step in walk(bent, plan, SEEDS, SMALL)])
     collect(Uniform("40-43", 4), bent, plan, SMALL, tmp_path)
-    kept = load_tensors(tmp_path / "sample.safetensors")["data"]
-    assert torch.equal(kept, inputs.transpose(0, 1).flatten(0, 1))
+    stored = load_tensors(tmp_path / "sample.safetensors")["data"]
+    assert torch.equal(stored, inputs.transpose(0, 1).flatten(0, 1))
     Ptqd("40-43").estimate(bent, watched, plan, SMALL)
-    assert torch.equal(torch.stack(seen), inputs)
+    assert torch.equal(torch.stack(samples), inputs)

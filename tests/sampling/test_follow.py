@@ -49,25 +49,25 @@ NULLS = {"spacing", "solver_spacing", "steps_offset", "set_alpha_to_one", "clip_
 
 def section(name: str, steps: int, **given: Any) -> dict[str, Any]:
     """conf/sampler/<name>.yaml for a folder, with nothing chosen but the steps and what is given."""
-    found = composed(f"sampler={name}")["sampler"]
-    nulls = {key: None for key in found if key in NULLS}
-    return {**found, **nulls, "num_inference_steps": steps, **given}
+    config = composed(f"sampler={name}")["sampler"]
+    nulls = {key: None for key in config if key in NULLS}
+    return {**config, **nulls, "num_inference_steps": steps, **given}
 
 
 def ours(name: str, steps: int, config: dict[str, Any], **given: Any) -> tuple[Any, Any]:
     """Settings and scheduler of dmq for a folder."""
     kind = SAMPLERS[name][0]
-    found = followed(kind, section(name, steps, **given), {**SCHEDULE, **config}).section
-    settings = kind(**{key: value for key, value in found.items() if key != "_target_"})
+    options = followed(kind, section(name, steps, **given), {**SCHEDULE, **config}).section
+    settings = kind(**{key: value for key, value in options.items() if key != "_target_"})
     return settings, settings.scheduler({**SCHEDULE, **config})
 
 
 def theirs(name: str, steps: int, config: dict[str, Any]) -> Any:
     """diffusers' scheduler of that kind, made from the folder's configuration."""
     more = {"skip_prk_steps": True} if name == "plms" else {}
-    made = KINDS[name].from_config({**SCHEDULE, **config, **more})
-    made.set_timesteps(steps * (2 if name == "dpmpp_2s" else 1))
-    return made
+    scheduler = KINDS[name].from_config({**SCHEDULE, **config, **more})
+    scheduler.set_timesteps(steps * (2 if name == "dpmpp_2s" else 1))
+    return scheduler
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -77,13 +77,13 @@ def test_the_timesteps_are_diffusers(name: str) -> None:
     for config, steps in itertools.product(FOLDERS.values(), COUNTS):
         reference = theirs(name, steps, config).timesteps.tolist()
         try:
-            found = ours(name, steps, config)[1].timesteps.tolist()
+            timesteps = ours(name, steps, config)[1].timesteps.tolist()
         except ConfigError as error:
             assert name == "euler" and any(t % 1 for t in reference), one_sentence(error)
             assert "sampler.spacing=linspace" in one_sentence(error)
             refused += 1
         else:
-            assert found == reference, (config, steps)
+            assert timesteps == reference, (config, steps)
             visited += 1
     assert visited + refused == len(FOLDERS) * len(COUNTS) == 49
     # three folders say nothing about spacing or say linspace, which for Euler is whole at 2, 4, 10 and 28 steps
@@ -111,11 +111,11 @@ def last(name: str, steps: int, config: dict[str, Any], denoiser: Any) -> Tensor
 
 def looped(reference: Any, denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """diffusers' loop with dmq's noise, one generator for each image."""
-    own = generators(SEEDS)
+    streams = generators(SEEDS)
     monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise(SHAPE, own, torch.float32)
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise(SHAPE, streams, torch.float32)
     )
-    x: Tensor = noise(SHAPE, own, torch.float32) * reference.init_noise_sigma
+    x: Tensor = noise(SHAPE, streams, torch.float32) * reference.init_noise_sigma
     with torch.inference_mode():
         for timestep in reference.timesteps:
             eps = denoiser(reference.scale_model_input(x, timestep), timestep.reshape(1))
@@ -140,9 +140,9 @@ def test_whole_images_are_those_of_diffusers_loop(
             if name == "euler" and steps == 7 and label in ("stable diffusion", "linspace", "narrow clip"):
                 continue  # fractions of timesteps
             expected = looped(theirs(name, steps, config), denoiser, monkeypatch)
-            found = last(name, steps, config, denoiser)
+            images = last(name, steps, config, denoiser)
             size = expected.abs().max()
-            assert torch.isfinite(found).all() and (found - expected).abs().max() < 3e-5 * size, (label, steps)
+            assert torch.isfinite(images).all() and (images - expected).abs().max() < 3e-5 * size, (label, steps)
             compared += 1
     assert compared == 14 - (3 if name == "euler" else 0)
 
@@ -158,13 +158,13 @@ def test_other_settings_give_other_images(denoiser: ModelDenoiser) -> None:
 
 
 def test_what_is_given_wins_and_is_said() -> None:
-    given = section("ddim", 5, spacing="quad", set_alpha_to_one=True)
-    found = followed(SAMPLERS["ddim"][0], given, {**SCHEDULE, **SD, "timestep_spacing": "trailing"})
-    assert found.section["spacing"] == "quad" and found.section["set_alpha_to_one"] is True
-    assert {"steps_offset", "fixed_stride", "clip_sample_range", "posterior"}.isdisjoint(found.section)
-    assert found.taken == {"clip_sample": False, "clip_sample_range": 1.0, "steps_offset": 0}
-    assert found.overridden == {"spacing": "diffusers_trailing", "set_alpha_to_one": False}
-    assert found.record()["scheduler"] == "PNDMScheduler" and found.record()["steps"] == 5
+    config = section("ddim", 5, spacing="quad", set_alpha_to_one=True)
+    result = followed(SAMPLERS["ddim"][0], config, {**SCHEDULE, **SD, "timestep_spacing": "trailing"})
+    assert result.section["spacing"] == "quad" and result.section["set_alpha_to_one"] is True
+    assert {"steps_offset", "fixed_stride", "clip_sample_range", "posterior"}.isdisjoint(result.section)
+    assert result.taken == {"clip_sample": False, "clip_sample_range": 1.0, "steps_offset": 0}
+    assert result.overridden == {"spacing": "diffusers_trailing", "set_alpha_to_one": False}
+    assert result.record()["scheduler"] == "PNDMScheduler" and result.record()["steps"] == 5
 
 
 def test_settings_that_change_nothing_are_in_no_key() -> None:
@@ -196,8 +196,8 @@ def test_what_a_sampler_cannot_follow_is_refused(name: str, change: dict[str, An
 
 
 def test_timesteps_by_something_else_may_be_overridden() -> None:
-    found = ours("ddim", 4, SD | {"use_karras_sigmas": True}, spacing="uniform")[1]
-    assert found.timesteps.tolist() == [751, 501, 251, 1]  # the offset is still followed
+    scheduler = ours("ddim", 4, SD | {"use_karras_sigmas": True}, spacing="uniform")[1]
+    assert scheduler.timesteps.tolist() == [751, 501, 251, 1]  # the offset is still followed
 
 
 def test_latents_are_not_clipped_by_a_default() -> None:

@@ -28,8 +28,11 @@ class Told:
     def of(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         if self.family == "dit":
             return {"class_labels": torch.tensor([seed % 10 for seed in seeds])}
-        own = [torch.Generator().manual_seed(seed) for seed in seeds]
-        rows = [torch.randn(TOKENS, WIDTHS[self.family], generator=one, dtype=torch.float64) for one in own]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        rows = [
+            torch.randn(TOKENS, WIDTHS[self.family], generator=generator, dtype=torch.float64)
+            for generator in generators
+        ]
         return {"encoder_hidden_states": torch.stack(rows)}
 
     def none(self) -> dict[str, Tensor]:
@@ -61,11 +64,11 @@ def direct(
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("family", ["cond_unet", "dit"])
 def test_the_guided_estimate(family: str, calls: int, timestep: Tensor) -> None:
-    network, told, x = ModelDenoiser(adapter(family)), Told(family), sample()
-    without, with_it, wanted = direct(network, told, x, timestep, 3.5)
-    guide = Guide(told, 3.5, calls)
+    network, conditions, x = ModelDenoiser(adapter(family)), Told(family), sample()
+    without, with_it, wanted = direct(network, conditions, x, timestep, 3.5)
+    guide = Guide(conditions, 3.5, calls)
     torch.testing.assert_close(guide.around(network)(x, timestep, guide.cond(range(NUM))), wanted, rtol=0, atol=1e-12)
-    both = Guide(told, 3.5, calls, "both")
+    both = Guide(conditions, 3.5, calls, "both")
     halves = both.around(network)(x, timestep, both.cond(range(NUM)))
     torch.testing.assert_close(halves, torch.cat([without, with_it], 1), rtol=0, atol=1e-12)
     torch.testing.assert_close(both.join(halves), wanted, rtol=0, atol=1e-12)
@@ -83,43 +86,43 @@ def test_one_call_and_two_give_the_same_images(family: str) -> None:
 
 @pytest.mark.parametrize(("scale", "half"), [(0.0, 0), (1.0, 1)])
 def test_the_ends_of_the_scale(scale: float, half: int) -> None:
-    network, told, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
-    guided = Guide(told, scale).around(network)(x, TIMES[0], told.of(range(NUM)))
-    torch.testing.assert_close(guided, direct(network, told, x, TIMES[0], scale)[half], rtol=0, atol=1e-12)
+    network, conditions, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
+    guided = Guide(conditions, scale).around(network)(x, TIMES[0], conditions.of(range(NUM)))
+    torch.testing.assert_close(guided, direct(network, conditions, x, TIMES[0], scale)[half], rtol=0, atol=1e-12)
 
 
 def test_calls_of_the_network() -> None:
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def network(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append(len(sample))
+        sizes.append(len(sample))
         return sample
 
     for calls, expected in ((1, [2 * NUM]), (2, [NUM, NUM])):
-        seen.clear()
+        sizes.clear()
         Halves(network, Told("dit").none(), calls)(sample(), TIMES[0], Told("dit").of(range(NUM)))
-        assert seen == expected
+        assert sizes == expected
 
 
 def test_without_guidance_the_condition_reaches_the_network() -> None:
-    network, told, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
-    guide = Guide(told)
+    network, conditions, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
+    guide = Guide(conditions)
     assert guide.around(network) is network and guide.none is None and not guide.halves
     step = next(walk(network, scheduler(), range(NUM), SHAPE, guide=guide, dtype=torch.float64))
-    own = direct(network, told, step.input, torch.tensor([step.timestep]), 1.0)[1]
-    torch.testing.assert_close(step.eps, own, rtol=0, atol=1e-12)
+    expected = direct(network, conditions, step.input, torch.tensor([step.timestep]), 1.0)[1]
+    torch.testing.assert_close(step.eps, expected, rtol=0, atol=1e-12)
     assert x is not step.input
 
 
 def test_unconditional_models_are_told_nothing() -> None:
-    told: list[Cond] = []
+    conditions: list[Cond] = []
 
     def network(sample: Tensor, timestep: Tensor, cond: Any = None) -> Tensor:
-        told.append(cond)
+        conditions.append(cond)
         return sample * 0
 
     list(walk(network, scheduler(), range(2), SHAPE, guide=UNGUIDED))
-    assert len(told) == 4 and all(one is None for one in told)
+    assert len(conditions) == 4 and all(condition is None for condition in conditions)
 
 
 class Doubled:
@@ -137,12 +140,12 @@ class Doubled:
 
 @pytest.mark.parametrize("target", ["guided", "uncond", "both"])
 def test_what_a_correction_sees(target: Target) -> None:
-    network, told = ModelDenoiser(adapter("cond_unet")), Told("cond_unet")
-    guide = Guide(told, 3.0, target=target)
+    network, conditions = ModelDenoiser(adapter("cond_unet")), Told("cond_unet")
+    guide = Guide(conditions, 3.0, target=target)
     assert guide.halves == (target != "guided")
     plan = scheduler()
     step = next(walk(network, plan, range(NUM), SHAPE, guide=guide, correction=Doubled(), dtype=torch.float64))
-    without, with_it, guided = direct(network, told, step.input, torch.tensor([step.timestep]), 3.0)
+    without, with_it, guided = direct(network, conditions, step.input, torch.tensor([step.timestep]), 3.0)
     wanted = 2 * guided if target == "guided" else 2 * without + 3.0 * (with_it - 2 * without)
     torch.testing.assert_close(step.following, plan.step(wanted, step.timestep, step.sample), rtol=0, atol=1e-12)
 
@@ -150,14 +153,14 @@ def test_what_a_correction_sees(target: Target) -> None:
 @pytest.mark.parametrize("timestep", TIMES, ids=["one", "each"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_in_batches(size: int, timestep: Tensor) -> None:
-    network, told, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
-    seen: list[int] = []
+    network, conditions, x = ModelDenoiser(adapter("cond_unet")), Told("cond_unet"), sample()
+    sizes: list[int] = []
 
     def counted(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append(len(sample))
+        sizes.append(len(sample))
         return network(sample, timestep, cond)
 
-    guide = Guide(told, 2.0)
-    found = guide.around(InBatches(counted, size))(x, timestep, guide.cond(range(NUM)))
-    torch.testing.assert_close(found, direct(network, told, x, timestep, 2.0)[2], rtol=0, atol=1e-12)
-    assert max(seen) <= size and sum(seen) == 2 * NUM
+    guide = Guide(conditions, 2.0)
+    guided = guide.around(InBatches(counted, size))(x, timestep, guide.cond(range(NUM)))
+    torch.testing.assert_close(guided, direct(network, conditions, x, timestep, 2.0)[2], rtol=0, atol=1e-12)
+    assert max(sizes) <= size and sum(sizes) == 2 * NUM

@@ -58,10 +58,10 @@ def test_the_walk_written_out(eta: float) -> None:
     plan, shift = scheduler(4, spacing="quad"), Shift()
     steps = list(walk(toy, plan, range(2), (1, 2, 2), eta=eta, correction=shift, dtype=DOUBLE))
     assert shift.seen == [(kind, call) for call in range(4) for kind in ("pre", "post", "variance")]
-    own = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    rngs = [torch.Generator().manual_seed(seed) for seed in range(2)]
 
     def draw() -> Tensor:
-        return torch.stack([torch.randn(1, 2, 2, generator=g, dtype=DOUBLE) for g in own])
+        return torch.stack([torch.randn(1, 2, 2, generator=g, dtype=DOUBLE) for g in rngs])
 
     x = draw()
     for call, (step, timestep) in enumerate(zip(steps, plan.timesteps.tolist(), strict=True)):
@@ -89,14 +89,14 @@ def test_an_estimate_that_is_not_finite_is_an_error(bad: float) -> None:
             eps[1, 0, 0, 0] = bad
         return eps
 
-    seen = []
+    calls = []
     with pytest.raises(NumericsError, match=r"at timestep 250 \(call 2\)") as caught:
         for step in walk(denoiser, scheduler(4), range(2), SHAPE):
-            seen.append(step.call)
-    assert seen == [0, 1]
+            calls.append(step.call)
+    assert calls == [0, 1]
     one_sentence(caught.value)
 
 
 def test_batches_hold_every_seed_once() -> None:
-    found = list(batches(range(5, 16), 4))
-    assert found == [range(5, 9), range(9, 13), range(13, 16)]
+    ranges = list(batches(range(5, 16), 4))
+    assert ranges == [range(5, 9), range(9, 13), range(13, 16)]

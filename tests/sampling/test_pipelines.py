@@ -42,12 +42,12 @@ def quiet(pipeline: Any) -> Any:
 def test_latent_diffusion(tmp_path: Path) -> None:
     path = pipelines.latent(tmp_path)
     pipeline = quiet(LDMPipeline.from_pretrained(path))
-    own = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    rngs = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     theirs = pipeline(
-        batch_size=len(SEEDS), generator=own, num_inference_steps=STEPS, eta=0.0, output_type="np", return_dict=False
+        batch_size=len(SEEDS), generator=rngs, num_inference_steps=STEPS, eta=0.0, output_type="np", return_dict=False
     )[0]
-    found = ours(path, Sampler(STEPS, "ldm", set_alpha_to_one=False), Guide())
-    torch.testing.assert_close(found, unit(theirs), rtol=0, atol=2e-5)
+    images = ours(path, Sampler(STEPS, "ldm", set_alpha_to_one=False), Guide())
+    torch.testing.assert_close(images, unit(theirs), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_stable_diffusion(tmp_path: Path, sampler: str, scale: float, kind: str)
             scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )
     )  # fmt: skip
-    told = load_conditions(path, None, str(path / "prompts.txt"))
-    assert told is not None
+    conditions = load_conditions(path, None, str(path / "prompts.txt"))
+    assert conditions is not None
     latents = noise(load_adapter(path).sample_shape(), generators(SEEDS), torch.float32)
     theirs = pipeline(
-        told.subjects(SEEDS), latents=latents, guidance_scale=scale, num_inference_steps=STEPS, output_type="np",
+        conditions.subjects(SEEDS), latents=latents, guidance_scale=scale, num_inference_steps=STEPS, output_type="np",
         height=pipelines.SIZE, width=pipelines.SIZE, return_dict=False,
     )[0]  # fmt: skip
     settings = {"ddim": Sampler, "plms": PLMS}[sampler](STEPS, "ldm", set_alpha_to_one=False)
-    found = ours(path, settings, Guide(told, scale))
-    torch.testing.assert_close(found, unit(theirs), rtol=0, atol=2e-5)
+    images = ours(path, settings, Guide(conditions, scale))
+    torch.testing.assert_close(images, unit(theirs), rtol=0, atol=2e-5)
 
 
 def test_diffusion_transformer(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_diffusion_transformer(tmp_path: Path) -> None:
             scheduler=DDIMScheduler(**{k: v for k, v in pipelines.SCHEDULE.items() if k != "_class_name"}),
         )
     )
-    told = load_conditions(path, None, None)
-    assert told is not None
-    own = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    labels = load_conditions(path, None, None)
+    assert labels is not None
+    rngs = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     theirs = pipeline(
-        [int(one) for one in told.subjects(SEEDS)], guidance_scale=3.0, generator=own, num_inference_steps=STEPS,
+        [int(label) for label in labels.subjects(SEEDS)], guidance_scale=3.0, generator=rngs, num_inference_steps=STEPS,
         output_type="np", return_dict=False,
     )[0]  # fmt: skip
-    found = ours(path, Sampler(STEPS, "ldm", set_alpha_to_one=False), Guide(told, 3.0))
-    torch.testing.assert_close(found, unit(theirs), rtol=0, atol=2e-5)
+    images = ours(path, Sampler(STEPS, "ldm", set_alpha_to_one=False), Guide(labels, 3.0))
+    torch.testing.assert_close(images, unit(theirs), rtol=0, atol=2e-5)

@@ -41,9 +41,9 @@ def published(x: Any, times: list[int], final: float) -> Any:
     ("steps", "spacing"), [(2, "uniform"), (3, "uniform"), (10, "quad"), (12, "trailing"), (11, "ldm"), (25, "uniform")]
 )
 def test_the_walk_is_ldm_s(steps: int, spacing: str, alpha_one: bool) -> None:
-    found = settings("plms", steps, spacing=spacing, set_alpha_to_one=alpha_one)
-    plan, times = exact(found), found.visited(1000)
-    assert len(plan.timesteps) == len(times) + 1 and (found.calls == steps + 1)
+    sampler = settings("plms", steps, spacing=spacing, set_alpha_to_one=alpha_one)
+    plan, times = exact(sampler), sampler.visited(1000)
+    assert len(plan.timesteps) == len(times) + 1 and (sampler.calls == steps + 1)
     expected = published(start().numpy(), times, 1.0 if alpha_one else ALPHAS[0])
     assert np.allclose(end(bent, plan).numpy(), expected, rtol=1e-10, atol=1e-10)
 

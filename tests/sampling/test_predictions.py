@@ -35,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # di
 
 def predicting(kind: str, alphas: Tensor | None = None) -> ModelDenoiser:
     """The tiny UNet as a network that predicts `kind`, in float64."""
-    found = adapter()
-    found.prediction = Prediction(kind, torch.from_numpy(ALPHAS) if alphas is None else alphas)
-    return ModelDenoiser(found)
+    unet = adapter()
+    unet.prediction = Prediction(kind, torch.from_numpy(ALPHAS) if alphas is None else alphas)
+    return ModelDenoiser(unet)
 
 
 def as_noise(kind: str) -> Denoiser:
@@ -73,18 +73,18 @@ def theirs(reference: Any, steps: int, alphas: Tensor | None = None, dtype: torc
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_equations(kind: str) -> None:
     sample, timestep = data()
-    found = predicting(kind)(sample, timestep)
-    assert torch.allclose(found, as_noise(kind)(sample, timestep), rtol=0, atol=1e-12)
-    one = predicting(kind)(sample, timestep[:1])
-    assert torch.allclose(one[0], found[0], rtol=0, atol=1e-12)
-    assert not torch.allclose(found, ModelDenoiser(adapter())(sample, timestep))
+    estimate = predicting(kind)(sample, timestep)
+    assert torch.allclose(estimate, as_noise(kind)(sample, timestep), rtol=0, atol=1e-12)
+    single = predicting(kind)(sample, timestep[:1])
+    assert torch.allclose(single[0], estimate[0], rtol=0, atol=1e-12)
+    assert not torch.allclose(estimate, ModelDenoiser(adapter())(sample, timestep))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_walks_as_from_the_noise(name: str, kind: str) -> None:
-    found = settings(name, 4)
-    plan = exact(found, schedule={**SCHEDULE, "prediction_type": kind})
+    sampler = settings(name, 4)
+    plan = exact(sampler, schedule={**SCHEDULE, "prediction_type": kind})
     assert torch.allclose(final(predicting(kind), plan), final(as_noise(kind), plan), rtol=0, atol=1e-9)
 
 
@@ -93,8 +93,8 @@ def test_every_sampler_walks_as_from_the_noise(name: str, kind: str) -> None:
 def test_ddim_is_diffusers_own_in_float64(steps: int, kind: str) -> None:
     alphas = torch.from_numpy(ALPHAS)
     reference = DDIMScheduler(**SCHEDULE, prediction_type=kind, clip_sample=False)
-    found = settings("ddim", steps)
-    plan = exact(found, schedule={**SCHEDULE, "prediction_type": kind})
+    sampler = settings("ddim", steps)
+    plan = exact(sampler, schedule={**SCHEDULE, "prediction_type": kind})
     expected = theirs(reference, steps, alphas)
     assert torch.allclose(final(predicting(kind), plan), expected, rtol=1e-10, atol=1e-10)
     assert not torch.allclose(final(ModelDenoiser(adapter()), plan), expected)
@@ -105,8 +105,8 @@ def test_a_clipped_image_is_diffusers_own(kind: str) -> None:
     reference = DDPMScheduler(**SCHEDULE, prediction_type=kind, clip_sample=True, variance_type="fixed_small")
     reference.alphas_cumprod = torch.from_numpy(ALPHAS)
     reference.set_timesteps(10)
-    found = settings("ddpm", 10, clip_sample=True, posterior=True)
-    plan = exact(found, schedule={**SCHEDULE, "prediction_type": kind})
+    sampler = settings("ddpm", 10, clip_sample=True, posterior=True)
+    plan = exact(sampler, schedule={**SCHEDULE, "prediction_type": kind})
     model, denoise = network(), predicting(kind)
     sample = data()[0]
     for timestep in plan.timesteps[:-1]:
@@ -140,8 +140,8 @@ def test_solvers_are_diffusers_own(name: str, kind: str) -> None:
     plan = settings(
         name, steps // 2 if name == "dpmpp_2s" else steps, spacing="uniform" if name == "euler" else "linspace"
     )
-    found = final(predicting(kind, reference.alphas_cumprod), plan.scheduler({**SCHEDULE, "prediction_type": kind}))
-    assert torch.allclose(found, theirs(reference, steps).to(found), rtol=0, atol=1e-4)
+    images = final(predicting(kind, reference.alphas_cumprod), plan.scheduler({**SCHEDULE, "prediction_type": kind}))
+    assert torch.allclose(images, theirs(reference, steps).to(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,9 +155,9 @@ def test_zero_terminal_snr_is_diffusers_own(name: str, kind: str) -> None:
     schedule = {**ZERO, "prediction_type": kind}
     plan = settings(name, 10, spacing="diffusers_trailing").scheduler(schedule)
     assert int(plan.timesteps[0]) == 999 == int(theirs_first(reference, 10))
-    found = final(predicting(kind, levels(schedule)), plan)
-    assert found.isfinite().all()
-    assert torch.allclose(found, theirs(reference, 10).to(found), rtol=0, atol=5e-4)
+    images = final(predicting(kind, levels(schedule)), plan)
+    assert images.isfinite().all()
+    assert torch.allclose(images, theirs(reference, 10).to(images), rtol=0, atol=5e-4)
 
 
 def theirs_first(reference: Any, steps: int) -> Tensor:
@@ -172,12 +172,12 @@ def test_the_image_comes_back_from_the_noise_at_zero_snr_in_float32(kind: str) -
     schedule = {**ZERO, "prediction_type": kind}
     assert float(levels(schedule)[-1]) == LEAST and bool((levels(schedule) > 0).all())
     plan = settings("ddim", 1, spacing="trailing").scheduler(schedule)
-    found = adapter(torch.float32)
-    found.prediction = prediction_of(schedule)
+    unet = adapter(torch.float32)
+    unet.prediction = prediction_of(schedule)
     start = noise(SHAPE, generators(SEEDS), torch.float32)
     output = network(torch.float32)(start, torch.tensor([999])).sample
     clean = output if kind == "sample" else -output
-    assert torch.allclose(final(ModelDenoiser(found), plan, torch.float32), clean, rtol=0, atol=5e-3)
+    assert torch.allclose(final(ModelDenoiser(unet), plan, torch.float32), clean, rtol=0, atol=5e-3)
 
 
 def test_a_network_that_predicts_the_noise_cannot_start_where_nothing_is_left() -> None:

@@ -47,8 +47,10 @@ def test_order_of_convergence_to_the_exact_solution(name: str) -> None:
     expected = np.sqrt(EVEN[0]) * MEAN + away[0] / away[-1] * (start() - np.sqrt(EVEN[-1]) * MEAN)
     errors = []
     for steps in (64, 128, 256):
-        found = settings(name, steps // 2 if name == "dpmpp_2s" else steps, spacing="linspace", set_alpha_to_one=False)
-        plan = exact(found, EVEN, schedule)
+        sampler = settings(
+            name, steps // 2 if name == "dpmpp_2s" else steps, spacing="linspace", set_alpha_to_one=False
+        )
+        plan = exact(sampler, EVEN, schedule)
         unit = np.sqrt(EVEN[0]) if name == "euler" else 1.0
         errors.append(float((unit * end(gaussian, plan) - expected).abs().max()))
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
@@ -58,16 +60,16 @@ def test_order_of_convergence_to_the_exact_solution(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch_nor_on_the_walks_before(name: str) -> None:
-    found = settings(name, 3)
-    plan, seeds = found.scheduler(SCHEDULE), range(40, 45)
+    sampler = settings(name, 3)
+    plan, seeds = sampler.scheduler(SCHEDULE), range(40, 45)
 
     def images(denoiser: Denoiser, chosen: range) -> Tensor:
-        return list(walk(denoiser, plan, chosen, SHAPE, eta=found.eta, dtype=DOUBLE))[-1].following
+        return list(walk(denoiser, plan, chosen, SHAPE, eta=sampler.eta, dtype=DOUBLE))[-1].following
 
     for denoiser, error in ((bent, 0.0), (ModelDenoiser(adapter()), 1e-11)):
         whole = images(denoiser, seeds)
         assert whole.shape == (5, *SHAPE) and bool(whole.isfinite().all())
-        next(walk(denoiser, plan, seeds, SHAPE, eta=found.eta, dtype=DOUBLE))  # left in the middle
+        next(walk(denoiser, plan, seeds, SHAPE, eta=sampler.eta, dtype=DOUBLE))  # left in the middle
         for size in (1, 2):
             parts = torch.cat([images(denoiser, batch) for batch in batches(seeds, size)])
             assert torch.allclose(parts, whole, rtol=error, atol=error)
@@ -75,28 +77,28 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_walks_before(name: str
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_two_walks_at_once_do_not_disturb_each_other(name: str) -> None:
-    found = settings(name, 4)
-    plan = found.scheduler(SCHEDULE)
-    alone = [step.following for step in walk(bent, plan, SEEDS, SMALL, eta=found.eta)]
-    other = walk(rounded, plan, SEEDS, SMALL, eta=found.eta)
-    for step, _, expected in zip(walk(bent, plan, SEEDS, SMALL, eta=found.eta), other, alone, strict=True):
+    sampler = settings(name, 4)
+    plan = sampler.scheduler(SCHEDULE)
+    alone = [step.following for step in walk(bent, plan, SEEDS, SMALL, eta=sampler.eta)]
+    other = walk(rounded, plan, SEEDS, SMALL, eta=sampler.eta)
+    for step, _, expected in zip(walk(bent, plan, SEEDS, SMALL, eta=sampler.eta), other, alone, strict=True):
         assert torch.equal(step.following, expected)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_step_tells_what_the_network_read(name: str) -> None:
-    found, seen = settings(name, 4), []
+    sampler, inputs = settings(name, 4), []
 
     def watched(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
-        seen.append((sample, int(timestep)))
+        inputs.append((sample, int(timestep)))
         return bent(sample, timestep)
 
-    plan = found.scheduler(SCHEDULE)
+    plan = sampler.scheduler(SCHEDULE)
     assert plan.timesteps.dtype == torch.int64 and plan.timesteps.ndim == 1
-    steps = list(walk(watched, plan, SEEDS, SMALL, eta=found.eta))
-    assert [(id(step.input), step.timestep) for step in steps] == [(id(sample), t) for sample, t in seen]
+    steps = list(walk(watched, plan, SEEDS, SMALL, eta=sampler.eta))
+    assert [(id(step.input), step.timestep) for step in steps] == [(id(sample), t) for sample, t in inputs]
     assert isinstance(plan.dense(9), DDIM) and len(plan.dense(9).timesteps) == 9
-    assert len(plan.timesteps) == found.calls and isinstance(plan, Solver) == (name in SOLVERS)
+    assert len(plan.timesteps) == sampler.calls and isinstance(plan, Solver) == (name in SOLVERS)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -15,8 +15,8 @@ numbers = st.integers(0, 10**17)
 
 @given(numbers, st.integers(0, 10**6))
 def test_a_range_is_read_as_it_is_shown(first: int, more: int) -> None:
-    found = range(first, first + more + 1)
-    assert parse_range(f"{first}-{first + more}") == found == parse_range(show(found))
+    seeds = range(first, first + more + 1)
+    assert parse_range(f"{first}-{first + more}") == seeds == parse_range(show(seeds))
     assert parse_range(first) == parse_range(f" {first} ") == range(first, first + 1)
 
 
@@ -81,7 +81,7 @@ small = st.builds(lambda a, n: range(a, a + n), st.integers(0, 30), st.integers(
 
 @given(st.dictionaries(st.text("abc", min_size=1), small, max_size=4))
 def test_disjoint_means_no_seed_twice(named: dict[str, range]) -> None:
-    seeds = [seed for found in named.values() for seed in found]
+    seeds = [seed for span in named.values() for seed in span]
     if len(set(seeds)) == len(seeds):
         require_disjoint(named)
     else:

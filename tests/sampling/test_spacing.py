@@ -23,14 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # di
 @given(st.integers(1, 1000), st.sampled_from(SPACINGS))
 def test_lists_go_down_within_the_training_timesteps(count: int, spacing: str) -> None:
     try:
-        found = spaced(1000, count, spacing)
+        timesteps = spaced(1000, count, spacing)
     except ConfigError as error:
         assert spacing == "ldm" and 999 % (1000 // count) == 0, error
         return
-    assert found == sorted(set(found), reverse=True) and found[-1] >= 0 and found[0] <= 999
+    assert timesteps == sorted(set(timesteps), reverse=True) and timesteps[-1] >= 0 and timesteps[0] <= 999
     if spacing in ("uniform", "trailing"):
-        assert len(found) == count
-    assert len(found) <= count or spacing == "ldm"
+        assert len(timesteps) == count
+    assert len(timesteps) <= count or spacing == "ldm"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 50, 300, 999])
@@ -51,27 +51,27 @@ def test_ldm_takes_its_own_number_of_steps_and_says_so(
                 Sampler(asked, spacing="ldm").scheduler(SCHEDULE)
             one_sentence(e.value)
             return
-        found = Sampler(asked, spacing="ldm").scheduler(SCHEDULE)
+        plan = Sampler(asked, spacing="ldm").scheduler(SCHEDULE)
     published = np.asarray(list(range(0, 1000, 1000 // asked))) + 1  # ldm/modules/diffusionmodules/util.py
-    assert found.timesteps.tolist() == published[::-1].tolist() and found.num_inference_steps == taken
-    said = [record.getMessage() for record in caplog.records if record.name == "dmq"]
+    assert plan.timesteps.tolist() == published[::-1].tolist() and plan.num_inference_steps == taken
+    messages = [record.getMessage() for record in caplog.records if record.name == "dmq"]
     if asked == taken:
-        assert said == []
+        assert messages == []
     else:
         stride = 1000 // asked
-        assert said == [f"sampler.spacing=ldm: {asked} timesteps were asked for, but range(0, 1000, {stride}) + 1 visits {taken}"]  # fmt: skip
+        assert messages == [f"sampler.spacing=ldm: {asked} timesteps were asked for, but range(0, 1000, {stride}) + 1 visits {taken}"]  # fmt: skip
 
 
 def test_ldm_ends_at_the_noise_of_timestep_0() -> None:
-    found = scheduler(20, spacing="ldm", set_alpha_to_one=False)
-    assert found.timesteps[-1] == 1 and found.final_alpha_cumprod == found.alphas_cumprod[0]
+    plan = scheduler(20, spacing="ldm", set_alpha_to_one=False)
+    assert plan.timesteps[-1] == 1 and plan.final_alpha_cumprod == plan.alphas_cumprod[0]
 
 
 def test_the_repeated_timestep_of_plms_is_diffusers_own() -> None:
     reference = PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
     reference.set_timesteps(10)
-    found = settings("plms", 10).scheduler(SCHEDULE).timesteps.tolist()
-    assert found == reference.timesteps.tolist() and len(found) == 11 and found[1] == found[2]
+    timesteps = settings("plms", 10).scheduler(SCHEDULE).timesteps.tolist()
+    assert timesteps == reference.timesteps.tolist() and len(timesteps) == 11 and timesteps[1] == timesteps[2]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

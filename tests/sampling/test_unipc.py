@@ -34,29 +34,29 @@ def published(x: Any, times: list[int]) -> Any:
     before: Any = None
     for i, t in enumerate(times):
         alpha, sigma, lam = levels[i]
-        found = (x - sigma * bent_np(x, t)) / alpha
+        denoised = (x - sigma * bent_np(x, t)) / alpha
         if i == 1:
-            x = moved(before, clean[-1], levels[0], levels[1], [found - clean[-1]], [0.5])
+            x = moved(before, clean[-1], levels[0], levels[1], [denoised - clean[-1]], [0.5])
         elif i > 1:
             h = lam - levels[i - 1][2]
             r, b = (levels[i - 2][2] - levels[i - 1][2]) / h, np.exp(-h) - 1
             right = [-h * phi(2, -h) / b, 2 * -h * phi(3, -h) / b]
             weights = np.linalg.solve(np.array([[1.0, 1.0], [r, 1.0]]), right).tolist()
-            known = [(clean[-2] - clean[-1]) / r, found - clean[-1]]
+            known = [(clean[-2] - clean[-1]) / r, denoised - clean[-1]]
             x = moved(before, clean[-1], levels[i - 1], levels[i], known, weights)
-        clean, before = [*clean, found], x
+        clean, before = [*clean, denoised], x
         ahead, half = list[Any](), list[float]()
         if 0 < i < len(times) - 1:
-            ahead, half = [(clean[-2] - found) / (levels[i - 1][2] - lam) * (levels[i + 1][2] - lam)], [0.5]
-        x = moved(x, found, levels[i], levels[i + 1], ahead, half)
+            ahead, half = [(clean[-2] - denoised) / (levels[i - 1][2] - lam) * (levels[i + 1][2] - lam)], [0.5]
+        x = moved(x, denoised, levels[i], levels[i + 1], ahead, half)
     return x
 
 
 @pytest.mark.parametrize(("steps", "spacing"), [(1, "linspace"), (2, "linspace"), (3, "uniform"), (10, "trailing"), (20, "quad"), (20, "ldm")])  # fmt: skip
 def test_the_walk_is_the_paper_s(steps: int, spacing: str) -> None:
-    found = settings("unipc", steps, spacing=spacing)
-    expected = published(start().numpy(), found.visited(1000))
-    assert np.allclose(end(bent, exact(found)).numpy(), expected, rtol=1e-10, atol=1e-10)
+    sampler = settings("unipc", steps, spacing=spacing)
+    expected = published(start().numpy(), sampler.visited(1000))
+    assert np.allclose(end(bent, exact(sampler)).numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])

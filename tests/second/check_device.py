@@ -30,18 +30,18 @@ CALLS = 6
 
 @pytest.fixture
 def device() -> Iterator[Device]:
-    with second_device() as made, sdpa_kernel(SDPBackend.MATH):  # other kernels of the CPU round otherwise
-        yield made
+    with second_device() as second, sdpa_kernel(SDPBackend.MATH):  # other kernels of the CPU round otherwise
+        yield second
 
 
 def wrapped(there: bool, fit: bool = True) -> Attached:
     """The quantized twin of the tiny network, here or there, baked."""
-    made = tiny.wrapped(dtype=FLOAT, fit=fit, **tiny.SMALL)
+    twin = tiny.wrapped(dtype=FLOAT, fit=fit, **tiny.SMALL)
     if there:
-        made.model.to(NAME)
-        made.grid.to(NAME)
-    bake(made)
-    return made
+        twin.model.to(NAME)
+        twin.grid.to(NAME)
+    bake(twin)
+    return twin
 
 
 def images(attached: Attached, settings: Any, **options: Any) -> Tensor:
@@ -90,9 +90,9 @@ def test_corrections_are_estimated_and_used_there(method: Any, device: Device) -
         attached = wrapped(there)
         plan = settings.scheduler(tiny.SCHEDULE)
         with torch.inference_mode():
-            found = method.estimate(Unquantized(attached), QuantDenoiser(attached), plan, tiny.SHAPE, settings.eta)
-        tables.append((found, images(attached, settings, correction=method.load(found))))
-        assert all(type(table) is Tensor for table in found.values())
+            estimate = method.estimate(Unquantized(attached), QuantDenoiser(attached), plan, tiny.SHAPE, settings.eta)
+        tables.append((estimate, images(attached, settings, correction=method.load(estimate))))
+        assert all(type(table) is Tensor for table in estimate.values())
     (first, expected), (second, there_images) = tables
     assert all(torch.equal(second[name], table) for name, table in first.items())
     assert torch.equal(there_images, expected)
@@ -128,10 +128,10 @@ def test_a_device_without_float64(device: Device) -> None:
         fit_weights(attached)
         fit_activations(attached, tiny.batches(dtype=FLOAT))
         bake(attached)
-        made = images(attached, Sampler(CALLS, eta=1.0))
+        samples = images(attached, Sampler(CALLS, eta=1.0))
         with torch.inference_mode():
             full = ModelDenoiser(attached.adapter)
             Ptqd("0-3").estimate(full, QuantDenoiser(attached), tiny.scheduler(2), tiny.SHAPE)
     finally:
         WITHOUT_FLOAT64.discard(NAME)
-    assert made.isfinite().all()
+    assert samples.isfinite().all()

@@ -38,11 +38,11 @@ class SecondTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> SecondTensor:
-        made: SecondTensor = Tensor._make_wrapper_subclass(
+        wrapper: SecondTensor = Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=torch.device(NAME, 0)
         )  # fmt: skip
-        made.held = held
-        return made
+        wrapper.held = held
+        return wrapper
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SecondTensor({self.held})"

@@ -30,7 +30,7 @@ from tests.chain import (
 def test_metrics_hold_what_the_issue_lists(done: tuple[Path, Result, list[str]]) -> None:
     outputs, result, ran = done
     assert sorted(ran) == STAGES
-    found = json.loads(result.out)
+    metrics = json.loads(result.out)
     listed = {
         "protocol",
         "num_images",
@@ -43,18 +43,18 @@ def test_metrics_hold_what_the_issue_lists(done: tuple[Path, Result, list[str]])
         "model",
         "config",
     }
-    assert listed | {"artifacts", "command", "cite", "policy", "cost"} <= set(found)
-    assert (found["method"], found["bits"], found["model"]) == ("tac", "w3a8", "tiny")
-    assert found["num_images"] == IMAGES and found["seeds"] == [f"0-{IMAGES - 1}"]
-    assert len(found["protocol"]["hash"]) == 16 and found["protocol"]["extractor_sha256"]
+    assert listed | {"artifacts", "command", "cite", "policy", "cost"} <= set(metrics)
+    assert (metrics["method"], metrics["bits"], metrics["model"]) == ("tac", "w3a8", "tiny")
+    assert metrics["num_images"] == IMAGES and metrics["seeds"] == [f"0-{IMAGES - 1}"]
+    assert len(metrics["protocol"]["hash"]) == 16 and metrics["protocol"]["extractor_sha256"]
     for twin in ("fp", "quantized"):
-        assert {"fd", "is", "kid", "precision", "recall"} <= set(found[twin])
-    assert 5 < found["paired"]["psnr"] < 60 and 0 < found["paired"]["ssim"] < 1
-    assert found["fp"] != found["quantized"]
-    assert found["command"].startswith("dmq evaluate model=") and "Yao" in found["cite"]
-    run = Path(found["run"])
+        assert {"fd", "is", "kid", "precision", "recall"} <= set(metrics[twin])
+    assert 5 < metrics["paired"]["psnr"] < 60 and 0 < metrics["paired"]["ssim"] < 1
+    assert metrics["fp"] != metrics["quantized"]
+    assert metrics["command"].startswith("dmq evaluate model=") and "Yao" in metrics["cite"]
+    run = Path(metrics["run"])
     on_disk = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert on_disk == {key: value for key, value in found.items() if key != "run"}
+    assert on_disk == {key: value for key, value in metrics.items() if key != "run"}
     assert run.parent == outputs / "runs" / "evaluate"
 
 
@@ -151,11 +151,11 @@ def test_several_seed_ranges(model: Path, done: tuple[Path, Result, list[str]]) 
         result = dmq(*words("evaluate", model, outputs, *TAC, "seeds=[0-39,100-139]", "--json"))
     assert result.code == 0, result.err
     assert sorted(ran) == ["evaluate", "evaluate_fp", "sample", "sample_fp"], "the first range is there already"
-    found = json.loads(result.out)
-    assert found["seeds"] == ["0-39", "100-139"]
-    spread = found["quantized"]["fd_over_seeds"]
+    metrics = json.loads(result.out)
+    assert metrics["seeds"] == ["0-39", "100-139"]
+    spread = metrics["quantized"]["fd_over_seeds"]
     assert len(set(spread["each"])) == 2 and spread["std"] > 0
-    assert found["quantized"]["fd"] == pytest.approx(sum(spread["each"]) / 2)
+    assert metrics["quantized"]["fd"] == pytest.approx(sum(spread["each"]) / 2)
 
 
 def test_a_sweep_shares_what_it_can(small: Path, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_sweep_shares_what_it_can(small: Path, tmp_path: Path) -> None:
     sweep = ("-m", "method=minmax,qdiffusion", "bits=w4a8,w3a8")
     result = dmq(*words("sample", small, tmp_path, *sweep, *quick))
     assert result.code == 0, result.err
-    one, each = ("calibset", "transform", "sample_fp"), ("calibrate", "reconstruct", "correct", "sample")
-    assert artifacts(tmp_path) == dict.fromkeys(one, 1) | dict.fromkeys(each, 4) | {"targets": 2}
+    once, each = ("calibset", "transform", "sample_fp"), ("calibrate", "reconstruct", "correct", "sample")
+    assert artifacts(tmp_path) == dict.fromkeys(once, 1) | dict.fromkeys(each, 4) | {"targets": 2}
     assert len(list((tmp_path / "runs" / "sample").iterdir())) == 4
 
 
@@ -208,5 +208,5 @@ def test_the_model_of_a_run_comes_back_in_python(done: tuple[Path, Result, list[
     sampled = Path(json.loads(result.out)["run"]) / "artifacts" / f"sample-0-{IMAGES - 1}" / "images.npz"
     with np.load(sampled, allow_pickle=False) as archive:
         stored = archive["arr_0"].astype(int)
-    made = to_uint8(loaded.sample(f"0-{IMAGES - 1}"), "edm").permute(0, 2, 3, 1).numpy().astype(int)
-    assert (np.abs(made - stored) > 2).mean() < 0.05
+    pixels = to_uint8(loaded.sample(f"0-{IMAGES - 1}"), "edm").permute(0, 2, 3, 1).numpy().astype(int)
+    assert (np.abs(pixels - stored) > 2).mean() < 0.05

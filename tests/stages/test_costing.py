@@ -32,8 +32,8 @@ def cost(*overrides: str) -> dict[str, Any]:
 
 def papers(model: str, weight: int, act: int) -> tuple[float, float]:
     """TBops and MB as the papers count."""
-    found = cost(f"model={model}", "bits=w4a8")
-    return 2 * found["macs"] * weight * act / 1e12, found["parameters"] * weight / 8e6
+    costs = cost(f"model={model}", "bits=w4a8")
+    return 2 * costs["macs"] * weight * act / 1e12, costs["parameters"] * weight / 8e6
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_entries_of_table_2_that_are_not_its_own_formula() -> None:
 
 
 def test_sizes_of_table_1_of_tac_and_table_3_of_tfmq() -> None:
-    found = cost("model=ddim_cifar10", "bits=w4a8")
-    parameters, kept = found["parameters"], found["parts"]["other"]
+    costs = cost("model=ddim_cifar10", "bits=w4a8")
+    parameters, other = costs["parameters"], costs["parts"]["other"]
     assert parameters == 35_746_307 and f"{papers('ddim_cifar10', 3, 8)[1]:.1f}" == "13.4"
     assert f"{papers('ddim_cifar10', 4, 8)[1]:.2f}" == "17.87", "and not 17.31"
     assert 0.001 < 143.2 / papers("ddim_cifar10", 32, 32)[1] - 1 < 0.002 and 4 * 35.8 == 143.2
-    assert [f"{(parameters * bits / 8 + kept) / MIB:.2f}" for bits in (8, 4)] == ["34.30", "17.26"]
+    assert [f"{(parameters * bits / 8 + other) / MIB:.2f}" for bits in (8, 4)] == ["34.30", "17.26"]
     rest = {bits: size - parameters * bits / 8 / MIB for bits, size in ((8, 34.26), (4, 17.22))}
-    assert all(0.16 < one < 0.18 for one in rest.values())
+    assert all(0.16 < difference < 0.18 for difference in rest.values())
     assert 0.26 < 17.31 - parameters / 2 / MIB < 0.27
     stable = cost(*STABLE)
     assert f"{stable['size_bytes_fp'] / MIB:.2f}" == "3278.81"
@@ -86,63 +86,63 @@ def test_sizes_of_table_1_of_tac_and_table_3_of_tfmq() -> None:
     "name", ["ddim_digits-tdq-w4a4", "ddim_digits-svdquant-w4a4", "sd_digits-tac-w4a8", "dit_digits-tac-w4a8"]
 )  # fmt: skip
 def test_what_evaluate_counted_from_files_is_what_shapes_say(name: str) -> None:
-    found = next(TABLES.glob(f"*/{name}-*/metrics.json"), None)
-    if found is None:
+    file = next(TABLES.glob(f"*/{name}-*/metrics.json"), None)
+    if file is None:
         pytest.skip(f"no table beside this checkout has the cell {name}")
-    cell = read_json(found)
+    cell = read_json(file)
     counted = cost_of(cell["config"])
     assert {key: counted[key] for key in cell["cost"]} == cell["cost"]
 
 
 def test_the_parts_are_the_size_and_a_run_is_its_calls() -> None:
-    found = cost(*STABLE)
-    assert sum(found["parts"].values()) == found["size_bytes"] and found["parts"]["transform"] == 0
-    assert (found["calls"], found["estimates"]) == (51, 2)  # PLMS calls once more than it has steps
-    assert found["run_bops"] == 102 * found["bops"] and found["run_bops_flat"] == 102 * found["bops_flat"]
-    assert found["parts"]["correction"] == 4 * 51 * (8 + 4 * 64 * 64)  # K of each half, B of the sample
-    assert found["tbops"] == found["bops"] / 1e12 and found["bops_fp"] == 2 * found["bops_fp_single"]
+    costs = cost(*STABLE)
+    assert sum(costs["parts"].values()) == costs["size_bytes"] and costs["parts"]["transform"] == 0
+    assert (costs["calls"], costs["estimates"]) == (51, 2)  # PLMS calls once more than it has steps
+    assert costs["run_bops"] == 102 * costs["bops"] and costs["run_bops_flat"] == 102 * costs["bops_flat"]
+    assert costs["parts"]["correction"] == 4 * 51 * (8 + 4 * 64 * 64)  # K of each half, B of the sample
+    assert costs["tbops"] == costs["bops"] / 1e12 and costs["bops_fp"] == 2 * costs["bops_fp_single"]
     alone = cost("model=sd_digits", "cond.guidance=null", "sampler=dpmpp_2s", "sampler.num_inference_steps=5")
     assert (alone["calls"], alone["estimates"]) == (10, 1) and alone["run_bops"] == 10 * alone["bops"]
 
 
 def test_the_command_needs_no_weights(tmp_path: Path) -> None:
-    said = dmq("cost", "model=ldm4_bedroom", "bits=w4a8", f"runtime.outputs={tmp_path}", "--json")
-    assert said.code == 0 and not list((tmp_path / "runs").glob("*/*"))
-    assert json.loads(said.out) == cost("model=ldm4_bedroom", "bits=w4a8")
+    result = dmq("cost", "model=ldm4_bedroom", "bits=w4a8", f"runtime.outputs={tmp_path}", "--json")
+    assert result.code == 0 and not list((tmp_path / "runs").glob("*/*"))
+    assert json.loads(result.out) == cost("model=ldm4_bedroom", "bits=w4a8")
     assert dmq("--help").out.count("\n  cost ") == 1
 
 
 def test_what_a_reader_sees() -> None:
-    found = cost("model=ldm4_bedroom", "bits=w4a8")
-    lines = describe(found).splitlines()
+    costs = cost("model=ldm4_bedroom", "bits=w4a8")
+    lines = describe(costs).splitlines()
     assert "274.06 M parameters, 101.20 G MACs" in lines[0] and "dmq benchmark" in lines[-1]
     numbers = {line[:20].strip(): line[20:].split() for line in lines[2:5]}
     assert numbers["one call, TBops"] == ["6.81", "6.48", "207.26"]
     assert numbers["200 calls, TBops"] == ["1,362.32", "1,295.36", "41,451.53"]
     assert numbers["size, MB"] == ["138.45", "137.03", "1,096.22"]
-    assert "107.17" not in describe(found) and "107.17" in describe({**found, "bops": found["bops_fp"]})
+    assert "107.17" not in describe(costs) and "107.17" in describe({**costs, "bops": costs["bops_fp"]})
     small = describe(cost("model=sd_digits", "cond.guidance=null", "sampler=dpmpp_2s", "sampler.num_inference_steps=5"))
     assert "one call, GBops" in small and " M MACs" in small
 
 
 def test_an_evaluation_tells_its_latency_as_simulated() -> None:
-    told = {"seeds": ["0-3", "4-7"], "protocol": {"num_images": 4}}
-    metrics = {**runs.metrics("tac"), **told, "seconds": {"sample-0-3": 2.0, "sample-4-7": 4.0}}
+    settings = {"seeds": ["0-3", "4-7"], "protocol": {"num_images": 4}}
+    metrics = {**runs.metrics("tac"), **settings, "seconds": {"sample-0-3": 2.0, "sample-4-7": 4.0}}
     assert (latency(as_evaluation(metrics)) or "").startswith("0.75 s an image, simulated on this machine")
     assert latency(as_evaluation({**metrics, "seconds": {"sample-0-3": 2.0}})) is None
 
 
 def test_a_folder_counts_by_its_configuration(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "tiny")
-    asked = ("model=folder", f"model.path={folder}", "model.name=tiny", "bits=w8a8")
-    found = cost_of(composed(*asked))
+    overrides = ("model=folder", f"model.path={folder}", "model.name=tiny", "bits=w8a8")
+    costs = cost_of(composed(*overrides))
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    assert cost_of(composed(*asked)) == found and found["macs"] < 1e7
+    assert cost_of(composed(*overrides)) == costs and costs["macs"] < 1e7
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**read_json(config), "block_out_channels": [7]}), encoding="utf-8")
     with pytest.raises(ModelError) as refused:
-        cost_of(composed(*asked))
+        cost_of(composed(*overrides))
     assert "describes no network" in one_sentence(refused.value)
 
 

@@ -36,7 +36,7 @@ def work(model: str, method: str) -> tuple[float, ...]:
     trust(config)
     config["calib_sampler"] = config["sampler"]
     config["model"]["cond"] = {"guidance": config["cond"]["guidance"]}
-    parts = Parts(**{one.name: build.make(config[one.name]) for one in fields(Parts)})
+    parts = Parts(**{field.name: build.make(config[field.name]) for field in fields(Parts)})
     return tuple(NODES[name].cost(config, parts) for name in ("transform", "reconstruct", "correct", "trace"))
 
 
@@ -57,12 +57,12 @@ def test_two_halves_of_a_guided_estimate_are_two_samples(method: str) -> None:
 def test_the_classes_say_it_themselves() -> None:
     """Also for mypy: dmq's own classes are what the protocols ask for."""
     corrections: list[CorrectionMethod] = [NoCorrection(), Tac("0-3"), Ptqd("0-3")]
-    assert [one.cost(10) for one in corrections] == [0, 2 * 4 * 10, 2 * 4 * 10]
+    assert [part.cost(10) for part in corrections] == [0, 2 * 4 * 10, 2 * 4 * 10]
     transforms: list[Transform] = [NoTransform(), Tcr(), LowRank()]
-    assert [one.cost(64.0) for one in transforms] == [0, 64, 64]
+    assert [part.cost(64.0) for part in transforms] == [0, 64, 64]
     once = Reconstruction({"a": Pass(3, AdaRound()), "b": Pass(0, AdaRound())}, num_samples=16, batch_size=8)
     twice = Reconstruction(once.passes, 16, 8, refine_rounds=2, refine_iterations=5)
     methods: list[ReconMethod] = [NoReconstruction(), once, twice, Quest(once, iterations=5, batch_size=4)]
     learned = 3 * 8 * 3 + 23 * 0.5 * 16
-    assert [one.cost(64.0) for one in methods] == [0, learned, learned, learned + 8 * 5 * 4]
-    assert [one.cost(64.0) for one in twice.refinements()] == [5 * 8 * 3 + 23 * 0.5 * 16] * 2
+    assert [part.cost(64.0) for part in methods] == [0, learned, learned, learned + 8 * 5 * 4]
+    assert [part.cost(64.0) for part in twice.refinements()] == [5 * 8 * 3 + 23 * 0.5 * 16] * 2

@@ -110,10 +110,10 @@ def test_verbs_take_it_as_a_model(exported: Path, pixels: Any, tmp_path: Path, v
     assert np.array_equal(np.load(artifact(tmp_path, "sample") / "images.npz")["arr_0"], pixels)
     assert not (tmp_path / "artifacts" / "reconstruct").exists()
     if verb == "evaluate":
-        found, (run,) = json.loads(result.out), (exported.parents[2] / "evaluate").iterdir()
+        metrics, (run,) = json.loads(result.out), (exported.parents[2] / "evaluate").iterdir()
         before = read_json(run / "metrics.json")
         for side in ("fp", "quantized", "paired", "method", "bits", "cost", "policy"):
-            assert found[side] == before[side], side
+            assert metrics[side] == before[side], side
 
 
 @pytest.mark.parametrize(

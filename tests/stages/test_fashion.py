@@ -35,11 +35,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_the_files_to_the_card(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "_EVALUATED", 2)
     words = ["model=ddim_fashion", *TINY, *FEW, f"data.path={folder}", f"runtime.outputs={tmp_path / 'out'}"]
-    found = stage.train(composed(*words), "dmq train model=ddim_fashion", quiet=True)
-    made, extractor = (Path(found["artifacts"][name]) for name in ("model", "extractor"))
-    assert (made.name, extractor.name) == ("ddim_fashion", "fashion_cnn")
-    assert load_adapter(made).sample_shape() == (1, 32, 32)
-    card, text = read_json(made / "card.json"), (made / "README.md").read_text(encoding="utf-8")
+    result = stage.train(composed(*words), "dmq train model=ddim_fashion", quiet=True)
+    model, extractor = (Path(result["artifacts"][name]) for name in ("model", "extractor"))
+    assert (model.name, extractor.name) == ("ddim_fashion", "fashion_cnn")
+    assert load_adapter(model).sample_shape() == (1, 32, 32)
+    card, text = read_json(model / "card.json"), (model / "README.md").read_text(encoding="utf-8")
     assert card["distance"]["fd"] > 0 and card["equal_counts"]["num_images"] == 8
     assert 0 <= card["memorisation"]["copies"] <= 1 and card["memorisation"]["median_held_out"] > 0
     assert card["training"]["data"] == "fashion" and str(folder) not in json.dumps(card["training"])
@@ -54,8 +54,8 @@ def test_the_extractor_alone_is_trained_and_installed(
     monkeypatch.setattr(stage, "PACKAGE", tmp_path / "package")
     words = [*TINY[4:], "train.unet=null", "train.install=true", f"data.path={folder}"]
     config = composed("model=ddim_fashion", *words, f"runtime.outputs={tmp_path / 'out'}")
-    found = stage.train(config, "dmq train model=ddim_fashion train.unet=null", quiet=True)
-    assert set(found["artifacts"]) == {"extractor"} and found["card"] == {}
+    result = stage.train(config, "dmq train model=ddim_fashion train.unet=null", quiet=True)
+    assert set(result["artifacts"]) == {"extractor"} and result["card"] == {}
     installed = tmp_path / "package" / "zoo" / "weights"
     assert sorted(str(file.relative_to(installed)) for file in installed.rglob("*.*")) == [
         "fashion_cnn/card.json",
@@ -99,8 +99,11 @@ def test_what_is_not_there_is_told(tmp_path: Path, folder: Path, monkeypatch: py
     monkeypatch.setattr(obtain, "FASHION_FOLDER", tmp_path / "none")
     outputs = f"runtime.outputs={tmp_path}"
     if not resolve("package:zoo/weights/ddim_fashion").exists():
-        asked = dmq("evaluate", "model=ddim_fashion", outputs)
-        assert asked.code == 4 and "make them with: dmq train model=ddim_fashion train.install=true" in asked.sentence
+        evaluated = dmq("evaluate", "model=ddim_fashion", outputs)
+        assert (
+            evaluated.code == 4
+            and "make them with: dmq train model=ddim_fashion train.install=true" in evaluated.sentence
+        )
         (row,) = json.loads(dmq("list", "models", "name=ddim_fashion", "--json").out)["models"]
         assert row["present"] is False and "dmq train model=ddim_fashion" in row["about"]
     trained = dmq("train", "model=ddim_fashion", outputs)

@@ -41,9 +41,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_are_those_of_diffusers_loop(folder: Path, tmp_path: Path) -> None:
     result = dmq(*words("sample", folder, tmp_path))
     assert result.code == 0, result.err
-    said = "scheduler (PNDMScheduler): spacing uniform, set_alpha_to_one false, clip_sample false, clip_sample_range 1.0, steps_offset 1"
+    sentence = "scheduler (PNDMScheduler): spacing uniform, set_alpha_to_one false, clip_sample false, clip_sample_range 1.0, steps_offset 1"
     (log,) = (tmp_path / "runs/sample").glob("*/*.log")
-    assert result.err.count(said) == 1 and log.read_text().count(said) == 1
+    assert result.err.count(sentence) == 1 and log.read_text().count(sentence) == 1
     plan, network = DDIMScheduler.from_config(SD), load_adapter(folder)
     plan.set_timesteps(STEPS)
     assert plan.timesteps.tolist() == [751, 501, 251, 1]
@@ -61,16 +61,16 @@ def section(folder: Path, *more: str) -> dict[str, Any]:
     overrides = ("model=folder", f"model.path={folder}", "model.name=tiny", "seeds=0-7", *more)
     config = composed(*overrides, *(f"model.sampling.{key}=null" for key in ("set_alpha_to_one", "steps_offset", "spacing",
         "clip_sample", "clip_sample_range", "solver_spacing", "skip_prk_steps")))  # fmt: skip
-    found: dict[str, Any] = prepare({**config, "stage": "sample"})["sampler"]
-    return found
+    sampler: dict[str, Any] = prepare({**config, "stage": "sample"})["sampler"]
+    return sampler
 
 
 def test_effective_values_are_what_a_key_is_made_of(folder: Path) -> None:
     target = {"_target_": "dmq_cli.sampling.Sampler", "num_inference_steps": 100, "eta": 0.0}
     followed = {**target, "spacing": "uniform", "set_alpha_to_one": False, "clip_sample": False}
     assert section(folder) == {**followed, "steps_offset": 1}
-    given = section(folder, "sampler.steps_offset=0")
-    assert given == followed  # as the same settings were written before there was an offset
+    without_offset = section(folder, "sampler.steps_offset=0")
+    assert without_offset == followed  # as the same settings were written before there was an offset
     assert section(folder, "sampler=ddpm") == {**followed, "eta": 1.0, "steps_offset": 1, "set_alpha_to_one": True}
     assert section(folder, "sampler=plms") == {
         **target, "_target_": "dmq_cli.sampling.PLMS", "spacing": "uniform", "set_alpha_to_one": False, "steps_offset": 1,
@@ -79,8 +79,8 @@ def test_effective_values_are_what_a_key_is_made_of(folder: Path) -> None:
 
 def test_named_models_keep_their_settings_and_keys() -> None:
     """The shipped latent model's scheduler says steps_offset 1, its configuration does not."""
-    found = prepare({**composed("model=ldm_digits", "seeds=0-7"), "stage": "sample"})["sampler"]
-    assert found == {
+    sampler = prepare({**composed("model=ldm_digits", "seeds=0-7"), "stage": "sample"})["sampler"]
+    assert sampler == {
         "_target_": "dmq_cli.sampling.Sampler", "num_inference_steps": 20, "spacing": "uniform", "eta": 0.0,
         "set_alpha_to_one": False, "clip_sample": False,
     }  # fmt: skip
@@ -88,9 +88,9 @@ def test_named_models_keep_their_settings_and_keys() -> None:
 
 def test_the_plan_says_what_comes_from_where(folder: Path, tmp_path: Path) -> None:
     command = ("plan", *words("sample", folder, tmp_path, "sampler.set_alpha_to_one=true"))
-    found = json.loads(dmq(*command, "--json").out)
-    assert isinstance(found["plan"], list) and "guidance" not in found
-    assert found["sampler"] == {
+    printed = json.loads(dmq(*command, "--json").out)
+    assert isinstance(printed["plan"], list) and "guidance" not in printed
+    assert printed["sampler"] == {
         "sampler": "ddim", "steps": STEPS, "scheduler": "PNDMScheduler",
         "taken": {"spacing": "uniform", "clip_sample": False, "clip_sample_range": 1.0, "steps_offset": 1},
         "overridden": {"set_alpha_to_one": False}, "unread": {},
@@ -126,9 +126,9 @@ def test_what_is_not_known_is_refused(
 def test_a_bare_network_with_its_scheduler_beside(folder: Path, tmp_path: Path) -> None:
     unet = folder / "unet"
     (unet / "scheduler_config.json").write_text(json.dumps(SD), encoding="utf-8")
-    found = json.loads(dmq("plan", *words("sample", unet, tmp_path), "--json").out)["sampler"]
+    sampler = json.loads(dmq("plan", *words("sample", unet, tmp_path), "--json").out)["sampler"]
     (unet / "scheduler_config.json").unlink()
-    assert found["taken"]["steps_offset"] == 1 and found["scheduler"] == "PNDMScheduler"
+    assert sampler["taken"]["steps_offset"] == 1 and sampler["scheduler"] == "PNDMScheduler"
 
 
 def test_no_guidance_is_told(text: Path, tmp_path: Path) -> None:

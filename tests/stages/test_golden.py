@@ -45,12 +45,12 @@ FLIPPED = 0.05  # instead of NEAR for what is measured on images of which a proc
 def made(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     """A part of every tensor and number that each stage makes under this configuration, in float64."""
     tiny = tiny_folder(folder / "tiny")
-    own = {**config, "model": {**config["model"], "path": str(tiny), "sha256": folder_sha256(tiny)}}
-    own["runtime"] = {**config["runtime"], "outputs": str(folder)}
+    settings = {**config, "model": {**config["model"], "path": str(tiny), "sha256": folder_sha256(tiny)}}
+    settings["runtime"] = {**config["runtime"], "outputs": str(folder)}
     graph = Graph(NODES, ArtifactStore(folder / "artifacts"), Progress(quiet=True))
-    stages = dict.fromkeys(stage for end in ENDS for stage in graph.chain(end, own))
+    stages = dict.fromkeys(stage for end in ENDS for stage in graph.chain(end, settings))
     with in_float64():
-        return {stage: dict(tensors(graph.ensure(stage, own))) for stage in stages}
+        return {stage: dict(tensors(graph.ensure(stage, settings))) for stage in stages}
 
 
 @contextlib.contextmanager
@@ -67,10 +67,10 @@ def in_float64() -> Iterator[None]:
 
 def loaded(model: Mapping[str, Any]) -> Adapter:
     """The network of a configuration, in float64."""
-    found = model_adapter(model)
-    found.model.double()
-    found.model.register_forward_pre_hook(_as_float64)
-    return found
+    adapter = model_adapter(model)
+    adapter.model.double()
+    adapter.model.register_forward_pre_hook(_as_float64)
+    return adapter
 
 
 def _as_float64(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -80,17 +80,17 @@ def _as_float64(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def tensors(artifact: Path) -> Iterator[tuple[str, Tensor]]:
     """Every array of an artifact, and every number of its measurements."""
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for file in sorted(artifact.iterdir()):
         if file.suffix == ".safetensors":
-            found |= {f"{file.stem}.{name}": tensor for name, tensor in load_tensors(file).items()}
+            arrays |= {f"{file.stem}.{name}": tensor for name, tensor in load_tensors(file).items()}
         elif file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as archive:
-                found |= {name: torch.from_numpy(archive[name]) for name in archive.files}
+                arrays |= {name: torch.from_numpy(archive[name]) for name in archive.files}
         elif file.name == "numbers.json":
             numbers = json.loads(file.read_text(encoding="utf-8"))
-            found |= {name: torch.tensor(value) for name, value in numbers["numbers"].items()}
-    for name, tensor in found.items():
+            arrays |= {name: torch.tensor(value) for name, value in numbers["numbers"].items()}
+    for name, tensor in arrays.items():
         flat = tensor.flatten().double()
         yield name, flat[:: max(1, len(flat) // KEPT)].clone()
 
@@ -99,8 +99,8 @@ def differing(stage: str, found: Mapping[str, Tensor], golden: Mapping[str, Tens
     """The tensors of a stage that are not what they were."""
     wrong = [f"{stage}: {name}" for name in sorted(found.keys() ^ golden.keys())]
     for name in sorted(found.keys() & golden.keys()):
-        one, other = found[name], golden[name]
-        if one.shape != other.shape or not alike(one, other, near):
+        tensor, other = found[name], golden[name]
+        if tensor.shape != other.shape or not alike(tensor, other, near):
             wrong.append(f"{stage}: {name}")
     return wrong
 
@@ -114,11 +114,11 @@ def alike(one: Tensor, other: Tensor, near: float) -> bool:
 
 def remembered() -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """config.json, and the tensors by stage."""
-    found: dict[str, dict[str, Tensor]] = {}
+    by_stage: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_tensors(GOLDEN / "tensors.safetensors").items():
-        stage, _, own = name.partition("/")
-        found.setdefault(stage, {})[own] = tensor
-    return json.loads((GOLDEN / "config.json").read_text(encoding="utf-8")), found
+        stage, _, key = name.partition("/")
+        by_stage.setdefault(stage, {})[key] = tensor
+    return json.loads((GOLDEN / "config.json").read_text(encoding="utf-8")), by_stage
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +139,15 @@ def test_no_stage_makes_other_numbers_under_its_version(here: dict[str, dict[str
     near = dict.fromkeys(here, NEAR)
     if any(not torch.equal(here["sample"][name], tensor) for name, tensor in golden["sample"].items()):
         near["evaluate"] = FLIPPED
-    wrong = {stage: differing(stage, found, golden[stage], near[stage]) for stage, found in here.items()}
+    wrong = {stage: differing(stage, outputs, golden[stage], near[stage]) for stage, outputs in here.items()}
     first = next((names for names in wrong.values() if names), [])
     assert not first, f"raise the version of this stage in stages/nodes.py: {first[:5]}"
 
 
 @pytest.mark.parametrize("change", [lambda x: 1.01 * x, lambda x: x + 0.01 * x.abs().max(), lambda x: -x])
 def test_a_small_change_of_the_numbers_is_seen(here: dict[str, dict[str, Tensor]], change: Any) -> None:
-    for stage, found in here.items():
-        assert differing(stage, {name: change(tensor) for name, tensor in found.items()}, found), stage
+    for stage, outputs in here.items():
+        assert differing(stage, {name: change(tensor) for name, tensor in outputs.items()}, outputs), stage
 
 
 def write() -> None:
@@ -157,11 +157,13 @@ def write() -> None:
         whole = composed(*WORDS, f"model.path={tiny_folder(place / 'first')}")
         config = prepare({**whole, "stage": "evaluate"})
         config["model"]["path"] = config["runtime"]["outputs"] = ""
-        found = made(place, config)
+        by_stage = made(place, config)
     GOLDEN.mkdir(exist_ok=True)
     versions = {name: node.version_for(config) for name, node in NODES.items()}
     write_json(GOLDEN / "config.json", {"versions": versions, "config": config})
-    save_tensors(GOLDEN / "tensors.safetensors", {f"{s}/{n}": t for s, own in found.items() for n, t in own.items()})
+    save_tensors(
+        GOLDEN / "tensors.safetensors", {f"{s}/{n}": t for s, outputs in by_stage.items() for n, t in outputs.items()}
+    )
 
 
 if __name__ == "__main__":

@@ -65,12 +65,12 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def other_value(config: Config, path: tuple[Any, ...]) -> Config:
     """A copy in which one plain value is another one."""
-    made = copy.deepcopy(config)
-    node: Any = made
+    altered = copy.deepcopy(config)
+    node: Any = altered
     for step in path[:-1]:
         node = node[step]
     node[path[-1]] = f"not {node[path[-1]]}"
-    return made
+    return altered
 
 
 def test_every_field_that_is_read_is_in_the_key(graph: Graph, config: Config) -> None:
@@ -99,7 +99,7 @@ def test_numerics_are_in_the_key_only_where_they_are_not_the_default(graph: Grap
     other = prepare({**config, "numerics": composed("numerics=bf16")["numerics"]})
     again = prepare({**config, "numerics": composed("numerics=bf16", "numerics.dtype=float32")["numerics"]})
     assert other["numerics"]["dtype"] == "bfloat16" and again["numerics"]["channels_last"]
-    sampling = [keys(graph, one)["sample_fp"] for one in (config, other, again)]
+    sampling = [keys(graph, variant)["sample_fp"] for variant in (config, other, again)]
     assert len(set(sampling)) == 3
 
 
@@ -205,10 +205,10 @@ def test_a_stage_that_some_configurations_need_changes_no_key_of_the_others(conf
     assert keys(after, config) == keys(before, config)
     assert after.chain("evaluate", config) == before.chain("evaluate", config)
     assert prepare(config) == with_code(prepare(config), more.values())
-    own = {**config, "backend": {"name_of": "other"}}
-    changed = {name for name in NODES if after.key(name, own) != before.key(name, config)}
-    assert changed == {"sample", "evaluate"} and "lowered" in after.chain("evaluate", own)
-    assert "lowered" not in after.chain("trace", own)
+    with_backend = {**config, "backend": {"name_of": "other"}}
+    changed = {name for name in NODES if after.key(name, with_backend) != before.key(name, config)}
+    assert changed == {"sample", "evaluate"} and "lowered" in after.chain("evaluate", with_backend)
+    assert "lowered" not in after.chain("trace", with_backend)
 
 
 def test_the_versions_in_the_name_of_a_job_are_those_of_what_it_rests_on(
@@ -222,27 +222,27 @@ def test_the_versions_in_the_name_of_a_job_are_those_of_what_it_rests_on(
 
 
 def test_a_stage_gets_what_it_needs_under_its_configuration(tmp_path: Path) -> None:
-    seen, ran = list[set[str]](), list[str]()
+    inputs, ran = list[set[str]](), list[str]()
     nodes = toy(ran) | {"reconstruct": Node("reconstruct", ("a",), lambda task: None)}
     nodes["correct"] = replace(nodes["reconstruct"], name="correct")
-    nodes["sample"] = Node("sample", ("a",), lambda task: seen.append(set(task.inputs)))
+    nodes["sample"] = Node("sample", ("a",), lambda task: inputs.append(set(task.inputs)))
     graph = Graph(backend(nodes, ran), ArtifactStore(tmp_path), Progress(quiet=True))
-    for own in (plain(1, 2), {**plain(1, 2), "backend": {"name_of": "mine"}}):
-        graph.ensure("sample", own)
-    assert seen == [{"reconstruct", "correct"}, {"reconstruct", "correct", "lowered"}] and ran == ["mine"]
+    for variant in (plain(1, 2), {**plain(1, 2), "backend": {"name_of": "mine"}}):
+        graph.ensure("sample", variant)
+    assert inputs == [{"reconstruct", "correct"}, {"reconstruct", "correct", "lowered"}] and ran == ["mine"]
 
 
 def test_a_plan_makes_every_part_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, make = list[str](), build.make
+    targets, make = list[str](), build.make
 
     def counted(section: Mapping[str, Any]) -> Any:
-        made.append(section["_target_"])
+        targets.append(section["_target_"])
         return make(section)
 
     monkeypatch.setattr(build, "make", counted)
     plan({**config, "runtime": {**config["runtime"], "outputs": str(tmp_path)}}, "correct")
     parts = [config[name] for name in ("calib", "transform", "scheme", "policy", "recon", "correct", "protocol")]
-    assert sorted(made) == sorted(
+    assert sorted(targets) == sorted(
         [part["_target_"] for part in parts] + [config[name]["_target_"] for name in ("sampler", "calib_sampler")]
     )
 
@@ -351,12 +351,12 @@ def test_why_a_stage_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_section_that_is_only_asked_for_is_handed_on_where_it_is(tmp_path: Path) -> None:
-    seen: list[Any] = []
-    node = Node("one", ("a",), lambda task: seen.append(dict(task.config)), asks=("more",))
+    configs: list[Any] = []
+    node = Node("one", ("a",), lambda task: configs.append(dict(task.config)), asks=("more",))
     graph = Graph({"one": node}, ArtifactStore(tmp_path), Progress(quiet=True))
     for config in (plain(1, 2), {**plain(1, 2), "more": 3}, plain(1, 9), {**plain(1, 2), "more": 3}):
         graph.ensure("one", config)
-    assert seen == [{"a": 1}, {"a": 1, "more": 3}]
+    assert configs == [{"a": 1}, {"a": 1, "more": 3}]
     assert graph.why_missing("one", {**plain(1, 2), "more": 4}) == "differs in more"
 
 

@@ -150,8 +150,8 @@ def test_no_secret_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_own_class_runs_on_the_command_line_and_is_loaded_by_name_only(finished: Path, small: Path) -> None:
     outputs = finished.parents[2]
-    given = words("correct", small, outputs, *TAC, "recon=none", "budget.num_samples=8", f"sampler._target_={OWN}")
-    result = dmq(*given, "--json")
+    command = words("correct", small, outputs, *TAC, "recon=none", "budget.num_samples=8", f"sampler._target_={OWN}")
+    result = dmq(*command, "--json")
     assert result.code == 0, result.err
     run = Path(json.loads(result.out)["run"])
     with pytest.raises(ConfigError, match=re.escape(f"sampler._target_ names '{OWN}'")):

@@ -194,9 +194,9 @@ def mine(name: str, more: str = "") -> str:
 def test_what_is_lacking_is_told_in_prepare(override: str, parts: list[str], base: dict[str, Any]) -> None:
     key, _, value = override.partition("=")
     section, _, inside = key.partition(".")
-    given: Any = OmegaConf.to_container(OmegaConf.create(f"x: {value}")).get("x")  # type: ignore[union-attr]
+    setting: Any = OmegaConf.to_container(OmegaConf.create(f"x: {value}")).get("x")  # type: ignore[union-attr]
     with pytest.raises(ConfigError) as error:
-        prepare({**base, section: {**base[section], inside: given} if inside else given})
+        prepare({**base, section: {**base[section], inside: setting} if inside else setting})
     assert all(part in one_sentence(error.value) for part in parts), error.value
 
 
@@ -238,7 +238,7 @@ def test_the_lists_by_hand_are_those_of_the_protocols(place: str, kind: type) ->
 
 def test_dmqs_own_parts_have_what_is_asked_for() -> None:
     step, tables = torch.zeros(2), torch.zeros(2, 1)
-    own: dict[str, list[Any]] = {
+    examples: dict[str, list[Any]] = {
         "calib": [Uniform("0-3", 2)],
         "transform": [NoTransform()],
         "scheme": [Scheme([Rule("*", bits=8)])],
@@ -260,16 +260,16 @@ def test_dmqs_own_parts_have_what_is_asked_for() -> None:
     }
     from dmq_cli.stages.interfaces import _check
 
-    for place, made in own.items():
-        for one in made:
-            _check("x", place, {"_target_": "y"}, one)
-    assert set(INTERFACES) - set(own) == {"protocol", "scheduler", "source of scales"}  # tried by every run
+    for place, parts in examples.items():
+        for part in parts:
+            _check("x", place, {"_target_": "y"}, part)
+    assert set(INTERFACES) - set(examples) == {"protocol", "scheduler", "source of scales"}  # tried by every run
 
 
 def test_somebodys_whole_class_is_taken(base: dict[str, Any]) -> None:
-    given = {"a": {"_target_": "torch.nn.Identity"}}
-    found = prepare({**base, "correct": {"_target_": f"{HERE}.Whole", "given": given}})
-    assert set(found["code"]["correct"]) == {f"{HERE}.Whole", "torch.nn.Identity"}
+    argument = {"a": {"_target_": "torch.nn.Identity"}}
+    config = prepare({**base, "correct": {"_target_": f"{HERE}.Whole", "given": argument}})
+    assert set(config["code"]["correct"]) == {f"{HERE}.Whole", "torch.nn.Identity"}
     check_types("correct", {"_target_": f"{HERE}.made_whole"})
     check_made("correct", {"_target_": f"{HERE}.made_whole"}, made_whole())
 

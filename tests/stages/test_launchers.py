@@ -46,8 +46,8 @@ def started(command: list[str], timeout: float = 300) -> Result:
 
 def check_same(outputs: Path, alone: Path) -> None:
     for stage in ("sample_fp", "sample"):
-        one, other = artifact(outputs, stage), artifact(alone, stage)
-        assert one.name == other.name and (one / "images.npz").read_bytes() == (other / "images.npz").read_bytes()
+        folder, other = artifact(outputs, stage), artifact(alone, stage)
+        assert folder.name == other.name and (folder / "images.npz").read_bytes() == (other / "images.npz").read_bytes()
     assert artifacts(outputs)["shard"] == artifacts(outputs)["shard_fp"] == 0
 
 
@@ -120,8 +120,8 @@ def test_a_job_that_is_requeued_and_cancelled_goes_on(small: Path, tmp_path: Pat
             job = Job(tmp_path, command)
     job.wait()
     check_same(outputs, alone)
-    one, other = (artifact(folder, "reconstruct") / "quantizers.safetensors" for folder in (outputs, alone))
-    assert one.read_bytes() == other.read_bytes()
+    file, other = (artifact(folder, "reconstruct") / "quantizers.safetensors" for folder in (outputs, alone))
+    assert file.read_bytes() == other.read_bytes()
     assert len(list(outputs.glob("runs/sample/*"))) == 5, "it was started five times"
 
 

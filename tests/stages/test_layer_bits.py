@@ -17,14 +17,14 @@ POLICY = {"_target_": "dmq_cli.wrap.Scheme", "rules": [{"match": "edge.*", "bits
 def policy(*words: str) -> dict[str, int]:
     result = dmq("cost", "bits=w4a8", *words, "--json")
     assert result.code == 0, result.err
-    found: dict[str, int] = json.loads(result.out)["policy"]
-    return found
+    bits: dict[str, int] = json.loads(result.out)["policy"]
+    return bits
 
 
 def test_a_pattern_sets_the_bits_of_what_it_fits() -> None:
     plain, changed = policy(), policy("layer_bits=resnet.conv1.weight=6; down:resnet.conv1.weight=3")
-    told = {label: bits for label, bits in changed.items() if plain.get(label) != bits}
-    assert set(told.values()) == {3, 6} and all("resnet.conv1.weight" in label for label in told)
+    differences = {label: bits for label, bits in changed.items() if plain.get(label) != bits}
+    assert set(differences.values()) == {3, 6} and all("resnet.conv1.weight" in label for label in differences)
     assert policy("layer_bits=null") == plain
 
 

@@ -48,13 +48,13 @@ def test_a_pipeline_draws_what_the_run_drew(corrected: tuple[Loaded, Any]) -> No
     loaded, pixels = corrected
     pipeline, images = loaded.as_pipeline(), loaded.sample("0-3")
     assert isinstance(pipeline, diffusers.DiffusionPipeline) and pipeline.unet is loaded.network
-    assert np.array_equal(np.stack([np.asarray(one)[..., None] for one in pipeline(seeds="0-3").images]), pixels)
+    assert np.array_equal(np.stack([np.asarray(image)[..., None] for image in pipeline(seeds="0-3").images]), pixels)
     torch.testing.assert_close(
         pipeline(seeds=[2, 0], output_type="pt").images * 2 - 1, images[[2, 0]], rtol=0, atol=1e-5
     )
     each = [torch.Generator().manual_seed(seed) for seed in range(4)]
-    (found,) = pipeline(batch_size=4, generator=each, output_type="np", return_dict=False)
-    np.testing.assert_allclose(found * 2 - 1, images.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-5)
+    (batch,) = pipeline(batch_size=4, generator=each, output_type="np", return_dict=False)
+    np.testing.assert_allclose(batch * 2 - 1, images.permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-5)
     assert len(pipeline(batch_size=2, num_inference_steps=3).images) == 2
     assert set(pipeline.components) == {"unet"} and pipeline.to("cpu") is pipeline
 
@@ -92,21 +92,21 @@ def test_an_uncorrected_network_works_in_their_pipeline(corrected: tuple[Loaded,
     theirs: Any = diffusers.DDIMPipeline(unet=loaded.uncorrected_network, scheduler=scheduler)
     theirs.set_progress_bar_config(disable=True)
     each = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    found = theirs(batch_size=2, generator=each, num_inference_steps=3, output_type="np").images
+    images = theirs(batch_size=2, generator=each, num_inference_steps=3, output_type="np").images
     assert loaded.scheduler.timesteps.tolist() == theirs.scheduler.timesteps.tolist()
-    np.testing.assert_allclose(found * 2 - 1, loaded.sample("0-1").permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(images * 2 - 1, loaded.sample("0-1").permute(0, 2, 3, 1).numpy(), rtol=0, atol=1e-5)
 
 
 def test_nothing_is_saved_without_its_quantizers(corrected: tuple[Loaded, Any], tmp_path: Path) -> None:
     loaded, _ = corrected
-    theirs, own = diffusers.DDIMPipeline(loaded.network, diffusers.DDIMScheduler()), loaded.as_pipeline()
+    theirs, pipeline = diffusers.DDIMPipeline(loaded.network, diffusers.DDIMScheduler()), loaded.as_pipeline()
     network: Any = loaded.network
     for save in (
         network.save_pretrained,
         network.push_to_hub,
         theirs.save_pretrained,
-        own.save_pretrained,
-        own.push_to_hub,
+        pipeline.save_pretrained,
+        pipeline.push_to_hub,
     ):
         with pytest.raises(ModelError, match=r"lose its quantizers; .* dmq export") as error:
             save(str(tmp_path / "saved"))
@@ -137,7 +137,9 @@ def test_attention_processors_stay() -> None:
     for change in changes:
         with pytest.raises(ModelError, match="attention processor of the quantized network"):
             change()
-    kinds = [type(model.get_submodule(one.name).processor).__name__ for one in attached.adapter.attentions()]
+    kinds = [
+        type(model.get_submodule(attention.name).processor).__name__ for attention in attached.adapter.attentions()
+    ]
     assert len(kinds) > 4 and set(kinds) == {"QuantAttention"}
 
 
@@ -195,15 +197,15 @@ def test_its_parts_are_not_exchanged_and_its_noise_is_that_of_seeds(corrected: t
 
 def test_a_guided_text_model_of_latents(tmp_path: Path) -> None:
     model = pipelines.prompts(tmp_path / "model")
-    own = [word for word in pipelines.settings("prompts", model) if not word.startswith("model=")]
-    loaded, pixels = sampled(model, tmp_path / "out", *own, *FEW)
+    settings = [word for word in pipelines.settings("prompts", model) if not word.startswith("model=")]
+    loaded, pixels = sampled(model, tmp_path / "out", *settings, *FEW)
     pipeline = loaded.as_pipeline()
-    assert np.array_equal(np.stack([np.asarray(one)[..., None] for one in pipeline(seeds="0-3").images]), pixels)
-    asked: Any = loaded.guide.conditions
-    again = pipeline(asked.subjects(range(4)), seeds="0-3", output_type="pt").images
+    assert np.array_equal(np.stack([np.asarray(sample)[..., None] for sample in pipeline(seeds="0-3").images]), pixels)
+    conditions: Any = loaded.guide.conditions
+    again = pipeline(conditions.subjects(range(4)), seeds="0-3", output_type="pt").images
     torch.testing.assert_close(again * 2 - 1, loaded.sample("0-3"), rtol=0, atol=1e-5)
-    one = pipeline(asked.subjects([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
-    torch.testing.assert_close(one[1:], loaded.sample("1-1"), rtol=0, atol=1e-5)
+    sample = pipeline(conditions.subjects([1])[0], seeds=[0, 1], output_type="pt").images * 2 - 1
+    torch.testing.assert_close(sample[1:], loaded.sample("1-1"), rtol=0, atol=1e-5)
 
 
 def test_what_is_asked_for_is_told_to_the_model_image_by_image() -> None:

@@ -65,10 +65,10 @@ def test_mlflow(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(2):
         MLflow(str(tmp_path / "mlruns")).log(run, FOUND)
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    made = client.search_runs([client.get_experiment_by_name("dmq").experiment_id])
-    assert len(made) == 2 and made[0].data.metrics == NUMBERS | {CURVE: 0.25}
-    assert made[0].data.params == {"model": "tiny", "method": "tac", "bits": "w3a8"}
-    assert {file.path for file in client.list_artifacts(made[0].info.run_id)} == {"config.json", "samples.png"}
+    runs = client.search_runs([client.get_experiment_by_name("dmq").experiment_id])
+    assert len(runs) == 2 and runs[0].data.metrics == NUMBERS | {CURVE: 0.25}
+    assert runs[0].data.params == {"model": "tiny", "method": "tac", "bits": "w3a8"}
+    assert {file.path for file in client.list_artifacts(runs[0].info.run_id)} == {"config.json", "samples.png"}
 
 
 @pytest.mark.slow

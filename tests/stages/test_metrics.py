@@ -37,24 +37,24 @@ class Brightness(SetMetric):
 def evaluated(*command: str) -> dict[str, Any]:
     result = dmq(*command, "--json")
     assert result.code == 0, result.err
-    found: dict[str, Any] = json.loads(result.out)
-    return found
+    record: dict[str, Any] = json.loads(result.out)
+    return record
 
 
 def test_the_distance_to_the_twin_is_measured_with_its_interval(model: Path, tmp_path: Path) -> None:
     command = words("evaluate", model, tmp_path, "method=minmax", "bits=w4a8")
     plain = evaluated(*command)
     with counting() as ran:
-        found = evaluated(*command, "+metric@protocol.metrics.fd_to_twin=fd_to_twin")
+        record = evaluated(*command, "+metric@protocol.metrics.fd_to_twin=fd_to_twin")
     assert sorted(ran) == ["evaluate", "evaluate_fp"], "images are as they were"
-    distance, (low, high) = found["paired"]["fd_to_twin"], found["intervals"]["paired"]["fd_to_twin"]
+    distance, (low, high) = record["paired"]["fd_to_twin"], record["intervals"]["paired"]["fd_to_twin"]
     assert distance > 0 and low < distance < high
-    assert found["quantized"] == plain["quantized"] and found["paired"]["psnr"] == plain["paired"]["psnr"]
-    assert found["protocol"]["hash"] != plain["protocol"]["hash"] and "fd_to_twin" not in plain["paired"]
-    assert "+metric@protocol.metrics.fd_to_twin=fd_to_twin" in found["overrides"]
-    kept = [load_tensors(file) for file in (tmp_path / "artifacts" / "evaluate").glob(f"*/{INFLUENCE}")]
-    assert sorted("fd_to_twin" in influences for influences in kept) == [False, True]
-    page = dmq("report", found["run"], "--to", str(tmp_path / "page.html"))
+    assert record["quantized"] == plain["quantized"] and record["paired"]["psnr"] == plain["paired"]["psnr"]
+    assert record["protocol"]["hash"] != plain["protocol"]["hash"] and "fd_to_twin" not in plain["paired"]
+    assert "+metric@protocol.metrics.fd_to_twin=fd_to_twin" in record["overrides"]
+    stored = [load_tensors(file) for file in (tmp_path / "artifacts" / "evaluate").glob(f"*/{INFLUENCE}")]
+    assert sorted("fd_to_twin" in influences for influences in stored) == [False, True]
+    page = dmq("report", record["run"], "--to", str(tmp_path / "page.html"))
     assert page.code == 0 and "FD to FP ↓" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -69,8 +69,8 @@ def test_a_metric_of_ones_own_is_a_file_and_a_yaml(
     monkeypatch.syspath_prepend(str(tmp_path / "mine"))
     command = words("evaluate", model, tmp_path, "method=minmax", "bits=w4a8")
     more = ["--config-dir", str(tmp_path / "mine"), "+metric@protocol.metrics.brightness=brightness"]
-    found = evaluated(*command, *more)
-    assert found["protocol"]["columns"]["brightness"] == "brightness" and 0 < found["fp"]["brightness"] < 255
-    assert found["intervals"]["over_fp"]["brightness"][0] < found["over_fp"]["brightness"]
+    record = evaluated(*command, *more)
+    assert record["protocol"]["columns"]["brightness"] == "brightness" and 0 < record["fp"]["brightness"] < 255
+    assert record["intervals"]["over_fp"]["brightness"][0] < record["over_fp"]["brightness"]
     again = evaluated(*command, *more, "+protocol.metrics.brightness.power=2")
-    assert again["quantized"]["brightness"] > found["quantized"]["brightness"]
+    assert again["quantized"]["brightness"] > record["quantized"]["brightness"]

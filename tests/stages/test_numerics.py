@@ -43,8 +43,8 @@ def test_fp32_is_what_there_was_before(model: Path, done: Done) -> None:
     with counting() as ran:
         again = dmq(*words("evaluate", model, outputs, *TAC, "--json", "numerics=fp32"))
     assert again.code == 0 and ran == []
-    found = json.loads(again.out)
-    assert "numerics" not in found["config"] and found["artifacts"] == json.loads(result.out)["artifacts"]
+    report = json.loads(again.out)
+    assert "numerics" not in report["config"] and report["artifacts"] == json.loads(result.out)["artifacts"]
     adapter, scheduler = load_adapter(model), Sampler(STEPS).scheduler(load_schedule(model))
 
     def network(sample: Tensor, timestep: Tensor, cond: object = None) -> Tensor:
@@ -52,15 +52,15 @@ def test_fp32_is_what_there_was_before(model: Path, done: Done) -> None:
 
     with torch.inference_mode():
         images = sample_images(walk(network, scheduler, range(IMAGES), adapter.sample_shape()))
-    expected = to_uint8(images, found["config"]["to_uint8"]).permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(sampled(outputs, found, "sample_fp"), expected)
+    expected = to_uint8(images, report["config"]["to_uint8"]).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(sampled(outputs, report, "sample_fp"), expected)
 
 
 def test_bf16_samples_again_and_fits_nothing_again(done: Done, half: tuple[dict[str, Any], list[str]]) -> None:
-    found, ran = half
+    report, ran = half
     before = json.loads(done[1].out)["artifacts"]
-    assert sorted(ran) == SAMPLING and found["config"]["numerics"].items() >= BF16.items()
-    other = {name.partition("-")[0] for name in before if found["artifacts"][name] != before[name]}
+    assert sorted(ran) == SAMPLING and report["config"]["numerics"].items() >= BF16.items()
+    other = {name.partition("-")[0] for name in before if report["artifacts"][name] != before[name]}
     assert sorted(other) == SAMPLING
 
 
@@ -69,8 +69,8 @@ def test_bf16_images_are_near_those_of_fp32(
     stage: str, most: float, done: Done, half: tuple[dict[str, Any], list[str]]
 ) -> None:
     outputs, result, _ = done
-    full, found = sampled(outputs, json.loads(result.out), stage), sampled(outputs, half[0], stage)
-    assert 0 < np.abs(full - found).mean() < most < np.abs(full - full.mean()).mean() / 4
+    full, reduced = sampled(outputs, json.loads(result.out), stage), sampled(outputs, half[0], stage)
+    assert 0 < np.abs(full - reduced).mean() < most < np.abs(full - full.mean()).mean() / 4
 
 
 def test_a_run_in_bf16_is_loaded_as_it_sampled(done: Done, half: tuple[dict[str, Any], list[str]]) -> None:
@@ -82,8 +82,8 @@ def test_a_run_in_bf16_is_loaded_as_it_sampled(done: Done, half: tuple[dict[str,
     wide = [*parts(loaded.network, quantizers=True), *parts(plain.network, quantizers=False)]
     assert all(p.dtype == torch.float32 for p in wide)
     baked = {name: b for name, b in plain.network.named_buffers() if name.endswith("baked")}
-    own = dict(loaded.network.named_buffers())
-    assert len(baked) > 20 and all(torch.equal(own[name], b.bfloat16()) for name, b in baked.items())
+    buffers = dict(loaded.network.named_buffers())
+    assert len(baked) > 20 and all(torch.equal(buffers[name], b.bfloat16()) for name, b in baked.items())
     images = to_uint8(loaded.sample(f"0-{IMAGES - 1}"), half[0]["config"]["to_uint8"])
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), sampled(done[0], half[0], "sample"))
 
@@ -91,9 +91,9 @@ def test_a_run_in_bf16_is_loaded_as_it_sampled(done: Done, half: tuple[dict[str,
 def parts(network: nn.Module, quantizers: bool) -> list[Tensor]:
     """Floating-point parameters and buffers, of the quantizers or of all the rest."""
     every = [*network.named_parameters(), *network.named_buffers()]
-    found = [t for name, t in every if ("_quantizer." in name) == quantizers and t.is_floating_point()]
-    assert len(found) > 20
-    return found
+    tensors = [t for name, t in every if ("_quantizer." in name) == quantizers and t.is_floating_point()]
+    assert len(tensors) > 20
+    return tensors
 
 
 def test_a_dtype_that_is_not_known(model: Path, tmp_path: Path) -> None:

@@ -55,10 +55,10 @@ def test_a_reconstruction_without_iterations_is_none(recon: str, small: Path, ou
 
 
 def test_no_transform_leaves_no_tensors(small: Path, outputs: Path) -> None:
-    found = made("reconstruct", small, outputs)
-    assert load_tensors(found["transform"] / "transform.safetensors") == {}
+    artifacts = made("reconstruct", small, outputs)
+    assert load_tensors(artifacts["transform"] / "transform.safetensors") == {}
     put = load_tensors(made("calibrate", small, outputs, "transform=tcr")["calibrate"] / "quantizers.safetensors")
-    plain = load_tensors(found["calibrate"] / "quantizers.safetensors")
+    plain = load_tensors(artifacts["calibrate"] / "quantizers.safetensors")
     scaled = {key for key in put if key.endswith(".channel_scale")}
     assert len(scaled) == 10 and put.keys() - plain.keys() == scaled
     unit = load_tensors(
@@ -88,8 +88,8 @@ def test_the_common_policy_is_that_of_the_schemes_before(small: Path, outputs: P
     swept = 0
     for scheme in ("minmax", "qdiffusion"):
         folder = made("calibrate", small, outputs, f"scheme={scheme}")["calibrate"]
-        found = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-        for label, bits in found.items():
+        policy = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        for label, bits in policy.items():
             assert bits == (8 if label.startswith("edge.") else 4 if label.endswith(".weight") else 6), label
             swept += 1
     assert swept == 2 * 28

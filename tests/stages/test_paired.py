@@ -29,8 +29,8 @@ FEW += ("budget=smoke", "runtime.threads=1")
 def evaluate(model: Path, outputs: Path, *more: str) -> dict[str, Any]:
     result = dmq("evaluate", f"model={model}", *FEW, f"runtime.outputs={outputs}", *more, "--json")
     assert result.code == 0, result.err
-    found: dict[str, Any] = json.loads(result.out)
-    return found
+    record: dict[str, Any] = json.loads(result.out)
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +42,17 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
 
 
 def test_an_own_folder_needs_no_reference(measured: tuple[Path, list[dict[str, Any]]]) -> None:
-    outputs, (found, other) = measured
-    assert found["protocol"]["name"] == "paired" and found["num_images"] == 64 and found["seeds"] == ["0-63"]
-    assert found["fp"] == found["quantized"] == found["over_fp"] == {} and set(found["paired"]) == {"psnr", "ssim"}
-    assert found["paired"]["psnr"] > other["paired"]["psnr"] > 0 and (Path(found["run"]) / "samples.png").is_file()
-    kept = np.load(artifact(outputs, "sample_fp") / "images.npz")["arr_0"]
-    assert kept.dtype == np.uint8 and kept.shape == (64, 16, 16, 3)
+    outputs, (record, other) = measured
+    assert record["protocol"]["name"] == "paired" and record["num_images"] == 64 and record["seeds"] == ["0-63"]
+    assert record["fp"] == record["quantized"] == record["over_fp"] == {} and set(record["paired"]) == {"psnr", "ssim"}
+    assert record["paired"]["psnr"] > other["paired"]["psnr"] > 0 and (Path(record["run"]) / "samples.png").is_file()
+    images = np.load(artifact(outputs, "sample_fp") / "images.npz")["arr_0"]
+    assert images.dtype == np.uint8 and images.shape == (64, 16, 16, 3)
 
 
 def test_pages_lists_and_comparisons_show_it(measured: tuple[Path, list[dict[str, Any]]]) -> None:
-    outputs, found = measured
-    runs = [str(Path(one["run"])) for one in found]
+    outputs, records = measured
+    runs = [str(Path(record["run"])) for record in records]
     single = dmq("report", runs[0])
     assert single.code == 0 and " on mine has a PSNR to FP of" in single.out, single.err
     page = (Path(runs[0]) / "report.html").read_text(encoding="utf-8")
@@ -63,8 +63,8 @@ def test_pages_lists_and_comparisons_show_it(measured: tuple[Path, list[dict[str
     assert compared.code == 0 and "PSNR to FP ↑" in compared.out and "outside the noise" in compared.out
     listed = dmq("list", "runs", f"runtime.outputs={outputs}", "protocol=paired", "--sort", "psnr")
     assert len(listed.out.splitlines()) == 2 and "PSNR" in listed.out.splitlines()[0]
-    told = dmq("evaluate", f"model={outputs / 'mine'}", *FEW, f"runtime.outputs={outputs}", "bits=w8a8")
-    assert "PSNR to fp" in told.out and "SSIM to fp" in told.out and " dB" in told.out
+    result = dmq("evaluate", f"model={outputs / 'mine'}", *FEW, f"runtime.outputs={outputs}", "bits=w8a8")
+    assert "PSNR to fp" in result.out and "SSIM to fp" in result.out and " dB" in result.out
     (line,) = (line for line in dmq("list", "protocols").out.splitlines() if line.startswith("paired"))
     assert "present" in line and line.endswith("psnr, ssim, lpips")
 
@@ -91,15 +91,15 @@ def test_samples_that_are_no_images(name: str, registered: None, tmp_path: Path)
     shape, model, outputs = toy.SHAPES[name], toy_folder(tmp_path / "toy", toy.SHAPES[name]), tmp_path / "out"
     planned = dmq("plan", "evaluate", f"model={model}", *FEW, f"runtime.outputs={outputs}", "--json")
     assert json.loads(planned.out)["disk"]["images"] == 2 * 64 * 4 * np.prod(shape), planned.err
-    found = evaluate(model, outputs)
-    assert set(found["paired"]) == {"psnr"} and not (Path(found["run"]) / "samples.png").exists()
-    kept = [load_images(artifact(outputs, stage)) for stage in ("sample_fp", "sample")]
-    each = [10 * np.log10(4 / np.square(a.astype(float) - b).mean()) for a, b in zip(*kept, strict=True)]
-    assert kept[0].dtype == np.float32 and kept[0].shape == (64, *shape)
-    assert found["paired"]["psnr"] == pytest.approx(np.mean(np.minimum(each, 100)))
-    page = dmq("report", str(Path(found["run"])))
+    record = evaluate(model, outputs)
+    assert set(record["paired"]) == {"psnr"} and not (Path(record["run"]) / "samples.png").exists()
+    images = [load_images(artifact(outputs, stage)) for stage in ("sample_fp", "sample")]
+    each = [10 * np.log10(4 / np.square(a.astype(float) - b).mean()) for a, b in zip(*images, strict=True)]
+    assert images[0].dtype == np.float32 and images[0].shape == (64, *shape)
+    assert record["paired"]["psnr"] == pytest.approx(np.mean(np.minimum(each, 100)))
+    page = dmq("report", str(Path(record["run"])))
     assert page.code == 0, page.err
-    text = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
+    text = (Path(record["run"]) / "report.html").read_text(encoding="utf-8")
     assert "its samples are neither grey nor RGB images" in text
     refused = dmq("evaluate", f"model={model}", *FEW, f"runtime.outputs={outputs}", "protocol=digits")
     assert refused.code != 0 and "an image has channels, height and width" in refused.sentence
@@ -120,5 +120,5 @@ def test_samples_that_are_no_images(name: str, registered: None, tmp_path: Path)
     ],
 )
 def test_which_protocol_and_seeds_a_command_takes(words: tuple[str, ...], protocol: str, seeds: object) -> None:
-    found = choices.composed(words)
-    assert (found["protocol"]["name"], found["seeds"]) == (protocol, seeds)
+    config = choices.composed(words)
+    assert (config["protocol"]["name"], config["seeds"]) == (protocol, seeds)

@@ -98,8 +98,8 @@ def config(*more: str) -> dict[str, Any]:
 
 
 def code(target: str, section: str = "correct") -> str:
-    (found,) = code_of({section: {"_target_": target}}, [section])[section].values()
-    return found
+    (fingerprint,) = code_of({section: {"_target_": target}}, [section])[section].values()
+    return fingerprint
 
 
 def prepared(model: Path, *more: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_a_change_of_own_code_is_computed_and_told(tmp_path: Path, write: Write)
     with counting() as ran:
         second = dmq(*command)
     assert ran == ["correct", "sample", "evaluate"] and artifacts(tmp_path)["correct"] == 2
-    runs = [json.loads(one.out)["run"] for one in (first, second)]
+    runs = [json.loads(result.out)["run"] for result in (first, second)]
     pixels = [np.load(Path(run) / "artifacts" / "sample-0-7" / "images.npz")["arr_0"].astype(int) for run in runs]
     assert np.array_equal(pixels[0], before) and np.abs(pixels[1] - before).mean() > 1
     compared = dmq("compare", *runs)
@@ -149,8 +149,8 @@ def test_it_is_in_the_keys_of_what_reads_it_and_of_what_follows(small: Path, tmp
     keys = []
     for text in ("def amount(): return 1.0", "def amount(): return 2.0"):
         write(text, "helper")
-        made = prepared(small, *own(target))
-        keys.append({name: graph.key(name, made) for name in NODES})
+        settings = prepared(small, *own(target))
+        keys.append({name: graph.key(name, settings) for name in NODES})
     assert {name for name in NODES if keys[0][name] != keys[1][name]} == {
         "correct",
         "sample",
@@ -196,8 +196,8 @@ def test_the_code_that_runs_is_that_of_the_key(write: Write) -> None:
         write(f"number = {number}\n", "helper")
         if number == 3:  # changed and imported by somebody else before dmq looks
             importlib.reload(sys.modules[module])
-        found = resolve("correct._target_", f"{module}.part")
-        values[found.code] = found.value()
+        plugin = resolve("correct._target_", f"{module}.part")
+        values[plugin.code] = plugin.value()
     assert list(values.values()) == [1, 2, 3]
     assert sys.modules[module].part() == 3
 
@@ -217,26 +217,26 @@ def test_installed_code_is_known_by_its_version() -> None:
 
 
 def test_what_the_package_itself_names_is_its_own_code() -> None:
-    own = [target for target in allowed() if target.startswith("dmq_cli.")]
-    assert len(own) >= 60 and all(resolve("a.key", target).code is None for target in own)
+    targets = [target for target in allowed() if target.startswith("dmq_cli.")]
+    assert len(targets) >= 60 and all(resolve("a.key", target).code is None for target in targets)
 
 
 def test_targets_are_found_at_any_depth(write: Write) -> None:
     module = write("class A: ...\nclass B: ...\n")
     rule = {"_target_": "dmq_cli.wrap.Rule", "match": "*", "scale": {"_target_": f"{module}.A"}}
     getter = {"_target_": "hydra.utils.get_class", "path": f"{module}.B"}
-    found = code_of({"scheme": {"_target_": "dmq_cli.wrap.Scheme", "rules": [rule, {"grid": getter}]}}, ["scheme"])
-    assert set(found["scheme"]) == {f"{module}.A", f"{module}.B", "hydra.utils.get_class"}
+    codes = code_of({"scheme": {"_target_": "dmq_cli.wrap.Scheme", "rules": [rule, {"grid": getter}]}}, ["scheme"])
+    assert set(codes["scheme"]) == {f"{module}.A", f"{module}.B", "hydra.utils.get_class"}
 
 
 def test_code_that_no_file_holds_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     module = write("class A: ...\n")
-    made = types.ModuleType(f"made_{module}")
-    exec("class A: ...", vars(made))
-    monkeypatch.setitem(sys.modules, made.__name__, made)
-    user = write(f"import {made.__name__}\nclass A: ...\n", "user")
+    memory_module = types.ModuleType(f"made_{module}")
+    exec("class A: ...", vars(memory_module))
+    monkeypatch.setitem(sys.modules, memory_module.__name__, memory_module)
+    user = write(f"import {memory_module.__name__}\nclass A: ...\n", "user")
     monkeypatch.setattr(sys.modules["__main__"], "A", int, raising=False)
-    for target in (f"{made.__name__}.A", f"{user}.A", "__main__.A"):
+    for target in (f"{memory_module.__name__}.A", f"{user}.A", "__main__.A"):
         with pytest.raises(ConfigError, match="has no file of its own") as error:
             resolve("correct._target_", target)
         one_sentence(error.value)

@@ -33,30 +33,30 @@ def test_full_precision_is_measured_on_its_own_ranges(model: Path, plain: tuple[
     with counting() as ran:
         result = dmq(*command)
     assert result.code == 0 and ran == ["sample_fp", "evaluate_fp"] * 2, "and seeds may share noise with fp_seeds"
-    found = json.loads(result.out)
-    assert (found["seeds"], found["fp_seeds"]) == (["0-39"], ["0-39", "100-139", "200-239"])
-    each = found["fp"]["fd_over_seeds"]["each"]
+    metrics = json.loads(result.out)
+    assert (metrics["seeds"], metrics["fp_seeds"]) == (["0-39"], ["0-39", "100-139", "200-239"])
+    each = metrics["fp"]["fd_over_seeds"]["each"]
     assert len(set(each)) == 3 and each[0] == before["fp"]["fd"]
-    assert all(found[key] == before[key] for key in ("quantized", "paired", "cost", "policy"))
-    assert found["intervals"] == {side: before["intervals"][side] for side in ("quantized", "paired", "over_fp")}
+    assert all(metrics[key] == before[key] for key in ("quantized", "paired", "cost", "policy"))
+    assert metrics["intervals"] == {side: before["intervals"][side] for side in ("quantized", "paired", "over_fp")}
     assert "fp: 0-39, 100-139, 200-239" in dmq(*command[:-1]).out.splitlines()[0]
     keys = {path.name.split("-")[2] for path in (outputs / "runs" / "evaluate").iterdir()}
     assert len(keys) == 2, "another run"
 
 
 def test_one_range_has_intervals_around_its_numbers(plain: tuple[Path, dict[str, Any]]) -> None:
-    _, found = plain
-    sides = {side: set(within) for side, within in found["intervals"].items()}
+    _, metrics = plain
+    sides = {side: set(within) for side, within in metrics["intervals"].items()}
     assert sides["fp"] == sides["quantized"] == {"fd", "is", "kid", "precision"} and sides["paired"] >= {"psnr"}
-    assert sides["over_fp"] == {"fd"} and found["over_fp"]["fd"] == found["quantized"]["fd"] - found["fp"]["fd"]
-    for side, within in found["intervals"].items():
-        assert all(low <= found[side][key] <= high and low < high for key, (low, high) in within.items())
+    assert sides["over_fp"] == {"fd"} and metrics["over_fp"]["fd"] == metrics["quantized"]["fd"] - metrics["fp"]["fd"]
+    for side, within in metrics["intervals"].items():
+        assert all(low <= metrics[side][key] <= high and low < high for key, (low, high) in within.items())
 
 
 def test_without_them_nothing_speaks_of_them(plain: tuple[Path, dict[str, Any]]) -> None:
-    _, found = plain
-    assert found["fp_seeds"] == found["seeds"] and "fp_seeds" not in found["config"]
-    config = json.loads((Path(found["run"]) / "config.json").read_text(encoding="utf-8"))
+    _, metrics = plain
+    assert metrics["fp_seeds"] == metrics["seeds"] and "fp_seeds" not in metrics["config"]
+    config = json.loads((Path(metrics["run"]) / "config.json").read_text(encoding="utf-8"))
     assert "fp_seeds" not in config
 
 

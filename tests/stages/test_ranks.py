@@ -48,8 +48,8 @@ def test_in_a_shell_of_an_allocation_a_process_is_alone() -> None:
 @pytest.mark.parametrize(("local", "device"), [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])
 def test_each_process_of_a_machine_has_a_device_of_its_own(local: str, device: str) -> None:
     with within({**SRUN, "SLURM_LOCALID": local}), patch("torch.cuda.device_count", return_value=2):
-        for devices, one in (("auto", None), (["cuda:0", "cuda:1"], None), (None, "cuda")):
-            runtime = on_rank({**RUNTIME, "device": one or "cpu", "devices": devices}, place())
+        for devices, single in (("auto", None), (["cuda:0", "cuda:1"], None), (None, "cuda")):
+            runtime = on_rank({**RUNTIME, "device": single or "cpu", "devices": devices}, place())
             assert runtime["device"] == device and workers.count(runtime) == 1
         assert on_rank(RUNTIME, place())["device"] == "cpu"
 

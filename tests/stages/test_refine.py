@@ -25,30 +25,30 @@ ROUNDS, UNITS, PASSES = 2, 10, 2
 @contextmanager
 def collecting() -> Iterator[list[tuple[Tensor, Tensor]]]:
     """The calibration sets that are collected inside the block: samples and timesteps."""
-    write_all, found = Collection.write_all, []
+    write_all, sets = Collection.write_all, []
 
     def keeping(collection: Collection, folder: Path, *rest: Any) -> None:
         write_all(collection, folder, *rest)
         timestep = load_tensors(folder / "timestep.safetensors")["data"]
-        found.append((RowFile(folder / "sample.safetensors").rows(torch.arange(len(timestep))), timestep))
+        sets.append((RowFile(folder / "sample.safetensors").rows(torch.arange(len(timestep))), timestep))
 
     with patch.object(Collection, "write_all", keeping):
-        yield found
+        yield sets
 
 
 @contextmanager
 def learning(limit: int | None = None) -> Iterator[list[str]]:
     """The units that learn inside the block, in order; Ctrl-C when `limit` of them have."""
-    capture, found = ModuleUnit.capture, list[str]()
+    capture, units = ModuleUnit.capture, list[str]()
 
     def counted(unit: ModuleUnit, *rest: Any, **options: Any) -> Any:
-        if len(found) == limit:
+        if len(units) == limit:
             raise KeyboardInterrupt
-        found.append(unit.name)
+        units.append(unit.name)
         return capture(unit, *rest, **options)
 
     with patch.object(ModuleUnit, "capture", counted):
-        yield found
+        yield units
 
 
 Whole = tuple[Path, list[tuple[Tensor, Tensor]], list[str]]
@@ -64,7 +64,7 @@ def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def test_rounds_read_what_the_quantized_network_shows_them(whole: Whole) -> None:
-    made, sets, learned = whole
+    folder, sets, learned = whole
     assert len(sets) == 1 + ROUNDS and len(learned) == UNITS * PASSES * (1 + ROUNDS)
     (full, timestep), *rounds = sets
     first = timestep == timestep.max()
@@ -74,12 +74,12 @@ def test_rounds_read_what_the_quantized_network_shows_them(whole: Whole) -> None
         differs = (samples != full).flatten(1).any(1)
         assert torch.equal(differs, ~first), "all start from the same noise, and none stays on the same path"
     assert not torch.equal(rounds[0][0], rounds[1][0]), "the network has learned in between"
-    assert {path.name for path in made.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "quantizers.safetensors",
         "losses.json",
         "manifest.json",
     }
-    passes = read_json(made / "losses.json")["passes"]
+    passes = read_json(folder / "losses.json")["passes"]
     assert list(passes) == [
         f"{name}{turn}" for turn in ("", ", round 1", ", round 2") for name in ("weights", "scales")
     ]
@@ -96,14 +96,14 @@ def test_killed_in_the_second_round_it_ends_in_the_same_bytes(small: Path, whole
     with learning() as again, collecting() as sets, counting() as ran:
         assert dmq(*words("reconstruct", small, killed, *PAR)).code == 0
     assert ran == ["reconstruct"] and sets == [] and len(again) == total - stop, "nothing is done twice"
-    one, (other, _, learned) = artifact(killed, "reconstruct"), whole
+    folder, (other, _, learned) = artifact(killed, "reconstruct"), whole
     assert len(learned) == total
-    assert one.name == other.name
+    assert folder.name == other.name
     for file in ("quantizers.safetensors", "losses.json"):
-        assert (one / file).read_bytes() == (other / file).read_bytes()
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
 
 
 def test_refinement_changes_what_is_learned(small: Path, whole: Whole, tmp_path: Path) -> None:
     assert dmq(*words("reconstruct", small, tmp_path, *PAR, "recon=brecq")).code == 0
-    learned = [made / "quantizers.safetensors" for made in (whole[0], artifact(tmp_path, "reconstruct"))]
+    learned = [folder / "quantizers.safetensors" for folder in (whole[0], artifact(tmp_path, "reconstruct"))]
     assert learned[0].read_bytes() != learned[1].read_bytes()

@@ -103,9 +103,9 @@ def test_killed_in_reconstruct_it_ends_in_the_same_bytes(small: Path, tmp_path: 
         assert ran == ["reconstruct"]
         assert dmq(*words("reconstruct", small, whole, *more)).code == 0
     assert resumed == len(learned) - resumed - len(finished), "finished blocks are not learned again"
-    one, other = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
-    assert one.name == other.name
-    assert_same_files(one, other)
+    continued, undisturbed = (artifact(outputs, "reconstruct") for outputs in (killed, whole))
+    assert continued.name == undisturbed.name
+    assert_same_files(continued, undisturbed)
 
 
 @pytest.mark.slow
@@ -120,8 +120,12 @@ def test_killed_in_training_it_ends_in_the_same_bytes(small: Path, tmp_path: Pat
     )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     work = kill_at(words("reconstruct", small, killed, *more), killed, "tmp-training-*.safetensors", 2)
-    kept = sorted(work.glob("tmp-training-*.safetensors"))
-    assert len(kept) >= 2 and kept[-1].name < "tmp-training-000000060" and artifacts(killed)["reconstruct"] == 0
+    checkpoints = sorted(work.glob("tmp-training-*.safetensors"))
+    assert (
+        len(checkpoints) >= 2
+        and checkpoints[-1].name < "tmp-training-000000060"
+        and artifacts(killed)["reconstruct"] == 0
+    )
     with counting() as ran:
         assert dmq(*words("reconstruct", small, killed, *more)).code == 0
         assert ran == ["reconstruct"]
@@ -157,12 +161,12 @@ def test_two_processes_that_want_the_same(small: Path, tmp_path: Path) -> None:
     with observing(meeting):
         here = dmq(*command)
     theirs += others[0].stderr or ()
-    said = [here.err, "".join(theirs)]
-    assert [here.code, others[0].wait(timeout=600)] == [0, 0], said
+    messages = [here.err, "".join(theirs)]
+    assert [here.code, others[0].wait(timeout=600)] == [0, 0], messages
     others[0].communicate()  # closes its pipes
     assert artifacts(tmp_path) == dict.fromkeys(stages, 1)
     for stage in stages:
-        assert sum(text.count(f" {stage} {artifact(tmp_path, stage).name[:8]} done in") for text in said) == 1
+        assert sum(text.count(f" {stage} {artifact(tmp_path, stage).name[:8]} done in") for text in messages) == 1
     assert len(list((tmp_path / "runs" / "correct").iterdir())) == 2
 
 
@@ -202,7 +206,7 @@ def test_a_reconstruction_killed_in_its_commit_keeps_its_loss_curves(small: Path
     with counting() as ran:
         result = dmq(*command)
     assert result.code == 0 and ran == [], (ran, result.err)
-    kept = artifact(tmp_path, "reconstruct")
-    passes = json.loads((kept / "losses.json").read_text(encoding="utf-8"))["passes"]
+    folder = artifact(tmp_path, "reconstruct")
+    passes = json.loads((folder / "losses.json").read_text(encoding="utf-8"))["passes"]
     assert any("round 1" in name for name in passes) and all(units for units in passes.values())
-    assert {path.name for path in kept.iterdir()} == {"losses.json", "manifest.json", "quantizers.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"losses.json", "manifest.json", "quantizers.safetensors"}

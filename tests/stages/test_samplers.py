@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused(overrides: list[str], sentence: str, model: P
 def test_the_plan_counts_calls() -> None:
     def evaluations(name: str) -> float:
         config = composed(f"sampler={name}", "sampler.num_inference_steps=7", "seeds=0-9")
-        found = prepared({**config, "stage": "sample"})
-        return float(NODES["sample_fp"].cost(*found))
+        arguments = prepared({**config, "stage": "sample"})
+        return float(NODES["sample_fp"].cost(*arguments))
 
     assert [evaluations(name) for name in ("ddim", "plms", "dpmpp_2s", "unipc")] == [70, 80, 140, 70]

@@ -43,8 +43,10 @@ def small_shards() -> Iterator[None]:
 
 
 def prepared(small: Path, outputs: Path, stage: str = STAGE, **runtime: Any) -> dict[str, Any]:
-    given = [*FEW, *QUICK, "method=minmax", "bits=w4a8", f"seeds={SEEDS}", f"runtime.outputs={outputs}"]
-    config = prepare({**composed("model=folder", "model.name=tiny", f"model.path={small}", *given), "stage": "sample"})
+    overrides = [*FEW, *QUICK, "method=minmax", "bits=w4a8", f"seeds={SEEDS}", f"runtime.outputs={outputs}"]
+    config = prepare(
+        {**composed("model=folder", "model.name=tiny", f"model.path={small}", *overrides), "stage": "sample"}
+    )
     return {**config, "runtime": {**config["runtime"], **runtime}}
 
 
@@ -110,9 +112,9 @@ def test_images_are_equal_whatever_the_workers_and_the_batch_size(
         with patch.object(cuts, "SIZE", 1000):
             whole = made({**config, "runtime": {**config["runtime"], "batch_size": 50, "force": [stage]}}, stage)
         stage_graph.store.remove(stage, stage_graph.key(stage, config))
-        found = made(config, stage, helpers)
+        pixels = made(config, stage, helpers)
     stage_graph.store.remove(stage, stage_graph.key(stage, config))
-    assert found.dtype == whole.dtype and (found == whole).all() and not left(together)
+    assert pixels.dtype == whole.dtype and (pixels == whole).all() and not left(together)
     assert whole.shape == (64, 8, 8, 1) and whole.std() > 1
 
 

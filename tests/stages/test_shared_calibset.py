@@ -51,9 +51,9 @@ def of_folder(small: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize("helpers", [0, 2])
 @pytest.mark.parametrize("calib", ["uniform", "random_t", "tdac"])
 def test_a_set_is_the_same_bytes_whatever_the_processes(calib: str, helpers: int, small: Path, tmp_path: Path) -> None:
-    given = (*of_folder(small), f"calib={calib}")
-    whole = uncut(prepared(tmp_path / "whole", *given))
-    shared = made(prepared(tmp_path / "shared", *given, workers=helpers + 1), helpers)
+    overrides = (*of_folder(small), f"calib={calib}")
+    whole = uncut(prepared(tmp_path / "whole", *overrides))
+    shared = made(prepared(tmp_path / "shared", *overrides, workers=helpers + 1), helpers)
     assert shared == whole and set(whole) == {"sample.safetensors", "timestep.safetensors"}
     assert not left(tmp_path / "shared")
 

@@ -119,7 +119,7 @@ def test_workers_of_one_command(small: Path, tmp_path: Path) -> None:
     assert dmq(*command, f"runtime.outputs={tmp_path}/alone").code == 0
     ended = dmq(*command, f"runtime.outputs={tmp_path}/together", "runtime.workers=2")
     assert ended.code == 0, ended.err
-    one, other = (
+    alone, other = (
         next((tmp_path / name).glob("artifacts/reconstruct/*/quantizers.safetensors")) for name in ("alone", "together")
     )
-    assert one.read_bytes() == other.read_bytes() and not left(tmp_path / "together")
+    assert alone.read_bytes() == other.read_bytes() and not left(tmp_path / "together")

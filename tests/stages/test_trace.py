@@ -73,7 +73,7 @@ def test_errors_begin_with_quantization(trace: Trace) -> None:
 
 
 def test_no_number_and_no_other_stage_depends_on_it(small: Path, ran: tuple[Path, dict[str, Any]]) -> None:
-    outputs, found = ran
+    outputs, printed = ran
     with counting() as stages:
         off = dmq(*words("evaluate", small, outputs, *TAC, "--json"))
         other = dmq(*words("evaluate", small, outputs, *TAC, "trace={seeds:3000007}", "--json"))
@@ -81,9 +81,9 @@ def test_no_number_and_no_other_stage_depends_on_it(small: Path, ran: tuple[Path
     keys = set()
     for result in (off, other):
         again = json.loads(result.out)
-        assert again["quantized"] == found["quantized"]
+        assert again["quantized"] == printed["quantized"]
         assert ("trace" in again["artifacts"]) == (result is other)
-        keys |= {read_json(Path(one["run"]) / "manifest.json")["key"] for one in (again, found)}
+        keys |= {read_json(Path(record["run"]) / "manifest.json")["key"] for record in (again, printed)}
     assert len(keys) == 1, "a cell of a table has the name it always had"
 
 
@@ -120,14 +120,14 @@ def test_plan_knows_it(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_trace_that_lost_something_is_named(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    kept = Path(ran[1]["run"]) / "artifacts" / "trace"
+    folder = Path(ran[1]["run"]) / "artifacts" / "trace"
     for name in ("trace.json", "trace.safetensors", "images.npz"):
-        shutil.copytree(kept, tmp_path / name)
+        shutil.copytree(folder, tmp_path / name)
         (tmp_path / name / name).unlink()
         with pytest.raises(ArtifactCorruptError, match=name) as error:
             load_trace(tmp_path / name)
         assert str(error.value).endswith(".")
-    summary = read_json(kept / "trace.json")
+    summary = read_json(folder / "trace.json")
     del summary["blocks"]
     (tmp_path / "trace.json" / "trace.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(ArtifactCorruptError, match=r"is no whole trace .*blocks"):

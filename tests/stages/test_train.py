@@ -43,10 +43,10 @@ def test_two_models_of_one_autoencoder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(stage, "PACKAGE", tmp_path / "package")
     for model, more in (("ldm_digits", "train.install=true"), ("ldm_digits_class", "train.install=false")):
         config = composed(f"model={model}", *SHORT, more, f"runtime.outputs={tmp_path}")
-        found = stage.train(config, f"dmq train model={model}", quiet=True)
-        folder = Path(found["artifacts"]["model"])
+        result = stage.train(config, f"dmq train model={model}", quiet=True)
+        folder = Path(result["artifacts"]["model"])
         card = read_json(folder / "card.json")
-        assert card == found["card"] and card["training"]["kind"] == model
+        assert card == result["card"] and card["training"]["kind"] == model
         assert card["autoencoder"]["training"]["steps"] == 2 and card["loss_train"] == 0.25
         text = (folder / "README.md").read_text(encoding="utf-8")
         assert text.splitlines()[5] == f"# {model}" and "32x32" in text and "FD-digits" in text
@@ -76,8 +76,8 @@ def test_weights_are_installed_before_they_are_measured(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("override", ["model=folder", "train=ddim_digits"])
 def test_what_cannot_be_trained_is_told(override: str, tmp_path: Path) -> None:
-    given = [override] if override == "model=folder" else ["model=dit_digits", override]
-    config = composed(*given, f"runtime.outputs={tmp_path}")
+    overrides = [override] if override == "model=folder" else ["model=dit_digits", override]
+    config = composed(*overrides, f"runtime.outputs={tmp_path}")
     name = config["model"]["name"]
     with pytest.raises(ConfigError) as caught:
         stage.train(config, "dmq train", quiet=True)

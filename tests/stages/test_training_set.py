@@ -40,8 +40,8 @@ def reconstruct(model: Path, outputs: Path, *more: str) -> Result:
 
 def made(outputs: Path) -> list[Path]:
     """The artifacts of the stage, oldest first."""
-    found = [path for path in (outputs / "artifacts" / "training_set").glob("*") if path.name[0] != "."]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    folders = [path for path in (outputs / "artifacts" / "training_set").glob("*") if path.name[0] != "."]
+    return sorted(folders, key=lambda path: path.stat().st_mtime_ns)
 
 
 def write_images(folder: Path, count: int = 24, size: int = 16, mode: str = "L") -> Path:
@@ -72,15 +72,15 @@ def test_noise_is_added_as_the_schedule_says_and_held_out_images_are_never_drawn
     batch = problem.batch(64, torch.Generator().manual_seed(3))
     abar = problem.alphas[batch.timestep].view(-1, 1, 1, 1)
     clean = (batch.sample - (1 - abar).sqrt() * batch.target) / abar.sqrt()
-    seen = ((clean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[abar.flatten() > 0.5]
+    pixels = ((clean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[abar.flatten() > 0.5]
     drawn, held = (set(_bytes(problem.samples.rows(rows))) for rows in (range(1617), range(1617, 1797)))
-    assert len(seen) >= 15 and set(_bytes(seen)) <= drawn
+    assert len(pixels) >= 15 and set(_bytes(pixels)) <= drawn
     assert len(torch.unique(batch.timestep)) == 64, "one of each interval"
-    kept = list(problem.held_out(32))
-    assert len(kept) == 10 * 2 and all(
-        torch.equal(a.sample, b.sample) for a, b in zip(kept, problem.held_out(32), strict=True)
+    batches = list(problem.held_out(32))
+    assert len(batches) == 10 * 2 and all(
+        torch.equal(a.sample, b.sample) for a, b in zip(batches, problem.held_out(32), strict=True)
     )
-    first = kept[0]
+    first = batches[0]
     abar = problem.alphas[first.timestep].view(-1, 1, 1, 1)
     clean = (first.sample - (1 - abar).sqrt() * first.target) / abar.sqrt()
     assert set(_bytes(((clean + 1) * 127.5).round().to(torch.uint8))) <= held
@@ -171,8 +171,8 @@ def test_conditions_that_are_not_known_are_refused(tmp_path: Path) -> None:
 
 def test_scaled_latents_come_back() -> None:
     latents = Latents(0.5, (2.0, 3.0), (0.1, -0.2))
-    own = torch.randn(3, 2, 4, 4)
-    torch.testing.assert_close(latents.restored(latents.diffused(own)), own)
+    codes = torch.randn(3, 2, 4, 4)
+    torch.testing.assert_close(latents.restored(latents.diffused(codes)), codes)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -16,9 +16,10 @@ def made_together(config: dict[str, Any], stage: str, helpers: int = 0) -> Path:
     stage_graph = graph(config, Progress(quiet=True))
     folder = stage_graph.store.root / stage / stage_graph.key(stage, config)
     runtime = config["runtime"]
-    own = {**config, "runtime": {**runtime, "workers": 1, "ranks": processes(runtime)}}
+    helper_config = {**config, "runtime": {**runtime, "workers": 1, "ranks": processes(runtime)}}
     threads = [
-        threading.Thread(target=take_part, args=([(stage, own)], lambda: not folder.exists())) for _ in range(helpers)
+        threading.Thread(target=take_part, args=([(stage, helper_config)], lambda: not folder.exists()))
+        for _ in range(helpers)
     ]
     for thread in threads:
         thread.start()

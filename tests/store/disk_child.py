@@ -34,13 +34,13 @@ def artifact(folder: Path) -> None:
 
 def run(folder: Path) -> None:
     """A run that fails for another reason, on a disk that then has no room for its status."""
-    made = create_run(folder / "runs", "sample", "0" * 32, {"text": "x" * 20_000})
+    new_run = create_run(folder / "runs", "sample", "0" * 32, {"text": "x" * 20_000})
     try:
         with (folder / "ballast").open("wb") as ballast:
             while ballast.write(bytes(4096)):
                 ballast.flush()
     except OSError as error:
-        made.finish("failed: the first reason")
+        new_run.finish("failed: the first reason")
         raise NumericsError(f"The first reason, in {folder}.") from error
 
 

@@ -90,7 +90,9 @@ class Machine:
 
     def can_run(self) -> list[Process]:
         """The processes that a turn would do something for."""
-        return [one for one in self.processes if not (one.over or one.stopped or one.awake > self.now)]
+        return [
+            process for process in self.processes if not (process.over or process.stopped or process.awake > self.now)
+        ]
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; whoever is not stopped renews its leases when it should, as their threads do."""
@@ -105,7 +107,7 @@ class Machine:
 
     def pass_to_the_next(self) -> bool:
         """Let time pass until some process wakes up; False where none will."""
-        sleeping = [one.awake for one in self.processes if not (one.over or one.stopped)]
+        sleeping = [process.awake for process in self.processes if not (process.over or process.stopped)]
         if not sleeping:
             return False
         while (ahead := min(sleeping) - self.now) > 0:

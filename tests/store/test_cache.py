@@ -76,8 +76,8 @@ def test_scratch_is_swept_and_work_is_kept(store: ArtifactStore) -> None:
     with store.claim("sample", KEY) as claim:
         assert (claim.work / "tmp-part").exists()
         folder = claim.commit({})
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    assert found == {"kept", "deep", "deep/kept", "manifest.json"}
+    paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert paths == {"kept", "deep", "deep/kept", "manifest.json"}
 
 
 def test_remove_forgets_artifact_and_leftovers(store: ArtifactStore) -> None:

@@ -39,16 +39,16 @@ def attempt(store: ArtifactStore, ran: list[str]) -> None:
 
 def whole(store: ArtifactStore) -> None:
     folder = store.verify("reconstruct", KEY)
-    found = {str(path.relative_to(folder)): path.read_text("utf-8") for path in folder.rglob("*") if path.is_file()}
-    manifest = json.loads(found.pop("manifest.json"))
-    assert found == FILES and [path.name for path in folder.parent.iterdir() if "work" in path.name] == []
+    contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in folder.rglob("*") if path.is_file()}
+    manifest = json.loads(contents.pop("manifest.json"))
+    assert contents == FILES and [path.name for path in folder.parent.iterdir() if "work" in path.name] == []
     assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
         name: file_sha256(folder / name) for name in FILES
     }
 
 
 def test_a_kill_at_any_step_is_gone_on_from(tmp_path: Path) -> None:
-    seen: set[str] = set()
+    operations: set[str] = set()
     for count in range(1, 60):
         store, ran = ArtifactStore(tmp_path / str(count)), list[str]()
         killer = Killer(store.root, count)
@@ -56,14 +56,14 @@ def test_a_kill_at_any_step_is_gone_on_from(tmp_path: Path) -> None:
             with listening(killer):
                 attempt(store, ran)
         except Killed:
-            seen.add(killer.log[-1].partition(" ")[0])
+            operations.add(killer.log[-1].partition(" ")[0])
             attempt(store, ran)
             committing = any("manifest" in event for event in killer.log)
             assert len(ran) <= (3 if committing else 4), "only a part that was just being made is made again"
             whole(store)
         else:
             break
-    assert count > 25 and seen == {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+    assert count > 25 and operations == {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 
 
 def test_a_second_kill_while_finishing_is_gone_on_from(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_an_artifact_is_what_its_folder_says(tmp_path: Path, seen: bool) -> None
     first, second = (commit(store, "reconstruct", {"a": a}, {"calibset": "c" * 32}) for a in (1, 2))
     if seen:
         assert store.find("reconstruct", first) and store.verify("reconstruct", second)
-    one, other, aside = (tmp_path / "reconstruct" / name for name in (first, second, "aside"))
-    one.rename(aside)
-    other.rename(one)
+    folder, other, aside = (tmp_path / "reconstruct" / name for name in (first, second, "aside"))
+    folder.rename(aside)
+    other.rename(folder)
     aside.rename(other)
     for key in (first, second):
         for look in (store.find, store.verify):
@@ -135,13 +135,13 @@ def test_an_artifact_is_what_its_folder_says(tmp_path: Path, seen: bool) -> None
                 ArtifactCorruptError, match=r"manifest.json is that of another artifact \(reconstruct .* delete"
             ):
                 look("reconstruct", key)
-    manifest = read_json(one / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     for change in ({"key": first}, {"key": first, "config": {"a": 1}, "inputs": {}}, {"key": first, "version": 1}):
-        write_json(one / "manifest.json", {**manifest, **change})
+        write_json(folder / "manifest.json", {**manifest, **change})
         with pytest.raises(ArtifactCorruptError, match="was edited"):
             store.find("reconstruct", first)
     (tmp_path / "correct").mkdir()
-    one.rename(tmp_path / "correct" / first)
+    folder.rename(tmp_path / "correct" / first)
     with pytest.raises(ArtifactCorruptError, match="another artifact"):
         store.find("correct", first)
 

@@ -26,12 +26,12 @@ def test_every_sentence_about_a_disk_has_its_path_and_nothing_is_half_written(tm
     done = subprocess.run(command, cwd=TOP, text=True, capture_output=True, check=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert "Traceback" not in done.stderr and len(errors) == done.stdout.count('"code": 1') >= 15
-    told = [line for line in errors if "The first reason" not in line]
-    for line in told:
+    sentences = [line for line in errors if "The first reason" not in line]
+    for line in sentences:
         assert str(tmp_path) in line and line.endswith("then run the same command again."), line
         assert ("free some space" in line) == ("No space left" in line), line
-    assert "Read-only file system at" in told[-1] and "that disk can only be read" in told[-1]
-    assert len(errors) - len(told) >= 3, "a status that cannot be written does not hide what went wrong"
+    assert "Read-only file system at" in sentences[-1] and "that disk can only be read" in sentences[-1]
+    assert len(errors) - len(sentences) >= 3, "a status that cannot be written does not hide what went wrong"
     assert [line for line in done.stdout.splitlines() if '"left": ["' in line] == [
         'picture 200 {"code": 0, "left": ["samples.png"]}',
         'artifact 200 {"code": 0, "left": ["images.npz"]}',

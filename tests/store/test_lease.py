@@ -119,7 +119,7 @@ def test_of_many_that_saw_the_silence_one_takes_over(place: Path) -> None:
         if any(held):
             break
         clock.now += 1.0
-    assert [one is not None for one in held] == [True, False, False, False, False]
+    assert [holder is not None for holder in held] == [True, False, False, False, False]
 
 
 def test_who_read_the_numbers_long_ago_gets_nothing(place: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_file_system_without_links_is_one_sentence(place: Path, monkeypatch: p
 
 def test_the_thread_renews_it(place: Path) -> None:
     with_thread = lease.wait(place, print, silence=0.8)
-    seen: set[bytes] = set()
-    while len(seen) < 4:
-        seen.add((place / "1").read_bytes())
+    beats: set[bytes] = set()
+    while len(beats) < 4:
+        beats.add((place / "1").read_bytes())
     with_thread.release()
     last = decode((place / "1").read_bytes())
     assert last is not None and last.given_back and last.beat >= 3
@@ -188,14 +188,14 @@ def test_the_thread_renews_it(place: Path) -> None:
 
 def test_waiting_says_who_has_it_and_for_how_long(place: Path) -> None:
     first(place)
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(who: str) -> None:
-        said.append(who)
+        messages.append(who)
         shutil.rmtree(place)
 
     lease.wait(place, say).release()
-    assert said == [
+    assert messages == [
         f": process {os.getpid()} on host, since 2026-01-01 00:00:00; after 8 s of silence this one takes over"
     ]
 

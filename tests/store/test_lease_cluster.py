@@ -121,12 +121,12 @@ class Cluster:
         process.stopped = False
 
     def _worker(self) -> Callable[[], None]:
-        own = random.Random(self.random.random())
-        offset, rate = own.uniform(-1e6, 1e6), own.uniform(0.9, 1.1)
+        rng = random.Random(self.random.random())
+        offset, rate = rng.uniform(-1e6, 1e6), rng.uniform(0.9, 1.1)
 
         def work() -> None:
             while self.open:
-                self._shard(own.choice(self.open), lambda: offset + rate * self.machine.now)
+                self._shard(rng.choice(self.open), lambda: offset + rate * self.machine.now)
 
         return work
 

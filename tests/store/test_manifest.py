@@ -19,11 +19,11 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_environment_is_plain_and_names_versions() -> None:
-    found = environment()
-    assert json.loads(canonical(found)) == found
-    assert found["dmq"] == dmq_cli.__version__
-    assert found["python"] == platform.python_version()
-    assert set(found["versions"]) == {
+    record = environment()
+    assert json.loads(canonical(record)) == record
+    assert record["dmq"] == dmq_cli.__version__
+    assert record["python"] == platform.python_version()
+    assert set(record["versions"]) == {
         "torch",
         "diffusers",
         "torch-fidelity",
@@ -31,8 +31,8 @@ def test_environment_is_plain_and_names_versions() -> None:
         "safetensors",
         "numpy",
     }
-    assert all(found["versions"].values())
-    assert not platform.node() or platform.node() not in json.dumps(found)
+    assert all(record["versions"].values())
+    assert not platform.node() or platform.node() not in json.dumps(record)
 
 
 @pytest.fixture(autouse=True)

@@ -71,8 +71,8 @@ def test_of_two_processes_one_computes(tmp_path: Path) -> None:
     outputs = [child.communicate(timeout=20) for child in children]
     assert len((tmp_path / "computed").read_text().split()) == 1
     assert {output for output, _ in outputs} == {f"{tmp_path / 'sample' / KEY}\n"}
-    said = "".join(log for _, log in outputs)
-    assert said.count("waiting for another process that computes sample 01234567") <= 1
+    messages = "".join(log for _, log in outputs)
+    assert messages.count("waiting for another process that computes sample 01234567") <= 1
 
 
 def test_waiting_is_said_once(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_waiting_is_said_once(tmp_path: Path) -> None:
     with store.claim("sample", KEY) as claim:
         child = start(tmp_path, "compute")
         assert child.stderr is not None
-        said = child.stderr.readline()
+        message = child.stderr.readline()
         who = f"waiting for another process that computes sample 01234567: process {os.getpid()} on {os.uname().nodename}, since 20"
-        assert who in said and said.startswith("INFO:dmq:"), "the logger that the command line shows"
+        assert who in message and message.startswith("INFO:dmq:"), "the logger that the command line shows"
         claim.commit({})
     output, log = child.communicate(timeout=20)
     assert (output, log) == (f"{claim.done}\n", "")

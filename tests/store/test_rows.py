@@ -50,7 +50,7 @@ def test_what_is_written_is_read(tmp_path: Path, shape: tuple[int, ...], dtype: 
     assert [len(batch) for batch in file.batches(4)] == [min(4, len(data) - start) for start in range(0, len(data), 4)]
     assert torch.equal(torch.cat([data[:0], *file.batches(4)]), data)
     assert file.rows([]).shape == (0, *shape[1:])
-    assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 @given(st.lists(st.integers(0, 49)))
@@ -114,7 +114,7 @@ def test_abort_keeps_an_older_file(tmp_path: Path) -> None:
     writer.abort()
     writer.abort()
     assert torch.equal(RowFile(path).rows(range(4)), full((4,), torch.uint8))
-    assert [found.name for found in tmp_path.iterdir()] == ["x"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_full_disk_while_writing(tmp_path: Path) -> None:

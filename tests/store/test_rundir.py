@@ -96,7 +96,7 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="broken"):
         write_json(path, {"new": 1})
     assert read_json(path) == {"old": 1}
-    assert [found.name for found in tmp_path.iterdir()] == ["x.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, None])

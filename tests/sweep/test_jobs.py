@@ -41,8 +41,8 @@ def master(*overrides: str) -> Any:
 def test_the_command_line_wins_over_what_a_table_sweeps(context: Any) -> None:
     params = {"method": "minmax,tac", "bits": "w4a8,w3a8"}
     assert len(expand(context, params, ["stage=evaluate"], [[]])) == 4
-    found = expand(context, params, ["stage=evaluate", "bits=w3a8"], [[]])
-    assert sorted(map(sorted, found)) == [
+    combinations = expand(context, params, ["stage=evaluate", "bits=w3a8"], [[]])
+    assert sorted(map(sorted, combinations)) == [
         ["bits=w3a8", "method=minmax", "stage=evaluate"],
         ["bits=w3a8", "method=tac", "stage=evaluate"],
     ]
@@ -66,11 +66,11 @@ def test_the_key_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from dmq_cli.stages.graph import Node
     from dmq_cli.stages.nodes import NODES
 
-    own = "model=ddim_cifar10"  # its folder lies in outputs, unless another is given
-    base, config = job_key(master(own)), master(own)
+    model = "model=ddim_cifar10"  # its folder lies in outputs, unless another is given
+    base, config = job_key(master(model)), master(model)
     how = ["runtime.outputs=/elsewhere", "runtime.threads=1", "retry=failed", "scale=digits", "logger=tensorboard"]
-    assert job_key(master(own, *how)) == base
-    others = [job_key(master(own, one)) for one in ("bits=w3a8", "model.path=/a", "table=main")]
+    assert job_key(master(model, *how)) == base
+    others = [job_key(master(model, override)) for override in ("bits=w3a8", "model.path=/a", "table=main")]
     assert len({base, *others}) == 4
     monkeypatch.setitem(NODES, "trace", Node("trace", NODES["trace"].reads, NODES["trace"].run, version=99))
     assert job_key(config) == base, "no number of a result comes from a trace"
@@ -89,9 +89,9 @@ def test_records_follow_outputs_to_another_place(tmp_path: Path) -> None:
     records.write("k", {"run": records.below(str(folder)), "status": "done"})
     outputs.rename(tmp_path / "two")
     moved = Records(tmp_path / "two", "t")
-    found = moved.read("k")
-    assert found is not None and moved.proof(found) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
-    assert moved.proof({**found, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
+    record = moved.read("k")
+    assert record is not None and moved.proof(record) == tmp_path / "two" / "runs" / "evaluate" / "now" / "config.json"
+    assert moved.proof({**record, "cell": "tables/t/gone"}) is None, "the cell is what a table needs"
     assert moved.below(str(tmp_path / "elsewhere")) == str(tmp_path / "elsewhere") and moved.below(None) is None
     (moved.folder / "k.json").write_text("{", encoding="utf-8")
     assert moved.read("k") is None and moved.read("never") is None

@@ -21,9 +21,9 @@ def test_two_jobs_of_which_one_fails(launcher: str, tmp_path: Path) -> None:
     for ran in (True, False):
         process = spawn(command)
         out, err = process.communicate(timeout=300)
-        found = json.loads(out)
-        assert process.returncode == found["exit_code"] == 1 and "0 bits" in found["error"], err
-        assert [(job["status"], job["ran"]) for job in found["jobs"]] == [("failed", ran), ("done", ran)]
+        summary = json.loads(out)
+        assert process.returncode == summary["exit_code"] == 1 and "0 bits" in summary["error"], err
+        assert [(job["status"], job["ran"]) for job in summary["jobs"]] == [("failed", ran), ("done", ran)]
     assert artifacts(outputs)["calibrate"] == 1 and len(list(outputs.glob("runs/calibrate/*"))) == 1
     records = [read_json(file) for file in outputs.glob("sweeps/calibrate-*/*.json")]
     assert sorted(record["status"] for record in records) == ["done", "failed"]

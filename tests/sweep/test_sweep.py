@@ -40,8 +40,8 @@ def sweep(model: Path, outputs: Path, *more: str) -> Result:
 
 def records(outputs: Path) -> dict[str, dict[str, Any]]:
     """Every record by its last override."""
-    found = [read_json(file) for file in outputs.glob("sweeps/*/*.json")]
-    return {record["overrides"][-1]: record for record in found}
+    entries = [read_json(file) for file in outputs.glob("sweeps/*/*.json")]
+    return {record["overrides"][-1]: record for record in entries}
 
 
 @contextmanager
@@ -64,18 +64,18 @@ def test_a_failing_job_does_not_stop_the_others_and_is_not_tried_again_unasked(m
     assert first.code == 1 and BAD in first.sentence and "retry=failed" in first.sentence
     assert "1 of 2 jobs failed" in first.sentence and "bits.weight=0" in first.sentence
     assert first.out.splitlines()[-1] == "1 done, 0 skipped, 1 failed"
-    kept = records(outputs)
-    failed, done = kept["bits.weight=0"], kept["bits.weight=4"]
+    before = records(outputs)
+    failed, done = before["bits.weight=0"], before["bits.weight=4"]
     assert (failed["status"], failed["exit_code"]) == ("failed", 2) and BAD in failed["error"]
     assert (done["status"], done["exit_code"], done["error"]) == ("done", 0, None) and done["seconds"] > 0
     assert (outputs / done["run"] / "manifest.json").is_file()
     assert not {"retry", "scale", "logger"} & set(read_json(outputs / done["run"] / "config.json"))
 
     second = sweep(model, outputs, "bits.weight=0,4", "--json")
-    found = json.loads(second.out)
-    assert second.out.count("\n") == 1 and found["exit_code"] == second.code == 1 and BAD in found["error"]
-    assert [(job["status"], job["ran"]) for job in found["jobs"]] == [("failed", False), ("done", False)]
-    assert records(outputs) == kept and len(list(outputs.glob("runs/calibrate/*"))) == 1
+    summary = json.loads(second.out)
+    assert second.out.count("\n") == 1 and summary["exit_code"] == second.code == 1 and BAD in summary["error"]
+    assert [(job["status"], job["ran"]) for job in summary["jobs"]] == [("failed", False), ("done", False)]
+    assert records(outputs) == before and len(list(outputs.glob("runs/calibrate/*"))) == 1
 
     third = sweep(model, outputs, "bits.weight=0,4", "retry=failed")
     assert third.out.splitlines()[-1] == "0 done, 1 skipped, 1 failed" and "failed before" not in third.out
@@ -126,15 +126,15 @@ def test_a_broken_run_folder_is_made_again_and_stops_no_other_job(name: str, mod
 def test_a_result_stands_while_its_numbers_and_its_manifest_do(kind: str, name: str, tmp_path: Path) -> None:
     from dmq_cli.results.sweeps import Records
 
-    made = {"run": "runs/evaluate/one", "cell": "tables/mine/one"}[kind]
-    for one in ("config.json", "metrics.json", "manifest.json"):
-        write_json(tmp_path / made / one, {})
-    kept = Records(tmp_path, "mine")
-    assert kept.proof({kind: made}) is not None and kept.proof({}) is None
-    (tmp_path / made / name).write_text("{", encoding="utf-8")
-    assert kept.proof({kind: made}) is None
-    (tmp_path / made / name).unlink()
-    assert kept.proof({kind: made}) is None
+    folder = {"run": "runs/evaluate/one", "cell": "tables/mine/one"}[kind]
+    for file in ("config.json", "metrics.json", "manifest.json"):
+        write_json(tmp_path / folder / file, {})
+    results = Records(tmp_path, "mine")
+    assert results.proof({kind: folder}) is not None and results.proof({}) is None
+    (tmp_path / folder / name).write_text("{", encoding="utf-8")
+    assert results.proof({kind: folder}) is None
+    (tmp_path / folder / name).unlink()
+    assert results.proof({kind: folder}) is None
 
 
 def test_the_same_configuration_twice_is_one_job(model: Path, outputs: Path) -> None:
@@ -148,12 +148,12 @@ def test_an_unexpected_error_fails_its_job_and_an_interrupted_one_runs_again(mod
         result = sweep(model, outputs, "bits.weight=2,4,3")
     assert result.code == 1 and result.err.splitlines()[-1].startswith("Error: Interrupted;")
     assert "Traceback" in result.err and "RuntimeError: out of something" in result.err, "somebody has to mend it"
-    found = records(outputs)
-    assert {name: record["status"] for name, record in found.items()} == {
+    jobs = records(outputs)
+    assert {name: record["status"] for name, record in jobs.items()} == {
         "bits.weight=2": "failed",
         "bits.weight=4": "done",
     }
-    assert found["bits.weight=2"]["error"] == "RuntimeError: out of something"
+    assert jobs["bits.weight=2"]["error"] == "RuntimeError: out of something"
     again = sweep(model, outputs, "bits.weight=2,4,3")
     assert again.out.splitlines()[-1] == "1 done, 1 skipped, 1 failed" and "failed before  bits.weight=2" in again.out
     assert again.code == 1 and "out of something" in again.sentence
@@ -184,8 +184,8 @@ def test_plans_are_never_records(model: Path, tmp_path: Path) -> None:
     command = ["plan", *words("calibrate", model, tmp_path, "-m", "bits.weight=4,3")]
     result = dmq(*command)
     assert result.code == 0 and result.out.count("never computed here") == 6, "three stages in each of two jobs"
-    found = json.loads(dmq(*command, "--json").out)["jobs"]
-    assert [len(job["found"]["plan"]) for job in found] == [3, 3] and records(tmp_path) == {}
+    jobs = json.loads(dmq(*command, "--json").out)["jobs"]
+    assert [len(job["found"]["plan"]) for job in jobs] == [3, 3] and records(tmp_path) == {}
 
 
 def test_a_word_that_only_swept_choices_read_reaches_them(model: Path, tmp_path: Path) -> None:

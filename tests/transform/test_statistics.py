@@ -15,34 +15,34 @@ from tests.transform.toys import ToyAdapter, calibration
 
 def by_loop(values: Tensor, timestep: Tensor, channel_dim: int) -> dict[tuple[int, int], float]:
     """(timestep, channel) -> max |value|."""
-    found: dict[tuple[int, int], float] = {}
+    maxima: dict[tuple[int, int], float] = {}
     for row, step in zip(values, timestep.tolist(), strict=True):
         for channel, part in enumerate(row.movedim(channel_dim - 1, 0)):
-            found[step, channel] = max([found.get((step, channel), 0.0), *map(abs, part.flatten().tolist())])
-    return found
+            maxima[step, channel] = max([maxima.get((step, channel), 0.0), *map(abs, part.flatten().tolist())])
+    return maxima
 
 
 def recorded(plain: Adapter) -> dict[str, Tensor]:
-    seen: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     for name, module in plain.model.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            module.register_forward_pre_hook(lambda _m, x, name=name: seen.__setitem__(name, x[0]))
+            module.register_forward_pre_hook(lambda _m, x, name=name: inputs.__setitem__(name, x[0]))
     plain.predict(*data(), None)
-    return seen
+    return inputs
 
 
 @pytest.mark.parametrize("made", [adapter, ToyAdapter])
 def test_the_maxima_are_those_of_a_loop(made: type[ToyAdapter]) -> None:
-    told: list[int] = []
-    found, seen = channel_maxima(made(), calibration, report=told.append), recorded(made())
-    assert list(found) == [layer.name for layer in made().layers()] and told == [3, 6, 8]
+    progress: list[int] = []
+    maxima, inputs = channel_maxima(made(), calibration, report=progress.append), recorded(made())
+    assert list(maxima) == [layer.name for layer in made().layers()] and progress == [3, 6, 8]
     dims = set()
-    for name, (steps, table) in found.items():
+    for name, (steps, table) in maxima.items():
         assert steps.tolist() == sorted(TIMESTEPS.tolist())
-        channel_dim = 1 if seen[name].ndim == 4 else seen[name].ndim - 1
-        dims.add(seen[name].ndim)
-        expected = by_loop(seen[name], data()[1], channel_dim)
-        assert table.shape == (4, seen[name].shape[channel_dim]) and table.dtype == torch.float64
+        channel_dim = 1 if inputs[name].ndim == 4 else inputs[name].ndim - 1
+        dims.add(inputs[name].ndim)
+        expected = by_loop(inputs[name], data()[1], channel_dim)
+        assert table.shape == (4, inputs[name].shape[channel_dim]) and table.dtype == torch.float64
         assert len(expected) == table.numel()
         for (step, channel), value in expected.items():
             assert table[steps.tolist().index(step), channel].item() == pytest.approx(value, rel=1e-12)

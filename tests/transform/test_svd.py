@@ -28,50 +28,50 @@ def weights() -> dict[str, Tensor]:
 
 
 def test_all_layers_but_edges_and_time_embedding_get_a_branch_of_their_geometry() -> None:
-    told: list[int] = []
-    found = LowRank(rank=6).estimate(adapter(), calibration, told.append)
+    progress: list[int] = []
+    tensors = LowRank(rank=6).estimate(adapter(), calibration, progress.append)
     every = weights()
     names = [name for name in every if name not in EXCEPT]
     parts = ("channel_scale", "branch_down", "branch_up")
-    assert list(found) == [f"{name}.{part}" for name in names for part in parts] and told == [3, 6, 8]
+    assert list(tensors) == [f"{name}.{part}" for name in names for part in parts] and progress == [3, 6, 8]
     for name in names:
         weight, rank = every[name], min(6, min(every[name].flatten(1).shape) // 2)
-        assert found[f"{name}.channel_scale"].shape == (weight.shape[1],)
-        assert found[f"{name}.branch_down"].shape == (rank, *weight.shape[1:])
-        assert found[f"{name}.branch_up"].shape == (len(weight), rank)
-    assert {len(found[f"{name}.branch_down"]) for name in names} == {4, 6}
+        assert tensors[f"{name}.channel_scale"].shape == (weight.shape[1],)
+        assert tensors[f"{name}.branch_down"].shape == (rank, *weight.shape[1:])
+        assert tensors[f"{name}.branch_up"].shape == (len(weight), rank)
+    assert {len(tensors[f"{name}.branch_down"]) for name in names} == {4, 6}
 
 
 @pytest.mark.parametrize("family", ["cond_unet", "dit"])
 def test_transformer_blocks_get_branches_too_and_full_precision_stays(family: str) -> None:
-    own = cast(Adapter, families.Conditioned(family, families.adapter(family), torch.float64))
-    found = LowRank(rank=4).estimate(own, lambda: batches(4, 2))
-    outside = {layer.name for layer in own.layers() if f"{layer.name}.channel_scale" not in found}
-    assert {layer.role.partition(".")[0] for layer in own.layers() if layer.name in outside} <= {"edge", "time"}
-    assert {"ff.in", "ff.out"} <= {layer.role for layer in own.layers() if layer.name not in outside}
-    expected = own.predict(*data(), None)
-    torch.testing.assert_close(full(quantized(own, found, rules=families.plain())), expected, rtol=1e-9, atol=1e-10)
+    model = cast(Adapter, families.Conditioned(family, families.adapter(family), torch.float64))
+    tensors = LowRank(rank=4).estimate(model, lambda: batches(4, 2))
+    outside = {layer.name for layer in model.layers() if f"{layer.name}.channel_scale" not in tensors}
+    assert {layer.role.partition(".")[0] for layer in model.layers() if layer.name in outside} <= {"edge", "time"}
+    assert {"ff.in", "ff.out"} <= {layer.role for layer in model.layers() if layer.name not in outside}
+    expected = model.predict(*data(), None)
+    torch.testing.assert_close(full(quantized(model, tensors, rules=families.plain())), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("rank", [1, 16])
 def test_full_precision_stays_what_it_was(rank: int) -> None:
-    found = LowRank(rank=rank).estimate(adapter(), calibration)
-    scales = torch.cat([value for name, value in found.items() if name.endswith("channel_scale")])
+    tensors = LowRank(rank=rank).estimate(adapter(), calibration)
+    scales = torch.cat([value for name, value in tensors.items() if name.endswith("channel_scale")])
     assert (scales - 1).abs().min() > 0
     sample, timestep = data()
     expected = network()(sample, timestep).sample
-    assert float((full(quantized(adapter(), found)) - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+    assert float((full(quantized(adapter(), tensors)) - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
 def test_smoothing_is_that_of_a_loop() -> None:
-    found, maxima = LowRank(alpha=0.3).estimate(adapter(), calibration), channel_maxima(adapter(), calibration)
+    tensors, maxima = LowRank(alpha=0.3).estimate(adapter(), calibration), channel_maxima(adapter(), calibration)
     for name, weight in weights().items():
         if name in EXCEPT:
             continue
         for channel in range(weight.shape[1]):
             x = max(maxima[name][1][:, channel].tolist())
             w = max(abs(value) for value in weight[:, channel].flatten().tolist())
-            assert found[f"{name}.channel_scale"][channel].item() == pytest.approx(x**0.3 / w**0.7, rel=1e-12)
+            assert tensors[f"{name}.channel_scale"][channel].item() == pytest.approx(x**0.3 / w**0.7, rel=1e-12)
 
 
 def test_smoothing_survives_dead_channels() -> None:
@@ -108,23 +108,23 @@ def test_a_weight_of_low_rank_leaves_only_rounding() -> None:
 @pytest.mark.parametrize(("weight_bits", "act_bits"), [(4, 4), (4, 8)])
 def test_four_bits_lose_less_where_outliers_were_planted(weight_bits: int, act_bits: int) -> None:
     plain = layer_error(quantized(planted(), {}, weight_bits, act_bits), PLANTED)
-    found = LowRank(rank=4).estimate(planted(), calibration)
-    only = {name: value for name, value in found.items() if name.endswith("channel_scale")}
+    tensors = LowRank(rank=4).estimate(planted(), calibration)
+    only = {name: value for name, value in tensors.items() if name.endswith("channel_scale")}
     smooth = layer_error(quantized(planted(), only, weight_bits, act_bits), PLANTED)
-    absorbed = layer_error(quantized(planted(), found, weight_bits, act_bits), PLANTED)
+    absorbed = layer_error(quantized(planted(), tensors, weight_bits, act_bits), PLANTED)
     assert absorbed < plain / 4 and absorbed < smooth / 2, (plain, smooth, absorbed)
 
 
 def test_a_weight_with_one_row_is_smoothed_only() -> None:
-    found = LowRank().estimate(ToyAdapter(), calibration)
-    assert "conv.channel_scale" in found and "conv.branch_up" not in found
-    assert found["tokens.branch_up"].shape == (8, 4) and found["vectors.branch_down"].shape == (4, 8)
+    tensors = LowRank().estimate(ToyAdapter(), calibration)
+    assert "conv.channel_scale" in tensors and "conv.branch_up" not in tensors
+    assert tensors["tokens.branch_up"].shape == (8, 4) and tensors["vectors.branch_down"].shape == (4, 8)
 
 
 def test_the_dtype_is_the_models_and_the_model_stays() -> None:
     plain = adapter(torch.float32)
-    found = LowRank().estimate(plain, lambda: [(data()[0].float(), data()[1])])
-    assert {value.dtype for value in found.values()} == {torch.float32}
+    tensors = LowRank().estimate(plain, lambda: [(data()[0].float(), data()[1])])
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
     assert all(torch.equal(v, plain.model.state_dict()[k]) for k, v in network(torch.float32).state_dict().items())
 
 

@@ -21,16 +21,16 @@ from tests.transform.toys import PLANTED, ToyAdapter, calibration, full, layer_e
 def table(seed: int, steps: int = 6, channels: int = 5) -> Tensor:
     """Ranges (T, C) over three decades, with zeros; channel 2 is zero throughout."""
     generator = torch.Generator().manual_seed(seed)
-    found = torch.rand(steps, channels, generator=generator, dtype=torch.float64) * 10 ** torch.randint(
+    ranges = torch.rand(steps, channels, generator=generator, dtype=torch.float64) * 10 ** torch.randint(
         -1, 2, (steps, channels), generator=generator
     )
-    found[:, 2] = 0
-    found[seed % steps, (seed + 3) % channels] = 0
-    return found
+    ranges[:, 2] = 0
+    ranges[seed % steps, (seed + 3) % channels] = 0
+    return ranges
 
 
 def by_loop(rows: list[list[float]]) -> list[float]:
-    found = []
+    scales = []
     for channel in range(len(rows[0])):
         above = below = 0.0
         for row in rows:
@@ -38,17 +38,17 @@ def by_loop(rows: list[list[float]]) -> list[float]:
             if m > 0:
                 above += m * (m / min(value for value in row if value > 0))
                 below += m
-        found.append(above / below if below else 1.0)
-    return found
+        scales.append(above / below if below else 1.0)
+    return scales
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_joint_scale_is_that_of_a_loop(seed: int) -> None:
     rows = table(seed)
     expected = by_loop(rows.tolist())
-    found = joint_scale(rows)
-    assert found.tolist() == pytest.approx(expected, rel=1e-12)
-    assert found[2] == 1 and bool((found >= 1).all()) and (found > 1).sum() >= 3
+    scales = joint_scale(rows)
+    assert scales.tolist() == pytest.approx(expected, rel=1e-12)
+    assert scales[2] == 1 and bool((scales >= 1).all()) and (scales > 1).sum() >= 3
     clamped = Tcr(clamp=3.0).scale(rows)
     assert clamped.tolist() == pytest.approx([min(value, 3.0) for value in expected], rel=1e-12)
     assert (clamped == 3).any()
@@ -89,30 +89,30 @@ def test_a_late_spike_comes_down() -> None:
 
 
 def test_the_scales_of_a_network_are_those_of_its_maxima() -> None:
-    told: list[int] = []
-    found = Tcr().estimate(adapter(), calibration, told.append)
+    progress: list[int] = []
+    scales = Tcr().estimate(adapter(), calibration, progress.append)
     names = [layer.name for layer in adapter().layers() if layer.role in ("resnet.conv1", "resnet.conv2")]
-    assert list(found) == [f"{name}.channel_scale" for name in names] and len(names) == 16 and told == [3, 6, 8]
+    assert list(scales) == [f"{name}.channel_scale" for name in names] and len(names) == 16 and progress == [3, 6, 8]
     maxima = channel_maxima(adapter(), calibration)
     for name in names:
         expected = [min(max(value, 1.0), 5.0) for value in by_loop(maxima[name][1].tolist())]
-        assert found[f"{name}.channel_scale"].tolist() == pytest.approx(expected, rel=1e-12)
+        assert scales[f"{name}.channel_scale"].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("clamp", [1.5, 5.0, 1e6])
 def test_full_precision_stays_what_it_was(clamp: float) -> None:
-    found = Tcr(clamp=clamp).estimate(adapter(), calibration)
-    moved = torch.cat([value.flatten() for value in found.values()])
+    scales = Tcr(clamp=clamp).estimate(adapter(), calibration)
+    moved = torch.cat([value.flatten() for value in scales.values()])
     assert (moved > 1.01).float().mean() > 0.8 and float(moved.max()) <= clamp
     sample, timestep = data()
     expected = network()(sample, timestep).sample
-    assert torch.allclose(full(quantized(adapter(), found)), expected, rtol=0, atol=1e-10)
+    assert torch.allclose(full(quantized(adapter(), scales)), expected, rtol=0, atol=1e-10)
 
 
 def test_every_layer_can_be_scaled_with_no_r_at_one() -> None:
     generator = torch.Generator().manual_seed(0)
     plain = adapter()
-    found = {
+    scales = {
         f"{layer.name}.channel_scale": torch.rand(
             plain.model.get_parameter(f"{layer.name}.weight").shape[1], generator=generator, dtype=torch.float64
         )
@@ -121,8 +121,8 @@ def test_every_layer_can_be_scaled_with_no_r_at_one() -> None:
         for layer in plain.layers()
     }
     sample, timestep = data()
-    assert len(found) == 51
-    assert torch.allclose(full(quantized(plain, found)), network()(sample, timestep).sample, rtol=0, atol=1e-10)
+    assert len(scales) == 51
+    assert torch.allclose(full(quantized(plain, scales)), network()(sample, timestep).sample, rtol=0, atol=1e-10)
 
 
 def test_four_bit_inputs_lose_less_where_one_channel_sticks_out() -> None:

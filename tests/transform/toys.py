@@ -59,13 +59,13 @@ def calibration() -> Iterator[tuple[Tensor, Tensor]]:
 
 def planted() -> UNetAdapter:
     """In front of one convolution the norm has one channel 30 times as large; its weight has a large part of rank one."""
-    found, generator = adapter(), torch.Generator().manual_seed(3)
+    unet, generator = adapter(), torch.Generator().manual_seed(3)
     with torch.no_grad():
-        found.model.get_parameter("mid_block.resnets.0.norm1.weight")[5] *= 30
-        weight = found.model.get_parameter(f"{PLANTED}.weight")
+        unet.model.get_parameter("mid_block.resnets.0.norm1.weight")[5] *= 30
+        weight = unet.model.get_parameter(f"{PLANTED}.weight")
         up, down = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (16, 16 * 9))
         weight += 0.3 * (up[:, None] * down).view_as(weight)
-    return found
+    return unet
 
 
 def quantized(

@@ -31,8 +31,10 @@ PER_STEP = Rule("*.input", scale=PerStepScale())
 
 
 def run(attached: Attached, sample: Tensor | None = None, timestep: Tensor | None = None) -> Tensor:
-    own = data()
-    return QuantDenoiser(attached)(own[0] if sample is None else sample, own[1] if timestep is None else timestep)
+    defaults = data()
+    return QuantDenoiser(attached)(
+        defaults[0] if sample is None else sample, defaults[1] if timestep is None else timestep
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -62,8 +64,8 @@ def test_keys_and_values_of_the_model_are_kept() -> None:
     before, attached = network().state_dict(), wrapped()
     bake(attached)
     after = attached.model.state_dict()
-    own = {k: v for k, v in after.items() if "_quantizer." not in k}
-    assert list(own) == list(before) and all(torch.equal(own[k], v) for k, v in before.items())
+    tensors = {k: v for k, v in after.items() if "_quantizer." not in k}
+    assert list(tensors) == list(before) and all(torch.equal(tensors[k], v) for k, v in before.items())
     assert len(attached.layers()) == 51 == len(adapter().layers())
     assert all(isinstance(layer, nn.Conv2d | nn.Linear) for layer in attached.layers().values())
 
@@ -239,10 +241,10 @@ def test_choices_that_were_not_made_are_the_widest_grid_bit_for_bit() -> None:
     for choice in attached.choices().values():
         choice.choice.copy_(torch.tensor([0, 2, 1, 0]))
     sample, timestep = data()
-    kept = torch.isin(timestep, TIMESTEPS[[0, 3]])
-    assert 0 < int(kept.sum()) < 8
-    assert torch.equal(run(attached)[kept], run(plain)[kept])
-    assert not torch.isclose(run(attached)[~kept], run(plain)[~kept]).flatten(1).all(1).any()
+    widest = torch.isin(timestep, TIMESTEPS[[0, 3]])
+    assert 0 < int(widest.sum()) < 8
+    assert torch.equal(run(attached)[widest], run(plain)[widest])
+    assert not torch.isclose(run(attached)[~widest], run(plain)[~widest]).flatten(1).all(1).any()
     apart = torch.cat([run(attached, sample[i : i + 1], timestep[i : i + 1]) for i in range(8)])
     assert torch.allclose(apart, run(attached), rtol=1e-12, atol=1e-13)
 
@@ -319,19 +321,19 @@ def test_freezing_leaves_other_scales_alone() -> None:
 @pytest.mark.parametrize("rules", [(), (Rule("*.input", scale=PerStepScale()),), (NETWORKS,)])
 def test_projections_of_the_timestep_are_quantized_as_in_a_forward_pass(rules: tuple[Rule, ...]) -> None:
     attached, (_, timestep) = wrapped(scheme(*rules, act=4)), data()
-    seen: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for layer in attached.adapter.layers():
         if layer.role == "resnet.time_proj":
             module = attached.model.get_submodule(layer.name)
-            module.register_forward_hook(lambda _m, _x, y, n=layer.name: seen.__setitem__(n, y))
+            module.register_forward_hook(lambda _m, _x, y, n=layer.name: outputs.__setitem__(n, y))
     run(attached)
-    expected = dict(seen)
+    expected = dict(outputs)
     with attached.at(timestep):
-        found = attached.adapter.temporal(timestep)
-    assert set(found) == set(expected) and len(found) == 8
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+        projections = attached.adapter.temporal(timestep)
+    assert set(projections) == set(expected) and len(projections) == 8
+    assert all(torch.equal(projections[name], value) for name, value in expected.items())
     exact = adapter().temporal(timestep)
-    assert not any(torch.allclose(found[name], exact[name], rtol=1e-3) for name in found)
+    assert not any(torch.allclose(projections[name], exact[name], rtol=1e-3) for name in projections)
 
 
 def test_a_channel_axis_is_split_where_the_weight_is() -> None:

@@ -28,9 +28,9 @@ class Products(TorchFunctionMode):
 
 
 def products(attached: Attached) -> int:
-    with Products() as seen:
+    with Products() as counter:
         QuantDenoiser(attached)(*data())
-    return int(seen.count)
+    return int(counter.count)
 
 
 def test_exactly_the_quantized_attentions_are_redirected() -> None:
@@ -70,21 +70,21 @@ def bare(*, enabled: bool = False) -> nn.Module:
 def test_the_written_out_product_is_torch_s(mask: str | None, scale: float | None) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 3, 5, 4, generator=generator, dtype=torch.float64)
-    given = None
+    attn_mask = None
     if mask == "bool":
-        given = torch.rand(2, 1, 5, 5, generator=generator) > 0.3
-        given[..., 0] = True
+        attn_mask = torch.rand(2, 1, 5, 5, generator=generator) > 0.3
+        attn_mask[..., 0] = True
     elif mask == "float":
-        given = torch.randn(2, 1, 5, 5, generator=generator, dtype=torch.float64)
-    found = attend(bare(), q, k, v, given, 0.5 if scale is None else scale)
-    assert torch.allclose(found, sdpa(q, k, v, attn_mask=given, scale=scale), rtol=0, atol=1e-12)
+        attn_mask = torch.randn(2, 1, 5, 5, generator=generator, dtype=torch.float64)
+    output = attend(bare(), q, k, v, attn_mask, 0.5 if scale is None else scale)
+    assert torch.allclose(output, sdpa(q, k, v, attn_mask=attn_mask, scale=scale), rtol=0, atol=1e-12)
 
 
 def test_observing_computes_full_precision() -> None:
     attached, (sample, timestep) = wrapped(), data()
     with observing(attached):
-        found = QuantDenoiser(attached)(sample, timestep)
-    assert torch.allclose(found, network()(sample, timestep).sample, rtol=0, atol=1e-12)
+        output = QuantDenoiser(attached)(sample, timestep)
+    assert torch.allclose(output, network()(sample, timestep).sample, rtol=0, atol=1e-12)
     modules = [attached.model.get_submodule(a.name) for a in attached.adapter.attentions()]
     assert len(modules) == 4 and not any(getattr(module.processor, "observed") for module in modules)  # noqa: B009
 
@@ -93,10 +93,10 @@ def test_each_operand_goes_through_its_quantizer() -> None:
     """The network with its last attention replaced by the product of separately quantized operands."""
     attached, (sample, timestep) = wrapped(scheme(act=4)), data()
     attn = attached.model.get_submodule("mid_block.attentions.0")
-    got: dict[str, tuple[Tensor, Tensor]] = {}
+    operands: dict[str, tuple[Tensor, Tensor]] = {}
     hooks = [
         getattr(attn, f"{slot}_quantizer").register_forward_hook(
-            lambda _m, x, y, slot=slot: got.__setitem__(slot, (x[0], y))
+            lambda _m, x, y, slot=slot: operands.__setitem__(slot, (x[0], y))
         )
         for slot in ("q", "k", "v", "prob")
     ]
@@ -105,11 +105,11 @@ def test_each_operand_goes_through_its_quantizer() -> None:
     QuantDenoiser(attached)(sample, timestep)
     for hook in hooks:
         hook.remove()
-    assert set(got) == {"q", "k", "v", "prob"}
-    assert got["q"][0].shape == (8, 1, 16, 16)
-    for before, after in got.values():
+    assert set(operands) == {"q", "k", "v", "prob"}
+    assert operands["q"][0].shape == (8, 1, 16, 16)
+    for before, after in operands.values():
         assert not torch.equal(before, after) and 1 < len(set(after.flatten().tolist())) <= 16
-    (_, q), (_, k), (_, v), (prob, quantized) = (got[slot] for slot in ("q", "k", "v", "prob"))
+    (_, q), (_, k), (_, v), (prob, quantized) = (operands[slot] for slot in ("q", "k", "v", "prob"))
     assert torch.allclose(prob, (q @ k.mT / 4).softmax(-1), rtol=0, atol=1e-14)
     assert torch.allclose(outputs[0], (quantized @ v).transpose(1, 2).flatten(2), rtol=0, atol=1e-12)
     assert quantized.min() >= 0

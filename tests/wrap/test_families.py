@@ -46,21 +46,21 @@ def close(one: Tensor, other: Tensor) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_all_quantizers_off_is_the_network_bit_for_bit(family: str, dtype: torch.dtype) -> None:
     attached = wrapped(family, plain(), dtype)
-    (sample, timestep), given = data(dtype=dtype), cond(family, dtype=dtype)
-    expected = direct(family, network(family, dtype), sample, timestep, given)[:, :2]
-    assert not torch.equal(run(attached, sample, timestep, given), expected)
+    (sample, timestep), condition = data(dtype=dtype), cond(family, dtype=dtype)
+    expected = direct(family, network(family, dtype), sample, timestep, condition)[:, :2]
+    assert not torch.equal(run(attached, sample, timestep, condition), expected)
     with quantizing(attached, weights=False, activations=False):
-        assert torch.equal(run(attached, sample, timestep, given), expected)
+        assert torch.equal(run(attached, sample, timestep, condition), expected)
 
 
 @families
 def test_mixed_steps_in_a_batch_are_the_steps_one_by_one(family: str) -> None:
     attached = wrapped(family, plain(PER_STEP))
-    (sample, timestep), given = data(), cond(family)
-    together = run(attached, sample, timestep, given)
+    (sample, timestep), condition = data(), cond(family)
+    together = run(attached, sample, timestep, condition)
     parts = [slice(i, i + 1) for i in range(len(sample))]
-    apart = torch.cat([run(attached, sample[i], timestep[i], rows(given, i)) for i in parts])
-    assert close(together, apart) and not close(together, run(attached, sample, timestep.roll(1), given))
+    apart = torch.cat([run(attached, sample[i], timestep[i], rows(condition, i)) for i in parts])
+    assert close(together, apart) and not close(together, run(attached, sample, timestep.roll(1), condition))
 
 
 class Products(TorchFunctionMode):
@@ -77,45 +77,45 @@ class Products(TorchFunctionMode):
 
 
 def products(attached: Attached, given: object) -> list[Tensor | None]:
-    with Products() as seen:
+    with Products() as recorder:
         run(attached, *data(), given)
-    return list(seen.masks)
+    return list(recorder.masks)
 
 
 @families
 def test_every_attention_makes_one_product_and_all_are_redirected(family: str) -> None:
-    attached, given = shared(family), cond(family)
+    attached, condition = shared(family), cond(family)
     assert len(attached.quantizers("prob")) == ATTENTIONS[family]
-    assert products(attached, given) == []
+    assert products(attached, condition) == []
     with observing(attached):
-        assert products(attached, given) == []
+        assert products(attached, condition) == []
     with quantizing(attached, weights=True, activations=False):
-        assert products(attached, given) == [None] * ATTENTIONS[family]
+        assert products(attached, condition) == [None] * ATTENTIONS[family]
 
 
 def test_cross_attention_is_quantized_with_its_mask() -> None:
-    attached, given = shared("cond_unet"), cond("cond_unet") or {}
-    masked = {**given, "encoder_attention_mask": torch.tensor([1, 1, 1, 0, 0]).bool().expand(8, -1)}
+    attached, condition = shared("cond_unet"), cond("cond_unet") or {}
+    masked = {**condition, "encoder_attention_mask": torch.tensor([1, 1, 1, 0, 0]).bool().expand(8, -1)}
     with quantizing(attached, weights=False, activations=False):
         expected = run(attached, *data(), masked)
         assert sum(mask is not None for mask in products(attached, masked)) == 4
         with observing(attached):
             assert close(run(attached, *data(), masked), expected)
-        assert not close(run(attached, *data(), given), expected)
+        assert not close(run(attached, *data(), condition), expected)
 
 
 @pytest.mark.parametrize("slot", ["q", "k", "v", "prob"])
 def test_every_operand_of_cross_attention_is_quantized(slot: str) -> None:
-    attached, given = wrapped("cond_unet", plain()), cond("cond_unet")
+    attached, condition = wrapped("cond_unet", plain()), cond("cond_unet")
     name = "mid_block.attentions.0.transformer_blocks.0.attn2"
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     quantizer = attached.quantizers(slot)[f"{name}.{slot}_quantizer"]
-    quantizer.register_forward_hook(lambda _m, _x, y: seen.append(tuple(y.shape)))
-    full = run(attached, *data(), given)
+    quantizer.register_forward_hook(lambda _m, _x, y: shapes.append(tuple(y.shape)))
+    full = run(attached, *data(), condition)
     quantizer.enabled = False
-    assert not torch.equal(run(attached, *data(), given), full)
+    assert not torch.equal(run(attached, *data(), condition), full)
     tokens = {"q": 16, "prob": 16, "k": 5, "v": 5}[slot]
-    assert seen == [(8, 2, tokens, 5 if slot == "prob" else 8)] * 2
+    assert shapes == [(8, 2, tokens, 5 if slot == "prob" else 8)] * 2
 
 
 def test_the_split_shortcuts_of_conditional_unets() -> None:
@@ -147,7 +147,7 @@ def test_every_unit_can_be_captured_and_run_again(family: str, kind: str, tmp_pa
     chosen = names if kind == "blocks" else [name for name in names if "emb" in name][:3]
     for unit in units_of(attached, kind, "block"):
         if unit.name in chosen:
-            found = unit.capture(
+            captured = unit.capture(
                 attached,
                 lambda: batches(8, 4),
                 8,
@@ -156,10 +156,10 @@ def test_every_unit_can_be_captured_and_run_again(family: str, kind: str, tmp_pa
                 targets=None,
                 reads_full=True,
             )
-            inputs, target, timesteps = found.batch(torch.arange(4))
+            inputs, target, timesteps = captured.batch(torch.arange(4))
             with quantizing(attached, weights=False, activations=False), attached.at(timesteps):
-                again = unit.run(attached, found.full(torch.arange(4)))
-            assert close(again, target) and inputs.keys() == found.full(torch.arange(4)).keys()
+                again = unit.run(attached, captured.full(torch.arange(4)))
+            assert close(again, target) and inputs.keys() == captured.full(torch.arange(4)).keys()
 
 
 def test_joint_temporal_units_of_conditional_unets_and_of_transformers(tmp_path: Path) -> None:
@@ -172,19 +172,21 @@ def test_joint_temporal_units_of_conditional_unets_and_of_transformers(tmp_path:
             with pytest.raises(ModelError, match=r"use recon\.temporal=block"):
                 unit.capture(attached, lambda: batches(8, 4), 8, tmp_path, **options)
         else:
-            found = unit.capture(attached, lambda: batches(8, 4), 8, tmp_path, **options)
-            assert found.batch(torch.arange(4))[1].shape[0] == 4
+            captured = unit.capture(attached, lambda: batches(8, 4), 8, tmp_path, **options)
+            assert captured.batch(torch.arange(4))[1].shape[0] == 4
 
 
 def test_calibration_reads_channels_of_mid_block_attention() -> None:
     attached = wrapped("cond_unet", plain(), torch.float32)
     denoiser = QuantDenoiser(attached)
-    (found,) = mid_features(attached.adapter, denoiser, scheduler(), range(3), SHAPE, 0.0)
-    assert found.shape == (4, 3, 16, 16)
-    assert found.double().mean(2).abs().max() < 1e-6 < found.double().mean(3).abs().max(), "of a norm over channels"
+    (features,) = mid_features(attached.adapter, denoiser, scheduler(), range(3), SHAPE, 0.0)
+    assert features.shape == (4, 3, 16, 16)
+    assert features.double().mean(2).abs().max() < 1e-6 < features.double().mean(3).abs().max(), (
+        "of a norm over channels"
+    )
 
 
 def test_capture_is_not_confused_by_what_runs_twice(tmp_path: Path) -> None:
     attached, name = shared("dit"), "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1"
-    found = capture(attached, name, lambda: batches(8, 4), 8, tmp_path, activations=True)
-    assert found.batch(torch.arange(8))[1].shape == (8, 12)
+    captured = capture(attached, name, lambda: batches(8, 4), 8, tmp_path, activations=True)
+    assert captured.batch(torch.arange(8))[1].shape == (8, 12)

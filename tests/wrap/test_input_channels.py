@@ -28,15 +28,15 @@ def by_channel(x: Tensor) -> Tensor:
 
 def watched() -> dict[str, Tensor]:
     """What every quantizer of an input sees on a plain copy of the network: (8, channels, n)."""
-    seen: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     model = network()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            module.register_forward_pre_hook(lambda _m, x, n=name: seen.__setitem__(n, by_channel(x[0])))
+            module.register_forward_pre_hook(lambda _m, x, n=name: inputs.__setitem__(n, by_channel(x[0])))
     model(*data())
     pieces: dict[str, Tensor] = {}
     splits = adapter().skip_splits()
-    for name, values in seen.items():
+    for name, values in inputs.items():
         sizes = splits.get(name)
         parts = torch.split(values, list(sizes), 1) if sizes else [values]
         path = f"{name}.input_quantizer"
@@ -66,8 +66,10 @@ def test_every_channel_has_the_range_of_its_values(seen: dict[str, Tensor]) -> N
         values = seen[name]
         scale, zero_point = scales_of(quantizer)
         for channel in range(values.shape[1]):
-            own = values[:, channel]
-            assert_covers(scale[channel].squeeze(), zero_point[channel].squeeze(), own.min(), own.max())
+            channel_values = values[:, channel]
+            assert_covers(
+                scale[channel].squeeze(), zero_point[channel].squeeze(), channel_values.min(), channel_values.max()
+            )
             compared += 1
         shapes.add(scale.ndim)
     assert set(seen) == set(attached.quantizers("input")) and len(seen) == 55 and shapes == {1, 3}
@@ -81,8 +83,8 @@ def test_every_step_and_channel_has_the_range_of_its_values(seen: dict[str, Tens
         scale, zero_point = scales_of(quantizer)
         assert scale.shape[:2] == (4, seen[name].shape[1])
         for step, at in enumerate(TIMESTEPS.tolist()):
-            own = seen[name][timestep == at]
-            low, high = own.amin((0, 2)), own.amax((0, 2))
+            step_values = seen[name][timestep == at]
+            low, high = step_values.amin((0, 2)), step_values.amax((0, 2))
             assert_covers(scale[step].flatten(), zero_point[step].flatten(), low, high)
             compared += 1
     assert compared == 55 * 4
@@ -99,20 +101,20 @@ def test_quantizing_is_a_loop_over_channels_and_samples(seen: dict[str, Tensor],
     step = attached.grid(timestep)
     for name, (x, y) in inputs.items():
         scale, zero_point = scales_of(attached.quantizers()[name])
-        rows, found = by_channel(x), by_channel(y)
+        rows, quantized = by_channel(x), by_channel(y)
         for channel in range(rows.shape[1]):
             per_sample = scale[step, channel] if len(rules) == 2 else scale[channel].expand(8, *scale.shape[1:])
             zero = zero_point[step, channel] if len(rules) == 2 else zero_point[channel].expand_as(per_sample)
             s, z = per_sample.reshape(8, 1), zero.reshape(8, 1)
             expected = ((rows[:, channel] / s).round() + z).clamp(0, 255).sub(z) * s
-            assert torch.allclose(found[:, channel], expected, rtol=1e-12, atol=1e-14), name
+            assert torch.allclose(quantized[:, channel], expected, rtol=1e-12, atol=1e-14), name
     assert len(inputs) == len(seen) == 55
 
 
 def equal_channels(attached: Attached, plain: Attached) -> None:
     for name, quantizer in attached.quantizers("input").items():
-        for mine, one in zip(scales_of(quantizer), scales_of(plain.quantizers()[name]), strict=True):
-            mine.copy_(one.expand_as(mine))
+        for mine, shared in zip(scales_of(quantizer), scales_of(plain.quantizers()[name]), strict=True):
+            mine.copy_(shared.expand_as(mine))
 
 
 def test_equal_channels_are_one_scale_bit_for_bit() -> None:

@@ -88,8 +88,10 @@ def transformed(layer: nn.Module, given: dict[str, Tensor]) -> Tensor:
             if "channel_scale" in given:
                 weight[out, channel] *= given["channel_scale"][channel]
             if "branch_up" in given:
-                for one in range(RANK):
-                    weight[out, channel] -= given["branch_up"][out, one] * given["branch_down"][one, channel]
+                for component in range(RANK):
+                    weight[out, channel] -= (
+                        given["branch_up"][out, component] * given["branch_down"][component, channel]
+                    )
     return weight
 
 
@@ -106,9 +108,9 @@ def divided(kind: str, x: Tensor, given: dict[str, Tensor]) -> Tensor:
 def plain(layer: nn.Module, weight: Tensor, x: Tensor, bias: bool = True) -> Tensor:
     """What the layer gives with another weight, by torch's own layer."""
     tensors: dict[str, Tensor] = {"weight": weight}
-    own = layer.bias
-    if isinstance(own, Tensor):
-        tensors["bias"] = own if bias else torch.zeros_like(own)
+    layer_bias = layer.bias
+    if isinstance(layer_bias, Tensor):
+        tensors["bias"] = layer_bias if bias else torch.zeros_like(layer_bias)
     result: Tensor = torch.func.functional_call(layer, tensors, (x,))
     return result
 
@@ -118,29 +120,29 @@ def plain(layer: nn.Module, weight: Tensor, x: Tensor, bias: bool = True) -> Ten
 def test_with_quantizers_off_it_is_the_plain_layer(kind: str, names: tuple[str, ...]) -> None:
     layer, twin, x = made(kind, names, quantized=False)
     expected = layer(x)
-    found = twin(x)
-    assert float((found - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
-    assert set(twin.extras()) == set(names) and (names != () or torch.equal(found, expected))
+    output = twin(x)
+    assert float((output - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+    assert set(twin.extras()) == set(names) and (names != () or torch.equal(output, expected))
 
 
 @layers
 @added
 def test_what_is_quantized_is_the_transformed_weight(kind: str, names: tuple[str, ...]) -> None:
     layer, twin, x = made(kind, names)
-    given = extras(layer, names)
-    latent = transformed(layer, given)
+    tensors = extras(layer, names)
+    latent = transformed(layer, tensors)
     weight, source = twin.weight_quantizer(latent), twin.weight_quantizer.scale
     by_hand = ((latent / source.scale).round() + 4).clamp(0, 7).sub(4) * source.scale
     assert torch.allclose(twin.quantized_weight(), by_hand, rtol=1e-12) and torch.allclose(weight, by_hand, rtol=1e-12)
     assert torch.allclose(twin.latent_weight(), latent, rtol=1e-12, atol=1e-12)
-    low = divided(kind, x, given)
+    low = divided(kind, x, tensors)
     expected = plain(layer, by_hand, twin.input_quantizer(low))
-    if "branch_up" in given:
-        product = torch.einsum("or,ri...->oi...", given["branch_up"], given["branch_down"])
+    if "branch_up" in tensors:
+        product = torch.einsum("or,ri...->oi...", tensors["branch_up"], tensors["branch_down"])
         expected = expected + plain(layer, product, low, bias=False)  # the branch reads the input unquantized
-    found = twin(x)
-    assert float((found - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
-    assert not torch.allclose(found, layer(x), rtol=1e-3)
+    output = twin(x)
+    assert float((output - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+    assert not torch.allclose(output, layer(x), rtol=1e-3)
 
 
 @layers
@@ -190,8 +192,8 @@ def test_a_scale_of_ones_and_a_branch_of_zeros_change_no_bit(kind: str) -> None:
 
 def test_extras_follow_the_layer_and_are_in_no_state_dict() -> None:
     layer, twin, _ = made("conv2d", (*ADDED["both"], "tuned"))
-    own = {name for name in twin.state_dict() if "_quantizer." not in name}
-    assert own == set(layer.state_dict()) == {"weight", "bias"}
+    names = {name for name in twin.state_dict() if "_quantizer." not in name}
+    assert names == set(layer.state_dict()) == {"weight", "bias"}
     twin.float()
     assert {value.dtype for value in twin.extras().values()} == {torch.float32} and len(twin.extras()) == 4
 
@@ -226,11 +228,11 @@ def changed() -> Attached:
 
 def test_in_a_network_they_change_only_what_is_quantized() -> None:
     attached, (sample, timestep) = changed(), data()
-    before, own = network().state_dict(), attached.model.state_dict()
-    assert [name for name in own if "_quantizer." not in name] == list(before)
+    before, after = network().state_dict(), attached.model.state_dict()
+    assert [name for name in after if "_quantizer." not in name] == list(before)
     with quantizing(attached, weights=False, activations=False):
-        found = QuantDenoiser(attached)(sample, timestep)
-    assert torch.allclose(found, network()(sample, timestep).sample, rtol=0, atol=1e-10)
+        estimate = QuantDenoiser(attached)(sample, timestep)
+    assert torch.allclose(estimate, network()(sample, timestep).sample, rtol=0, atol=1e-10)
     assert not torch.allclose(QuantDenoiser(attached)(sample, timestep), QuantDenoiser(wrapped())(sample, timestep))
 
 
@@ -293,16 +295,16 @@ def test_what_fits_no_layer_is_refused_and_changes_nothing(name: str, value: Ten
 
 def test_the_pieces_of_a_weight_are_what_is_quantized() -> None:
     attached = changed()
-    seen: dict[str, list[Tensor]] = {}
+    weights: dict[str, list[Tensor]] = {}
     for path, _, piece, spec in attached.weight_pieces():
-        seen.setdefault(path.partition(".weight_quantizer")[0], []).append(piece)
+        weights.setdefault(path.partition(".weight_quantizer")[0], []).append(piece)
         assert spec.granularity == PerChannel() and not piece.requires_grad
-    assert len(seen) == 51 and sum(map(len, seen.values())) == 55
+    assert len(weights) == 51 and sum(map(len, weights.values())) == 55
     model = network()
-    for name, pieces in seen.items():
+    for name, pieces in weights.items():
         layer, names = model.get_submodule(name), CHANGED.get(name, ())
-        given = extras(layer, names)
-        expected = given.get("tuned", transformed(layer, given) if names else layer.weight)
+        tensors = extras(layer, names)
+        expected = tensors.get("tuned", transformed(layer, tensors) if names else layer.weight)
         assert isinstance(expected, Tensor) and torch.allclose(torch.cat(pieces, 1), expected, rtol=1e-12, atol=1e-14)
 
 

@@ -82,12 +82,12 @@ def test_a_policy_is_its_row_of_the_table(policy: str) -> None:
     wanted = {f"{ROLES[name]}.weight": pair[0] for name, pair in zip(COLUMNS, layers, strict=True)}
     wanted |= {f"{ROLES[name]}.input": pair[1] for name, pair in zip(COLUMNS, layers, strict=True)}
     wanted |= {"attn.q": operands, "attn.k": operands, "attn.v": operands, "attn.prob": prob}
-    compared, seen = 0, set()
+    compared, visited = 0, set()
     for label, bits in resolved(policy):
         if label in wanted:
-            alone = FIRST[policy][1] if label == FIRST.get(policy, [""])[0] and label not in seen else wanted[label]
+            alone = FIRST[policy][1] if label == FIRST.get(policy, [""])[0] and label not in visited else wanted[label]
             assert bits == alone, label
-            seen.add(label)
+            visited.add(label)
             compared += 1
     # a layer of each end, embedding, down and up; 8 projections and conv1, 5 shortcuts, 4 attentions
     assert compared == 2 * (6 + 8 + 8 + 5 + 4) + 4 * 4
@@ -117,9 +117,9 @@ def test_a_policy_leaves_full_precision_as_it_is(policy: str) -> None:
 @pytest.mark.parametrize("policy", TABLE)
 def test_a_policy_fits_a_network_without_attention_or_levels(policy: str) -> None:
     config = composed(f"policy={policy}", "bits=w4a6")
-    made = attach(adapter(**SMALL), make(config["scheme"]) + make(config["policy"]), TIMESTEPS)
-    roles = {site.role for site in made.specs}
-    assert "down.conv" not in roles and len(made.specs) > 10
+    attached = attach(adapter(**SMALL), make(config["scheme"]) + make(config["policy"]), TIMESTEPS)
+    roles = {site.role for site in attached.specs}
+    assert "down.conv" not in roles and len(attached.specs) > 10
 
 
 def test_no_two_policies_are_the_same() -> None:

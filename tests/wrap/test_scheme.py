@@ -107,9 +107,9 @@ SCOPED = [
 
 @pytest.mark.parametrize(("scope", "count"), [(None, 0), ("embeddings", 2), ("all", 51)])
 def test_a_scope_says_which_of_the_marked_rules_hold(scope: str | None, count: int) -> None:
-    made = Scheme(SCOPED, scope)
-    assert len(made.rules) == (1 if scope is None else 2)
-    assert sum(spec.scale.varies for spec in made.resolve(SITES).values()) == count
+    scoped = Scheme(SCOPED, scope)
+    assert len(scoped.rules) == (1 if scope is None else 2)
+    assert sum(spec.scale.varies for spec in scoped.resolve(SITES).values()) == count
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_good_bits(bits: int) -> None:
 
 def test_policy_lists_every_label_once() -> None:
     specs = scheme(Rule("edge.*.weight", bits=8)).resolve(SITES)
-    found = policy(specs)
-    assert set(found) == {site.label for site in SITES} and len(found) == 32
-    assert found["edge.in.weight"] == 8 and found["resnet.conv1.weight"] == 4 and found["attn.prob"] == 8
+    widths = policy(specs)
+    assert set(widths) == {site.label for site in SITES} and len(widths) == 32
+    assert widths["edge.in.weight"] == 8 and widths["resnet.conv1.weight"] == 4 and widths["attn.prob"] == 8
 
 
 def test_policy_names_the_part_where_widths_differ() -> None:
-    found = policy(scheme(Rule("resnet.conv1.weight", part="mid", bits=32)).resolve(SITES))
-    parts = {name: bits for name, bits in found.items() if "resnet.conv1.weight" in name}
+    widths = policy(scheme(Rule("resnet.conv1.weight", part="mid", bits=32)).resolve(SITES))
+    parts = {name: bits for name, bits in widths.items() if "resnet.conv1.weight" in name}
     assert parts == {
         "mid:resnet.conv1.weight": 32,
         "down:resnet.conv1.weight": 4,
@@ -209,6 +209,6 @@ def test_what_a_site_cannot_have_is_refused(rule: Rule, words: str) -> None:
 
 
 def test_a_grid_s_own_limits_hold() -> None:
-    made = attach(adapter(), scheme(Rule("*.weight", grid=partial(Uniform, symmetric=True))), TIMESTEPS)
-    grids = [quantizer.grid for quantizer in made.quantizers("weight").values()]
+    attached = attach(adapter(), scheme(Rule("*.weight", grid=partial(Uniform, symmetric=True))), TIMESTEPS)
+    grids = [quantizer.grid for quantizer in attached.quantizers("weight").values()]
     assert grids and all(grid.lo == -(2 ** (grid.bits - 1)) and grid.hi == 2 ** (grid.bits - 1) - 1 for grid in grids)

@@ -19,9 +19,9 @@ def made(*overrides: str) -> Attached:
 
 
 def grids(attached: Attached, *slots: str) -> list[Uniform]:
-    found = [quantizer.grid for quantizer in attached.quantizers(*slots).values()]
-    assert all(isinstance(grid, Uniform) for grid in found) and found
-    return [grid for grid in found if isinstance(grid, Uniform)]
+    all_grids = [quantizer.grid for quantizer in attached.quantizers(*slots).values()]
+    assert all(isinstance(grid, Uniform) for grid in all_grids) and all_grids
+    return [grid for grid in all_grids if isinstance(grid, Uniform)]
 
 
 def test_every_scheme_fits_the_tiny_network() -> None:
@@ -61,15 +61,15 @@ def test_activations_of_qdiffusion_are_asymmetric_or_symmetric() -> None:
 
 
 def test_eda_as_released_searches_symmetric_ranges_on_the_network_with_quantized_weights() -> None:
-    found = made("method=eda_released", "bits=w4a4")
-    assert {type(spec.ranges) for spec in found.specs.values()} == {SearchedEma}
-    weights = {spec.granularity for site, spec in found.specs.items() if site.slot == "weight"}
-    assert weights == {PerChannel()} and len(found.choices()) == 0
-    assert not any(grid.symmetric for grid in grids(found)), "codes from 0: the range is symmetric, not the grid"
+    attached = made("method=eda_released", "bits=w4a4")
+    assert {type(spec.ranges) for spec in attached.specs.values()} == {SearchedEma}
+    weights = {spec.granularity for site, spec in attached.specs.items() if site.slot == "weight"}
+    assert weights == {PerChannel()} and len(attached.choices()) == 0
+    assert not any(grid.symmetric for grid in grids(attached)), "codes from 0: the range is symmetric, not the grid"
     config = composed("method=eda_released")
     assert config["scheme"]["network"] == "quantized" and config["policy"] == composed("policy=eda")["policy"]
-    own, built = composed("method=eda"), composed("method=qdiffusion")
-    assert own["scheme"] == built["scheme"] and own["policy"] == composed()["policy"]
+    eda, built = composed("method=eda"), composed("method=qdiffusion")
+    assert eda["scheme"] == built["scheme"] and eda["policy"] == composed()["policy"]
 
 
 def test_ptqd_as_released_has_one_range_for_a_weight() -> None:

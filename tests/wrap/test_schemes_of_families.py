@@ -38,20 +38,20 @@ def test_a_scheme_attaches_to_a_family(scheme: str, family: str) -> None:
         s.label: getattr(s_.grid(bits=8), "from_zero", False) for s, s_ in attached.specs.items() if s.slot == "prob"
     }
     assert zero and all(zero.values()), "probabilities of every attention"
-    given = families.cond(family)
+    cond = families.cond(family)
     with quantizing(attached, weights=False, activations=False):
-        found = QuantDenoiser(attached)(*tiny.data(), given)
-    assert found.shape == (8, *tiny.SHAPE) and bool(torch.isfinite(found).all())
+        estimate = QuantDenoiser(attached)(*tiny.data(), cond)
+    assert estimate.shape == (8, *tiny.SHAPE) and bool(torch.isfinite(estimate).all())
 
 
 @pytest.mark.slow
 def test_every_policy_resolves_on_every_family_under_every_scheme() -> None:
-    found = {family: sites(made(family)) for family in SITES}
+    family_sites = {family: sites(made(family)) for family in SITES}
     configs = {name: make(composed(f"scheme={name}", "bits=w4a8")["scheme"]) for name in SCHEMES}
     rules = {name: make(composed(f"policy={name}", "bits=w4a8")["policy"]) for name in POLICIES}
     resolved = 0
-    for family, scheme, policy in product(found, configs, rules):
-        specs = (configs[scheme] + rules[policy]).resolve(found[family])
+    for family, scheme, policy in product(family_sites, configs, rules):
+        specs = (configs[scheme] + rules[policy]).resolve(family_sites[family])
         resolved += len(specs) == SITES[family]
         if policy in ("tfmq", "ptqd", "tdq"):  # attention products in full precision
             products = [spec for site, spec in specs.items() if site.slot in ("q", "k", "v", "prob")]

@@ -33,9 +33,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         lambda work, report: train_autoencoder(config, work, report), tmp_path, at=3
     )
     assert steps == [3, 4] and same
-    one, two = weights(stopped / "model"), weights(whole / "model")
-    assert all(torch.equal(one[key], two[key]) for key in two) and len(two) > 50
-    assert {value.dtype for value in two.values()} == {torch.float16}
+    resumed, direct = weights(stopped / "model"), weights(whole / "model")
+    assert all(torch.equal(resumed[key], direct[key]) for key in direct) and len(direct) > 50
+    assert {value.dtype for value in direct.values()} == {torch.float16}
     model, images = load(whole / "model" / name), to_float(few_digits(SIZE)[0])
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     latents = encode(model, images[split(60, 0.1, 0)[0]]) * model.config.scaling_factor
@@ -83,8 +83,8 @@ def test_the_shipped_ones_rebuild_held_out_digits(place: str, bound: float) -> N
 
 
 def test_models_share_their_autoencoders() -> None:
-    for one, two in (("ldm_digits/vqvae", "ldm_digits_class/vqvae"), ("sd_digits/vae", "dit_digits/vae")):
-        first, second = (resolve(f"package:zoo/weights/{place}") for place in (one, two))
+    for path, twin in (("ldm_digits/vqvae", "ldm_digits_class/vqvae"), ("sd_digits/vae", "dit_digits/vae")):
+        first, second = (resolve(f"package:zoo/weights/{place}") for place in (path, twin))
         for file in ("config.json", "diffusion_pytorch_model.safetensors"):
             assert (first / file).read_bytes() == (second / file).read_bytes()
         assert json.loads((first / "config.json").read_text())["scaling_factor"] != 1

@@ -44,8 +44,8 @@ def test_the_shipped_weights_read_the_held_out_digits() -> None:
     train, held_out = split(len(pixels), recorded.held_out, recorded.seed)
     assert recorded.held_out == 0.2 and len(held_out) == card["num_held_out"] == 359
     assert not set(train.tolist()) & set(held_out.tolist())
-    found = accuracy(shipped(), to_float(pixels[held_out]), labels[held_out])
-    assert found >= 0.985 and found == pytest.approx(card["accuracy_held_out"], abs=1e-6)
+    score = accuracy(shipped(), to_float(pixels[held_out]), labels[held_out])
+    assert score >= 0.985 and score == pytest.approx(card["accuracy_held_out"], abs=1e-6)
     assert card["parameters"] == sum(p.numel() for p in shipped().parameters())
 
 
@@ -131,8 +131,8 @@ def test_the_shipped_classifier_of_clothes_is_the_one_of_the_recipe() -> None:
     """Its accuracy is measured again where the images are."""
     folder, recipe = resolve("package:zoo/weights/fashion_cnn"), composed("model=ddim_fashion")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    given = {key: value for key, value in recipe["train"]["classifier"].items() if key not in ("_target_", "path")}
-    assert card["training"] == given and card["num_train"] == 60_000 and card["num_held_out"] == 10_000
+    settings = {key: value for key, value in recipe["train"]["classifier"].items() if key not in ("_target_", "path")}
+    assert card["training"] == settings and card["num_train"] == 60_000 and card["num_held_out"] == 10_000
     assert recipe["protocol"]["extractor_sha256"] == file_sha256(folder / "model.safetensors")
     assert (folder / "model.safetensors").stat().st_size < 1e6 and 0.86 < card["accuracy_held_out"] < 1
     model = FashionCNN()
@@ -140,5 +140,5 @@ def test_the_shipped_classifier_of_clothes_is_the_one_of_the_recipe() -> None:
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
     if fashion_missing(FASHION_FOLDER) is None:
         pixels, labels = fashion_images("test")
-        found = accuracy(model.eval(), to_float(pixels), labels)
-        assert found == pytest.approx(card["accuracy_held_out"], abs=1e-3)
+        score = accuracy(model.eval(), to_float(pixels), labels)
+        assert score == pytest.approx(card["accuracy_held_out"], abs=1e-3)

@@ -72,12 +72,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, first_stages:
         lambda work, report: train_latent(config, work, report, first), tmp_path, at=3
     )
     assert steps == [3, 4] and same
-    one, two = weights(stopped / "model"), weights(whole / "model")
-    assert all(torch.equal(one[name], two[name]) for name in two) and len(two) > 80
-    made = whole / "model"
-    assert {path.name for path in made.iterdir() if path.is_dir()} == PARTS[kind]
-    assert (made / "prompts.txt").is_file() == (kind == "sd_digits")
-    _looks_like_its_model(made, kind)
+    learned, expected = weights(stopped / "model"), weights(whole / "model")
+    assert all(torch.equal(learned[name], expected[name]) for name in expected) and len(expected) > 80
+    folder = whole / "model"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == PARTS[kind]
+    assert (folder / "prompts.txt").is_file() == (kind == "sd_digits")
+    _looks_like_its_model(folder, kind)
 
 
 def _looks_like_its_model(folder: Path, kind: str) -> None:

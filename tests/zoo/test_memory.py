@@ -18,6 +18,6 @@ def test_planted_copies_are_counted() -> None:
     train, unseen, fresh = (torch.randn(300, 1, 4, 4, generator=generator) for _ in range(3))
     mixed = torch.cat([train[:75] + 1e-3, fresh[75:]])
     assert memorisation(fresh, train, unseen)["copies"] < 0.04
-    found = memorisation(mixed, train, unseen)
-    assert 0.25 <= found["copies"] < 0.29
-    assert found["median_sample"] < memorisation(fresh, train, unseen)["median_sample"]
+    result = memorisation(mixed, train, unseen)
+    assert 0.25 <= result["copies"] < 0.29
+    assert result["median_sample"] < memorisation(fresh, train, unseen)["median_sample"]

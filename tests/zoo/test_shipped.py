@@ -35,9 +35,9 @@ def test_every_folder_is_known() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_folder_is_small_and_plain(name: str) -> None:
-    found = files(WEIGHTS / name)
-    assert {path.suffix for path in found} <= {".safetensors", ".json", ".txt", ".md"}
-    assert 1e6 < sum(path.stat().st_size for path in found) <= 6e6
+    paths = files(WEIGHTS / name)
+    assert {path.suffix for path in paths} <= {".safetensors", ".json", ".txt", ".md"}
+    assert 1e6 < sum(path.stat().st_size for path in paths) <= 6e6
     assert (WEIGHTS / name / "README.md").read_text(encoding="utf-8").splitlines()[5] == f"# {name}"
 
 

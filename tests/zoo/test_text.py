@@ -59,9 +59,9 @@ def test_merges_join_each_word_from_the_left() -> None:
 def test_line_i_of_the_prompts_asks_for_digit_i(tmp_path: Path) -> None:
     text.write_prompts(tmp_path / "prompts.txt")
     lines = (tmp_path / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    asked = [next(d for d in range(10) if line in text.prompts(d)) for line in lines]
-    assert asked == [i % 10 for i in range(50)] and len(set(lines)) == 50
-    numerals = Counter(asked[i] for i, line in enumerate(lines) if any(c.isdigit() for c in line))
+    digits = [next(d for d in range(10) if line in text.prompts(d)) for line in lines]
+    assert digits == [i % 10 for i in range(50)] and len(set(lines)) == 50
+    numerals = Counter(digits[i] for i, line in enumerate(lines) if any(c.isdigit() for c in line))
     assert set(numerals) == set(range(10)) and set(numerals.values()) <= {2, 3}
 
 

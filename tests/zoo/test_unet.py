@@ -33,8 +33,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, small: Traini
         lambda work, report: train_unet(small, work, report), tmp_path, at=5
     )
     assert steps == [5, 6] and same
-    one, two = weights(stopped / "model"), weights(whole / "model")
-    assert all(torch.equal(one[name], two[name]) for name in two) and len(two) > 20
+    resumed, unbroken = weights(stopped / "model"), weights(whole / "model")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken) and len(unbroken) > 20
 
 
 def test_digits_are_trained_as_before(tmp_path: Path, small: Training) -> None:
@@ -69,8 +69,8 @@ def test_data_and_network_come_from_the_configuration(tmp_path: Path, monkeypatc
         lambda work, report: train_unet(config, work, report), tmp_path, at=3
     )
     assert steps == [3, 4] and same
-    one, two = weights(stopped / "model"), weights(whole / "model")
-    assert all(torch.equal(one[name], two[name]) for name in two) and len(two) > 50
+    resumed, unbroken = weights(stopped / "model"), weights(whole / "model")
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken) and len(unbroken) > 50
     loaded = load_adapter(whole / "model")
     assert loaded.sample_shape() == (1, 32, 32)
     written = json.loads((whole / "model" / "unet" / "config.json").read_text(encoding="utf-8"))
@@ -99,10 +99,10 @@ def test_the_network_of_the_recipe_is_that_of_cifar10_but_for_its_width() -> Non
 
 def test_the_loss_is_the_noise_that_was_missed() -> None:
     """With a network that says zero, L_simple is the mean square of the noise; the noisy image follows eq. 4."""
-    seen = {}
+    inputs = {}
 
     def zero(sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        seen["sample"] = sample
+        inputs["sample"] = sample
         return torch.zeros_like(sample)
 
     images, noise = torch.ones(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
@@ -111,4 +111,4 @@ def test_the_loss_is_the_noise_that_was_missed() -> None:
     loss = diffusion_loss(zero, alphas, images, torch.tensor([0, 999]), noise)
     assert torch.allclose(loss, noise.square().mean())
     alpha = alphas[[0, 999]].view(2, 1, 1, 1)
-    assert torch.allclose(seen["sample"], alpha.sqrt() * images + (1 - alpha).sqrt() * noise, atol=1e-6)
+    assert torch.allclose(inputs["sample"], alpha.sqrt() * images + (1 - alpha).sqrt() * noise, atol=1e-6)

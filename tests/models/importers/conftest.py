@@ -17,12 +17,12 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     for name in CHANGES:
         monkeypatch.setitem(RECIPES, name, small(name))
 
-    def write(name: str, change: Callable[[dict[str, Tensor]], object] = lambda found: None) -> Path:
-        found = state(name)
-        change(found)
+    def write(name: str, change: Callable[[dict[str, Tensor]], object] = lambda weights: None) -> Path:
+        weights = state(name)
+        change(weights)
         path = tmp_path / f"{name}.ckpt"
-        whole = {"state_dict": found, "global_step": 3, "hooks": [nn.ReLU]}
-        torch.save(found if name == "ddim_cifar10" else whole, path)
+        whole = {"state_dict": weights, "global_step": 3, "hooks": [nn.ReLU]}
+        torch.save(weights if name == "ddim_cifar10" else whole, path)
         return path
 
     return write

@@ -83,9 +83,9 @@ TABLES = ["alphas_cumprod", "posterior_mean_coef1", "sqrt_recipm1_alphas_cumprod
 
 def small(name: str) -> Recipe:
     """The recipe with few channels."""
-    found = RECIPES[name]
-    pairs = zip(found.networks, CHANGES[name], strict=True)
-    return replace(found, networks=tuple(replace(n, config={**n.config, **c}) for n, c in pairs))
+    recipe = RECIPES[name]
+    pairs = zip(recipe.networks, CHANGES[name], strict=True)
+    return replace(recipe, networks=tuple(replace(n, config={**n.config, **c}) for n, c in pairs))
 
 
 def state(name: str) -> dict[str, Tensor]:
@@ -96,14 +96,14 @@ def state(name: str) -> dict[str, Tensor]:
     unet = UNetModel(SHAPES[name])
     kl = name == "ldm8_church"
     stage = FirstStage(8, (1, 2), 4 if kl else 3, None if kl else 20, groups=4)
-    found = {f"model.diffusion_model.{key}": value for key, value in unet.state_dict().items()}
+    tensors = {f"model.diffusion_model.{key}": value for key, value in unet.state_dict().items()}
     flat = {f"diffusion_model.{key}".replace(".", ""): value for key, value in unet.state_dict().items()}
-    found |= {f"model_ema.{key}": value + 1 for key, value in flat.items()}
-    found |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
-    found |= {f"first_stage_model.{key}": value for key, value in stage.state_dict().items()}
-    found |= {"betas": betas(RECIPES[name].schedule).float()} | {key: torch.ones(1000) for key in TABLES}
-    found |= {"scale_factor": torch.tensor(0.25)} if kl else {}
-    return found | ({"cond_stage_model.embedding.weight": torch.randn(11, 6)} if name == "ldm4_imagenet" else {})
+    tensors |= {f"model_ema.{key}": value + 1 for key, value in flat.items()}
+    tensors |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    tensors |= {f"first_stage_model.{key}": value for key, value in stage.state_dict().items()}
+    tensors |= {"betas": betas(RECIPES[name].schedule).float()} | {key: torch.ones(1000) for key in TABLES}
+    tensors |= {"scale_factor": torch.tensor(0.25)} if kl else {}
+    return tensors | ({"cond_stage_model.embedding.weight": torch.randn(11, 6)} if name == "ldm4_imagenet" else {})
 
 
 def randomized(original: Any) -> Any:
@@ -127,10 +127,10 @@ def stable_diffusion() -> dict[str, Any]:
 
 def single_file(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
     """A state dict as sd-v1-4.ckpt has it: tables, counters of averages that were taken out, and the networks."""
-    found = {"betas": betas(RECIPES["sd14"].schedule).float()} | {key: torch.ones(1000) for key in TABLES}
-    found |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
-    return found | {
-        f"{start}{key}": value for start, one in networks.items() for key, value in one.state_dict().items()
+    tensors = {"betas": betas(RECIPES["sd14"].schedule).float()} | {key: torch.ones(1000) for key in TABLES}
+    tensors |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    return tensors | {
+        f"{start}{key}": value for start, network in networks.items() for key, value in network.state_dict().items()
     }
 
 

@@ -33,7 +33,7 @@ class SelfAttention(nn.Module):
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (one(x).unflatten(-1, (self.heads, -1)) for one in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.q_proj, self.k_proj, self.v_proj))
         logits = torch.einsum("bihd,bjhd->bhij", q, k) / math.sqrt(q.shape[-1])
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
         weights = logits.masked_fill(later, -math.inf).softmax(-1)

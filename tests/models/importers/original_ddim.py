@@ -69,10 +69,10 @@ class Resample(nn.Module):
 
 
 def level(blocks: list[Block], width: int, attend: bool, groups: int) -> Any:
-    found: Any = nn.Module()
-    found.block = nn.ModuleList(blocks)
-    found.attn = nn.ModuleList([Attn(width, groups) for _ in blocks] if attend else [])
-    return found
+    module: Any = nn.Module()
+    module.block = nn.ModuleList(blocks)
+    module.attn = nn.ModuleList([Attn(width, groups) for _ in blocks] if attend else [])
+    return module
 
 
 def middle(width: int, temb: int | None, groups: int) -> Any:

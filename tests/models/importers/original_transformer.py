@@ -48,7 +48,7 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        own = self.norm1(x)
-        x = x + self.attn1(own, own)
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, normed)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff.net(self.norm3(x))  # type: ignore[no-any-return]

@@ -31,10 +31,10 @@ ARRAYS: dict[str, Any] = {
 def test_arrays_are_read_as_they_were_written(protocol: int, zipped: bool, tmp_path: Path) -> None:
     file, tensor = tmp_path / "a.pt", torch.randn(2, 3)
     torch.save({**ARRAYS, "tensor": tensor}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    found = read_arrays(file, [*ARRAYS, "tensor"])
+    arrays = read_arrays(file, [*ARRAYS, "tensor"])
     for name, array in {**ARRAYS, "tensor": tensor.numpy()}.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
 
 
 WRONG: dict[str, Any] = {

@@ -46,17 +46,17 @@ TAKEN: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
 def test_averages_beside_are_taken(
     tree: dict[str, Any], taken: str, beside: tuple[str, ...], zipped: bool, tmp_path: Path
 ) -> None:
-    found = read_state(save(tmp_path / "a.ckpt", tree, zipped))
-    assert found.average and found.taken == taken and found.beside == beside
-    assert list(found.tensors) == list(AVERAGE) and all(
-        tensor.tolist() == [2.0, 2.0] for tensor in found.tensors.values()
+    state = read_state(save(tmp_path / "a.ckpt", tree, zipped))
+    assert state.average and state.taken == taken and state.beside == beside
+    assert list(state.tensors) == list(AVERAGE) and all(
+        tensor.tolist() == [2.0, 2.0] for tensor in state.tensors.values()
     )
 
 
 def test_an_average_of_the_trained_tensors_alone_leaves_the_others(tmp_path: Path) -> None:
     plain, average = {**PLAIN, "counter": torch.tensor(5)}, {name: AVERAGE[name] for name in ("a.weight", "b.weight")}
-    found = read_state(save(tmp_path / "a.ckpt", {"state_dict": plain, "ema": average}))
-    assert {name: tensor.flatten()[0].item() for name, tensor in found.tensors.items()} == {
+    state = read_state(save(tmp_path / "a.ckpt", {"state_dict": plain, "ema": average}))
+    assert {name: tensor.flatten()[0].item() for name, tensor in state.tensors.items()} == {
         "a.weight": 2, "a.bias": 1, "b.weight": 2, "counter": 5,
     }  # fmt: skip
 
@@ -72,9 +72,9 @@ NAMED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 def test_what_is_no_average_of_the_weights_is_named(
     tree: dict[str, Any], beside: tuple[str, ...], tmp_path: Path
 ) -> None:
-    found = read_state(save(tmp_path / "a.ckpt", tree))
-    assert not found.average and found.taken == "state_dict" and found.beside == beside
-    assert all(tensor.tolist() == [1.0, 1.0] for tensor in found.tensors.values())
+    state = read_state(save(tmp_path / "a.ckpt", tree))
+    assert not state.average and state.taken == "state_dict" and state.beside == beside
+    assert all(tensor.tolist() == [1.0, 1.0] for tensor in state.tensors.values())
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -89,7 +89,7 @@ REFUSED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("tree", "part"), REFUSED, ids=lambda value: str(value)[:30])
 def test_what_only_a_person_can_choose(tree: Any, part: str, tmp_path: Path) -> None:
     sentence = refused(save(tmp_path / "a.ckpt", tree))
-    assert any(one in sentence for one in part.split("|")), sentence
+    assert any(phrase in sentence for phrase in part.split("|")), sentence
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
@@ -116,8 +116,8 @@ def test_an_import_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyP
     note = json.loads((tmp_path / "new/imported.json").read_text())
     assert note["average"] and (note["entry"], note["beside"]) == ("ema_state_dict", ["state_dict"])
     only = import_checkpoint(save(tmp_path / "b.ckpt", average), "ddim_cifar10", tmp_path / "only")
-    found, wanted = (
+    imported, wanted = (
         load_file(path / "unet/diffusion_pytorch_model.safetensors") for path in (done.folder, only.folder)
     )
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert all(torch.equal(imported[name], tensor) for name, tensor in wanted.items())
     assert not only.average and only.taken == "" and done.model_sha256 == only.model_sha256

@@ -56,8 +56,8 @@ BAD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_tensor_that_cannot_be_is_one_sentence(name: str, tmp_path: Path) -> None:
     content = struct.pack("<4f", 1, 2, 3, 4)
-    found, *_ = read_state(zipped_pickle(tmp_path / "good.ckpt", described(), _0=content))
-    assert found["w"].tolist() == [1, 2, 3, 4]
+    state, *_ = read_state(zipped_pickle(tmp_path / "good.ckpt", described(), _0=content))
+    assert state["w"].tolist() == [1, 2, 3, 4]
     refused(zipped_pickle(tmp_path / "a.ckpt", described(**BAD[name]), _0=content))
 
 

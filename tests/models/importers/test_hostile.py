@@ -57,9 +57,11 @@ ATTACKS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_run(attack: str, where: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
-    made = ATTACKS[attack](f"touch {marker}")
+    payload = ATTACKS[attack](f"touch {marker}")
     good = {"w": torch.ones(1)}
-    tree = {"alone": made, "as an entry": {**good, "x": made}}.get(where, {"state_dict": good, "callbacks": [made]})
+    tree = {"alone": payload, "as an entry": {**good, "x": payload}}.get(
+        where, {"state_dict": good, "callbacks": [payload]}
+    )
     path = save(tmp_path / "a.ckpt", tree)
     if where == "beside the state dict":
         assert_same(read_state(path)[0], good)

@@ -31,10 +31,10 @@ def test_the_command_and_the_folder_as_a_model(checkpoint: Checkpoint, tmp_path:
     file, target = checkpoint("ddim_cifar10"), tmp_path / "models" / "cifar"
     result = dmq("import", str(file), "--as", "ddim_cifar10", "--to", str(target), "--json")
     assert result.code == 0, result.err
-    said = json.loads(result.out)
-    assert said["folder"] == str(target) and said["weights"] == "as stored"
-    assert said["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert said["model_sha256"] == folder_sha256(target)
+    record = json.loads(result.out)
+    assert record["folder"] == str(target) and record["weights"] == "as stored"
+    assert record["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record["model_sha256"] == folder_sha256(target)
     weights = "unet/diffusion_pytorch_model.safetensors"
     expected = ["imported.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", weights]
     assert files(target) == expected and [p.name for p in target.parent.iterdir()] == ["cifar"]
@@ -112,9 +112,9 @@ def test_the_classes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     import_checkpoint(checkpoint("ldm4_imagenet"), "ldm4_imagenet", tmp_path / "out")
-    found = load_file(tmp_path / "out/class_embedding/diffusion_pytorch_model.safetensors")
+    tensors = load_file(tmp_path / "out/class_embedding/diffusion_pytorch_model.safetensors")
     config = json.loads((tmp_path / "out/class_embedding/config.json").read_text())
-    assert found["embedding.weight"].shape == (11, 6) and config["num_embeddings"] == 11
+    assert tensors["embedding.weight"].shape == (11, 6) and config["num_embeddings"] == 11
     assert json.loads((tmp_path / "out/unet/config.json").read_text())["_class_name"] == "UNet2DConditionModel"
 
 

@@ -24,16 +24,16 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 def mini(recipe: str, /, **changes: Any) -> Network:
     """The denoiser of a recipe with few channels, or its first stage where the recipe's name ends with "+"."""
-    found = RECIPES[recipe.rstrip("+")].networks[int(recipe.endswith("+"))]
-    return Network(found.folder, found.kind, found.prefix, {**found.config, "norm_num_groups": 4, **changes})
+    network = RECIPES[recipe.rstrip("+")].networks[int(recipe.endswith("+"))]
+    return Network(network.folder, network.kind, network.prefix, {**network.config, "norm_num_groups": 4, **changes})
 
 
 def pair(original: Any, network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     """The original with random weights (those of norms too), and the diffusers network that it is imported into."""
-    found = collect(target_tensors(network), modules(network), randomized(original).state_dict(), "The test")
+    tensors = collect(target_tensors(network), modules(network), randomized(original).state_dict(), "The test")
     model = build(network).to_empty(device="cpu")
-    model.load_state_dict(found)
-    first, second = (one.to(dtype).eval().requires_grad_(False) for one in (original, model))
+    model.load_state_dict(tensors)
+    first, second = (module.to(dtype).eval().requires_grad_(False) for module in (original, model))
     return first, second
 
 
@@ -155,9 +155,9 @@ def test_kl_first_stage(dtype: torch.dtype) -> None:
     original, model = pair(FirstStage(8, (1, 2), 4, None, groups=4), network, dtype)
     x, z = picture(3, 8, dtype), picture(4, 4, dtype)
     moments = original.encode(x)
-    found = model.encode(x).latent_dist
-    assert_agree(found.mean, moments[:, :4])
-    assert_agree(found.logvar, moments[:, 4:])
+    posterior = model.encode(x).latent_dist
+    assert_agree(posterior.mean, moments[:, :4])
+    assert_agree(posterior.logvar, moments[:, 4:])
     assert_agree(model.decode(z).sample, original.decode(z))
 
 

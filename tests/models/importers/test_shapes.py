@@ -74,15 +74,15 @@ def test_parameter_counts(recipe: str) -> None:
 def test_every_name_has_one_place(recipe: str) -> None:
     for network, original in zip(RECIPES[recipe].networks, originals(recipe), strict=True):
         target, places = target_tensors(network), modules(network)
-        given = {name: tensor for name, tensor in original.state_dict().items() if not name.endswith("position_ids")}
-        found = collect(target, places, given, "The test")
-        assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in target.items()}
+        tensors = {name: tensor for name, tensor in original.state_dict().items() if not name.endswith("position_ids")}
+        collected = collect(target, places, tensors, "The test")
+        assert {name: tensor.shape for name, tensor in collected.items()} == {n: t.shape for n, t in target.items()}
         parts = defaultdict(list)
         for name in target:
             module, _, leaf = name.rpartition(".")
             source = places[module]
             parts[f"{source.module}.{leaf}"].append(source.part)
-        assert set(parts) == set(given)
+        assert set(parts) == set(tensors)
         assert all(used == ([0, 1, 2] if ".qkv." in name else [None]) for name, used in parts.items())
 
 
@@ -95,7 +95,7 @@ def whole() -> dict[str, Tensor]:
 def placed(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     recipe = RECIPES["sd14"]
     parts = zip(recipe.networks, share(recipe, state, "The test").tensors, strict=True)
-    return [collect(target_tensors(network), modules(network), given, "The test") for network, given in parts]
+    return [collect(target_tensors(network), modules(network), tensors, "The test") for network, tensors in parts]
 
 
 def test_the_whole_file_of_stable_diffusion() -> None:
@@ -104,7 +104,7 @@ def test_the_whole_file_of_stable_diffusion() -> None:
     starts = ("model.", "first_stage_model.", "cond_stage_model.")
     assert [sum(name.startswith(start) for name in tensors) for start in starts] == [686, 248, 197]
     assert len(tensors) == 686 + 248 + 197, "the last with position_ids"
-    assert [len(found) for found in placed(state)] == [686, 248, 196]
+    assert [len(part) for part in placed(state)] == [686, 248, 196]
 
 
 @pytest.mark.parametrize("start", ["model.diffusion_model", "first_stage_model", "cond_stage_model.transformer"])

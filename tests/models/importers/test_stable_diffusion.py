@@ -59,12 +59,12 @@ def test_the_folder_computes_what_the_file_does(name: str, tmp_path: Path) -> No
     out = imported(tmp_path, name)
     unet, stage, texts = stable_diffusion().values()
     (tmp_path / "prompts.txt").write_text("\n".join(text for text in TEXTS if text), encoding="utf-8")
-    told = load_conditions(out, None, str(tmp_path / "prompts.txt"))
-    assert told is not None
-    context = told.of(range(3))["encoder_hidden_states"]
+    conditions = load_conditions(out, None, str(tmp_path / "prompts.txt"))
+    assert conditions is not None
+    context = conditions.of(range(3))["encoder_hidden_states"]
     tokens = torch.tensor(list(TEXTS.values()))
     assert_agree(context, texts(tokens[:3]))
-    assert_agree(told.none()["encoder_hidden_states"], texts(tokens[3:]))
+    assert_agree(conditions.none()["encoder_hidden_states"], texts(tokens[3:]))
     assert float((context - texts(tokens[:3], gelu)).abs().max()) > 1e-4, "the activation counts"
     x = picture(4, 8, torch.float32)
     estimate = load_adapter(out).predict(x, TIMES, {"encoder_hidden_states": context})
@@ -102,7 +102,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(done.out)["weights"] == "as stored"
     parts = ("scheduler/", "text_encoder/", "tokenizer/", "unet/", "vae/")
     assert all(
-        one.startswith(parts) or one in ("imported.json", "model_index.json") for one in files(tmp_path / "models/out")
+        entry.startswith(parts) or entry in ("imported.json", "model_index.json")
+        for entry in files(tmp_path / "models/out")
     )
     assert dmq("doctor", f"model={tmp_path / 'models' / 'out'}").code == 0
 

@@ -21,39 +21,39 @@ from tests.tiny import one_sentence
 @FORMATS
 @pytest.mark.parametrize("wrap", [dict, OrderedDict, lambda x: {"state_dict": x, "epoch": 3, "hooks": {nn.ReLU: None}}])
 def test_a_state_dict_is_read_as_torch_reads_it(wrap: Callable[[Any], Any], zipped: bool, tmp_path: Path) -> None:
-    found, average, *_ = read_state(save(tmp_path / "a.ckpt", wrap(tensors()), zipped))
+    state, average, *_ = read_state(save(tmp_path / "a.ckpt", wrap(tensors()), zipped))
     expected = torch.load(tmp_path / "a.ckpt", weights_only=wrap in (dict, OrderedDict))
-    assert_same(found, expected.get("state_dict", expected))
+    assert_same(state, expected.get("state_dict", expected))
     assert not average
 
 
 @FORMATS
 def test_a_module_with_its_metadata_and_the_prefix_of_data_parallel(zipped: bool, tmp_path: Path) -> None:
     module = nn.DataParallel(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))
-    found, *_ = read_state(save(tmp_path / "a.pth", module.state_dict(), zipped))
-    assert_same(found, dict(module.module.state_dict()))
+    state, *_ = read_state(save(tmp_path / "a.pth", module.state_dict(), zipped))
+    assert_same(state, dict(module.module.state_dict()))
     parameters = {name: parameter for name, parameter in module.module.named_parameters()}
-    found, *_ = read_state(save(tmp_path / "b.pth", parameters, zipped))
-    assert_same(found, {name: parameter.detach() for name, parameter in parameters.items()})
+    state, *_ = read_state(save(tmp_path / "b.pth", parameters, zipped))
+    assert_same(state, {name: parameter.detach() for name, parameter in parameters.items()})
 
 
 @FORMATS
 def test_the_averages_of_a_training_state_are_taken(zipped: bool, tmp_path: Path) -> None:
     plain, average = {"module.a": torch.ones(2), "module.b": torch.ones(1)}, {"a": torch.zeros(2)}
-    found, averaged, *_ = read_state(save(tmp_path / "a.pth", [plain, {"lr": 1.0}, 3, 4, average], zipped))
+    state, averaged, *_ = read_state(save(tmp_path / "a.pth", [plain, {"lr": 1.0}, 3, 4, average], zipped))
     assert averaged
-    assert_same(found, {"a": torch.zeros(2), "b": torch.ones(1)})
-    found, averaged, *_ = read_state(save(tmp_path / "b.pth", [plain, {"lr": 1.0}, 3, 4], zipped))
+    assert_same(state, {"a": torch.zeros(2), "b": torch.ones(1)})
+    state, averaged, *_ = read_state(save(tmp_path / "b.pth", [plain, {"lr": 1.0}, 3, 4], zipped))
     assert not averaged
-    assert_same(found, {"a": torch.ones(2), "b": torch.ones(1)})
+    assert_same(state, {"a": torch.ones(2), "b": torch.ones(1)})
     assert "no average of the first" in refused(save(tmp_path / "c.pth", [plain, {"x": torch.ones(2)}], zipped))
 
 
 def test_numbers_stay_in_the_file_until_they_are_used(tmp_path: Path) -> None:
-    found, *_ = read_state(save(tmp_path / "a.ckpt", {f"w{i}": torch.full((1 << 20,), float(i)) for i in range(16)}))
-    storages = {tensor.untyped_storage().data_ptr() // (1 << 22) for tensor in found.values()}
+    state, *_ = read_state(save(tmp_path / "a.ckpt", {f"w{i}": torch.full((1 << 20,), float(i)) for i in range(16)}))
+    storages = {tensor.untyped_storage().data_ptr() // (1 << 22) for tensor in state.values()}
     assert max(storages) - min(storages) <= 17  # one mapping of the 64 MB file, not sixteen copies
-    found["w3"].zero_()
+    state["w3"].zero_()
     assert float(read_state(tmp_path / "a.ckpt")[0]["w3"][0]) == 3.0  # and the file is not written to
 
 
@@ -75,8 +75,8 @@ def test_altered_files_are_read_or_refused(zipped: bool, tmp_path: Path) -> None
             altered[chance.randrange(len(altered))] = chance.randrange(256)
         (tmp_path / "b.ckpt").write_bytes(altered)
         try:
-            found, *_ = read_state(tmp_path / "b.ckpt")
-            assert sum(tensor.numel() for tensor in found.values()) < 1000
+            state, *_ = read_state(tmp_path / "b.ckpt")
+            assert sum(tensor.numel() for tensor in state.values()) < 1000
         except ModelError as error:
             one_sentence(error)
             refusals += 1

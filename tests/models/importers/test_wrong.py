@@ -68,8 +68,8 @@ def test_another_architecture(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 def test_plain_weights_where_there_are_no_averages(checkpoint: Checkpoint, tmp_path: Path) -> None:
     done = import_checkpoint(checkpoint("ldm4_bedroom", drop("model_ema.")), "ldm4_bedroom", tmp_path / "out")
-    found = load_adapter(done.folder).model.state_dict()["conv_out.bias"]
-    assert not done.average and torch.equal(found, state("ldm4_bedroom")["model.diffusion_model.out.2.bias"])
+    bias = load_adapter(done.folder).model.state_dict()["conv_out.bias"]
+    assert not done.average and torch.equal(bias, state("ldm4_bedroom")["model.diffusion_model.out.2.bias"])
 
 
 def test_a_full_disk_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
