@@ -57,12 +57,12 @@ def verdict(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -
 
 
 def _range_varies(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:
-    """Compare the widest range over steps with the narrowest, layer by layer."""
+    """Compare the widest range over steps with the narrowest, layer by layer: in at_least layers, or in more than half of all."""
     ratios = sorted(r for site, r in stats["range_ratio"].items() if fnmatch(site, claim.get("layers", "*")))
     if not ratios:
         return (UNKNOWN,)
     many, middle = sum(r > _VARIES for r in ratios), ratios[len(ratios) // 2]
-    state = HOLDS if 2 * many > len(ratios) else FAILS
+    state = HOLDS if many >= claim.get("at_least", len(ratios) // 2 + 1) else FAILS
     return (
         state,
         f"Widest over narrowest range is above {_VARIES} in {many} of {len(ratios)} layers; median {middle:.2f}.",

@@ -142,6 +142,7 @@ def test_ranges_that_vary_over_steps_are_seen_in_the_layers_asked_for(tmp_path: 
     assert check("range_varies", flat) == FAILS and check("range_varies", varied) == FAILS
     assert check("range_varies", varied, layers="*time_emb*") == HOLDS
     assert check("range_varies", varied, layers="nothing") == UNKNOWN
+    assert check("range_varies", varied, at_least=1) == HOLDS and check("range_varies", flat, at_least=1) == FAILS
 
 
 def test_intervals_that_follow_the_range_correlate(tmp_path: Path) -> None:
