@@ -55,8 +55,8 @@ def scheme(name: str, bits: str) -> Scheme:
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
         config = compose("config", [f"scheme={name}", f"bits={bits}"])
     section: Any = OmegaConf.to_container(config.scheme, resolve=True)
-    made: Scheme = make(section)
-    return made
+    composed: Scheme = make(section)
+    return composed
 
 
 def batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -67,8 +67,8 @@ def batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def attached(name: str = "minmax", bits: str = "w4a8", steps: int = 100, fit: bool = True) -> Attached:
     """With quantizers; `fit`: ranges of the weights from themselves, those of activations from one batch."""
-    made = attach(adapter(), scheme(name, bits), scheduler(steps).timesteps)
+    with_quantizers = attach(adapter(), scheme(name, bits), scheduler(steps).timesteps)
     if fit:
-        fit_weights(made)
-        fit_activations(made, [batch(8)])
-    return made
+        fit_weights(with_quantizers)
+        fit_activations(with_quantizers, [batch(8)])
+    return with_quantizers

@@ -41,7 +41,7 @@ def test_adaround_iteration(benchmark: BenchmarkFixture, tmp_path: Path) -> None
     """The reconstruction's own loop on a residual block at 4 bits, batch 32: reading the batch, forward, loss, regulariser,
     backward to the rounding parameters, Adam. Between two of its iterations stands one of the block alone."""
     attached, full = cifar.attached("minmax", "w4a8"), FullPrecision()
-    one, unit = Pass(ITERATIONS, rounding=AdaRound(warmup=0.0)), ModuleUnit(UNIT)
+    learning, unit = Pass(ITERATIONS, rounding=AdaRound(warmup=0.0)), ModuleUnit(UNIT)
     times: tuple[list[float], list[float]] = ([], [])
     mark = 0.0
 
@@ -57,7 +57,7 @@ def test_adaround_iteration(benchmark: BenchmarkFixture, tmp_path: Path) -> None
     setting = Setting(attached, data, BATCH, tmp_path, report, BATCH)
     chosen = {n: q for n, q in attached.quantizers("weight").items() if unit.owns(n)}
     assert len(chosen) == 3
-    arguments = (setting, one, unit, 0, start(attached, one, chosen))
+    arguments = (setting, learning, unit, 0, start(attached, learning, chosen))
     benchmark.pedantic(learn, args=arguments, rounds=1)  # type: ignore[no-untyped-call]
     assert len(times[0]) == ITERATIONS
     kept = times[0][2:], times[1][2:]  # the first holds the capture, and both sides warm up

@@ -52,15 +52,15 @@ def in_own_process(
     """The peaks in MiB that a module prints for each number of samples."""
 
     def run() -> list[dict[str, float]]:
-        found = []
+        printed = []
         for samples in counts:
             (folder / str(samples)).mkdir()
             command = [sys.executable, "-m", module, str(samples), str(folder / str(samples))]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-            found.append(json.loads(done.stdout))
+            printed.append(json.loads(done.stdout))
             shutil.rmtree(folder / str(samples))
-        return found
+        return printed
 
     peaks: list[dict[str, float]] = benchmark.pedantic(run, rounds=1)  # type: ignore[no-untyped-call]
     return peaks

@@ -16,7 +16,7 @@ BITS, ROWS, ROUNDS = 4, 2, 3
 
 def loop(rows: Tensor) -> Tensor:
     """The search as released with BRECQ and Q-Diffusion (p = 2.4): channel by channel, candidate by candidate."""
-    found, top = [], 2**BITS - 1
+    ranges, top = [], 2**BITS - 1
     for row in rows:
         best, chosen, zero = float("inf"), (0.0, 0.0), row.new_zeros(())
         high, low = torch.maximum(row.max(), zero), torch.minimum(row.min(), zero)
@@ -28,8 +28,8 @@ def loop(rows: Tensor) -> Tensor:
             score = float((row - (codes - zero_point) * delta).abs().pow(2.4).mean())
             if score < best:
                 best, chosen = score, (float(new_low), float(new_high))
-        found.append(chosen)
-    return torch.tensor(found)
+        ranges.append(chosen)
+    return torch.tensor(ranges)
 
 
 @torch.inference_mode()
@@ -48,11 +48,11 @@ def test_range_search(benchmark: BenchmarkFixture) -> None:
     def layers() -> None:
         for i, weight in enumerate(weights):
             rows = weight[torch.linspace(0, len(weight) - 1, ROWS).long()]
-            found: list[Tensor] = []
-            slow[i] = min(slow[i], seconds(lambda: found.append(loop(rows))) * len(weight) / ROWS)  # noqa: B023
+            by_loop: list[Tensor] = []
+            slow[i] = min(slow[i], seconds(lambda: by_loop.append(loop(rows))) * len(weight) / ROWS)  # noqa: B023
             fast[i] = min(fast[i], seconds(lambda: LpSearch().fit(weight, Uniform(BITS))))  # noqa: B023
-            own = torch.stack(LpSearch().fit(rows, Uniform(BITS)), 1)
-            agree.extend(torch.isclose(own, found[0], rtol=1e-5).all(1).tolist())
+            by_search = torch.stack(LpSearch().fit(rows, Uniform(BITS)), 1)
+            agree.extend(torch.isclose(by_search, by_loop[0], rtol=1e-5).all(1).tolist())
 
     benchmark.pedantic(layers, rounds=ROUNDS)  # type: ignore[no-untyped-call]
     assert sum(agree) > 0.95 * len(agree)  # near ties fall either way in float32

@@ -215,6 +215,9 @@ def test_a_document_may_have_the_rows_of_two_tables(tmp_path: Path) -> None:
     assert [line.split(" | ")[0] for line in lines[4:7]] == ["| minmax", "| tac", "| lsq"]
     assert "overrides" not in lines[1], "what all cells of a table share stands under it"
     assert "; ptq: budget=light; qat: train.loss=distill; budget" in lines[8]
+    fill(tmp_path / "again", [cell("tac", 1.0, overrides=["train.loss=noise"])])
+    with pytest.raises(ConfigError, match="ptq and again both have the row w3a8 tac"):
+        documents.fill(text.replace("qat", "again"), tmp_path)
     fill(tmp_path / "other", [cell("pact", 1.0, protocol={**cell("pact", 1.0)["protocol"], "hash": "another"})])
     with pytest.raises(ConfigError, match="2 protocols"):
         documents.fill(text.replace("qat", "other"), tmp_path)

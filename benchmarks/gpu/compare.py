@@ -58,8 +58,8 @@ def compare_images(what: str, first: Path, second: Path, stage: str, least: floa
 
 def artifact(run: Path, stage: str) -> Path:
     """The folder of a run's artifact; of stages with seeds the first of them."""
-    found = sorted(path for path in (run / "artifacts").iterdir() if path.name.partition("-")[0] == stage)
-    return found[0]
+    folders = sorted(path for path in (run / "artifacts").iterdir() if path.name.partition("-")[0] == stage)
+    return folders[0]
 
 
 def compare_distances(first: dict[str, Any], second: dict[str, Any], side: str) -> Comparison:

@@ -63,6 +63,7 @@ def table(
     settings = varied(cells)
     labels = [*_names(settings), *_overrides(groups.values(), settings)]
     columns = [c for c in (*labels, *_numbers(cells), *_costs(cells)) if _selected(c.title.split()[0], shown)]
+    _require_own_rows(groups, labels)
     _require_apart(folder, cells, labels, columns)
     rows = [[column.title for column in columns], ["---"] * len(columns), [column.full for column in columns]]
     for cell in sorted(cells, key=lambda c: (order(c), [_sortable(_at(c, key)) for key in settings], c.overrides)):
@@ -78,6 +79,17 @@ def _chosen(folder: Path, bits: Sequence[str] | None, methods: Sequence[str] | N
             f"The table {folder.name} has no finished cells{which} in {folder}; fill it with: dmq table {folder.name}"
         )
     return cells
+
+
+def _require_own_rows(groups: Mapping[str, Sequence[Evaluation]], labels: Sequence[_Column]) -> None:
+    """Raise ConfigError where cells of two tables have the same labels: what all cells of a table share stands in no column."""
+    table_of: dict[tuple[str, ...], str] = {}
+    for name, cells in groups.items():
+        for row in {tuple(label.value(cell) for label in labels) for cell in cells}:
+            if table_of.setdefault(row, name) != name:
+                raise ConfigError(
+                    f"The tables {table_of[row]} and {name} both have the row {' '.join(row)}; choose methods or bits."
+                )
 
 
 def _require_apart(
@@ -274,10 +286,8 @@ def _sortable(value: Any) -> str:
 def _under(groups: Mapping[str, Sequence[Evaluation]]) -> str:
     cell = next(iter(groups.values()))[0]
     shared = {name: words for name, cells in groups.items() if (words := _shared(cells))}
-    by_group = [f"{name}: {', '.join(words)}" for name, words in shared.items()]
-    alike = "".join(
-        f"; {text}" for text in (by_group if len(groups) > 1 else [w for ws in shared.values() for w in ws])
-    )
+    separator = ", " if len(groups) > 1 else "; "
+    alike = "".join(f"; {f'{name}: ' * (len(groups) > 1)}{separator.join(words)}" for name, words in shared.items())
     protocol = cell.protocol
     budgets = " and ".join(dict.fromkeys(c.config["budget"]["name"] for cells in groups.values() for c in cells))
     full = "" if cell.fp_seeds == cell.seeds else f"; full precision: {_over(cell.fp_seeds)}"

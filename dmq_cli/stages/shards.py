@@ -71,8 +71,8 @@ class Shards:
                     helpers.check()
                 missing = self._missing(missing)
         store = self._graph.store
-        made = {seeds: (store.verify(self.node.name, key), slice(None)) for seeds, key in self._keys.items()}
-        return [({**made, **self._parts})[show(seeds)] for seeds in self._pieces]
+        shards = {seeds: (store.verify(self.node.name, key), slice(None)) for seeds, key in self._keys.items()}
+        return [({**shards, **self._parts})[show(seeds)] for seeds in self._pieces]
 
     def assist(self, alive: Callable[[], bool]) -> None:
         """Make shards until the artifact is joined by another process, or that one is no longer alive."""
@@ -85,8 +85,8 @@ class Shards:
 
     def record(self) -> dict[str, Any]:
         """What the manifest of the artifact says of how its images were made."""
-        made, processes = self._config["made"], working(self._stage, self._config)
-        return {"made": made, "threads": made["threads"] or torch.get_num_threads(), "workers": processes}
+        how, processes = self._config["made"], working(self._stage, self._config)
+        return {"made": how, "threads": how["threads"] or torch.get_num_threads(), "workers": processes}
 
     def there(self) -> float:
         """The share of the images, or trajectories, that are there."""
@@ -184,9 +184,9 @@ class Shards:
         """Show how much all processes have made."""
         if time.monotonic() - self._counted > _COUNT_EVERY:
             self._counted = time.monotonic()
-            made = sum(self._made(parse_range(seeds), key) for seeds, key in self._keys.items())
+            images = sum(self._made(parse_range(seeds), key) for seeds, key in self._keys.items())
             taken = sum(len(parse_range(seeds)) for seeds in self._parts)
-            self._graph.progress.update(self._cut.what, made + taken, self._total())
+            self._graph.progress.update(self._cut.what, images + taken, self._total())
 
     def _made(self, seeds: range, key: str) -> int:
         """Count the images or trajectories of a shard that are written."""
