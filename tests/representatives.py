@@ -10,7 +10,7 @@ import pytest
 REPRESENTATIVES: dict[str, tuple[str, ...]] = {
     "quant/test_product.py::test_compiled_is_eager": (
         "uniform-tensor-soft", "uniform-channel-nearest", "uniform-intervals-nearest", "uniform-dynamic-nearest", "uniform-tensor-sign",
-        "symmetric-lsq-fixed", "from_zero-steps-nearest", "from_zero-learned_steps-nearest", "log2-lsq-nearest",
+        "symmetric-learned-fixed", "from_zero-steps-nearest", "from_zero-learned_steps-nearest", "log2-learned-nearest",
     ),
     "test_families.py::test_methods_run_in_turn": ("transformer",),
     "stages/test_off.py::test_a_reconstruction_without_iterations_is_none": ("brecq", "scales"),

@@ -38,7 +38,9 @@ class Lsq:
 
 
 class StepSize(nn.Module):
-    """The scales of a source, with gradients multiplied by 1/sqrt(N levels). weight: whether N is all of a tensor, and not a sample of it."""
+    """The scales and zero points of a source, with gradients multiplied by 1/sqrt(N levels): a zero point that follows from a lower end
+    has a part of the scale's gradient, and all of the lower end's. weight: whether N is all of a tensor, and not a sample of it.
+    """
 
     def __init__(self, source: ScaleSource, levels: int, weight: bool) -> None:
         super().__init__()
@@ -49,4 +51,5 @@ class StepSize(nn.Module):
         """See ScaleSource."""
         scale, zero_point = self._source[0](x)
         features = x.numel() if self.weight else x[0].numel()
-        return scale_gradient(scale, (features * self.levels) ** -0.5), zero_point
+        factor = (features * self.levels) ** -0.5
+        return scale_gradient(scale, factor), scale_gradient(zero_point, factor)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.ops import scale_gradient, smallest_scale
+from dmq_cli.ops import smallest_scale
 from dmq_cli.quant.context import StepContext
 from dmq_cli.quant.grids import Grid
 from dmq_cli.quant.low_end import LowEnd, WithLowEnd, put
@@ -75,33 +75,18 @@ class Static(WithLowEnd):
         scale: Tensor | float,
         zero_point: Tensor | float = 0.0,
         learn: bool = False,
-        lsq: bool = False,
-        levels: int | None = None,
         low_end: LowEnd | None = None,
     ) -> None:
-        """scale (> 0) and zero_point (integer-valued): broadcastable to the inputs. low_end: see `Ends`; None: `scale`.
-
-        lsq multiplies the gradient of a learned scale by 1/sqrt(numel * levels), numel that of the input and
-        levels the highest code of the grid (Esser et al. 2020, LSQ, sec. 2.2). ConfigError for lsq without
-        learn or levels.
-        """
+        """scale (> 0) and zero_point (integer-valued): broadcastable to the inputs. low_end: see `Ends`; None: `scale`."""
         super().__init__()
-        if lsq and not (learn and levels):
-            raise ConfigError(
-                f"Static was asked for lsq=True with learn={learn} and levels={levels}; "
-                "LSQ needs learn=True and the highest code of the grid as levels."
-            )
         value = torch.as_tensor(scale).detach().clone()
         self.scale = nn.Parameter(value, requires_grad=learn)
         self._store_low(low_end, value, torch.as_tensor(zero_point))
         self.learn = learn
-        self.levels = levels if lsq else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The stored pair; a learned scale is at least 1e-8."""
         scale = _learned(self.scale) if self.learn else self.scale
-        if self.levels is not None:
-            scale = scale_gradient(scale, (x.numel() * self.levels) ** -0.5)
         return scale, self._zero_point(scale)
 
     def rows(self, samples: int) -> Tensor:

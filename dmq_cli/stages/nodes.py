@@ -85,8 +85,13 @@ def _searches(scheme: str, policy: str) -> bool:
 
 
 def _reconstruct_revised(config: Config) -> int:
-    """1 where errors of layers count beside those of units: since then both are sums over channels, whatever the layout."""
-    return int(_counts_layers(config["recon"]))
+    """1 where errors of layers count beside those of units: since then both are sums over channels, whatever the layout.
+
+    1 in a training by LSQ where ranges have a lower end: since then its factor is on the whole gradient, and not on a part of it.
+    """
+    recon = config["recon"]
+    by_lsq = isinstance(recon, Mapping) and (recon.get("gradients") or {}).get("_target_") == "dmq_cli.qat.Lsq"
+    return int(_counts_layers(recon) or (by_lsq and (config["scheme"].get("range") or "scale") != "scale"))
 
 
 def _counts_layers(section: Any) -> bool:

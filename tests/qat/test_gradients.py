@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.ops import LsqStart
@@ -12,7 +15,19 @@ from dmq_cli.qat import Lsq, Nipq, Pact
 from dmq_cli.qat.lsq import StepSize
 from dmq_cli.qat.nipq import NoisyGrid
 from dmq_cli.qat.pact import ClippedGrid, FromMaximum, upper_end
-from dmq_cli.quant import LowEnd, Nearest, Static, TensorQuantizer, Uniform, source_of
+from dmq_cli.quant import (
+    Intervals,
+    LowEnd,
+    Nearest,
+    PerStep,
+    ScaleSource,
+    Static,
+    StepContext,
+    StepMLP,
+    TensorQuantizer,
+    Uniform,
+    source_of,
+)
 from tests.qat.runs import trained_network
 from tests.tiny import one_sentence
 
@@ -46,6 +61,52 @@ def test_a_step_size_has_the_gradient_of_lsq(weight: bool) -> None:
     features = x.numel() if weight else x[0].numel()
     expected = 3 * lsq_gradient(X, SCALE) / (features * GRID.hi) ** 0.5
     torch.testing.assert_close(gradient(quantizer, x, source.scale), expected)
+
+
+CONTEXT = StepContext()
+SOURCES: dict[str, Callable[[LowEnd | None], ScaleSource]] = {
+    "static": lambda low_end: Static(*_pair(()), low_end=low_end),
+    "steps": lambda low_end: PerStep(CONTEXT, *_pair((4,)), low_end=low_end),
+    "intervals": lambda low_end: Intervals(CONTEXT, *_pair((4,)), low_end=low_end),
+    "network": lambda low_end: _network(low_end),
+}
+RANGES = {"scale": None, "low_fixed": LowEnd(0, 15, learned=False), "low_learned": LowEnd(0, 15, learned=True)}
+
+
+def _pair(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    return torch.full(shape, 0.12, dtype=torch.float64), torch.full(shape, 2.0, dtype=torch.float64)
+
+
+def _network(low_end: LowEnd | None) -> StepMLP:
+    source = StepMLP(CONTEXT, 8, 6, 3, low_end=low_end).double()
+    source.fill(*_pair(()))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # its last layer starts at zero, which no gradient passes
+        for parameter in source.net:
+            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
+    return source
+
+
+@pytest.mark.parametrize("ends", RANGES)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_factor_of_lsq_is_on_the_whole_gradient_of_every_end(kind: str, ends: str) -> None:
+    """A zero point that follows from the lower end and the scale carries a part of both gradients."""
+    grid, source = Uniform(4), SOURCES[kind](RANGES[ends])
+    x = nn.functional.silu(3 * torch.randn(4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    parameters = source.learnable()
+
+    def gradients(scale: nn.Module) -> tuple[Tensor, ...]:
+        quantizer = TensorQuantizer(grid, scale, Nearest())
+        with CONTEXT.at(torch.arange(4), torch.arange(4) * 250):
+            return torch.autograd.grad((quantizer(x) - x).square().sum(), parameters)
+
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    assert len(parameters) >= (2 if ends == "low_learned" else 1)
+    plain, balanced = gradients(cast(nn.Module, source)), gradients(StepSize(source, grid.hi, weight=False))
+    for whole, part in zip(plain, balanced, strict=True):
+        assert whole.abs().max() > 0
+        torch.testing.assert_close(part, whole / (50 * grid.hi) ** 0.5, rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_of_lsq_is_that_of_its_surrogate_by_finite_differences() -> None:

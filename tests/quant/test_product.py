@@ -54,7 +54,7 @@ def pair(grid: Grid, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 SCALES: dict[str, Callable[[Grid], nn.Module]] = {
     "tensor": lambda grid: Static(*pair(grid, ())),
     "channel": lambda grid: Static(*pair(grid, (3, 1, 1))),
-    "lsq": lambda grid: Static(*pair(grid, ()), learn=True, lsq=True, levels=grid.hi),
+    "learned": lambda grid: Static(*pair(grid, ()), learn=True),
     "steps": lambda grid: PerStep(CONTEXT, *pair(grid, (6,))),
     "learned_steps": lambda grid: PerStep(CONTEXT, *pair(grid, (6,)), learn=True),
     "intervals": lambda grid: Intervals(CONTEXT, *pair(grid, (6,))),
@@ -94,7 +94,7 @@ def build(grid_name: str, scale_name: str, rounding_name: str) -> TensorQuantize
 
 
 def makes_sense(grid: str, scale: str, rounding: str) -> bool:
-    return rounding == "nearest" or (grid != "log2" and scale in ("tensor", "channel", "lsq"))
+    return rounding == "nearest" or (grid != "log2" and scale in ("tensor", "channel", "learned"))
 
 
 ACCEPTED = [names for names in ALL if makes_sense(*names)]
@@ -176,7 +176,7 @@ def test_compiled_is_eager(names: tuple[str, str, str]) -> None:
             assert torch.equal(compiled(X), quantizer(X))
 
 
-@pytest.mark.parametrize("names", [("uniform", "lsq", "nearest"), ("symmetric", "channel", "soft")])
+@pytest.mark.parametrize("names", [("uniform", "learned", "nearest"), ("symmetric", "channel", "soft")])
 def test_compiled_gradients_are_eager_gradients(names: tuple[str, str, str]) -> None:
     quantizer = build(*names)
     eager = torch.autograd.grad(quantizer(X).pow(2).sum(), [p for p in quantizer.parameters() if p.requires_grad])

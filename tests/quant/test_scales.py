@@ -75,22 +75,6 @@ def test_a_table_needs_its_scope_and_as_many_steps_as_samples() -> None:
         PerStep(context, torch.ones(3), torch.ones(2))
 
 
-def test_lsq_scales_the_gradient_by_one_over_root_of_numel_and_levels() -> None:
-    grads = []
-    for lsq in (False, True):
-        source = Static(torch.tensor(0.1).double(), 0.0, learn=True, lsq=lsq, levels=7 if lsq else None)
-        TensorQuantizer(Uniform(4, symmetric=True), source, Nearest())(X).sum().backward()
-        assert source.scale.grad is not None
-        grads.append(source.scale.grad)
-    assert torch.allclose(grads[1], grads[0] / (X.numel() * 7) ** 0.5)
-
-
-@pytest.mark.parametrize("wrong", [{"learn": False, "levels": 7}, {"learn": True, "levels": None}])
-def test_lsq_needs_learning_and_levels(wrong: dict[str, int | bool | None]) -> None:
-    with pytest.raises(ConfigError, match=r"Static was asked for lsq=True"):
-        Static(0.1, 0.0, lsq=True, **wrong)  # type: ignore[arg-type]
-
-
 def test_learned_scales_stay_positive() -> None:
     source = Static(torch.tensor(-1.0), 0.0, learn=True)
     assert source(X)[0] > 0
