@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.choices import composed
-from dmq_cli.errors import ArtifactCorruptError, ConfigError
+from dmq_cli.errors import ConfigError
 from dmq_cli.overrides.bits import register_bits
 from dmq_cli.results.later import as_it_acts, without_later
-from dmq_cli.results.record import Evaluation, metrics_files, read_evaluation
+from dmq_cli.results.record import Evaluation, backed_evaluations
 from dmq_cli.results.sweeps import Records
-from dmq_cli.store.recorded import MANIFEST
 
 _MEASURED = ("model", "sampler", "protocol", "cond", "numerics")  # what the full-precision twin's numbers depend on
 _QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "calibrated_steps")
@@ -35,25 +33,14 @@ def _composed(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def cells(folder: Path) -> list[Evaluation]:
-    """Read the finished cells of a table's folder whose manifests agree with them.
-
-    A cell counts if its manifest has the key that its folder is named by and the same artifacts, and if its configuration is the
-    one that was hashed.
-    """
-    return [cell for _, cell in _backed(folder)]
-
-
-def _backed(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
-    for file in metrics_files(folder):
-        if (file.parent / MANIFEST).is_file():
-            with suppress(ArtifactCorruptError):
-                yield file.parent, read_evaluation(file.parent)[0]
+    """Read the finished cells of a table's folder whose manifests agree with them, see `backed_evaluations`."""
+    return [cell for _, cell in backed_evaluations(folder)]
 
 
 def cell_of(folder: Path, words: Sequence[str]) -> Evaluation | None:
     """Find the finished cell of a row; None if there is none. words: its job. Raises ConfigError for two of them."""
     row_config = configured(words)
-    matching = {place: cell for place, cell in _backed(folder) if fits(row_config, cell.config)}
+    matching = {place: cell for place, cell in backed_evaluations(folder) if fits(row_config, cell.config)}
     if len(matching) > 1:
         raise ConfigError(
             f"{' and '.join(map(str, matching))} are cells of the same row; remove the one that an older version made."

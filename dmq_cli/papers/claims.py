@@ -2,7 +2,8 @@
 
 A claim is data of the table's YAML file: `says` in words, and either
 * column, better, worse (lists of methods as printed) and optionally part: at every part and width, each of `better` is better than
-  each of `worse`; the arrow of the column's heading says which way;
+  each of `worse`; the arrow of the column's heading says which way. "As learned once" is what holds for other images of networks whose
+  rounding, ranges or weights were learned with one seed;
 * latency, bytes: a check of dmq_cli.papers.latencies, on what was measured of a network call;
 * trace: a check of dmq_cli.papers.traces, on what was recorded inside of the networks;
 * unchecked: why it cannot be checked yet.
@@ -16,16 +17,22 @@ from typing import Any
 
 from dmq_cli.papers.numbers import Entry, outside_noise
 from dmq_cli.papers.transcript import PaperTable, Row
+from dmq_cli.results.learned import Relearned
+from dmq_cli.results.noise import inside_noise
 from dmq_cli.results.record import Number
 
 Look = Callable[[Row, str], "Entry | None"]
 """The measured number of a row in a column, by its heading."""
 Apart = Callable[[Row, Row, str], "Number | None"]
 """Difference first - second of two rows in a column, image by image; None where it is not known."""
+Relearn = Callable[[Row, Row, str], "Relearned | None"]
+"""What other seeds of the learning do to the difference of two rows in a column; None where neither is learned."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
 AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals
-_ORDER = (HOLDS, AHEAD, EVEN, BEHIND, FAILS)
+ONCE, FAILS_ONCE = "holds as learned once", "does not hold as learned once"  # outside the noise of images alone
+_ORDER = (HOLDS, ONCE, AHEAD, EVEN, BEHIND, FAILS_ONCE, FAILS)
+_LEARNED_ONCE = {HOLDS: ONCE, FAILS: FAILS_ONCE}
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,17 @@ class Verdict:
         return f"claim: {self.says}: {self.short}" + (f". {self.details}" if self.details else "")
 
 
-def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apart) -> Verdict:
-    """Check an ordering: at how many of the compared pairs of rows it holds, with their numbers."""
+def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apart, relearn: Relearn) -> Verdict:
+    """Check an ordering: at how many of the compared pairs of rows it holds, with their numbers.
+
+    It holds, or does not, outside of both noises: of the images, and of the seed of what is learned.
+    """
     comparisons: dict[str, list[str]] = {}
     heading = claim["column"]
     for better, worse in pairs(table, claim):
         state, numbers = compare(heading, look(better, heading), look(worse, heading), apart(better, worse, heading))
+        if state in _LEARNED_ONCE and (relearned := relearn(better, worse, heading)) is not None:
+            state, numbers = over_learnings(heading, state, numbers, relearned)
         several = len(table.parts) > 1 and "part" not in claim
         where = f"{better.part} {better.setting()}" if several else better.setting()
         comparisons.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
@@ -91,6 +103,20 @@ def compare(
     if apart is None:
         return (AHEAD if ahead else BEHIND), numbers
     return (EVEN if not apart else HOLDS if ahead else FAILS), numbers
+
+
+def over_learnings(heading: str, state: str, numbers: str, relearned: Relearned) -> tuple[str, str]:
+    """What becomes of a state that is outside the noise of images, and of its numbers, where other seeds of the learning are known.
+
+    It stays where their mean difference is outside its interval and on the same side; without other seeds it says so.
+    """
+    difference = relearned.difference
+    if difference is None:
+        return _LEARNED_ONCE[state], numbers
+    ahead = difference.value < 0 if "↓" in heading else difference.value > 0
+    told_apart = not inside_noise(difference) and ahead == (state == HOLDS)
+    numbers += f"; learned with {len(difference.seeds)} seeds {difference.value:+.2g} ± {difference.half:.2g}"
+    return (state if told_apart else EVEN), numbers
 
 
 def _named(table: PaperTable, claim: Mapping[str, Any], methods: Sequence[str]) -> list[Row]:

@@ -7,20 +7,21 @@ from collections import Counter
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, FAILS_ONCE, HOLDS, ONCE, UNKNOWN
 from dmq_cli.papers.runnable import folder_name
 from dmq_cli.papers.transcript import names
 from dmq_cli.store import read_json
 
 _COLUMNS = {
     "hold": (HOLDS,),
+    "hold as learned once": (ONCE,),
     "not told apart": (EVEN, AHEAD, BEHIND),
+    "do not hold as learned once": (FAILS_ONCE,),
     "do not hold": (FAILS,),
     "not measured": (UNKNOWN,),
 }
-_STATE = re.compile(
-    rf"(?P<state>{'|'.join(map(re.escape, (HOLDS, AHEAD, EVEN, BEHIND, FAILS, UNKNOWN)))})(?: in (?:all )?(?P<count>\d+))?"
-)
+_LONGEST_FIRST = (ONCE, FAILS_ONCE, HOLDS, AHEAD, EVEN, BEHIND, FAILS, UNKNOWN)
+_STATE = re.compile(rf"(?P<state>{'|'.join(map(re.escape, _LONGEST_FIRST))})(?: in (?:all )?(?P<count>\d+))?")
 
 
 def claims_table(tables: Path, scale: str) -> str:

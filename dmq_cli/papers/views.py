@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.papers import claims, counting, latencies, traces
@@ -17,15 +17,18 @@ from dmq_cli.papers.numbers import Entry, measured
 from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.results.benchmark import Benchmark
+from dmq_cli.results.learned import Learnings
 from dmq_cli.results.pairs import Pairs
-from dmq_cli.results.record import Evaluation, Number, flat
+from dmq_cli.results.record import Evaluation, flat
 from dmq_cli.results.sweeps import Records
 from dmq_cli.store import digest
 
+_T = TypeVar("_T")
 MEASURED, NOT_RUN = "measured", "not run"
-LEARNED_ONCE = (
-    "What is outside the noise is so for other images of the same networks: each was learned once, and another recon.seed moves"
-    " the numbers, too (make table-recon_seed)."
+LEARNED = (
+    "A claim holds, or does not, outside of two noises: that of the images, and that of the seed of the learning, over which the mean difference"
+    " has a 95 % interval where both rows were learned with three seeds or more (make table-recon_seed). As learned once: outside the"
+    " noise of the images, for networks that were not learned again."
 )
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
@@ -66,6 +69,16 @@ class RowState:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What is known besides the rows' own numbers. traced: statistics of traces, by key of the artifact; pairs: differences of cells, image
+    by image; learnings: the same over seeds of the learning."""
+
+    traced: Mapping[str, dict[str, Any]]
+    pairs: Pairs
+    learnings: Learnings
+
+
+@dataclass(frozen=True)
 class _ViewInputs:
     """The inputs that all parts of a view share. row_states, matched: by the row's number in the table; the latter at the width of
     `matched_row`, for rows that have one."""
@@ -96,8 +109,9 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
     table_view.reasons = list(
         dict.fromkeys(f"{row_state.state}: {row_state.why}" for row_state in row_states.values() if row_state.why)
     )
-    table_view.claims = [_verdict(table, claim, row_states, traced, pairs) for claim in table.claims]
-    table_view.claims += _matched_verdicts(table, {number: state for number, (_, state) in matched.items()}, pairs)
+    known = _Known(traced, pairs, Learnings(tables))
+    table_view.claims = [_verdict(table, claim, row_states, known) for claim in table.claims]
+    table_view.claims += _matched_verdicts(table, {number: state for number, (_, state) in matched.items()}, known)
     notes = [f"{row.method} {row.bits}".strip() + f": {row.note}" for row in table.rows if row.note]
     judged = any("better" in claim for claim in table.claims) and table_view.states[MEASURED] > 1
     counts = counting.has_costs(table) and counted
@@ -108,7 +122,7 @@ def view(table: PaperTable, scale: str, tables: Path, traced: Mapping[str, dict[
         *table.notes,
         *([counting.NOTE] if counts else []),
         *timed,
-        *([LEARNED_ONCE] if judged else []),
+        *([LEARNED] if judged else []),
     ]
     return table_view
 
@@ -272,12 +286,12 @@ def _describe_latency(row_states: Iterable[RowState]) -> str:
     return "" if first is None else f"; measured: {latencies.described(first)}"
 
 
-def _matched_verdicts(table: PaperTable, row_states: Mapping[int, RowState], pairs: Pairs) -> list[claims.Verdict]:
+def _matched_verdicts(table: PaperTable, row_states: Mapping[int, RowState], known: _Known) -> list[claims.Verdict]:
     """Judge the claims about numbers at the matched widths, too, where any of their rows was measured there."""
     if not any(state.cell for state in row_states.values()):
         return []
     states = {number: row_states.get(number, RowState(NOT_RUN)) for number in range(len(table.rows))}
-    verdicts = [_verdict(table, claim, states, {}, pairs) for claim in table.claims if "better" in claim]
+    verdicts = [_verdict(table, claim, states, known) for claim in table.claims if "better" in claim]
     return [
         replace(verdict, says=f"at matched widths, {verdict.says}")
         for verdict in verdicts
@@ -286,11 +300,7 @@ def _matched_verdicts(table: PaperTable, row_states: Mapping[int, RowState], pai
 
 
 def _verdict(
-    table: PaperTable,
-    claim: Mapping[str, Any],
-    row_states: Mapping[int, RowState],
-    traced: Mapping[str, dict[str, Any]],
-    pairs: Pairs,
+    table: PaperTable, claim: Mapping[str, Any], row_states: Mapping[int, RowState], known: _Known
 ) -> claims.Verdict:
     if "unchecked" in claim:
         return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
@@ -302,20 +312,20 @@ def _verdict(
     if "trace" in claim:
         backing = {row.method: row_states[number].cell for number, row in enumerate(table.rows)}
         keys = {method: cell.artifacts.get("trace", "") for method, cell in backing.items() if cell is not None}
-        return traces.verdict(claim, {method: traced[key] for method, key in keys.items() if key in traced})
-    backing_of = {id(row): row_states[number].cell for number, row in enumerate(table.rows)}
+        return traces.verdict(claim, {method: known.traced[key] for method, key in keys.items() if key in known.traced})
+    cells = {id(row): row_states[number].cell for number, row in enumerate(table.rows)}
 
     def look(row: Row, heading: str) -> Entry | None:
-        cell, key = backing_of[id(row)], table.columns[heading]
+        cell, key = cells[id(row)], table.columns[heading]
         return None if cell is None or key is None else measured(cell, key, row.full)
 
-    def apart(first: Row, second: Row, heading: str) -> Number | None:
-        first_cell, second_cell = backing_of[id(first)], backing_of[id(second)]
+    def of_both(ask: Callable[[Evaluation, Evaluation, str, str], _T | None], *rows: Row, heading: str) -> _T | None:
+        first, second = (None if row.full else cells[id(row)] for row in rows)
         side, _, key = str(table.columns[heading]).partition(".")
-        return (
-            None
-            if first_cell is None or second_cell is None or first.full or second.full
-            else pairs(first_cell, second_cell, side, key)
-        )
+        return None if first is None or second is None else ask(first, second, side, key)
 
-    return claims.verdict(table, claim, look, apart)
+    return claims.verdict(
+        table, claim, look,
+        lambda first, second, heading: of_both(known.pairs, first, second, heading=heading),
+        lambda first, second, heading: of_both(known.learnings, first, second, heading=heading),
+    )  # fmt: skip

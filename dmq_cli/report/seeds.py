@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.report.tables import order, read_cells, require_one_protocol
+from dmq_cli.results.learned import learning_seed
 from dmq_cli.results.record import Evaluation
 from dmq_cli.results.verdict import difference
 
@@ -45,13 +46,6 @@ def _rows(cells: Sequence[Evaluation]) -> dict[tuple[str, str], _Group]:
         if (seed := learning_seed(cell)) is not None and "fd" in cell.quantized:
             groups.setdefault((cell.bits, cell.method), {})[seed] = cell
     return {name: group for name, group in groups.items() if len(group) > 1}
-
-
-def learning_seed(cell: Evaluation) -> int | None:
-    """The seed of a cell's reconstruction or training; None where nothing is learned."""
-    recon = cell.config.get("recon", {})
-    seed = recon.get("seed", recon.get("settings", {}).get("seed"))
-    return None if seed is None else int(seed)
 
 
 def _line(group: _Group, base: _Group) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,18 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, dict[str, Any]]:
 def metrics_files(folder: Path) -> list[Path]:
     """metrics.json of every finished cell of a table's folder, sorted."""
     return sorted(folder.glob(f"*/{METRICS}"))
+
+
+def backed_evaluations(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
+    """Yield the finished cells of a table's folder whose manifests agree with them, each with its own folder.
+
+    A cell counts if its manifest has the key that its folder is named by and the same artifacts, and if its configuration is the
+    one that was hashed.
+    """
+    for file in metrics_files(folder):
+        if (file.parent / MANIFEST).is_file():
+            with suppress(ArtifactCorruptError):
+                yield file.parent, read_evaluation(file.parent)[0]
 
 
 _SHAPE: dict[str, type] = {

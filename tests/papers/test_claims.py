@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
-from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, compare
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, FAILS_ONCE, HOLDS, ONCE, UNKNOWN, compare
 from dmq_cli.papers.numbers import Entry, measured, outside_noise
 from dmq_cli.papers.transcript import Row, paper_table
+from dmq_cli.results.learned import Relearned
 from dmq_cli.results.record import Number, as_evaluation
 from dmq_cli.store import read_json, write_json
 from tests.reports import runs
@@ -21,6 +23,10 @@ from tests.reports import runs
 
 def within(value: float, half: float | None) -> Number:
     return Number(value, None if half is None else (value - half, value + half))
+
+
+def unknown(first: Row, second: Row, heading: str) -> None:
+    """Nothing is known of the two rows together."""
 
 
 def number(value: float, half: float | None = 0.1) -> Entry:
@@ -44,6 +50,37 @@ def test_an_ordering_holds_outside_the_noise_only(
     heading: str, better: Entry | None, worse: Entry | None, state: str
 ) -> None:
     assert compare(heading, better, worse)[0] == state
+
+
+def relearned(*differences: float) -> Relearned:
+    return Relearned(Number(sum(differences) / len(differences), seeds=differences))
+
+
+@pytest.mark.parametrize(
+    ("heading", "known", "better", "state"),
+    [
+        ("FID ↓", None, 1.0, HOLDS),  # nothing is learned
+        ("FID ↓", Relearned(), 1.0, ONCE),
+        ("FID ↓", Relearned(), 3.0, FAILS_ONCE),
+        ("FID ↓", relearned(-1.0, -1.1, -0.9), 1.0, HOLDS),
+        ("IS ↑", relearned(1.0, 1.1, 0.9), 3.0, HOLDS),
+        ("FID ↓", relearned(1.0, 1.1, 0.9), 3.0, FAILS),
+        ("FID ↓", relearned(-1.0, -0.1, 0.4), 1.0, EVEN),  # the seed decides which is below
+        ("FID ↓", relearned(1.0, 1.1, 0.9), 1.0, EVEN),  # the row's own seed was the odd one
+        ("FID ↓", relearned(-1.0, -0.1, 0.4), 1.99, EVEN),
+    ],
+)
+def test_learned_rows_are_told_apart_outside_of_both_noises(
+    heading: str, known: Relearned | None, better: float, state: str
+) -> None:
+    table = paper_table("tac_4")
+    table = replace(table, columns={heading: "quantized.fd"})
+    claim = {"says": "it is", "column": heading, "better": ["Ours"], "worse": ["Q-Diffusion [24]"]}
+    values = {"Ours": better, "Q-Diffusion [24]": 2.0}
+    verdict = claims.verdict(table, claim, lambda row, _: number(values[row.method]), unknown, lambda *_: known)
+    assert verdict.short == f"{state} in all 3 comparisons"
+    over_seeds = known is not None and known.difference is not None and better != 1.99
+    assert ("learned with 3 seeds" in verdict.details) == over_seeds
 
 
 def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
@@ -95,14 +132,14 @@ def test_a_verdict_counts_every_comparison() -> None:
     def look(row: Row, heading: str) -> Entry | None:
         return number(values[row.method, row.setting()])
 
-    verdict = claims.verdict(table, table.claims[0], look, lambda *_: None)
+    verdict = claims.verdict(table, table.claims[0], look, unknown, unknown)
     assert verdict.short == "holds in 1, not told apart in 1, does not hold in 1 of 3 comparisons"
     assert "Holds: Q-Diffusion [24] at w4a32 (1 < 2)." in verdict.details, "the misprinted 3/8 is compared at its 4/8"
     assert "Does not hold: Q-Diffusion [24] at w3a8 (3 against 2)." in verdict.details
-    paired = claims.verdict(table, table.claims[0], look, lambda *_: within(-0.01, 0.005))
+    paired = claims.verdict(table, table.claims[0], look, lambda *_: within(-0.01, 0.005), unknown)
     assert paired.short == "holds in 2, does not hold in 1 of 3 comparisons", "what is known of each image decides"
     assert "Q-Diffusion [24] at w4a8 (1 < 1.01: -0.01 ± 0.005)" in paired.details
-    none = claims.verdict(table, table.claims[0], lambda row, heading: None, lambda *_: None)
+    none = claims.verdict(table, table.claims[0], lambda row, heading: None, unknown, unknown)
     assert none.line().endswith(": not measured")
 
 

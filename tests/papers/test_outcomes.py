@@ -13,9 +13,11 @@ from dmq_cli.store import write_json
 
 STATES = {
     "holds": ["a", "b"],
+    "holds as learned once": ["k", "l", "m", "n"],
     "ahead with unknown noise": ["c"],
     "not told apart": ["d", "e", "f"],
     "behind with unknown noise": ["g"],
+    "does not hold as learned once": ["o"],
     "does not hold": ["h", "i"],
     "not measured": ["j"],
 }
@@ -48,8 +50,11 @@ def test_papers_are_added_up(tmp_path: Path) -> None:
     rows = [
         [field.strip() for field in row.strip("|").split("|")] for row in claims_table(tmp_path, "digits").splitlines()
     ]
-    assert rows[0] == ["paper", "claims", "comparisons", "hold", "not told apart", "do not hold", "not measured"]
-    assert rows[2:] == [["TAC", "2", "11", "3", "5", "2", "1"], ["TDQ", "1", "2", "", "", "2", ""]]
+    assert rows[0] == [
+        "paper", "claims", "comparisons", "hold", "hold as learned once", "not told apart", "do not hold as learned once", "do not hold",
+        "not measured",
+    ]  # fmt: skip
+    assert rows[2:] == [["TAC", "2", "16", "3", "4", "5", "1", "2", "1"], ["TDQ", "1", "2", "", "", "", "", "2", ""]]
 
 
 def test_without_tables_it_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""How far another seed of the learning moves the difference of two rows, from the tables that learn rows again.
+
+The interval of a row is that of other images of the same network. What is learned, rounding, ranges or weights, would be another
+network with another seed, and the difference of two rows another one, too; only rows that were learned again can tell by how much.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dmq_cli.results.later import without_later
+from dmq_cli.results.record import Evaluation, Number, backed_evaluations
+from dmq_cli.store import digest
+
+TABLES = ("recon_seed", "qat_seed")
+"""The tables whose rows differ in the seed of the learning alone."""
+LEAST = 3
+"""Seeds that are needed for an interval: Student's t of one degree of freedom would let nothing be told apart."""
+_SAME = ("model", "bits", "calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calibrated_steps")
+
+
+@dataclass(frozen=True)
+class Relearned:
+    """Two rows of which at least one learns. difference: first - second over the seeds of the learning that both were learned with, as a
+    mean with its 95 % interval; None where these are fewer than LEAST.
+    """
+
+    difference: Number | None = None
+
+
+class Learnings:
+    """What is known of other seeds of the learning. tables: the folder outputs/tables."""
+
+    def __init__(self, tables: Path) -> None:
+        self._tables = tables
+
+    def __call__(self, first: Evaluation, second: Evaluation, side: str, key: str) -> Relearned | None:
+        """The difference first - second of a number over seeds of the learning; None where neither learns.
+
+        A row that does not learn counts with the same number for every seed. side: quantized or paired.
+        """
+        by_seed = [self._by_seed(cell, side, key) for cell in (first, second) if learning_seed(cell) is not None]
+        if not by_seed:
+            return None
+        seeds = sorted(set.intersection(*(set(numbers) for numbers in by_seed)))
+        if len(seeds) < LEAST:
+            return Relearned()
+        ends = [self._at(cell, side, key, seeds) for cell in (first, second)]
+        return Relearned(_over(ends[0], ends[1]))
+
+    def _at(self, cell: Evaluation, side: str, key: str, seeds: list[int]) -> list[float]:
+        number = cell.number(side, key)
+        if learning_seed(cell) is None and number is not None:
+            return [number.value] * len(seeds)
+        numbers = self._by_seed(cell, side, key)
+        return [numbers[seed] for seed in seeds]
+
+    def _by_seed(self, cell: Evaluation, side: str, key: str) -> dict[int, float]:
+        """The number of a learned row by the seed of its learning, on the same images."""
+        again = self._rows.get(_row(cell.config), {})
+        numbers = {seed: other.number(side, key) for seed, other in again.items() if other.seeds == cell.seeds}
+        return {seed: number.value for seed, number in numbers.items() if number is not None}
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[int, Evaluation]]:
+        rows: dict[str, dict[int, Evaluation]] = {}
+        for folder in (self._tables / name for name in TABLES):
+            for _, cell in backed_evaluations(folder):
+                if (seed := learning_seed(cell)) is not None:
+                    rows.setdefault(_row(cell.config), {})[seed] = cell
+        return rows
+
+
+def learning_seed(cell: Evaluation) -> int | None:
+    """The seed of a cell's reconstruction or training; None where nothing is learned."""
+    seed = _seed(cell.config.get("recon", {}))
+    return None if seed is None else int(seed)
+
+
+def _over(first: list[float], second: list[float]) -> Number:
+    differences = tuple(a - b for a, b in zip(first, second, strict=True))
+    return Number(statistics.fmean(differences), seeds=differences)
+
+
+def _seed(recon: Mapping[str, Any]) -> Any:
+    return recon.get("seed", recon.get("settings", {}).get("seed"))
+
+
+def _row(config: Mapping[str, Any]) -> str:
+    """A digest of what a row is, whatever the seed of its learning and the noise that its correction is estimated on."""
+    sections: dict[str, Any] = {name: config.get(name) for name in _SAME}
+    recon = {**sections["recon"], "seed": None}
+    if "settings" in recon:
+        recon["settings"] = {**recon["settings"], "seed": None}
+    return digest(without_later({**sections, "recon": recon, "correct": {**sections["correct"], "seeds": None}}))
