@@ -1,7 +1,8 @@
 """Quantization-aware training: networks and their quantizers learn together, from data or from full precision."""
 
-from dmq_cli.qat.data import DataSource, Digits, Fashion, HuggingFace, ImageFolder, Pictures
+from dmq_cli.qat.data import DataSource, Digits, Fashion, ImageFolder, Pictures
 from dmq_cli.qat.efficientdm import QaLora
+from dmq_cli.qat.hub import HuggingFace
 from dmq_cli.qat.loop import JUDGED, Distance
 from dmq_cli.qat.lsq import Lsq
 from dmq_cli.qat.method import Qat

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dmq_cli.errors import ArtifactCorruptError
+from dmq_cli.store.hashing import digest
 from dmq_cli.store.tensors import save_tensors
 from dmq_cli.zoo.training import optimizer_tensors, restore_optimizer
 
@@ -26,6 +27,7 @@ def save(loop: Loop) -> None:
     """Write a checkpoint aside and rename it, then remove all but the last two."""
     file = loop.work / f"tmp-training-{loop.step:09d}.safetensors"
     words = {
+        "settings": digest(asdict(loop.settings)),
         "step": loop.step,
         "candidates": [asdict(candidate) for candidate in loop.candidates],
         "curve": {"points": loop.curve.points, "since": loop.curve.since},
@@ -44,7 +46,8 @@ def restore(loop: Loop, folder: Path) -> None:
         return
     words, tensors = _read(files[-1])
     places = _places(loop)
-    if any(name not in tensors or tensors[name].shape != place.shape for name, place in places.items()):
+    fits = words.get("settings") == digest(asdict(loop.settings))
+    if not fits or any(name not in tensors or tensors[name].shape != place.shape for name, place in places.items()):
         raise _misfit(files[-1])
     for name, place in places.items():
         place.data.copy_(tensors[name])

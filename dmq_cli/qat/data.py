@@ -1,19 +1,17 @@
-"""Images to train on: those of the embedded models, a folder of one's own, or a data set of the Hugging Face hub."""
+"""Images to train on: those of the embedded models, or a folder of one's own; see hub.py for the Hugging Face hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dmq_cli.errors import ConfigError, DmqError
-from dmq_cli.metrics.reading.decoding import GREY
-from dmq_cli.metrics.reading.image_files import Framing, ImageSource, array_source, folder_source
+from dmq_cli.errors import ConfigError
+from dmq_cli.metrics.reading.image_files import Framing, ImageSource, array_source, folder_source, listed_images
 from dmq_cli.paths import resolve
 from dmq_cli.store.hashing import digest
 from dmq_cli.zoo import digit_images, fashion_images, split
@@ -70,7 +68,7 @@ class Digits:
     def pictures(self, size: int) -> Pictures:
         """See DataSource: of 16x16 or 32x32."""
         images, labels = digit_images(size)
-        return _in_memory("the digits of scikit-learn", images, labels, split(len(images), 0.1, 0)[1])
+        return in_memory("the digits of scikit-learn", images, labels, split(len(images), 0.1, 0)[1])
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Fashion:
         """See DataSource."""
         (train, labels), (test, test_labels) = (fashion_images(part, self.path) for part in ("train", "test"))
         images, held_out = torch.cat([train, test]), torch.arange(len(train), len(train) + len(test))
-        return _in_memory("Fashion-MNIST", images, torch.cat([labels, test_labels]), held_out)
+        return in_memory("Fashion-MNIST", images, torch.cat([labels, test_labels]), held_out)
 
 
 @dataclass(frozen=True)
@@ -100,85 +98,41 @@ class ImageFolder:
     held_out: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ConfigError(
-                f"data.held_out={self.held_out} is not possible; it is a part of the images, between 0 and 1."
-            )
+        check_part(self.held_out)
 
     def content(self) -> str:
         """See DataSource: names, sizes and times of change of the files, so that keys are computed without reading them."""
-        source = self._source()
-        stats = [(str(file.relative_to(source.name)), file.stat()) for file in source.files]
+        folder = self._folder()
+        stats = [(str(file.relative_to(folder)), file.stat()) for file in listed_images(folder).files]
         return digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
 
     def pictures(self, size: int) -> Pictures:
         """See DataSource."""
-        source = self._source()
-        return Pictures(source, _chosen(source.shape[0], self.held_out))
+        source = folder_source(self._folder(), Framing(self.crop, self.resize))
+        return Pictures(source, chosen(source.shape[0], self.held_out))
 
-    def _source(self) -> ImageSource:
+    def _folder(self) -> Path:
         if self.path is None:
             raise ConfigError("data=images reads a folder, but none was given; add data.path=FOLDER.")
         folder = resolve(self.path)
         if not folder.is_dir():
             raise ConfigError(f"data.path={self.path} was to be a folder of images, but there is none; give one.")
-        return folder_source(Path(folder), Framing(self.crop, self.resize))
+        return Path(folder)
 
 
-@dataclass(frozen=True)
-class HuggingFace:
-    """A data set that the package `datasets` loads, by its name on the hub or the path of a folder. column: of the images.
-
-    Only where the user asks for it is anything loaded from the network, by that package.
-    """
-
-    name: str | None = None
-    path: str | None = None
-    split: str = "train"
-    column: str = "image"
-    label_column: str | None = None
-    held_out: float = 0.05
-
-    def content(self) -> str:
-        """See DataSource: the fingerprint that the package computes."""
-        return str(self._loaded()._fingerprint)
-
-    def pictures(self, size: int) -> Pictures:
-        """See DataSource."""
-        loaded = self._loaded()
-        pictures = [row[self.column] for row in loaded]
-        mode = "L" if all(picture.mode in GREY for picture in pictures) else "RGB"
-        images = [
-            torch.from_numpy(np.array(picture.convert(mode))).view(*picture.size[::-1], -1) for picture in pictures
-        ]
-        labels = None if self.label_column is None else torch.tensor(loaded[self.label_column])
-        held_out = _chosen(len(images), self.held_out).nonzero().flatten()
-        return _in_memory(str(self.path or self.name), torch.stack(images).permute(0, 3, 1, 2), labels, held_out)
-
-    def _loaded(self) -> Any:
-        try:
-            import datasets
-        except ImportError as error:
-            raise ConfigError(
-                "data=hf needs the package datasets, which is not installed; run pip install 'dmq-cli[data]'."
-            ) from error
-        if self.name is None and self.path is None:
-            raise ConfigError("data=hf loads a data set, but none was named; add data.name=NAME.")
-        try:
-            return datasets.load_dataset(self.path or self.name, split=self.split)
-        except Exception as error:  # the package raises of everything
-            raise DmqError(
-                f"The data set {self.path or self.name} could not be loaded ({error}); see the documentation of datasets."
-            ) from error
-
-
-def _in_memory(name: str, images: Tensor, labels: Tensor | None, held_out: Tensor) -> Pictures:
+def in_memory(name: str, images: Tensor, labels: Tensor | None, held_out: Tensor) -> Pictures:
     """Wrap images (N, C, H, W) uint8. held_out: numbers of those that are not trained on."""
     source = array_source(name, images.permute(0, 2, 3, 1).contiguous().numpy(), Framing(), kind="memory")
     return Pictures(source, torch.zeros(len(images), dtype=torch.bool).index_fill_(0, held_out, True), labels)
 
 
-def _chosen(count: int, part: float) -> Tensor:
+def check_part(held_out: float) -> None:
+    """Check a part of the images that is held out. Raises ConfigError."""
+    if not 0 < held_out < 1:
+        raise ConfigError(f"data.held_out={held_out} is not possible; it is a part of the images, between 0 and 1.")
+
+
+def chosen(count: int, part: float) -> Tensor:
     """Choose the images that are held out, at least one, the same ones every time."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     return torch.zeros(count, dtype=torch.bool).index_fill_(0, order[: max(1, round(count * part))], True)

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmq_cli.errors import NumericsError
+from dmq_cli.errors import ConfigError, NumericsError
 from dmq_cli.models import Denoiser, device_of
 from dmq_cli.ops import own_random
 from dmq_cli.qat import checkpoint
 from dmq_cli.qat.problems import EQUAL, Batch, Problem, Weighting
-from dmq_cli.qat.ranks import Ranks, parallel, told
+from dmq_cli.qat.ranks import Ranks, check_together, parallel, told
 from dmq_cli.qat.settings import Settings
 from dmq_cli.qat.student import Student
 from dmq_cli.recon.curves import Curve
@@ -51,6 +51,11 @@ class Loop:
     ) -> None:  # fmt: skip
         self.settings, self.student, self.problem, self.work, self.report = settings, student, problem, work, report
         self.distance, self.ranks, self.weighting = distance, ranks, weighting
+        if ranks.size > settings.batch_size:
+            raise ConfigError(
+                f"A training of {ranks.size} processes was to share batches of {settings.batch_size}; start at most so many, or give a larger"
+                " recon.settings.batch_size."
+            )
         self.rates = student.rates()
         self.parameters = [parameter for group, _ in self.rates for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in self.rates]
@@ -58,7 +63,9 @@ class Loop:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [value.clone() for value in self.average]
         self.step, self.candidates, self.curve = 0, list[Candidate](), Curve(settings.iterations)
-        checkpoint.restore(self, told(work, ranks))
+        folder = told(work, ranks)
+        checkpoint.restore(self, folder)
+        check_together(self.step, folder, ranks)
         self.network = parallel(student, ranks)
 
     def finish(self) -> None:
@@ -68,7 +75,7 @@ class Loop:
             loss = self._advance()
             if not self.ranks.first:
                 continue
-            self.report("network", self.step, settings.iterations, loss)
+            self.report("images", self.step * settings.batch_size, settings.iterations * settings.batch_size, loss)
             if self.step in settings.candidate_steps:
                 self._judge()
             if self.step % settings.save_every == 0 or self.step == settings.iterations:
@@ -85,9 +92,13 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         key = settings.seed * 1_000_003 + self.step
         with own_random(device_of(self.student.attached.adapter)), torch.enable_grad():
-            torch.manual_seed(key + self.ranks.rank)
-            loss = self._backward(self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key)))
-        nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+            torch.manual_seed(key * self.ranks.size + self.ranks.rank)
+            batch = self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key))
+            share = batch.rows(self.ranks.share(torch.arange(settings.batch_size)))
+            loss = self._backward(share)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.clip))
+        if not math.isfinite(loss + norm):
+            raise self._diverged(share, loss, norm)
         self.optimizer.step()
         self.student.settle()
         self.step += 1
@@ -95,31 +106,34 @@ class Loop:
         self.curve.add(loss)
         return loss
 
-    def _backward(self, batch: Batch) -> float:
-        """Gradients of the loss of a batch, of which this process takes its share in `accumulate` parts; the loss of that share."""
-        share = batch.rows(self.ranks.share(torch.arange(len(batch.sample))))
-        total, size = 0.0, math.ceil(len(share.sample) / self.settings.accumulate)
-        for rows in torch.split(torch.arange(len(share.sample)), size):
-            part = share.rows(rows)
-            loss = len(rows) / len(share.sample) * self._error(self.network, part)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self._diverged(part, value)
+    def _backward(self, share: Batch) -> float:
+        """Gradients of this process's share of a batch, in `accumulate` parts; the loss of that share.
+
+        Those of all processes are averaged, so every sample weighs as much as in one process, whatever the sizes of the shares.
+        """
+        total, count = 0.0, len(share.sample)
+        for rows in torch.split(torch.arange(count), math.ceil(count / self.settings.accumulate)):
+            weight = len(rows) * self.ranks.size / self.settings.batch_size
+            loss = weight * self._error(self.network, share.rows(rows))
             loss.backward()  # type: ignore[no-untyped-call]
-            total += value
+            total += float(loss.detach()) / self.ranks.size
         penalty = self.student.stand_ins.penalty()
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]
-        return total
+        return total * self.settings.batch_size / count
 
     def _error(self, network: nn.Module, batch: Batch) -> Tensor:
         return self.weighting.loss(network(batch.sample, batch.timestep, batch.cond), batch)
 
-    def _diverged(self, batch: Batch, loss: float) -> NumericsError:
-        layer = first_broken(self.student, batch)
+    def _diverged(self, share: Batch, loss: float, norm: float) -> NumericsError:
+        """The error of a step that is not taken, so that every checkpoint is from before it."""
+        parts = torch.split(torch.arange(len(share.sample)), math.ceil(len(share.sample) / self.settings.accumulate))
+        broken = next(filter(None, (first_broken(self.student, share.rows(rows)) for rows in parts)), None)
+        layer = f"{broken} was the first layer" if broken else "no layer here was one"
         return NumericsError(
-            f"Training ended at step {self.step + 1} in a loss of {loss}, and {layer} was the first layer with an output that is not finite;"
-            " lower the learning rates of recon (the last checkpoint is kept)."
+            f"Training ended at step {self.step + 1} in a loss of {loss} and gradients of norm {norm}, and {layer} with an output that is"
+            " not finite; begin again with a lower train.lr, recon.settings.scale_lr or recon.settings.weight_scale_lr (the last checkpoint of"
+            " these is kept)."
         )
 
     @torch.no_grad()
@@ -173,18 +187,18 @@ class StudentDenoiser:
         return adapter.prediction.noise(output, sample, timestep)
 
 
-def first_broken(student: Student, batch: Batch) -> str:
-    """The name of the first layer, in the order of calls, with an output that is not finite; `none` if only the sum overflows."""
+def first_broken(student: Student, batch: Batch) -> str | None:
+    """The name of the first layer, in the order of calls, with an output that is not finite; None without one."""
     broken: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        return lambda layer, inputs, output: None if bool(torch.isfinite(output).all()) else broken.append(name)
-
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in student.attached.layers().items()]  # type: ignore[attr-defined]
+    handles = [layer.register_forward_hook(_seen(name, broken)) for name, layer in student.attached.layers().items()]  # type: ignore[attr-defined]
     try:
         with torch.no_grad():
             student(batch.sample, batch.timestep, batch.cond)
     finally:
         for handle in handles:
             handle.remove()
-    return broken[0] if broken else "none"
+    return next(iter(broken), None)
+
+
+def _seen(name: str, broken: list[str]) -> Callable[[nn.Module, object, Tensor], None]:
+    return lambda layer, inputs, output: None if bool(torch.isfinite(output).all()) else broken.append(name)

@@ -75,7 +75,7 @@ class Qat:
             for rate in (settings.scale_lr, settings.weight_scale_lr)
         )
         student = Student(attached, self.weights, self.gradients, settings.lr, scales, weight_scales, settings.products)
-        with together(device_of(attached.adapter).type) as ranks:
+        with together(device_of(attached.adapter)) as ranks:
             loop = Loop(settings, student, problem, work, report, distance, ranks, weighting)
             loop.finish()
         student.finish()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from dmq_cli.errors import ConfigError
 
 _PATIENCE = timedelta(minutes=5)  # until all processes have met
-_WORK = timedelta(
-    days=1
-)  # for what the first one does alone, such as judging candidates; torchrun ends all where one dies
+_WORK = timedelta(days=1)  # for what the first does alone, as judging candidates; torchrun ends all where one dies
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,20 @@ def started() -> Ranks:
 
 
 @contextlib.contextmanager
-def together(device: str) -> Iterator[Ranks]:
-    """Inside, the processes that were started know of each other; alone where there is one. ConfigError if they do not meet."""
+def together(device: torch.device) -> Iterator[Ranks]:
+    """Inside, the processes that were started know of each other; alone where there is one. ConfigError if they do not meet.
+
+    device: the one of this process.
+    """
     ranks = started()
     if ranks.size == 1:
         yield ranks
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what NCCL sends lies there, otherwise on the first device for all of them
     try:
         store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-        backend = "nccl" if device.startswith("cuda") else "gloo"
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORK)
+        distributed.init_process_group(backend_for(device), store=store, rank=rank, world_size=size, timeout=_WORK)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
@@ -74,6 +77,22 @@ def together(device: str) -> Iterator[Ranks]:
         yield ranks
     finally:
         distributed.destroy_process_group()
+
+
+def backend_for(device: torch.device) -> str:
+    """NCCL, which takes one process a device, where these are enough of them."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "nccl" if device.type == "cuda" and local <= torch.cuda.device_count() else "gloo"
+
+
+def check_together(step: int, folder: Path, ranks: Ranks) -> None:
+    """Check that this process goes on from the same step as the first. folder: of the first one's checkpoints. Raises ConfigError."""
+    of_first = told(step, ranks)
+    if step != of_first:
+        raise ConfigError(
+            f"Process {ranks.rank} of {ranks.size} is at step {step} and the first one at {of_first}, whose checkpoints are in {folder};"
+            " give a folder that all machines share as runtime.outputs."
+        )
 
 
 def parallel(network: nn.Module, ranks: Ranks) -> nn.Module:

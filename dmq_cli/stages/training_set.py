@@ -43,7 +43,17 @@ def opened(source: DataSource, shape: tuple[int, int, int]) -> Pictures:
             f"The training images of {pictures.source.name} are {'x'.join(map(str, shape_of_images))}, and the model draws {height}x{width}x{channels};"
             f" give images like those (data=images with data.crop=center data.resize={height} scales), {_OR}."
         )
+    _check_parts(pictures)
     return pictures
+
+
+def _check_parts(pictures: Pictures) -> None:
+    count, held_out = pictures.source.shape[0], int(pictures.held_out.sum())
+    if not 0 < held_out < count:
+        raise ConfigError(
+            f"Of the training images of {pictures.source.name} {held_out} of {count} are held out, and some are needed to train on and some to"
+            f" judge by; give more images, or another data.held_out, {_OR}."
+        )
 
 
 def _labels(pictures: Pictures, conditions: Conditions | None, name: str) -> Tensor:
@@ -57,9 +67,11 @@ def _labels(pictures: Pictures, conditions: Conditions | None, name: str) -> Ten
             f"The model {name} draws what a condition says, and no condition of the training images is known; use data with classes, {_OR}."
         )
     labels = torch.cat([train, held_out])
-    if int(labels.max()) >= len(conditions.classes):
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= len(conditions.classes):
         raise ConfigError(
-            f"The training images have the class {int(labels.max())}, and the model {name} knows {len(conditions.classes)}; use its own classes, {_OR}."
+            f"The training images have classes from {lowest} to {highest}, and the model {name} knows 0 to {len(conditions.classes) - 1}; use"
+            f" its own classes, {_OR}."
         )
     return labels
 

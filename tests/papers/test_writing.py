@@ -52,7 +52,10 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     assert "| Baseline [24] | 3/8 | 8.53 | 7.00 | 17.31 | 0.90 [0.80, 1.00] | measured |" in text
     assert "| +NER + IBC | 3/8 | 8.67 (+0.14) |  | 13.42 (-3.89) |  | not run |" in text
     assert "Rows: 3 measured, 2 not run." in text and "Measured under the protocol digits `h`." in text
-    assert "holds as learned once in 2, not measured in 1 of 3 comparisons. Holds as learned once: Baseline [24] at w3a8 (0.5 < 0.9)" in text
+    assert (
+        "holds as learned once in 2, not measured in 1 of 3 comparisons. Holds as learned once: Baseline [24] at w3a8 (0.5 < 0.9)"
+        in text
+    )
     assert "claim: IBC alone is better than Q-Diffusion: not told apart" in text
     assert read_json(folder / "table.json")["states"] == {"measured": 3, "not run": 2}
     rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))))

@@ -49,7 +49,7 @@ def run(
 
     def report(unit: str, iteration: int, iterations: int, loss: float, **_: Any) -> None:
         losses.append(loss)
-        if stop(iteration):
+        if stop(iteration // method.settings.batch_size):
             raise KeyboardInterrupt
 
     method.run(attached, lambda: batches(NUM, 4, dtype), NUM, work, report, **more)

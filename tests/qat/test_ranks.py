@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.qat.ranks import Ranks, started, together
+from dmq_cli.qat import Settings
+from dmq_cli.qat.loop import Loop
+from dmq_cli.qat.ranks import Ranks, backend_for, check_together, started, together
 from dmq_cli.store.tensors import load_tensors
 from dmq_cli.wrap import state
 from tests.chain import QUICK, artifacts, tiny_folder, words
@@ -30,7 +33,7 @@ from tests.qat.runs import run, trained_network, training
 work = Path(sys.argv[1]) / f"rank{sys.argv[2]}"
 work.mkdir()
 attached = trained_network(act=4)
-losses = run(training(3, batch_size=4, accumulate=1), attached, work)
+run(training(3, batch_size=int(sys.argv[3]), accumulate=int(sys.argv[4])), attached, work)
 save_tensors(work / "state.safetensors", state(attached))
 """
 
@@ -54,11 +57,13 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "parts"), [(4, 1), (5, 2)], ids=["equal shares", "unequal shares in parts"])
+def test_two_processes_learn_what_one_does(batch: int, parts: int, tmp_path: Path) -> None:
     port, attached = free_port(), trained_network(act=4)
-    processes = [start(["-c", HELPER, str(tmp_path), str(rank)], rank, 2, port) for rank in range(2)]
+    words_of = ["-c", HELPER, str(tmp_path)]
+    processes = [start([*words_of, str(rank), str(batch), str(parts)], rank, 2, port) for rank in range(2)]
     (tmp_path / "alone").mkdir()
-    run(training(3, batch_size=4, accumulate=1), attached, tmp_path / "alone")
+    run(training(3, batch_size=batch), attached, tmp_path / "alone")
     results = ended(processes)
     assert [code for code, _, _ in results] == [0, 0], results
     alone, first = state(attached), load_tensors(tmp_path / "rank0" / "state.safetensors")
@@ -79,6 +84,34 @@ def test_a_command_that_is_started_twice_trains_together_and_writes_once(tmp_pat
     assert len(list((outputs / "runs" / "evaluate").iterdir())) == 1
     again = ended([start(command, rank, 2, free_port()) for rank in range(2)])
     assert [code for code, _, _ in again] == [0, 0], "nothing is left to do together"
+
+
+def test_more_processes_than_samples_are_refused(tmp_path: Path) -> None:
+    settings, nothing = Settings(3, batch_size=4), cast(Any, None)
+    with pytest.raises(ConfigError) as caught:
+        Loop(settings, nothing, nothing, tmp_path, nothing, ranks=Ranks(1, 5))
+    assert "5 processes was to share batches of 4" in one_sentence(caught.value)
+
+
+def test_processes_that_do_not_see_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmq_cli.qat.ranks.told", lambda value, ranks: 200)
+    check_together(200, tmp_path, Ranks(1, 2))
+    with pytest.raises(ConfigError) as caught:
+        check_together(0, tmp_path, Ranks(1, 2))
+    sentence = one_sentence(caught.value)
+    assert "at step 0 and the first one at 200" in sentence and "runtime.outputs" in sentence
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "cards", "backend"),
+    [("cpu", "2", 0, "gloo"), ("cuda", "2", 2, "nccl"), ("cuda", "3", 2, "gloo"), ("cuda", "1", 1, "nccl")],
+)
+def test_processes_that_share_a_card_do_not_use_nccl(
+    device: str, local: str, cards: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert backend_for(torch.device(device)) == backend
 
 
 def test_every_row_is_somebody_s_share() -> None:
@@ -105,6 +138,6 @@ def test_processes_that_do_not_meet_are_one_sentence(monkeypatch: pytest.MonkeyP
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("dmq_cli.qat.ranks._PATIENCE", datetime.timedelta(seconds=1))
-    with pytest.raises(ConfigError) as caught, together("cpu"):
+    with pytest.raises(ConfigError) as caught, together(torch.device("cpu")):
         pass
     assert "did not meet" in one_sentence(caught.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from dmq_cli.qat.problems import Distillation
 from dmq_cli.quant import DynamicScale, IntervalScale, MlpScale, PerStepScale
 from dmq_cli.recon import curves
 from dmq_cli.recon.calls import joined
+from dmq_cli.store import tensors
 from dmq_cli.wrap import Attached, QuantDenoiser, Rule, bake, freeze, load_state, quantizing, state
 from tests.qat.runs import NUM, run, trained_network, training
 from tests.recon.runs import assert_same
@@ -216,14 +219,53 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_path: Path) 
     assert [file.name for file in tmp_path.glob("tmp-training-*")] == ["tmp-training-000000002.safetensors"]
 
 
-@pytest.mark.parametrize("fault", ["other", "cut"])
+def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None:
+    """The loss is finite, so that only the gradients tell; the step after which a checkpoint would be written is not taken."""
+    attached = trained_network(act=4)
+
+    def spoil(step: int) -> bool:
+        if step == 3:
+            bias = attached.model.get_submodule("mid_block.resnets.0.conv1").bias
+            cast(nn.Parameter, bias).register_hook(lambda gradient: gradient * math.inf)
+        return False
+
+    with pytest.raises(NumericsError) as caught:
+        run(training(6, save_every=2), attached, tmp_path, spoil)
+    sentence = one_sentence(caught.value)
+    assert "step 4" in sentence and "gradients of norm" in sentence and "no layer here was one" in sentence
+    (file,) = tmp_path.glob("tmp-training-*")
+    kept = tensors.load_tensors(file)
+    assert file.name == "tmp-training-000000002.safetensors" and len(kept) > 100
+    assert all(bool(value.isfinite().all()) for value in kept.values())
+
+
+def test_a_full_disk_in_a_checkpoint_keeps_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, saved = tensors.save_file, list[Path]()
+
+    def filling(content: Any, file: Path, **more: Any) -> None:
+        saved.append(file)
+        if len(saved) > 1:
+            file.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        save(content, file, **more)
+
+    monkeypatch.setattr(tensors, "save_file", filling)
+    with pytest.raises(OSError, match="No space left"):  # the store makes a sentence of it
+        run(training(6), trained_network(act=4), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["tmp-training-000000002.safetensors"]
+    monkeypatch.undo()
+    assert len(run(training(6), trained_network(act=4), tmp_path)) == 4, "it goes on from there"
+
+
+@pytest.mark.parametrize("fault", ["weights", "settings", "cut"])
 def test_a_checkpoint_of_another_training_is_refused(fault: str, tmp_path: Path) -> None:
     file = tmp_path / "tmp-training-000000002.safetensors"
     run(training(2), trained_network(act=4), tmp_path)
     if fault == "cut":
         file.write_bytes(file.read_bytes()[:5000])
+    changed = {"weights": {"weights": QaLora(rank=2)}, "settings": {"lr": 2e-3}, "cut": {}}[fault]
     with pytest.raises(ArtifactCorruptError) as caught:
-        run(training(4, weights=QaLora(rank=2)), trained_network(act=4), tmp_path)
+        run(training(2, **changed), trained_network(act=4), tmp_path)
     assert "delete it" in one_sentence(caught.value)
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dmq_cli.models import model_encoder
+from dmq_cli.errors import ConfigError
+from dmq_cli.metrics.reading.image_files import Framing, array_source
+from dmq_cli.models import Classes, model_encoder
 from dmq_cli.models.first_stage import Latents
-from dmq_cli.qat import HuggingFace
+from dmq_cli.qat import HuggingFace, ImageFolder, Pictures
 from dmq_cli.qat.problems import NoiseOnData
+from dmq_cli.stages import training_set
 from dmq_cli.store.tensors import RowFile, load_tensors
 from dmq_cli.zoo import digit_images, split
 from tests import pipelines
 from tests.chain import QUICK, Result, artifacts, dmq, tiny_folder, words
 from tests.qat.runs import trained_network
-from tests.tiny import SMALL
+from tests.tiny import SMALL, one_sentence
 
 TRAIN = ("method=lsq", "bits=w4a4", *QUICK, "train.loss=noise")
 
@@ -118,11 +122,15 @@ def test_what_cannot_be_trained_on_is_one_sentence(model: Path, tmp_path: Path) 
     empty.mkdir()
     broken = write_images(tmp_path / "broken")
     (broken / "007.png").write_bytes(b"no image")
+    mixed = write_images(tmp_path / "mixed")
+    Image.new("L", (20, 20)).save(mixed / "big.png")
     few = [
         ("data.path=" + str(colour), "16x16x3"),
         (f"data.path={empty}", "there is none in it"),
         (f"data.path={tmp_path / 'nowhere'}", "there is none"),
         (f"data.path={broken}", "007.png"),
+        (f"data.path={write_images(tmp_path / 'single', count=1)}", "1 of 1 are held out"),
+        (f"data.path={mixed}", "must all have one size"),
         ("data.path=null", "add data.path=FOLDER"),
     ]
     for word, part in few:
@@ -173,6 +181,70 @@ def test_scaled_latents_come_back() -> None:
     latents = Latents(0.5, (2.0, 3.0), (0.1, -0.2))
     codes = torch.randn(3, 2, 4, 4)
     torch.testing.assert_close(latents.restored(latents.diffused(codes)), codes)
+
+
+def grey(size: int = 16, mode: str = "L", value: int = 7) -> Image.Image:
+    return Image.fromarray(np.full((size, size), value, np.uint16 if mode == "I;16" else np.uint8)).convert(mode)
+
+
+class Table:
+    """What `datasets` gives: columns by name."""
+
+    def __init__(self, **columns: list[Any]) -> None:
+        self.columns, self.column_names = columns, list(columns)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self.columns[name]
+
+
+def test_a_data_set_s_images_of_16_bits_keep_the_upper_ones_and_its_classes_come_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = np.full((16, 16), 0x1234, np.uint16)
+    pixels[1:] = 0xFFFF
+    deep = Image.fromarray(pixels)
+    assert deep.mode == "I;16"
+    table = Table(image=[deep, grey(value=1), grey(value=2)], label=[4, 0, 9])
+    monkeypatch.setattr(HuggingFace, "_loaded", lambda self: table)
+    pictures = HuggingFace(name="x", label_column="label").pictures(16)
+    assert pictures.source.shape == (3, 16, 16, 1) and pictures.source.pixels()[:, 0, 0, 0].tolist() == [0x12, 1, 2]
+    assert pictures.labels is not None and pictures.labels.tolist() == [4, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "part"),
+    [
+        ({"column": "picture"}, {"image": [grey()]}, "data.column=picture is none of the columns of x (image)"),
+        ({"label_column": "y"}, {"image": [grey()]}, "data.label_column=y is none of the columns"),
+        ({}, {"image": ["a.png"]}, "has str and no images"),
+        ({}, {"image": []}, "has nothing and no images"),
+        ({}, {"image": [grey(), grey(20)]}, "several sizes, such as 16x16 and 20x20"),
+        ({"label_column": "y"}, {"image": [grey()], "y": ["cat"]}, "values of type str"),
+    ],
+)
+def test_columns_that_are_not_as_they_should_be_are_one_sentence(
+    fields: dict[str, str], columns: dict[str, list[Any]], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HuggingFace, "_loaded", lambda self: Table(**columns))
+    with pytest.raises(ConfigError) as caught:
+        HuggingFace(name="x", **fields).pictures(16)
+    assert part in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0])
+def test_a_part_that_is_all_or_nothing_is_refused(held_out: float) -> None:
+    for source in (HuggingFace, ImageFolder):
+        with pytest.raises(ConfigError, match=r"data\.held_out="):
+            source(held_out=held_out)
+
+
+@pytest.mark.parametrize("labels", [[-1, 2], [0, 10]])
+def test_classes_that_the_model_does_not_know_are_refused(labels: list[int]) -> None:
+    classes, held_out = Classes(range(10), 10), torch.tensor([False, True])
+    source = array_source("x", np.zeros((2, 16, 16, 1), np.uint8), Framing())
+    with pytest.raises(ConfigError) as caught:
+        training_set._labels(Pictures(source, held_out, torch.tensor(labels)), classes, "m")
+    assert "knows 0 to 9" in one_sentence(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -72,7 +72,7 @@ def decoded(files: Sequence[Path], heads: Sequence[Header], mode: str) -> Iterat
     largest = 0
     for file, head in zip(files, heads, strict=True):
         with _opened(file) as opened:
-            image = _upper(opened) if opened.mode.startswith("I;16") else opened.convert(mode)
+            image = _eight_bits(opened, mode)
             if head.deep:
                 largest = max(largest, _check_deep(file, opened, image))
         yield image.convert(mode)
@@ -82,6 +82,16 @@ def decoded(files: Sequence[Path], heads: Sequence[Header], mode: str) -> Iterat
             f"The 16-bit images around {deep} have no value above {largest * 256 + 255} of 65,535, as if they held 10, 12 or 14"
             " bits; scale them to the whole range, or convert them to 8 bits."
         )
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image to 8-bit grey (L) or RGB; of 16 bits the upper 8 are kept, which PIL itself clips."""
+    return _eight_bits(image, mode).convert(mode)
+
+
+def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    """Grey where it was grey of 16 bits, `mode` otherwise."""
+    return _upper(image) if image.mode.startswith("I;16") else image.convert(mode)
 
 
 def _check_deep(file: Path, opened: Image.Image, image: Image.Image) -> int:

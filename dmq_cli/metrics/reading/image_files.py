@@ -120,7 +120,7 @@ def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> Ima
     lossless: for samples: PNG only, because JPEG moves FID by whole points (2104.11222), in the order of the numbers in the names;
     otherwise sorted by path. Raises EvaluationError for no images and for sizes that differ after framing, and as `read_header`.
     """
-    listed = _listed(folder)
+    listed = listed_images(folder)
     files = sorted(listed.files, key=lambda file: natural(file.relative_to(folder))) if lossless else listed.files
     heads = [read_header(file, lossless) for file in files]
     sizes = [framing.outcome(head.size, str(file)) for file, head in zip(files, heads, strict=True)]
@@ -146,7 +146,8 @@ def folder_source(folder: Path, framing: Framing, lossless: bool = False) -> Ima
     )
 
 
-def _listed(folder: Path) -> Listing:
+def listed_images(folder: Path) -> Listing:
+    """List the images of a folder. Raises EvaluationError where there is none."""
     listed = list_images(folder)
     if not listed.files:
         skipped = f" (skipped: {tell_skipped(listed.skipped)})" if listed.skipped else ""
