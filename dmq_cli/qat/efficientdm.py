@@ -7,7 +7,9 @@ point of activations for each step (eq. 9), as scheme=efficientdm; distillation 
 Compared with ThisisBillhe/EfficientDM @ 293e212.
 Deliberate deviations: the row of a step is chosen by the timestep, not by a counter in every module that one call more or less
 desynchronises; batches mix steps, where the released code goes along one trajectory; updates of the scales of weights are not made twice
-unless `double_update`, which is how the released code does it, since two of its parameters share their memory.
+unless `double_update`, which is how the released code does it, since two of its parameters share their memory. As in every training
+here, and not in the released one, gradients are clipped, averages of the parameters are kept and the best of five is taken, and what is
+matched is the network's own estimate, not the guided one, by its mean squared error, not by the sum.
 """
 
 from __future__ import annotations

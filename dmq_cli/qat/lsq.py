@@ -4,7 +4,8 @@ Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, ICL
 Implemented: eq. 3 (the gradient itself is that of `ops.fake_uniform`) times g = 1/sqrt(N Q_p) (sec. 2.2), N the number of weights, or of
 the features of one sample, and Q_p the highest code; the start of weights is `ops.LsqStart` (sec. 2.1).
 With an asymmetric grid for activations it is LSQ+ (Bhalgat et al., CVPRW 2020, arXiv:2004.09576), up to what `quant.low_end` says.
-Deliberate deviations: activations start at a searched range, as in LSQ+, not at 2 mean|x|/sqrt(Q_p), which is for inputs behind a ReLU.
+Deliberate deviations: activations start at a searched range, as in LSQ+, not at 2 mean|x|/sqrt(Q_p), which is for inputs behind a ReLU;
+inputs within half a code outside the range still count as inside (see `ops.fake_quant`).
 Adam, with which diffusion models are trained, is indifferent to a factor of the gradient; g is kept for the norm at which gradients are
 clipped.
 """

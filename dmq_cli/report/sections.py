@@ -234,15 +234,25 @@ def _corrections(gathered: Gathered[dict[str, evidence.Array]], looks: Looks) ->
 
 def _losses(gathered: Gathered[evidence.Losses]) -> Section:
     figures = [
-        _figure(
-            learning.curves(passes),
-            f"Loss of {_names(labels)} while each block learns to repeat its full-precision outputs, a line for each block, with the"
-            " loss as the pass defines it; dark blocks come first in the network.",
-            f"Loss curves of {sum(map(len, passes.values()))} blocks of {_names(labels)}.",
-        )
+        _figure(learning.curves(passes), *_captions(_names(labels), passes))
         for labels, passes in _shared(gathered.present)
     ]
-    return Section("losses", "Losses of reconstruction", figures=figures, absent=gathered.without())
+    return Section("losses", "Losses of learning", figures=figures, absent=gathered.without())
+
+
+def _captions(names: str, passes: evidence.Losses) -> tuple[str, str]:
+    """What is seen of the losses of a training, where the network learns as a whole, or of a reconstruction; the same without seeing it."""
+    if all(len(units) == 1 for units in passes.values()):
+        return (
+            f"Losses of {names} over the steps of the training: of its batches, of what is held out, and the distance in decibels of the"
+            " candidates' images from those of full precision (less is nearer).",
+            f"Loss curves of the training of {names}.",
+        )
+    return (
+        f"Loss of {names} while each block learns to repeat its full-precision outputs, a line for each block, with the"
+        " loss as the pass defines it; dark blocks come first in the network.",
+        f"Loss curves of {sum(map(len, passes.values()))} blocks of {names}.",
+    )
 
 
 def _shared(present: Mapping[str, evidence.Losses]) -> list[tuple[list[str], evidence.Losses]]:

@@ -1,4 +1,5 @@
-"""Optional loggers of finished evaluations: copies of the numbers, configuration and samples.png of the run folder.
+"""Optional loggers of finished evaluations and reconstructions: copies of what the run folder has of numbers, losses, configuration and
+samples.png.
 
 Their packages are extras, imported when they are used. None of this is in any key.
 """
@@ -27,7 +28,8 @@ class Logger(Protocol):
     package: ClassVar[str | None]
 
     def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
-        """Log the finished run in folder `run`. metrics: the content of its metrics.json."""
+        """Log the finished run in folder `run`. metrics: the content of its metrics.json; of a reconstruction model, method, bits and
+        config alone."""
 
 
 @dataclass(frozen=True)

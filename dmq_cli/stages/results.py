@@ -34,6 +34,11 @@ def title(config: Mapping[str, Any]) -> str:
     return with_overrides(name, config.get("overrides", []))
 
 
+def labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a run from others where it has no numbers: model, method, bits and the whole configuration."""
+    return {**{name: config[name]["name"] for name in ("model", "method", "bits")}, "config": dict(config)}
+
+
 def evaluation(config: Mapping[str, Any], paths: Paths, command: str) -> Evaluation:
     """The numbers of both twins over the seed ranges, from the artifacts of the stages that measured them.
 

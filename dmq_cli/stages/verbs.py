@@ -134,8 +134,8 @@ def run(composed: Mapping[str, Any], command: str, quiet: bool = False) -> dict[
                 result = _run(folder, verb, config, stage_graph, nodes, key, command, cell)
             finally:
                 stage_graph.helpers.stop()
-        if verb == "evaluate":
-            log_run(logger, folder.path, result)
+        if verb in ("reconstruct", "evaluate"):
+            log_run(logger, folder.path, {**results.labels(config), **result})
     return result
 
 

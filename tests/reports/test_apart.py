@@ -85,7 +85,7 @@ def test_a_table_is_judged_by_pairs_also_where_the_artifacts_are_gone(tmp_path: 
     for method, (key, influence, fd) in rows.items():
         plant(tmp_path / "tables", table, row_of(table, method, "3/8"), fd, artifacts={"evaluate-0-1999": key})
         kept(evaluated, key, influence)
-    claim = "IBC alone is better than Q-Diffusion: holds. Baseline [24] at w3a8 (0.99 < 1: -0.01 ± 0.00"
+    claim = "IBC alone is better than Q-Diffusion: holds as learned once. Baseline [24] at w3a8 (0.99 < 1: -0.01 ± 0.00"
     folder, text = papers.write_table("tac_3", "digits", tmp_path)
     assert claim in text
     assert read_json(folder / "differences.json").keys() == {"b a"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 from dmq_cli.errors import ConfigError
 from dmq_cli.paths import conf_folder
 from dmq_cli.stages.loggers import MLflow, NoLogger, TensorBoard, WandB, curves, log_run, make_logger, numbers
-from dmq_cli.store import write_json
+from dmq_cli.store import read_json, write_json
+from tests.chain import QUICK, dmq, tiny_folder, words
+from tests.tiny import SMALL
 
 FOUND: dict[str, Any] = {
     "model": "tiny", "method": "tac", "bits": "w3a8", "config": {"bits": {"name": "w3a8"}},
@@ -57,6 +61,30 @@ def test_tensorboard(run: Path, tmp_path: Path) -> None:
     image = events.Images("samples")[0]
     assert (image.width, image.height) == (8, 8)
     assert b"w3a8" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_a_reconstruction_is_logged_with_its_losses(tmp_path: Path) -> None:
+    """By the command, through a logger of one's own that writes what it was given."""
+    model = tiny_folder(tmp_path / "tiny", **SMALL)
+    command = words("reconstruct", model, tmp_path / "outputs", "method=lsq", "bits=w4a4", *QUICK, "train.loss=distill")
+    done = dmq(*command, f"+logger={{_target_: tests.stages.test_loggers.Written, file: {tmp_path / 'log.json'}}}")
+    assert done.code == 0, done.err
+    written = read_json(tmp_path / "log.json")
+    assert written["labels"] == ["tiny", "lsq", "w4a4"] and written["numbers"] == {}
+    names = {name for name, _, _ in written["curves"]}
+    assert {"losses/training/network", "losses/held out/network"} <= names
+
+
+@dataclass(frozen=True)
+class Written:
+    """A logger that writes what it is given."""
+
+    file: str
+    package: ClassVar[str | None] = None
+
+    def log(self, run: Path, metrics: Mapping[str, Any]) -> None:
+        labels = [metrics[name] for name in ("model", "method", "bits")]
+        write_json(Path(self.file), {"labels": labels, "numbers": dict(numbers(metrics)), "curves": list(curves(run))})
 
 
 def test_mlflow(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
