@@ -2,7 +2,9 @@
 
 Yao et al.: Timestep-Aware Correction for Quantized Diffusion Models, ECCV 2024 (arXiv 2407.03917). Noise estimation
 reconstruction (NER, eq. 8, 16-19), input bias correction (IBC, eq. 22-23), both pre-calculated on the corrected trajectory
-(Algorithm 1) and applied as in eq. 24. No official code was found. Where the paper leaves a choice:
+(Algorithm 1) and applied as in eq. 24. No official code was found. Compared with another reading, OptiSys-ZJU/segquant @ 58b69c1: its K is
+that of `pooling=mean` with k_threshold 0 (a test says so); it counts every pixel when it solves and masks where it applies K, one-sided
+and by the quantized estimate, has no floor under |eps|, and by default no input correction. Where the paper leaves a choice:
 
 * eq. 16 has the relative term summed, eq. 12 averaged: `relative_term` sum (as printed, default) or mean;
 * the mask of eq. 18 is one-sided: `mask` two_sided (|eps| > tau, default) or one_sided;

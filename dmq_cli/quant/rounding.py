@@ -8,7 +8,7 @@ arXiv:2309.05516, eq. 3 (a learned offset in [-0.5, 0.5] before rounding).
 
 Deliberate deviations: AdaRound's fraction is kept 5e-7 away from 0 and 1 at the start, so that a weight that lies
 exactly on the grid does not sit on the flat side of the rectifier, where it would never get a gradient. SignRound's
-learned clipping of the range is left out: the range is the calibration's.
+learned clipping of the range belongs to the scale, not to the rounding (`recon.SignSteps`, ranges).
 """
 
 from __future__ import annotations

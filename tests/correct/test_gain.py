@@ -40,6 +40,27 @@ def loss(k: float, quantized: np.ndarray[Any, Any], full: np.ndarray[Any, Any], 
     return float(n * ((1 - config.lambda1) * squared + config.lambda1 * relative + config.lambda2 * (k - 1) ** 2))
 
 
+def second_reading(q: np.ndarray[Any, Any], r: np.ndarray[Any, Any], lambda1: float, lambda2: float) -> float:
+    """K of one channel of one sample as OptiSys-ZJU/segquant @ 58b69c1 solves it: every pixel counts, n those of all channels."""
+    n, eps = 2 * q.size, 1e-7
+    above = (1 - lambda1) * (q * r).sum() + lambda1 * n * (q / (r + eps)).sum() + lambda2 * n
+    below = (1 - lambda1) * (q * q).sum() + lambda1 * n * (q * q / (r * r + eps)).sum() + lambda2 * n
+    return float(above / below + eps)
+
+
+@pytest.mark.parametrize(("lambda1", "lambda2"), [(0.5, 0.1), (0.8, 0.1), (0.0, 1.0), (1.0, 0.0)])
+def test_another_implementation_has_the_same_gain(lambda1: float, lambda2: float) -> None:
+    """Its mask comes after the solution, and it averages K of the samples; both are options here."""
+    config = tac(lambda1=lambda1, lambda2=lambda2, k_threshold=0.0, pooling="mean")
+    quantized, full = estimates(samples=5)
+    expected = [
+        statistics.fmean(second_reading(q[channel], r[channel], lambda1, lambda2) for q, r in zip(*pair, strict=True))
+        for pair in [(quantized.numpy(), full.numpy())]
+        for channel in range(2)
+    ]
+    torch.testing.assert_close(solve_gain(config, quantized, full), torch.tensor(expected).double(), rtol=1e-5, atol=0)
+
+
 OPTIONS = list(itertools.product(["sum", "mean"], ["two_sided", "one_sided"], ["samples", "mean"], [0.0, 0.4, 1.0]))
 
 
