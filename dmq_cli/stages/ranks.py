@@ -37,8 +37,13 @@ def place() -> Ranks:
 def on_rank(runtime: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     """The runtime of this process: of several on one machine each has a device of its own, and the cores that Slurm gives a task.
 
-    torchrun sets OMP_NUM_THREADS itself.
+    torchrun sets OMP_NUM_THREADS itself. Raises ConfigError for runtime.force, which removes what other processes of the launch read.
     """
+    if ranks.size > 1 and runtime.get("force"):
+        raise ConfigError(
+            f"runtime.force={list(runtime['force'])} was given to {ranks.size} processes of one launch, of which each would remove what the others"
+            " make; give it to a single process first, as dmq reconstruct without torchrun or srun."
+        )
     chosen = workers.devices(runtime)
     if ranks.size > 1:
         local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))

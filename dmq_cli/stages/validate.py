@@ -197,7 +197,7 @@ def check_steps(scheme: Scheme, calibrated: Tensor, sampled: Tensor) -> None:
         far = int(sampled[distance.argmax()])
         raise ConfigError(
             f"The scheme has tables by step, calibrated at {len(calibrated)} timesteps ({int(ordered[0])} to {int(ordered[-1])}), and"
-            f" timestep {far} of the sampler is near none of them; leave calibrated_steps at null, or take scheme=tdq."
+            f" timestep {far} of the sampler is near none of them; leave calibrated_steps at null, or take scheme=tdq (tdq_qat in a training)."
         )
     _log.info(
         "tables by step: %d of %d timesteps take the row of the nearest calibrated one",

@@ -59,7 +59,7 @@ def test_tables_by_step_say_where_rows_come_from_neighbours(small: Path, tmp_pat
         assert "tables by step" not in dmq(*command, *more).err
 
 
-@pytest.mark.parametrize("scheme", ["tfmq", "quest", "ptqd_mixed", "tcaq"])
+@pytest.mark.parametrize("scheme", ["tfmq", "quest", "ptqd_mixed", "tcaq", "efficientdm"])
 @pytest.mark.parametrize("spacing", ["uniform", "quad"])
 def test_timesteps_far_from_every_calibrated_one_are_refused(
     scheme: str, spacing: str, small: Path, tmp_path: Path
@@ -72,7 +72,9 @@ def test_timesteps_far_from_every_calibrated_one_are_refused(
     assert "calibrated_steps" in result.sentence and ran == [] and not (tmp_path / "artifacts").exists()
 
 
-@pytest.mark.parametrize("scheme", ["minmax", "tdq", "steps_n", "dynamic"])
+@pytest.mark.parametrize(
+    "scheme", ["minmax", "tdq", "steps_n", "dynamic", "lsq", "pact", "tdq_qat", "steps_n_qat", "dynamic_qat"]
+)
 def test_schemes_without_tables_by_step_are_not(scheme: str, small: Path) -> None:
     assert prepared(small, f"scheme={scheme}", "calibrated_steps=1")
 

@@ -16,6 +16,7 @@ from dmq_cli.qat.ranks import Ranks
 from dmq_cli.stages import workers
 from dmq_cli.stages.ranks import Launch, on_rank, place
 from tests.chain import dmq, words
+from tests.tiny import one_sentence
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -43,6 +44,13 @@ def test_the_launcher_says_which_process_this_is(environment: Mapping[str, str],
 def test_in_a_shell_of_an_allocation_a_process_is_alone() -> None:
     with within({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}):
         assert place() == Ranks(0, 1)
+
+
+def test_what_is_forced_is_removed_by_one_process_only() -> None:
+    with within(SRUN), pytest.raises(ConfigError) as caught:
+        on_rank({**RUNTIME, "force": ["reconstruct"]}, place())
+    assert "4 processes of one launch" in one_sentence(caught.value)
+    assert on_rank({**RUNTIME, "force": ["reconstruct"]}, Ranks())["force"] == ["reconstruct"]
 
 
 @pytest.mark.parametrize(("local", "device"), [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])

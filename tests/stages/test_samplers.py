@@ -28,11 +28,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("plms", "method=tfmq"), ("dpmpp_2s", "method=tdq"), ("euler", "method=minmax"), ("ddpm", "method=minmax")],
+    [
+        ("plms", "method=tfmq"),
+        ("dpmpp_2s", "method=tdq"),
+        ("euler", "method=minmax"),
+        ("ddpm", "method=minmax"),
+        ("plms", "method=efficientdm"),
+        ("dpmpp_2s", "method=tdq_qat"),
+    ],
 )
 def test_a_corrected_run(name: str, parts: str, model: Path, tmp_path: Path) -> None:
-    """tfmq has tables by step, one row less than PLMS has calls; tdq calibrates on trajectories of its own."""
-    result = dmq(*words("sample", model, tmp_path, parts, f"sampler={name}", *PARTS))
+    """tfmq and efficientdm have tables by step, one row less than PLMS has calls, which calls one timestep twice; the trainings go along its
+    trajectories; tdq calibrates on trajectories of its own."""
+    result = dmq(*words("sample", model, tmp_path, parts, f"sampler={name}", *PARTS, "train.loss=distill"))
     assert result.code == 0, result.err
     tables = load_file(artifact(tmp_path, "correct") / "tables.safetensors")
     assert len(tables["gain"]) == len(tables["bias"]) == CALLS[name]
@@ -47,6 +55,10 @@ def test_a_corrected_run(name: str, parts: str, model: Path, tmp_path: Path) -> 
     times = loaded.scheduler.timesteps.tolist()
     assert torch.isfinite(loaded(torch.zeros(1, 1, 16, 16), torch.tensor([times[0]]))).all()
     if name == "plms":
+        rows = state["time_grid.timesteps"].tolist()
+        assert len(set(times)) == len(rows) < len(times) and sorted(rows) == sorted(set(times)), (
+            "a row for every timestep"
+        )
         with pytest.raises(ConfigError, match=rf"2 rows for timestep {times[1]}"):
             loaded(torch.zeros(1, 1, 16, 16), torch.tensor([times[1]]))
 
