@@ -26,13 +26,13 @@ _PATTERN = "tmp-training-*.safetensors"
 def save(loop: Loop) -> None:
     """Write a checkpoint aside and rename it, then remove all but the last two."""
     file = loop.work / f"tmp-training-{loop.step:09d}.safetensors"
-    words = {
+    record = {
         "settings": digest(asdict(loop.settings)),
         "step": loop.step,
         "candidates": [asdict(candidate) for candidate in loop.candidates],
         "curve": {"points": loop.curve.points, "since": loop.curve.since},
     }
-    save_tensors(file, _places(loop) | optimizer_tensors(loop.optimizer), {"training": json.dumps(words)})
+    save_tensors(file, _places(loop) | optimizer_tensors(loop.optimizer), {"training": json.dumps(record)})
     for old in sorted(loop.work.glob(_PATTERN))[:-_KEPT]:
         old.unlink()
 
@@ -44,16 +44,16 @@ def restore(loop: Loop, folder: Path) -> None:
     files = sorted(folder.glob(_PATTERN))
     if not files:
         return
-    words, tensors = _read(files[-1])
+    record, tensors = _read(files[-1])
     places = _places(loop)
-    fits = words.get("settings") == digest(asdict(loop.settings))
+    fits = record.get("settings") == digest(asdict(loop.settings))
     if not fits or any(name not in tensors or tensors[name].shape != place.shape for name, place in places.items()):
         raise _misfit(files[-1])
     for name, place in places.items():
         place.data.copy_(tensors[name])
     restore_optimizer(loop.optimizer, tensors)
-    loop.step, loop.candidates = words["step"], [Candidate(**candidate) for candidate in words["candidates"]]
-    loop.curve.restore(loop.step, words["curve"]["points"], words["curve"]["since"])
+    loop.step, loop.candidates = record["step"], [Candidate(**candidate) for candidate in record["candidates"]]
+    loop.curve.restore(loop.step, record["curve"]["points"], record["curve"]["since"])
 
 
 def _places(loop: Loop) -> dict[str, Tensor]:
@@ -65,8 +65,8 @@ def _places(loop: Loop) -> dict[str, Tensor]:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(file, "pt") as opened:
-            words = json.loads((opened.metadata() or {})["training"])
-            return words, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            record = json.loads((opened.metadata() or {})["training"])
+            return record, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors has one exception for every fault of a file
         raise _misfit(file) from error
 

@@ -78,31 +78,31 @@ class _LowRank(nn.Module):
         layers, self.record = quantized_layers(attached), record
         self.layers, self.frozen = list(layers.values()), {name: _Frozen() for name in layers}
         self.learned: list[nn.Parameter] = []
-        again: list[nn.Parameter] = []
+        dequantizing: list[nn.Parameter] = []
         for path, quantizer, weight, _ in attached.weight_pieces():
             frozen = self.frozen[path.partition(".weight_quantizer")[0]]
             frozen.add(quantizer, weight)
             if record.double_update:
-                again.append(nn.Parameter(frozen.scales[-1]))
-                frozen.scales[-1] = again[-1]
+                dequantizing.append(nn.Parameter(frozen.scales[-1]))
+                frozen.scales[-1] = dequantizing[-1]
                 self.learned.append(source_of(quantizer).bounds()[0][0])
-        self.again, self.before = nn.ParameterList(again), list[Tensor]()
+        self.dequantizing, self.dequantizing_before = nn.ParameterList(dequantizing), list[Tensor]()
         weights, generator = [frozen.weight().detach() for frozen in self.frozen.values()], torch.Generator()
         generator.manual_seed(_SEED)
         self.down = nn.ParameterList(_kaiming(weight, record.rank, generator) for weight in weights)
         self.up = nn.ParameterList(nn.Parameter(weight.new_zeros(len(weight), record.rank)) for weight in weights)
         self.base = None if record.double_update else weights
-        self.scales = [float(torch.stack([s.detach().mean() for s in f.scales]).mean()) for f in self.frozen.values()]
+        self.scales = [_mean(frozen.scales) for frozen in self.frozen.values()]
 
     def rates(self) -> Rates:
         factors = zip(self.scales, self.down, self.up, strict=True)
         return [
             *(([down, up], self.record.rate * scale) for scale, down, up in factors),
-            (list(self.again), self.record.scale_lr),
+            (list(self.dequantizing), self.record.scale_lr),
         ]
 
     def place(self) -> None:
-        self.before = [scale.detach().clone() for scale in self.again]
+        self.dequantizing_before = [scale.detach().clone() for scale in self.dequantizing]
         for layer, weight in zip(self.layers, self.merged(), strict=True):
             layer.tuned, layer.baked = weight, None
 
@@ -113,14 +113,19 @@ class _LowRank(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Add the second update of every scale to the first: in the released code the two parameters are the same memory."""
-        for learned, again, before in zip(self.learned, self.again, self.before, strict=True):
-            learned.add_((again - before).view_as(learned))
-            again.copy_(learned.view_as(again))
+        scales = zip(self.learned, self.dequantizing, self.dequantizing_before, strict=True)
+        for quantizing, dequantizing, before in scales:
+            quantizing.add_((dequantizing - before).view_as(quantizing))
+            dequantizing.copy_(quantizing.view_as(dequantizing))
 
     @torch.no_grad()
     def finish(self) -> None:
         for layer, weight in zip(self.layers, self.merged(), strict=True):
             layer.tuned = weight.detach().clone()
+
+
+def _mean(scales: list[Tensor]) -> float:
+    return float(torch.stack([scale.detach().mean() for scale in scales]).mean())
 
 
 def _kaiming(weight: Tensor, rank: int, generator: torch.Generator) -> nn.Parameter:

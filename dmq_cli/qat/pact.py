@@ -55,8 +55,8 @@ class _Clipping(StandIns):
     def penalty(self) -> Tensor | None:
         if not (self.decay and self.static):
             return None
-        ends = [upper_end(grid, *source(_NOTHING)) for grid, source in self.static]
-        return self.decay * torch.stack([end.square().sum() for end in ends]).sum()
+        upper_ends = [upper_end(grid, *source(_NOTHING)) for grid, source in self.static]
+        return self.decay * torch.stack([end.square().sum() for end in upper_ends]).sum()
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -77,8 +77,9 @@ class FromMaximum(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See ScaleSource."""
-        alone = [place for place, size in enumerate(self._source[0](x)[0].shape) if size == 1] or list(range(x.ndim))
-        reach = x.detach().abs().amax(alone, keepdim=True)
+        scale, _ = self._source[0](x)
+        shared = [dimension for dimension, size in enumerate(scale.shape) if size == 1] or list(range(x.ndim))
+        reach = x.detach().abs().amax(shared, keepdim=True)
         return self.grid.parameters(-reach, reach)
 
 

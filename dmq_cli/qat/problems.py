@@ -147,8 +147,8 @@ class NoiseOnData:
         kept = torch.arange(self.num, min(len(self.samples), self.num + _IMAGES))
         for timestep in _TIMESTEPS:
             for rows in torch.split(kept, size):
-                some = torch.full((len(rows),), timestep)
-                yield self._noisy(rows, some, torch.zeros(len(rows), dtype=torch.bool), generator)
+                timesteps = torch.full((len(rows),), timestep)
+                yield self._noisy(rows, timesteps, torch.zeros(len(rows), dtype=torch.bool), generator)
 
     def _noisy(self, rows: Tensor, timesteps: Tensor, left_out: Tensor, generator: torch.Generator) -> Batch:
         rows_read = self.samples.rows(rows)

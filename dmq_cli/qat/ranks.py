@@ -68,10 +68,10 @@ def together(device: torch.device) -> Iterator[Ranks]:
         store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         distributed.init_process_group(backend_for(device), store=store, rank=rank, world_size=size, timeout=_WORK)
     except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"Process {ranks.rank} of {ranks.size} did not meet the others at {os.environ.get('MASTER_ADDR')}:"
-            f"{os.environ.get('MASTER_PORT')} ({first}); start all of them, or one without torchrun."
+            f"{os.environ.get('MASTER_PORT')} ({reason}); start all of them, or one without torchrun."
         ) from error
     try:
         yield ranks
