@@ -85,18 +85,12 @@ class Loop:
                 parameter.copy_(value)
 
     def _advance(self) -> float:
-        settings, schedule = self.settings, self.settings.schedule(self.step)
-        for group, (_, rate) in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * schedule
-        self.student.stand_ins.progress(self.step / settings.iterations)
+        """Take a step; the loss of its batch. Raises NumericsError for gradients that are not finite, and takes no step then."""
+        self._set_rates()
+        self.student.stand_ins.progress(self.step / self.settings.iterations)
         self.optimizer.zero_grad(set_to_none=True)
-        key = settings.seed * 1_000_003 + self.step
-        with own_random(device_of(self.student.attached.adapter)), torch.enable_grad():
-            torch.manual_seed(key * self.ranks.size + self.ranks.rank)
-            batch = self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key))
-            share = batch.rows(self.ranks.share(torch.arange(settings.batch_size)))
-            loss = self._backward(share)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.clip))
+        share, loss = self._gradients()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
         if not math.isfinite(loss + norm):
             raise self._diverged(share, loss, norm)
         self.optimizer.step()
@@ -106,13 +100,28 @@ class Loop:
         self.curve.add(loss)
         return loss
 
+    def _set_rates(self) -> None:
+        schedule = self.settings.schedule(self.step)
+        for group, (_, rate) in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * schedule
+
+    def _gradients(self) -> tuple[Batch, float]:
+        """Gradients of the next batch; this process's share of it and the loss of that."""
+        settings = self.settings
+        key = settings.seed * 1_000_003 + self.step
+        with own_random(device_of(self.student.attached.adapter)), torch.enable_grad():
+            torch.manual_seed(key * self.ranks.size + self.ranks.rank)
+            batch = self.problem.batch(settings.batch_size, torch.Generator().manual_seed(key))
+            share = batch.rows(self.ranks.share(torch.arange(settings.batch_size)))
+            return share, self._backward(share)
+
     def _backward(self, share: Batch) -> float:
         """Gradients of this process's share of a batch, in `accumulate` parts; the loss of that share.
 
         Those of all processes are averaged, so every sample weighs as much as in one process, whatever the sizes of the shares.
         """
         total, count = 0.0, len(share.sample)
-        for rows in torch.split(torch.arange(count), math.ceil(count / self.settings.accumulate)):
+        for rows in self._parts(count):
             weight = len(rows) * self.ranks.size / self.settings.batch_size
             loss = weight * self._error(self.network, share.rows(rows))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -122,13 +131,18 @@ class Loop:
             penalty.backward()  # type: ignore[no-untyped-call]
         return total * self.settings.batch_size / count
 
+    def _parts(self, count: int) -> tuple[Tensor, ...]:
+        """Rows of the parts of a share: as many parts in every process, as each of them averages its gradients with the others."""
+        least = self.settings.batch_size // self.ranks.size
+        return torch.arange(count).tensor_split(min(self.settings.accumulate, least))
+
     def _error(self, network: nn.Module, batch: Batch) -> Tensor:
         return self.weighting.loss(network(batch.sample, batch.timestep, batch.cond), batch)
 
     def _diverged(self, share: Batch, loss: float, norm: float) -> NumericsError:
         """The error of a step that is not taken, so that every checkpoint is from before it."""
-        parts = torch.split(torch.arange(len(share.sample)), math.ceil(len(share.sample) / self.settings.accumulate))
-        broken = next(filter(None, (first_broken(self.student, share.rows(rows)) for rows in parts)), None)
+        parts = (share.rows(rows) for rows in self._parts(len(share.sample)))
+        broken = next(filter(None, (first_broken(self.student, part) for part in parts)), None)
         layer = f"{broken} was the first layer" if broken else "no layer here was one"
         return NumericsError(
             f"Training ended at step {self.step + 1} in a loss of {loss} and gradients of norm {norm}, and {layer} with an output that is"

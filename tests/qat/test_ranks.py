@@ -57,7 +57,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "parts"), [(4, 1), (5, 2)], ids=["equal shares", "unequal shares in parts"])
+@pytest.mark.parametrize(("batch", "parts"), [(4, 1), (5, 3)], ids=["equal shares", "unequal shares in parts"])
 def test_two_processes_learn_what_one_does(batch: int, parts: int, tmp_path: Path) -> None:
     port, attached = free_port(), trained_network(act=4)
     words_of = ["-c", HELPER, str(tmp_path)]
