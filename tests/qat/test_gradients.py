@@ -64,7 +64,7 @@ def test_a_step_size_has_the_gradient_of_lsq(weight: bool) -> None:
 
 
 CONTEXT = StepContext()
-SOURCES: dict[str, Callable[[LowEnd | None], ScaleSource]] = {
+SOURCES: dict[str, Callable[[LowEnd | None], Static | PerStep | StepMLP]] = {
     "static": lambda low_end: Static(*_pair(()), low_end=low_end),
     "steps": lambda low_end: PerStep(CONTEXT, *_pair((4,)), low_end=low_end),
     "intervals": lambda low_end: Intervals(CONTEXT, *_pair((4,)), low_end=low_end),
@@ -103,7 +103,8 @@ def test_the_factor_of_lsq_is_on_the_whole_gradient_of_every_end(kind: str, ends
     for parameter in parameters:
         parameter.requires_grad_(True)
     assert len(parameters) >= (2 if ends == "low_learned" else 1)
-    plain, balanced = gradients(cast(nn.Module, source)), gradients(StepSize(source, grid.hi, weight=False))
+    balancing = StepSize(cast(ScaleSource, source), grid.hi, weight=False)
+    plain, balanced = gradients(source), gradients(balancing)
     for whole, part in zip(plain, balanced, strict=True):
         assert whole.abs().max() > 0
         torch.testing.assert_close(part, whole / (50 * grid.hi) ** 0.5, rtol=1e-10, atol=1e-12)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, NumericsError
@@ -226,7 +227,7 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
     def spoil(step: int) -> bool:
         if step == 3:
             bias = attached.model.get_submodule("mid_block.resnets.0.conv1").bias
-            cast(nn.Parameter, bias).register_hook(lambda gradient: gradient * math.inf)
+            cast(nn.Parameter, bias).register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
         return False
 
     with pytest.raises(NumericsError) as caught:
@@ -240,7 +241,7 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
 
 
 def test_a_full_disk_in_a_checkpoint_keeps_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save, saved = tensors.save_file, list[Path]()
+    save, saved = save_file, list[Path]()
 
     def filling(content: Any, file: Path, **more: Any) -> None:
         saved.append(file)
@@ -263,9 +264,9 @@ def test_a_checkpoint_of_another_training_is_refused(fault: str, tmp_path: Path)
     run(training(2), trained_network(act=4), tmp_path)
     if fault == "cut":
         file.write_bytes(file.read_bytes()[:5000])
-    changed = {"weights": {"weights": QaLora(rank=2)}, "settings": {"lr": 2e-3}, "cut": {}}[fault]
+    changes: dict[str, dict[str, Any]] = {"weights": {"weights": QaLora(rank=2)}, "settings": {"lr": 2e-3}, "cut": {}}
     with pytest.raises(ArtifactCorruptError) as caught:
-        run(training(2, **changed), trained_network(act=4), tmp_path)
+        run(training(2, **changes[fault]), trained_network(act=4), tmp_path)
     assert "delete it" in one_sentence(caught.value)
 
 

@@ -223,7 +223,7 @@ def test_a_data_set_s_images_of_16_bits_keep_the_upper_ones_and_its_classes_come
     ],
 )
 def test_columns_that_are_not_as_they_should_be_are_one_sentence(
-    fields: dict[str, str], columns: dict[str, list[Any]], part: str, monkeypatch: pytest.MonkeyPatch
+    fields: dict[str, Any], columns: dict[str, list[Any]], part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HuggingFace, "_loaded", lambda self: Table(**columns))
     with pytest.raises(ConfigError) as caught:
