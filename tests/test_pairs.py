@@ -32,6 +32,7 @@ RECONS = [
     "adaround",
     "brecq",
     "eda",
+    "dynamic_qat",
     "efficientdm",
     "nipq",
     "none",
@@ -42,7 +43,7 @@ RECONS = [
     "quest",
     "quest_imagenet",
 ]
-RECONS += ["quest_lsun", "quest_sd", "scales", "signround", "tfmq"]
+RECONS += ["quest_lsun", "quest_sd", "scales", "signround", "tdq_qat", "tfmq"]
 FAST_RECONS = {"brecq", "efficientdm", "none", "quest"}
 PARTS = 16
 GROUPS = ("scheme", "recon", "policy", "correct", "calib", "transform")
