@@ -20,7 +20,7 @@ _COLUMNS = {
     "do not hold": (FAILS,),
     "not measured": (UNKNOWN,),
 }
-_LONGEST_FIRST = (ONCE, FAILS_ONCE, HOLDS, AHEAD, EVEN, BEHIND, FAILS, UNKNOWN)
+_LONGEST_FIRST = sorted((state for states in _COLUMNS.values() for state in states), key=len, reverse=True)
 _STATE = re.compile(rf"(?P<state>{'|'.join(map(re.escape, _LONGEST_FIRST))})(?: in (?:all )?(?P<count>\d+))?")
 
 
