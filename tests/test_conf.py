@@ -21,8 +21,6 @@ from dmq_cli.metrics import SetMetric, TwinMetric, shown
 from dmq_cli.metrics.shown import classes
 from dmq_cli.overrides.bits import is_width, register_bits
 from dmq_cli.overrides.shape import unread
-from dmq_cli.papers.runnable import setting
-from dmq_cli.papers.transcript import paper_table
 from dmq_cli.paths import PACKAGE, conf_folder
 from dmq_cli.stages import build
 from dmq_cli.stages.nodes import NODES
@@ -313,16 +311,6 @@ def test_noise_of_calibration_correction_and_evaluation_is_disjoint() -> None:
     assert swept >= 7 * 21
 
 
-@pytest.mark.parametrize("seeds", ["4999900-5000099", "5000063-5000262"])
-def test_images_that_trainings_are_judged_by_are_not_measured(seeds: str) -> None:
-    from dmq_cli.errors import SeedError
-    from dmq_cli.stages.prepare import prepare
-
-    training = composed("method=lsq", "budget=smoke", f"seeds={seeds}", "protocol.num_images=200")
-    with pytest.raises(SeedError, match=r"candidates of a training are judged by \(5000000-5000063\) share the seeds"):
-        prepare(training)
-
-
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -395,18 +383,3 @@ def test_the_checkout_uses_its_own_conf() -> None:
     assert PACKAGE.parent / "conf" == CONF
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert isinstance(compose("config"), DictConfig)
-
-
-def test_the_papers_trainings_are_as_long_as_they_say() -> None:
-    """TDQ: 200,000 updates of 128 images (32 for LDM); EfficientDM's rows of TAC's tables: 160 epochs of 100 steps."""
-    training = composed("budget=paper")["budget"]["training"]
-    assert (training["iterations"], training["batch_size"], training["warmup"]) == (200_000, 128, 5000)
-    lengths = set()
-    for name in ("tdq_1", "tdq_3", "tdq_4", "tdq_fig8", "tac_1"):
-        table = paper_table(name)
-        for row in (
-            row for row in table.rows if any("_qat" in word or "=lsq" in word for word in row.overrides["paper"])
-        ):
-            settings = composed(*setting(table, row, "paper"), "budget=paper")["recon"]["settings"]
-            lengths.add((row.part, settings["iterations"], settings["batch_size"], settings["lr"]))
-    assert lengths == {("DDIM", 200_000, 128, 2e-4), ("LDM", 200_000, 32, 5e-5)}

@@ -44,25 +44,24 @@ class Learnings:
 
         A row that does not learn counts with the same number for every seed. side: quantized or paired.
         """
-        by_seed = [self._by_seed(cell, side, key) for cell in (first, second) if learning_seed(cell) is not None]
-        if not by_seed:
+        if learning_seed(first) is None and learning_seed(second) is None:
             return None
-        seeds = sorted(set.intersection(*(set(numbers) for numbers in by_seed)))
-        if len(seeds) < LEAST:
-            return Relearned()
-        ends = [self._at(cell, side, key, seeds) for cell in (first, second)]
-        return Relearned(_over(ends[0], ends[1]))
-
-    def _at(self, cell: Evaluation, side: str, key: str, seeds: list[int]) -> list[float]:
-        number = cell.number(side, key)
-        if learning_seed(cell) is None and number is not None:
-            return [number.value] * len(seeds)
-        numbers = self._by_seed(cell, side, key)
-        return [numbers[seed] for seed in seeds]
+        first_numbers, second_numbers = (self._by_seed(cell, side, key) for cell in (first, second))
+        differences = tuple(
+            first_numbers[seed] - second_numbers[seed] for seed in sorted(first_numbers.keys() & second_numbers.keys())
+        )
+        return (
+            Relearned(Number(statistics.fmean(differences), seeds=differences))
+            if len(differences) >= LEAST
+            else Relearned()
+        )
 
     def _by_seed(self, cell: Evaluation, side: str, key: str) -> dict[int, float]:
-        """The number of a learned row by the seed of its learning, on the same images."""
-        again = self._rows.get(_row(cell.config), {})
+        """The number of a row by the seed of its learning, on the same images; of one that does not learn, its own for every seed."""
+        if learning_seed(cell) is None:
+            again = {seed: cell for seeds in self._rows.values() for seed in seeds}
+        else:
+            again = self._rows.get(_row(cell.config), {})
         numbers = {seed: other.number(side, key) for seed, other in again.items() if other.seeds == cell.seeds}
         return {seed: number.value for seed, number in numbers.items() if number is not None}
 
@@ -80,11 +79,6 @@ def learning_seed(cell: Evaluation) -> int | None:
     """The seed of a cell's reconstruction or training; None where nothing is learned."""
     seed = _seed(cell.config.get("recon", {}))
     return None if seed is None else int(seed)
-
-
-def _over(first: list[float], second: list[float]) -> Number:
-    differences = tuple(a - b for a, b in zip(first, second, strict=True))
-    return Number(statistics.fmean(differences), seeds=differences)
 
 
 def _seed(recon: Mapping[str, Any]) -> Any:
