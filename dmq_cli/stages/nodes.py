@@ -88,10 +88,12 @@ def _reconstruct_revised(config: Config) -> int:
     """1 where errors of layers count beside those of units: since then both are sums over channels, whatever the layout.
 
     1 in a training by LSQ where ranges have a lower end: since then its factor is on the whole gradient, and not on a part of it.
+    1 in a training by NIPQ: since then its noise is drawn four elements at a time.
     """
     recon = config["recon"]
-    by_lsq = isinstance(recon, Mapping) and (recon.get("gradients") or {}).get("_target_") == "dmq_cli.qat.Lsq"
-    return int(_counts_layers(recon) or (by_lsq and (config["scheme"].get("range") or "scale") != "scale"))
+    gradients = (recon.get("gradients") or {}).get("_target_") if isinstance(recon, Mapping) else None
+    by_lsq = gradients == "dmq_cli.qat.Lsq" and (config["scheme"].get("range") or "scale") != "scale"
+    return int(_counts_layers(recon) or by_lsq or gradients == "dmq_cli.qat.Nipq")
 
 
 def _counts_layers(section: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -13,7 +14,7 @@ from dmq_cli.errors import ConfigError
 from dmq_cli.ops import LsqStart
 from dmq_cli.qat import Lsq, Nipq, Pact
 from dmq_cli.qat.lsq import StepSize
-from dmq_cli.qat.nipq import NoisyGrid
+from dmq_cli.qat.nipq import NoisyGrid, uniform_noise
 from dmq_cli.qat.pact import ClippedGrid, FromMaximum, upper_end
 from dmq_cli.quant import (
     Intervals,
@@ -181,6 +182,30 @@ def test_noise_has_the_size_of_rounding_and_ends_get_gradients() -> None:
     assert abs(float(errors.detach().mean())) < 0.01 and float(errors.detach().abs().max()) <= 0.5
     assert float(errors.detach().var()) == pytest.approx(1 / 12, rel=0.05)
     assert float(outside) == GRID.hi + GRID.lo + GRID.hi
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_noise_is_uniform_without_neighbours_that_know_each_other(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    like = torch.empty((9, 7, 31, 33), dtype=dtype).contiguous(memory_format=layout)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        noise, again = uniform_noise(like), uniform_noise(like)
+    assert noise.dtype == dtype and noise.stride() == like.stride() and not torch.equal(noise, again)
+    drawn = noise.double().as_strided((like.numel(),), (1,))
+    assert float(drawn.min()) >= -0.5 and float(drawn.max()) <= 0.5
+    shares = torch.histc(drawn, bins=16, min=-0.5, max=0.5) / len(drawn)
+    assert float((shares - 1 / 16).abs().max()) < 5 * math.sqrt(1 / 16 / len(drawn))
+    for apart in (1, 2, 3, 4):
+        together = (drawn[apart:] * drawn[:-apart]).mean() * 12
+        assert float(together.abs()) < 5 / math.sqrt(len(drawn))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (0, 4)])
+def test_noise_has_any_shape(shape: tuple[int, ...]) -> None:
+    assert uniform_noise(torch.zeros(shape)).shape == shape
 
 
 def test_noise_ends_with_the_training_and_while_it_is_judged() -> None:
