@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Settings:
     """iterations: optimizer steps; accumulate: parts that a batch is cut into, which changes memory and not the result.
 
-    lr: of weights; scale_lr, weight_scale_lr: of scales, relative to their size or absolute (relative=False); decay: cosine, linear or
-    constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
+    lr: of weights; scale_lr, weight_scale_lr: of scales, relative to their size or absolute (relative=False); what has a rate of 0 does
+    not learn. decay: cosine, linear or constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
     averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
     images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
     parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. min_snr: see
@@ -47,15 +47,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("iterations", "batch_size", "accumulate", "candidates", "save_every")}
-        rates = {name: getattr(self, name) for name in ("lr", "scale_lr", "weight_scale_lr", "clip")}
+        rates = {name: getattr(self, name) for name in ("lr", "scale_lr", "weight_scale_lr")}
+        limits = {"clip": self.clip} if self.min_snr is None else {"clip": self.clip, "min_snr": self.min_snr}
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"recon.settings.{name}={value} trains nothing; use at least 1.")
-        if self.min_snr is not None:
-            rates["min_snr"] = self.min_snr
-        for name, value in rates.items():
-            if value <= 0:
+        for name, value in {**rates, **limits}.items():
+            if value < 0 or (name in limits and not value):
                 raise ConfigError(f"recon.settings.{name}={value} is not possible; use a positive number.")
+        if not any(rates.values()):
+            raise ConfigError(
+                f"A training was asked for a rate of 0 for all of {', '.join(rates)}; give one of them more."
+            )
         if self.weight_decay < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
             raise ConfigError(
                 f"A training was asked for weight_decay={self.weight_decay}, warmup={self.warmup}, ema={self.ema}; the first two are at"

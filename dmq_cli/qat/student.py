@@ -20,8 +20,8 @@ from dmq_cli.wrap import Attached
 class Student(nn.Module):
     """Called with a batch, predicts as the quantized network does; until `finish` its quantizers learn as `gradients` says.
 
-    weights: how weights learn, and with them the other parameters; lr: their rate; scales, weight_scales: the rates of scales.
-    dtype: of products.
+    weights: how weights learn, and with them the other parameters; lr: their rate; scales, weight_scales: the rates of scales. What has a
+    rate of 0 stays as it is. dtype: of products.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Student(nn.Module):
         self._rates = [*self.weights.rates(), (others, lr), (networks, scales.lr), *scale_rates]
         self.stand_ins = gradients.start(attached)
         self.requires_grad_(True)
+        for parameter in (parameter for group, rate in self._rates if not rate for parameter in group):
+            parameter.requires_grad_(False)
 
     @property
     def attached(self) -> Attached:
@@ -53,8 +55,8 @@ class Student(nn.Module):
         return self._attached[0]
 
     def rates(self) -> Rates:
-        """Every parameter, in groups with their learning rates."""
-        return [(group, rate) for group, rate in self._rates if group]
+        """Every parameter that learns, in groups with their learning rates."""
+        return [(group, rate) for group, rate in self._rates if group and rate]
 
     def forward(self, sample: Tensor, timestep: Tensor, cond: Cond = None) -> Tensor:
         """The network's own prediction (B, C, ...) for a batch."""

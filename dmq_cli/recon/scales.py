@@ -33,8 +33,8 @@ class Scales:
     relative: bool = True
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ConfigError(f"Scales were asked for lr={self.lr}; use a positive number.")
+        if self.lr < 0:
+            raise ConfigError(f"Scales were asked for lr={self.lr}; use a positive number, or 0 for scales that stay.")
 
     def start(self, quantizers: Iterable[TensorQuantizer], iterations: int) -> Learner | None:
         """The learner, or None if no scale here has a parameter."""

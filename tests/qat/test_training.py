@@ -119,6 +119,20 @@ def test_without_quantizers_it_is_plain_training(tmp_path: Path) -> None:
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.parametrize("kind", ["lsq", "tdq"])
+def test_what_has_a_rate_of_zero_does_not_learn(kind: str, tmp_path: Path) -> None:
+    """With rates of zero for weights and their scales, ranges of activations learn alone, on the network's own estimate."""
+    rules, fields = KINDS[kind]
+    attached = trained_network(*rules, act=4)
+    with quantizing(attached, weights=True, activations=False):
+        weights_alone = output(attached)
+    before, error_before = output(attached), error(attached)
+    run(training(12, lr=0.0, weight_scale_lr=0.0, scale_lr=1e-2, **fields), attached, tmp_path)
+    with quantizing(attached, weights=True, activations=False):
+        assert torch.equal(output(attached), weights_alone)
+    assert not torch.equal(output(attached), before) and error(attached) < error_before
+
+
 def test_cut_batches_give_the_same_result(tmp_path: Path) -> None:
     states = []
     for parts in (1, 3):
@@ -273,8 +287,8 @@ def test_a_checkpoint_of_another_training_is_refused(fault: str, tmp_path: Path)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"iterations": 0}, {"batch_size": 0}, {"accumulate": 0}, {"candidates": 0}, {"save_every": 0}, {"lr": 0.0}, {"scale_lr": -1.0},
-        {"clip": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"ema": 1.0},
+        {"iterations": 0}, {"batch_size": 0}, {"accumulate": 0}, {"candidates": 0}, {"save_every": 0}, {"lr": -1.0}, {"scale_lr": -1.0},
+        {"clip": 0.0}, {"lr": 0.0, "scale_lr": 0.0, "weight_scale_lr": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"ema": 1.0},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
