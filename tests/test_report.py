@@ -70,6 +70,17 @@ def test_settings_that_differ_get_a_column(tmp_path: Path) -> None:
     assert [line.split(" | ")[2] for line in lines[3:5]] == ["0.1", "0.5"]
 
 
+def test_nested_settings_are_told_by_their_overrides(tmp_path: Path) -> None:
+    cells = []
+    for mix, target in ((1.0, "a.Reconstruction"), (0.5, "b.Qat")):
+        words = [f"recon.passes.scales.mix={mix}"]
+        cells.append(cell("tdq", 2.0 + mix, overrides=words))
+        recon = {"_target_": target, "passes": {"scales": {"mix": mix}}}
+        cells[-1]["config"] = cells[-1]["config"] | {"recon": recon, "scheme": {"rules": [mix]}}
+    lines = report.table(fill(tmp_path / "t", cells)).splitlines()
+    assert lines[0].startswith("| bits | method | overrides | FD-digits") and "recon.passes.scales.mix=0.5" in lines[3]
+
+
 def test_rows_of_one_name_have_what_tells_them_apart(tmp_path: Path) -> None:
     bits = {"name": "w3a8", "weight": 5, "act": 8}
     plain = cell("tac", 2.0, overrides=["calib.num_steps=2"])

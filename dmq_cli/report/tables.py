@@ -264,18 +264,21 @@ def _at(cell: Evaluation, key: str) -> Any:
 
 
 def _settings(cell: Evaluation) -> dict[str, Any]:
-    """The values of these sections by name; what was added or has changed since is left out as in keys, so that old and new cells compare."""
+    """The plain values of these sections by name: overrides tell nested ones apart.
+
+    What was added or has changed since is left out as in keys, so that old and new cells compare.
+    """
     sections = without_later({name: cell.config.get(name, {}) for name in ("budget", "correct", "recon")}, top=True)
-    scheme = {k: v for k, v in cell.config.get("scheme", {}).items() if not isinstance(v, Mapping | list)}
     recon = {**sections["recon"], **_of_training(sections["recon"])}
-    return {**sections["budget"], **scheme, **sections["correct"], **recon}
+    settings = {**sections["budget"], **cell.config.get("scheme", {}), **sections["correct"], **recon}
+    return {k: v for k, v in settings.items() if k != "_target_" and not isinstance(v, Mapping | list)}
 
 
 def _of_training(recon: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training, which are a section of their own."""
     if "settings" not in recon:
         return {}
-    settings = {**recon.get("weights", {}), **recon["settings"], "_target_": None}
+    settings = {**recon.get("weights", {}), **recon["settings"]}
     return {"settings": None, "weights": None, "min_snr": None, **settings}  # which older trainings do not have
 
 
