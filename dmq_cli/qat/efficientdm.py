@@ -9,7 +9,8 @@ Deliberate deviations: the row of a step is chosen by the timestep, not by a cou
 desynchronises; batches mix steps, where the released code goes along one trajectory; updates of the scales of weights are not made twice
 unless `double_update`, which is how the released code does it, since two of its parameters share their memory. As in every training
 here, and not in the released one, gradients are clipped, averages of the parameters are kept and the best of five is taken, and what is
-matched is the network's own estimate, not the guided one, by its mean squared error, not by the sum.
+matched is the network's own estimate, not the guided one, by its mean squared error, not by the sum, which Adam does not tell apart with so small an `adam_eps`; beside a scale learns the lower end of
+the range, where the released code learns the zero point, at the same rate in its own unit, a code.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Loop:
         self.rates = student.rates()
         self.parameters = [parameter for group, _ in self.rates for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in self.rates]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, eps=settings.adam_eps, weight_decay=settings.weight_decay)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [value.clone() for value in self.average]
         self.step, self.candidates, self.curve = 0, list[Candidate](), Curve(settings.iterations)

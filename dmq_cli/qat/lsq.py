@@ -6,8 +6,8 @@ the features of one sample, and Q_p the highest code; the start of weights is `o
 With an asymmetric grid for activations it is LSQ+ (Bhalgat et al., CVPRW 2020, arXiv:2004.09576), up to what `quant.low_end` says.
 Deliberate deviations: activations start at a searched range, as in LSQ+, not at 2 mean|x|/sqrt(Q_p), which is for inputs behind a ReLU;
 inputs within half a code outside the range still count as inside (see `ops.fake_quant`).
-Adam, with which diffusion models are trained, is indifferent to a factor of the gradient; g is kept for the norm at which gradients are
-clipped.
+Adam, with which diffusion models are trained, is indifferent to a factor of the gradient, up to what it adds to its root (`adam_eps`); g is
+kept for the norm at which gradients are clipped.
 """
 
 from __future__ import annotations

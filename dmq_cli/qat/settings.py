@@ -19,7 +19,8 @@ class Settings:
     """iterations: optimizer steps; accumulate: parts that a batch is cut into, which changes memory and not the result.
 
     lr: of weights; scale_lr, weight_scale_lr: of scales, relative to their size or absolute (relative=False); what has a rate of 0 does
-    not learn. decay: cosine, linear or constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
+    not learn. adam_eps: what Adam adds to the root of the mean squared gradient; gradients that are not far above it take shorter steps.
+    decay: cosine, linear or constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
     averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
     images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
     parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. min_snr: see
@@ -34,6 +35,7 @@ class Settings:
     weight_scale_lr: float = 1e-3
     relative: bool = True
     weight_decay: float = 0.0
+    adam_eps: float = 1e-8
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = 0
     ema: float = 0.995
@@ -48,7 +50,9 @@ class Settings:
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("iterations", "batch_size", "accumulate", "candidates", "save_every")}
         rates = {name: getattr(self, name) for name in ("lr", "scale_lr", "weight_scale_lr")}
-        limits = {"clip": self.clip} if self.min_snr is None else {"clip": self.clip, "min_snr": self.min_snr}
+        limits = {"clip": self.clip, "adam_eps": self.adam_eps}
+        if self.min_snr is not None:
+            limits["min_snr"] = self.min_snr
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"recon.settings.{name}={value} trains nothing; use at least 1.")

@@ -13,7 +13,7 @@ from dmq_cli.qat.stand_ins import Gradients
 from dmq_cli.qat.weights import Rates, WeightsKind, other_parameters
 from dmq_cli.quant import StepMLP, TensorQuantizer, source_of
 from dmq_cli.recon.passes import ACTIVATIONS
-from dmq_cli.recon.scales import Scales, groups
+from dmq_cli.recon.scales import Scales, groups, settle
 from dmq_cli.wrap import Attached
 
 
@@ -40,7 +40,7 @@ class Student(nn.Module):
             *_rates(scales, learning),
             *(_rates(weight_scales, quantized) if gradients.weight_scales else []),
         ]
-        self.bounds = [bound for quantizer in (*learning, *quantized) for bound in source_of(quantizer).bounds()]
+        self.sources = [source_of(quantizer) for quantizer in (*learning, *quantized)]
         self.others = nn.ParameterList([*others, *(parameter for group, _ in scale_rates for parameter in group)])
         networks = list(self.networks.parameters())
         self._rates = [*self.weights.rates(), (others, lr), (networks, scales.lr), *scale_rates]
@@ -68,10 +68,9 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Bring every scale back to its least value, where a step took it below."""
+        """Bring every scale back to its least value, and every lower end to 0, where a step took it beyond."""
         self.weights.settle()
-        for scale, least in self.bounds:
-            scale.clamp_(min=least)
+        settle(self.sources)
 
     def finish(self) -> None:
         """Leave what was learned in the network, whose quantizers are what they were otherwise; nothing requires gradients any more."""

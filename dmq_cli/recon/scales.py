@@ -44,7 +44,7 @@ class Scales:
 
 class _Steps:
     def __init__(self, record: Scales, quantizers: list[TensorQuantizer], iterations: int) -> None:
-        self.bounds = [bound for quantizer in quantizers for bound in source_of(quantizer).bounds()]
+        self.sources = [source_of(quantizer) for quantizer in quantizers]
         parameter_groups = [group for quantizer in quantizers for group in groups(record, quantizer)]
         self.parameters = [parameter for group in parameter_groups for parameter in group["params"]]
         for parameter in self.parameters:
@@ -58,18 +58,33 @@ class _Steps:
     def seen(self, loss: float) -> None:
         pass
 
-    @torch.no_grad()
     def settle(self) -> None:
-        for scale, least in self.bounds:
-            scale.clamp_(min=least)
+        settle(self.sources)
 
     def finish(self) -> None:
         for parameter in self.parameters:
             parameter.requires_grad_(False)
 
 
+@torch.no_grad()
+def settle(sources: Iterable[ScaleSource]) -> None:
+    """Bring scales back to their least value, and lower ends to 0, where a step took them beyond.
+
+    A lower end above 0 would stand for no code: the zero point stays at the lowest one and passes no gradient that brings it back.
+    """
+    for source in sources:
+        for scale, least in source.bounds():
+            scale.clamp_(min=least)
+        for low in source.low_ends():
+            low.clamp_(max=0.0)
+
+
 def groups(record: Scales, quantizer: TensorQuantizer) -> list[dict[str, Any]]:
-    """What an optimiser takes of a source: its scales; a lower end by itself, which then moves as far as the upper one does."""
+    """What an optimiser takes of a source: its scales, and a lower end by itself.
+
+    A rate that is relative moves the lower end as far as the upper one; an absolute one is that of both as they are stored, so that at many
+    codes the lower end hardly moves beside the upper, which moves by all of them at once.
+    """
     source = source_of(quantizer)
     lows = {id(parameter) for parameter in source.low_ends()}
     rate = record.lr * (_unit(source) if record.relative else 1.0)

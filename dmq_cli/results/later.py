@@ -23,7 +23,7 @@ _BY_TARGET: Mapping[str, Mapping[str, Any]] = {
     "dmq_cli.wrap.Scheme": {"range": "scale", "network": "full", "samples": None},
     "dmq_cli.recon.Pass": {"bias": 0.0, "mixed": "main"},
     "dmq_cli.models.Numerics": {"autotune": False},
-    "dmq_cli.qat.Settings": {"dtype": "float32", "min_snr": None},
+    "dmq_cli.qat.Settings": {"dtype": "float32", "min_snr": None, "adam_eps": 1e-8},
     "dmq_cli.recon.SignSteps": {"ranges": False},
     "dmq_cli.recon.Quest": {
         "attention_but": "", "local": "temporal", "counted": "once", "relative": True, "temporal_scale_lr": None,

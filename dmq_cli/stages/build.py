@@ -215,7 +215,7 @@ class Unquantized(ModelDenoiser):
 
 
 def calibration(folder: Path, batch_size: int, num: int | None = None) -> Iterator[Call]:
-    """Batches (sample, timestep, condition) of a calibration set: all of it, or `num` rows spread evenly over it."""
+    """Batches (sample, timestep, condition) of a calibration set: all of it, or `num` of its rows, drawn once and for all."""
     total = len(RowFile(folder / "sample.safetensors"))
     rows = torch.arange(total) if num is None else spread(total, num)
     yield from _rows(folder, torch.split(rows, batch_size))

@@ -85,7 +85,7 @@ class Scheme:
 
     network: which network shows the ranges of activations: the full-precision one, or the one whose weights are quantized already, as
     calibration left them and, before scales alone are learned, as reconstruction did. samples: so many of the calibration set,
-    spread evenly over it; None: all. sets, layers: read by the rules of a YAML file alone, which say scheme.sets, so that they can be
+    drawn once and for all; None: all. sets, layers: read by the rules of a YAML file alone, which say scheme.sets, so that they can be
     given in words. SchemeError for values that are not known.
     """
 

@@ -133,6 +133,22 @@ def test_what_has_a_rate_of_zero_does_not_learn(kind: str, tmp_path: Path) -> No
     assert not torch.equal(output(attached), before) and error(attached) < error_before
 
 
+def test_steps_are_as_long_however_small_gradients_are(tmp_path: Path) -> None:
+    """LSQ's factor and Min-SNR make gradients small; Adam is indifferent to that where nothing is added to their root."""
+    moves = {}
+    for eps in (1e-15, 1e-3):
+        attached = trained_network(*KINDS["tdq"][0], act=4)
+        before = {name: value.clone() for name, value in state(attached).items()}
+        (tmp_path / str(eps)).mkdir()
+        run(training(1, adam_eps=eps, decay="constant", ema=0.0, candidates=1), attached, tmp_path / str(eps))
+        after = state(attached)
+        steps = torch.cat(
+            [(after[name] - value).abs().flatten() for name, value in before.items() if ".scale.net." in name]
+        )
+        moves[eps] = float(steps[steps > 0].max())
+    assert moves[1e-15] == pytest.approx(1e-3, rel=1e-3) and moves[1e-3] < 1e-4
+
+
 def test_cut_batches_give_the_same_result(tmp_path: Path) -> None:
     states = []
     for parts in (1, 3):
@@ -288,7 +304,7 @@ def test_a_checkpoint_of_another_training_is_refused(fault: str, tmp_path: Path)
     "fields",
     [
         {"iterations": 0}, {"batch_size": 0}, {"accumulate": 0}, {"candidates": 0}, {"save_every": 0}, {"lr": -1.0}, {"scale_lr": -1.0},
-        {"clip": 0.0}, {"lr": 0.0, "scale_lr": 0.0, "weight_scale_lr": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"ema": 1.0},
+        {"clip": 0.0}, {"adam_eps": 0.0}, {"lr": 0.0, "scale_lr": 0.0, "weight_scale_lr": 0.0}, {"weight_decay": -1.0}, {"warmup": -1}, {"ema": 1.0},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:

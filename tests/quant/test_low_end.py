@@ -24,6 +24,7 @@ from dmq_cli.quant import (
     Uniform,
     source_of,
 )
+from dmq_cli.recon.learning import descend
 from dmq_cli.recon.scales import Scales
 from dmq_cli.wrap import Rule, Scheme
 from tests.tiny import one_sentence
@@ -187,3 +188,20 @@ def test_a_scheme_says_it_for_all_activations_and_a_rule_for_some() -> None:
     one_sentence(caught.value)
     with pytest.raises(SchemeError, match=r"high.*low_fixed"):
         Scheme([Rule("*", range="high")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS[:3], ids=lambda kind: type(kind).__name__)
+def test_a_lower_end_that_a_step_took_above_zero_comes_back(kind: ScaleKind) -> None:
+    """Above zero the zero point is the lowest code, whatever the lower end: all values below zero are lost, and no gradient says so."""
+    quantizer = made(kind, "low_learned")
+    values = torch.randn(512, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    (low,) = source_of(quantizer).low_ends()
+    with torch.no_grad():
+        low.fill_(0.6)
+    learner = Scales(lr=0.01, decay=False).start([quantizer], 300)
+    assert learner is not None
+    for iteration in range(300):
+        loss = (at(quantizer, values) - values).square().mean()
+        descend([learner], loss, iteration, "It", "something")
+        assert float(low.detach().max()) <= 0
+    assert float(low.detach().min()) < -1.5 and float(loss.detach()) < 0.02
