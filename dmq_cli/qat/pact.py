@@ -2,10 +2,11 @@
 
 Choi et al.: PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018, arXiv:1805.06085.
 Implemented: y = clip(x, 0, alpha) (eq. 1), quantized with step alpha / (2^b - 1) (eq. 2); the gradient of alpha is 1 for x >= alpha and 0
-elsewhere (eq. 3), which leaves out the rounding error that LSQ adds; L2 decay of alpha (sec. 3.2).
+elsewhere (eq. 3), which leaves out the rounding error that LSQ adds; L2 decay of alpha (sec. 3.2), which alone makes it smaller.
 Deliberate deviations: where inputs are negative (SiLU, linear outputs) the lower end is not 0 but stays where calibration put it, as the
 paper has only ReLU networks; weights are symmetric, per layer, with the range of their greatest magnitude at every step: the paper takes
-DoReFa's, whose tanh and normalisation to [-1, 1] would change a trained network without batch norm.
+DoReFa's, whose tanh and normalisation to [-1, 1] would change a trained network without batch norm. With Adam, which takes steps of one
+length, the decay outweighs what is clipped in nearly every tensor, since the loss is a mean of squares far below the paper's cross-entropy.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from rich.console import Console
 from dmq_cli.paths import conf_folder
 from dmq_cli.results.sweeps import Records
 from dmq_cli.sweep import Job
-from dmq_cli.sweep.jobs import compose, expand, job_key, rows_of
+from dmq_cli.sweep.jobs import compose, expand, job_key, narrowed, rows_of
 from dmq_cli.sweep.show import Display, failure, left, summary
 
 ROWS = [["method=tac", "bits=w3a8"], ["method=minmax", "bits=w3a8"], ["method=tac", "bits=w4a8"]]
@@ -55,11 +55,25 @@ def test_rows_of_a_papers_table_narrowed_by_the_command_line(context: Any) -> No
     plain = expand(context, {}, arguments, rows)
     assert [words[:2] for words in plain] == ROWS and all(words[3:] == arguments for words in plain)
     assert all("table.name=t-digits" in words for words in plain)
-    jobs = compose(context, master(), expand(context, {}, [*arguments, "bits=w4a8"], rows))
+    jobs = compose(context, master(), expand(context, {}, [*arguments, "bits=w4a6"], rows))
     assert [job.label for job in jobs] == ["method=tac", "method=minmax"], "two rows became the same job"
-    assert {job.config.bits.name for job in jobs} == {"w4a8"} and {job.config.table.name for job in jobs} == {
+    assert {job.config.bits.name for job in jobs} == {"w4a6"} and {job.config.table.name for job in jobs} == {
         "t-digits"
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (["method=tac"], [0, 2]),
+        (["bits=w4a8", "method=tac"], [2]),
+        (["bits=w4a8,w2a8"], [2]),
+        (["bits=w2a8", "method=minmax"], [1]),
+        (["sampler.eta=1"], [0, 1, 2]),
+    ],
+)
+def test_the_command_line_chooses_the_rows_that_have_what_it_says(words: list[str], numbers: list[int]) -> None:
+    assert narrowed(ROWS, words) == [ROWS[number] for number in numbers]
 
 
 def test_the_key_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
