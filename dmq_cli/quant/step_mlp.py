@@ -7,8 +7,8 @@ Compared with the fork sally20921/LDM-Q @ 32171f2 (the authors' repository is no
 Deliberate deviations: no dropout, so that a trained network and its table are the same function; the last layer's weights
 start at zero, so that the start is the static scale exactly and not only nearly; the output is multiplied by the static
 scale (softplus gives s(t)/s_0, not s(t)), so that one learning rate suits quantizers of any range; in a training the network learns at
-the rate of scales and without decay (released: at that of weights, with decay 0.01), and weights have all codes of their width (released:
-two fewer on either side, 13 and 5 of 15 and 7). The paper does not say
+the rate of scales and without decay (released: at that of weights, with decay 0.01), and weights have the codes of `scheme=lsq`, 15 and 7 at four and three
+bits (released: one fewer on either side, 13 and 5). The paper does not say
 what becomes of the zero point: as `range` of the scheme says, the lower end moves with the scale, stays where calibration put it (see `low_end`), or learns as well
 (a second output of the network). Eq. 8 as printed ends with the pair of exponent d/d, which would be dimension d + 2: here the last one is (d-2)/d.
 """
