@@ -279,7 +279,7 @@ def _of_training(recon: Mapping[str, Any]) -> dict[str, Any]:
     if "settings" not in recon:
         return {}
     settings = {**recon.get("weights", {}), **recon["settings"]}
-    return {"settings": None, "weights": None, "min_snr": None, **settings}  # which older trainings do not have
+    return {"settings": None, "weights": None, "min_snr": None, "adam_eps": 1e-8, **settings}  # as in older trainings
 
 
 def _sortable(value: Any) -> str:
