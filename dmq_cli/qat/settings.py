@@ -20,8 +20,8 @@ class Settings:
 
     lr: of weights; scale_lr, weight_scale_lr: of scales, relative to their size or absolute (relative=False); what has a rate of 0 does
     not learn. adam_eps: what Adam adds to the root of the mean squared gradient; gradients that are not far above it take shorter steps.
-    decay: cosine, linear or constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient. candidates: how many
-    averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
+    decay: cosine, linear or constant, after `warmup` steps; ema: decay of the average by step; clip: greatest norm of the gradient.
+    candidates: how many averages, evenly spaced, are measured; choose: the one with the least loss on what is held out, with the least distance of its
     images from those of full precision, or the last. save_every: steps between checkpoints; dtype: of the network's products, while
     parameters, scales and their gradients stay in float32; float16, in which small gradients vanish, counts as float32. min_snr: see
     problems.Weighting. Raises ConfigError for impossible ones.

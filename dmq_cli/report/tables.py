@@ -11,7 +11,7 @@ from typing import Any
 from dmq_cli.errors import ConfigError
 from dmq_cli.metrics import shown as shown_as
 from dmq_cli.results.acting import differing
-from dmq_cli.results.later import without_later
+from dmq_cli.results.later import former_values, without_later
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, as_evaluation, metrics_files
 from dmq_cli.results.verdict import with_noise
@@ -279,7 +279,7 @@ def _of_training(recon: Mapping[str, Any]) -> dict[str, Any]:
     if "settings" not in recon:
         return {}
     settings = {**recon.get("weights", {}), **recon["settings"]}
-    return {"settings": None, "weights": None, "min_snr": None, "adam_eps": 1e-8, **settings}  # as in older trainings
+    return {"settings": None, "weights": None, **former_values("dmq_cli.qat.Settings"), **settings}
 
 
 def _sortable(value: Any) -> str:

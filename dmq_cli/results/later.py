@@ -34,6 +34,11 @@ _CHANGED: Mapping[str, tuple[str, str, Any, Any]] = {"budget": ("light", "refine
 their values, which stand in keys as they are; so the section itself enters keys as it was."""
 
 
+def former_values(target: str) -> Mapping[str, Any]:
+    """The settings of a class that were added later, each at the value that means what was done before it."""
+    return _BY_TARGET.get(target, {})
+
+
 def without_later(config: Any, top: bool = False) -> Any:
     """Copy plain values, without settings at the value that stands for the time before them. top: of a whole configuration."""
     if isinstance(config, list | tuple):
@@ -42,7 +47,7 @@ def without_later(config: Any, top: bool = False) -> Any:
         return config
     if top:
         config = _not_twice(as_it_acts(config))
-    former = _TOP if top else _BY_TARGET.get(str(config.get("_target_")), {})
+    former = _TOP if top else former_values(str(config.get("_target_")))
     return {k: without_later(v) for k, v in config.items() if k not in former or v != former[k]}
 
 

@@ -50,11 +50,9 @@ class Learnings:
         differences = tuple(
             first_numbers[seed] - second_numbers[seed] for seed in sorted(first_numbers.keys() & second_numbers.keys())
         )
-        return (
-            Relearned(Number(statistics.fmean(differences), seeds=differences))
-            if len(differences) >= LEAST
-            else Relearned()
-        )
+        if len(differences) < LEAST:
+            return Relearned()
+        return Relearned(Number(statistics.fmean(differences), seeds=differences))
 
     def _by_seed(self, cell: Evaluation, side: str, key: str) -> dict[int, float]:
         """The number of a row by the seed of its learning, on the same images; of one that does not learn, its own for every seed."""

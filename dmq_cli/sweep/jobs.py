@@ -50,7 +50,8 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     """List the overrides of every job: for each row the product over all lists separated by commas.
 
     params: of the table; arguments: of the command line. A row's override of a key replaces the params', the command line's
-    replaces both in the rows that `narrowed` leaves. A folder as model becomes what Hydra reads. Raises Hydra's errors for what cannot be parsed or is no list of choices.
+    replaces both, but for words that chose the row (`narrowed`). A folder as model becomes what Hydra reads. Raises Hydra's errors for what
+    cannot be parsed or is no list of choices.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -59,17 +60,22 @@ def expand(context: Any, params: Mapping[str, Any], arguments: Sequence[str], ro
     swept = [f"{key}={value}" for key, value in params.items()]
     expanded: list[list[str]] = []
     for row in narrowed(rows, arguments):
-        expanded += BasicSweeper.split_arguments(parser.parse_overrides([*swept, *row, *arguments]), None)[0]
+        words = [*swept, *row, *(word for word in arguments if not _agrees(word, row))]
+        expanded += BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
     return [as_hydra(words) for words in expanded]
 
 
 def narrowed(rows: list[list[str]], arguments: Iterable[str]) -> list[list[str]]:
     """Choose the rows that have what the command line says of a key, for every key for which there are any."""
     for word in arguments:
-        key, _, value = word.partition("=")
-        values = {value, *value.split(",")}
-        rows = [row for row in rows if any(f"{key}={value}" in row for value in values)] or rows
+        rows = [row for row in rows if _agrees(word, row)] or rows
     return rows
+
+
+def _agrees(word: str, row: Sequence[str]) -> bool:
+    """Whether a row has the value that a word gives its key, or one of several."""
+    key, _, values = word.partition("=")
+    return any(f"{key}={value}" in row for value in (values, *values.split(",")))
 
 
 def rows_of(table: Mapping[str, Any], scale: str, read: TableRows) -> list[list[str]]:

@@ -76,6 +76,10 @@ def test_the_command_line_chooses_the_rows_that_have_what_it_says(words: list[st
     assert narrowed(ROWS, words) == [ROWS[number] for number in numbers]
 
 
+def test_rows_that_a_list_of_values_chose_keep_their_own(context: Any) -> None:
+    assert expand(context, {}, ["bits=w4a8,w3a8"], ROWS) == ROWS
+
+
 def test_the_key_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from dmq_cli.stages.graph import Node
     from dmq_cli.stages.nodes import NODES
