@@ -44,6 +44,17 @@ def records(outputs: Path) -> dict[str, dict[str, Any]]:
     return {record["overrides"][-1]: record for record in entries}
 
 
+@pytest.fixture
+def launcher() -> Any:
+    """Hydra's launcher as jobs get it: the first look for plugins runs its module anew, so that classes taken before are others."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    return BasicLauncher
+
+
 @contextmanager
 def stopping(errors: dict[int, BaseException]) -> Iterator[None]:
     """Jobs whose weights have one of these widths stop at an error that nobody expected."""
@@ -165,16 +176,14 @@ def test_a_job_that_cannot_be_composed_fails_alone(model: Path, outputs: Path) -
     assert dmq("calibrate", "-m", "method=tacc", "bits=w4a8,w3a8").code == 2, "wrong for every job"
 
 
-def test_what_is_lost_with_its_process_is_told(model: Path, outputs: Path) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    launch = BasicLauncher.launch
+def test_what_is_lost_with_its_process_is_told(model: Path, outputs: Path, launcher: Any) -> None:
+    launch = launcher.launch
 
     def dying(self: Any, overrides: Any, initial_job_idx: int) -> Any:
         launch(self, overrides[:1], initial_job_idx=initial_job_idx)
         raise BrokenPipeError("a worker is gone")
 
-    with patch.object(BasicLauncher, "launch", dying):
+    with patch.object(launcher, "launch", dying):
         result = sweep(model, outputs, "bits.weight=4,3")
     assert result.code == 1 and "BrokenPipeError" in result.sentence and "bits.weight=3" in result.sentence
     assert "1 done, 0 skipped, 0 failed, 1 lost" in result.out and set(records(outputs)) == {"bits.weight=4"}
@@ -217,9 +226,7 @@ def test_outputs_that_cannot_be_written_are_told_by_every_job(model: Path, outpu
         assert "Traceback" not in result.err
 
 
-def test_the_sentence_of_a_launcher_that_gave_up_is_kept(model: Path, outputs: Path) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    with patch.object(BasicLauncher, "launch", side_effect=PermissionError(13, "Permission denied", "/locked")):
+def test_the_sentence_of_a_launcher_that_gave_up_is_kept(model: Path, outputs: Path, launcher: Any) -> None:
+    with patch.object(launcher, "launch", side_effect=PermissionError(13, "Permission denied", "/locked")):
         result = sweep(model, outputs, "bits.weight=4,3")
     assert result.code == 1 and result.err.count("(Permission denied at /locked; make the folder writable") == 1
