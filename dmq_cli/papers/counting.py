@@ -10,13 +10,27 @@ from typing import Any
 from dmq_cli.papers.cells import configured
 from dmq_cli.papers.runnable import setting
 from dmq_cli.papers.transcript import PaperTable, Row
-from dmq_cli.store import read_json, write_json
+from dmq_cli.store import digest, read_json, write_json
 
+_COUNTED = (
+    "model",
+    "bits",
+    "layer_bits",
+    "calib",
+    "transform",
+    "scheme",
+    "policy",
+    "recon",
+    "correct",
+    "sampler",
+    "cond",
+)
+_OF = "of"  # digest of the configuration that an entry was counted from
 _KEYS = ("size_bytes", "size_flat_bytes", "size_bytes_fp", "bops", "bops_flat", "bops_fp", "bops_fp_single")
 _UNITS = {"cost.size": 1e6, "cost.bops": 1e12}  # MB and tera
 _ROW = {"cost.size": ("size_bytes", "size_flat_bytes"), "cost.bops": ("bops", "bops_flat")}
 _FULL = {"cost.size": ("size_bytes_fp", "size_bytes_fp"), "cost.bops": ("bops_fp", "bops_fp_single")}
-Costs = Mapping[str, Mapping[str, float]]
+Costs = Mapping[str, Mapping[str, Any]]
 NOTE = (
     "Size in 10^6 bytes and 10^12 bit operations of one network call, counted from shapes; in brackets by the papers' convention:"
     " every parameter at the width of weights, every product at the width of weights and activations (full precision: a MAC"
@@ -30,14 +44,14 @@ def has_costs(table: PaperTable) -> bool:
 
 
 def costs(table: PaperTable, scale: str, folder: Path) -> Costs:
-    """Count the cost of every row, by the command that counts it; known rows are read from folder/costs.json, new ones added."""
+    """Count the cost of every row, by the command that counts it; folder/costs.json keeps them, until what the words stand for changes."""
     file = folder / "costs.json"
-    counted: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
+    stored: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
     needed = {command(table, row, scale): row for row in table.rows if not row.full} if has_costs(table) else {}
-    new = {words: _count(words) for words in needed if words not in counted}
-    if new:
-        write_json(file, counted | new)
-    return counted | new
+    counted = {words: _counted(words, stored.get(words, {})) for words in needed}
+    if counted != stored:
+        write_json(file, counted)
+    return counted
 
 
 def command(table: PaperTable, row: Row, scale: str) -> str:
@@ -60,11 +74,17 @@ def cost(table: PaperTable, row: Row, column: str, scale: str, counted: Costs) -
     return f"{_short(value)} ({_short(flat)})"
 
 
-def _count(words: str) -> dict[str, float]:
+def _counted(words: str, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stored entry where it was counted from the configuration that the words have today, else a new one."""
     from dmq_cli.stages.costing import cost_of
+    from dmq_cli.stages.nodes import versions
 
-    counts: dict[str, Any] = cost_of(configured(_overrides(words)))
-    return {key: counts[key] for key in _KEYS if key in counts}
+    config = configured(_overrides(words))
+    of = digest([{section: config.get(section) for section in _COUNTED}, versions(config)])
+    if stored.get(_OF) == of:
+        return stored
+    counts: dict[str, Any] = cost_of(config)
+    return {_OF: of, **{key: counts[key] for key in _KEYS if key in counts}}
 
 
 def _overrides(words: str) -> Sequence[str]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -25,6 +26,7 @@ from dmq_cli.papers.views import TablePart, View, view
 from dmq_cli.papers.writing import as_csv, latex, markdown, tex
 from dmq_cli.results.pairs import Pairs
 from dmq_cli.results.sweeps import Records
+from dmq_cli.stages import costing
 from dmq_cli.store import read_json, write_json
 from tests.papers.planted import plant, row_of
 
@@ -63,6 +65,12 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     index = (outputs / "tables" / "README.md").read_text(encoding="utf-8")
     assert "| [tac_3](tac_3-digits/table.md) | TAC-Diffusion, Table 3: " in index and "## Paper scale" not in index
     assert "| 3 | 2 |  |  |  | all parts at every step are better" in index
+
+
+def test_differences_of_earlier_cells_are_not_kept(outputs: Path) -> None:
+    file = outputs / "tables" / "tac_3-digits" / "differences.json"
+    write_json(file, {"gone gone": {"fd": [-0.1, 0.01]}})
+    assert "image by image" in papers.write_table("tac_3", "digits", outputs)[1] and not file.exists()
 
 
 def test_a_row_that_failed_says_why(outputs: Path) -> None:
@@ -135,24 +143,36 @@ def test_a_figure_without_its_trace_is_not_measured(tmp_path: Path) -> None:
     assert "steps: holds. Widest over narrowest" in papers.write_table("tfmq_fig1", "digits", tmp_path)[1]
 
 
-def test_costs_are_counted_once_and_kept_with_their_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_counted_once_and_again_where_their_words_mean_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands: list[str] = []
 
-    def count(words: str) -> dict[str, float]:
-        commands.append(words)
+    def count(config: dict[str, Any]) -> dict[str, float]:
+        commands.append(config["method"]["name"])
         numbers = {"size_bytes": 138.5e6, "size_flat_bytes": 137.03e6, "size_bytes_fp": 1096.2e6}
         return {**numbers, "bops": 6.81e12, "bops_flat": 6.48e12, "bops_fp": 207.3e12, "bops_fp_single": 103.6e12}
 
-    monkeypatch.setattr(counting, "_count", count)
+    monkeypatch.setattr(costing, "cost_of", count)
     table = paper_table("tac_2")
     costs = counting.costs(table, "paper", tmp_path)
-    assert len(commands) == 23 and "dmq cost model=ldm4_bedroom method=tac bits=w4a8" in commands
+    words = "dmq cost model=ldm4_bedroom method=tac bits=w4a8"
+    assert len(commands) == len(costs) == 23 and words in costs
     assert counting.costs(table, "paper", tmp_path) == costs and len(commands) == 23
     row, full = (row_of(table, *which, "LDM-4") for which in (("Ours", "4/8"), ("Full-precision", "32/32")))
     assert cost(table, row, "cost.size", "paper", costs) == "138.50 (137.03)"
     assert cost(table, row, "cost.bops", "paper", costs) == "6.81 (6.48)"
     assert cost(table, full, "cost.bops", "paper", costs) == "207.30 (103.60)"
     assert counting.costs(paper_table("tac_3"), "paper", tmp_path / "none") == {}
+
+    before = {
+        **costs,
+        words: {**costs[words], "of": "of a method with other defaults", "size_bytes": 1.0},
+        "dmq cost": {},
+    }
+    write_json(tmp_path / "costs.json", before)
+    assert counting.costs(table, "paper", tmp_path) == costs and commands[23:] == ["tac"]
+    assert read_json(tmp_path / "costs.json") == costs, "and rows that are no more are gone"
 
 
 NASTY = r"50% of a_b & c #1 {x} $y ~z ^q \w <1> ↓"
