@@ -167,12 +167,15 @@ def test_baselines_first_unknown_methods_last(tmp_path: Path) -> None:
         {"seeds": ["0-9"]},
         {"fp_seeds": ["0-9"]},
         {"config": {**cell("minmax", 5.0)["config"], "numerics": {"dtype": "bfloat16"}}},
+        {"config": {**cell("minmax", 5.0)["config"], "sampler": {"num_inference_steps": 4}}},
+        {"config": {**cell("minmax", 5.0)["config"], "model": {"name": "m", "sha256": "of other weights"}}},
+        {"config": {**cell("minmax", 5.0)["config"], "cond": {"guidance": 2.0}}},
     ],
-    ids=["protocol", "model", "seeds", "fp_seeds", "numerics"],
+    ids=["protocol", "model", "seeds", "fp_seeds", "numerics", "sampler", "weights", "guidance"],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = fill(tmp_path / "t", [cell("tac", 2.0), cell("minmax", 5.0, **change)])
-    with pytest.raises(ConfigError, match="2 protocols, models, seeds or numerics"):
+    with pytest.raises(ConfigError, match="2 protocols, models, samplers, seeds or numerics"):
         report.table(folder)
 
 

@@ -82,6 +82,7 @@ def fits(row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     row_config = as_it_acts(row_config)
     named = row_config["method"]["name"] == recorded["method"]["name"]
     named = named and bits_name(row_config["bits"]) == bits_name(recorded["bits"])
+    named = named and recorded.get("backend", "simulated") == row_config.get("backend", "simulated")
     seeds = recorded["seeds"] == row_config["seeds"] and recorded.get("fp_seeds") == row_config["fp_seeds"]
     return named and seeds and all(_same(name, row_config, recorded) for name in (*_MEASURED, *_QUANTIZED))
 

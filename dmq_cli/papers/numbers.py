@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from dmq_cli.metrics import shown
-from dmq_cli.results.noise import inside_noise
 from dmq_cli.results.record import Evaluation, Number
 from dmq_cli.results.verdict import with_noise
 
@@ -37,16 +36,19 @@ def measured(cell: Evaluation, column: str, full: bool = False) -> Entry | None:
     if number is None:
         return None
     above = cell.over_fp.get(key) if side == "quantized" else None
-    return Entry(number, with_noise(number, shown(key).digits), above)
+    return Entry(number, with_noise(number, key), above)
 
 
-def outside_noise(a: Entry, b: Entry, apart: Number | None = None) -> bool | None:
-    """Whether two numbers of rows with the same full-precision images differ by more than noise; None where it is not known.
+def difference(a: Entry, b: Entry, apart: Number | None = None) -> Number:
+    """a - b of two rows with the same full-precision images, with its noise where that is known.
 
-    apart: a - b image by image, which decides where it is known.
+    apart: the same image by image, which is taken where it is known; else as of independent differences to full precision.
     """
     if apart is not None:
-        return not inside_noise(apart)
-    pair = (a.above, b.above) if a.above is not None and b.above is not None else (a.number, b.number)
-    inside = inside_noise(*pair)
-    return None if inside is None else not inside
+        return apart
+    first, second = (a.above, b.above) if a.above is not None and b.above is not None else (a.number, b.number)
+    value = first.value - second.value
+    if first.half is None or second.half is None:
+        return Number(value)
+    half = math.hypot(first.half, second.half)
+    return Number(value, (value - half, value + half))

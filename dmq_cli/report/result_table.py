@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from dmq_cli.metrics.shown import of_twins
 from dmq_cli.report.tables import _STAGES as STAGES
 from dmq_cli.report.tables import headings, order
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, Number
-from dmq_cli.results.runs import Result, flatten
+from dmq_cli.results.runs import Result
+from dmq_cli.results.standing import grouped
 from dmq_cli.results.verdict import difference, lower_is_better, spread, verdict, with_unit
-from dmq_cli.store import digest
-
-_CONFIGURED = ("sampler", "numerics", "cond", "to_uint8")
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,9 @@ class Table:
 
 def by_protocol(runs: Mapping[str, Result]) -> list[dict[str, Result]]:
     """The runs, sorted, in groups that may share a table: one protocol, model, sampler and set of seeds each."""
-    groups: dict[str, dict[str, Result]] = {}
-    for label, result in sorted(runs.items(), key=lambda item: order(item[1].evaluation)):
-        groups.setdefault(digest(_standing(result.evaluation)), {})[label] = result
-    return list(groups.values())
+    ordered = sorted(runs.items(), key=lambda item: order(item[1].evaluation))
+    groups = grouped((label, result.evaluation) for label, result in ordered)
+    return [{label: runs[label] for label, _ in group} for group in groups]
 
 
 def result_table(runs: Mapping[str, Result]) -> Table:
@@ -125,19 +121,6 @@ def costs(runs: Mapping[str, Result]) -> list[CostRow]:
         for label, result in runs.items()
         if (cost := result.evaluation.cost) is not None
     ]
-
-
-def _standing(evaluation: Evaluation) -> dict[str, Any]:
-    """All that the full-precision numbers rest on; what is null says no more than what is not there."""
-    parts: dict[str, Any] = {key: evaluation.config.get(key) for key in _CONFIGURED}
-    parts |= {"model": evaluation.model, "random": evaluation.random or None}
-    parts |= {
-        "seeds": list(evaluation.seeds),
-        "fp_seeds": list(evaluation.fp_seeds),
-        "protocol": evaluation.protocol["hash"],
-    }
-    settings = flatten({**parts, "sha": evaluation.config["model"].get("sha256")})
-    return {key: value for key, value in settings.items() if value not in (None, {}, [])}
 
 
 def _cost(label: str, cost: NetworkCost, evaluation: Evaluation) -> CostRow:

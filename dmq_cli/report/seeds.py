@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.report.tables import order, read_cells, require_one_protocol
-from dmq_cli.results.learned import learning_seed
+from dmq_cli.results.learned import learning_seed, row_digest
 from dmq_cli.results.record import Evaluation
 from dmq_cli.results.verdict import difference
 
@@ -44,8 +44,19 @@ def _rows(cells: Sequence[Evaluation]) -> dict[tuple[str, str], _Group]:
     groups: dict[tuple[str, str], _Group] = {}
     for cell in sorted(cells, key=order):
         if (seed := learning_seed(cell)) is not None and "fd" in cell.quantized:
-            groups.setdefault((cell.bits, cell.method), {})[seed] = cell
+            group = groups.setdefault((cell.bits, cell.method), {})
+            _require_one_row([*group.values(), cell])
+            group[seed] = cell
     return {name: group for name, group in groups.items() if len(group) > 1}
+
+
+def _require_one_row(cells: Sequence[Evaluation]) -> None:
+    """Raise ConfigError where cells of one method and width differ in more than the seed of the learning."""
+    if len({row_digest(cell.config) for cell in cells}) > 1:
+        raise ConfigError(
+            f"{cells[-1].method} at {cells[-1].bits} was learned with other settings, too, not with other seeds alone; keep such rows in a table"
+            " of their own."
+        )
 
 
 def _line(group: _Group, base: _Group) -> list[str]:

@@ -41,7 +41,7 @@ def headline(result: Mapping[str, Any]) -> str | None:
     if evaluation.headline is None or number is None:
         return None
     how = shown(evaluation.headline[1])
-    return f"{evaluation.protocol['columns'].get(how.key, how.heading)} {_with_unit(number, how.digits)}"
+    return f"{evaluation.protocol['columns'].get(how.key, how.heading)} {_with_unit(number, how.key)}"
 
 
 def _evaluation(evaluation: Evaluation, run: str) -> str:
@@ -51,11 +51,11 @@ def _evaluation(evaluation: Evaluation, run: str) -> str:
     fp_differs = evaluation.fp_seeds != evaluation.seeds
     lines = [head + (f" (fp: {', '.join(evaluation.fp_seeds)})" if fp_differs else "")]
     for key, title in columns(evaluation).items():
-        full, quantized = with_noise(evaluation.fp[key]), with_noise(evaluation.quantized[key])
+        full, quantized = with_noise(evaluation.fp[key], key), with_noise(evaluation.quantized[key], key)
         lines.append(f"  {title:12s} fp {full}   quantized {quantized}")
     for key in paired_shown([evaluation]):
         how = shown(key)
-        lines.append(f"  {how.heading.replace('FP', 'fp'):12s} {_with_unit(evaluation.paired[key], how.digits)}")
+        lines.append(f"  {how.heading.replace('FP', 'fp'):12s} {_with_unit(evaluation.paired[key], key)}")
     lines += [f"  {line}" for line in _differences(evaluation)]
     lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
     if spent := latency(evaluation):
@@ -63,8 +63,8 @@ def _evaluation(evaluation: Evaluation, run: str) -> str:
     return "\n".join([*lines, f"  run: {run}"])
 
 
-def _with_unit(number: Number, digits: int) -> str:
-    return with_noise(number, digits) + (f" {number.unit}" if number.unit else "")
+def _with_unit(number: Number, key: str) -> str:
+    return with_noise(number, key) + (f" {number.unit}" if number.unit else "")
 
 
 def _differences(evaluation: Evaluation) -> list[str]:
@@ -74,7 +74,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
         difference, inside = over_full(evaluation, key)
         if shown(key).distance and inside is not None:
             side = "over" if difference >= 0 else "under"
-            lines.append(f"{name} {abs(difference):.2f} {side} fp, {verdict(inside)}")
+            lines.append(f"{name} {abs(difference):.{shown(key).digits}f} {side} fp, {verdict(inside)}")
     return lines
 
 

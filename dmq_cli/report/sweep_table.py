@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, nearest
 from dmq_cli.metrics.shown import of_twins
+from dmq_cli.report.result_table import caption
 from dmq_cli.results.record import Evaluation, Number, read_evaluation
+from dmq_cli.results.standing import grouped
 from dmq_cli.results.sweeps import Records
 from dmq_cli.results.verdict import lower_is_better, with_noise
 
@@ -20,14 +22,13 @@ _ALWAYS = ("psnr", "ssim", "lpips")
 
 @dataclass(frozen=True)
 class Ranked:
-    """A sweep. columns: side and name of every number, first the one it is ranked by; jobs: words and numbers, the best first.
-
-    failed: words of the jobs without numbers, by the reason.
+    """A sweep. columns: side and name of every number, first the one it is ranked by; failed: words of the jobs without numbers, by
+    the reason; groups: words and numbers of the others, the best first, those apart that cannot be compared (`results.standing`).
     """
 
     name: str
     columns: list[tuple[str, str]]
-    jobs: list[tuple[str, Evaluation]]
+    groups: list[list[tuple[str, Evaluation]]]
     failed: dict[str, list[str]]
 
 
@@ -51,15 +52,20 @@ def ranked(outputs: Path, name: str) -> Ranked:
             failed.setdefault(reason, []).append(" ".join(words))
     columns = _columns([evaluation for _, evaluation in measured])
     jobs = [(_label(words, [other_words for other_words, _ in measured]), evaluation) for words, evaluation in measured]
-    return Ranked(name, columns, sorted(jobs, key=lambda job: _rank(job[1], columns)), failed)
+    groups = [sorted(group, key=lambda job: _rank(job[1], columns)) for group in grouped(jobs)]
+    return Ranked(name, columns, groups, failed)
 
 
 def as_lines(sweep: Ranked) -> list[list[str]]:
-    """Write the rank, the label and the numbers with their noise of every job; headings first."""
-    rows = [["", "job", *(_heading(sweep, *column) for column in sweep.columns)]]
-    for place, (label, evaluation) in enumerate(sweep.jobs, 1):
-        numbers = (evaluation.number(*column) for column in sweep.columns)
-        rows.append([str(place), label, *("" if number is None else with_noise(number) for number in numbers)])
+    """Write the rank, the label and the numbers with their noise of every job, and, of several groups, what each was measured by;
+    headings first.
+    """
+    several = len(sweep.groups) > 1
+    rows = [["", "job", *(_heading(sweep, *column) for column in sweep.columns), *(["measured"] if several else [])]]
+    for place, label, evaluation in _placed(sweep):
+        numbers = [(key, evaluation.number(side, key)) for side, key in sweep.columns]
+        texts = ["" if number is None else with_noise(number, key) for key, number in numbers]
+        rows.append([str(place), label, *texts, *([caption(evaluation)] if several else [])])
     return rows
 
 
@@ -68,16 +74,24 @@ def as_csv(sweep: Ranked) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [f"{side}.{name}{end}" for side, name in sweep.columns for end in ("", ".low", ".high")]
-    writer.writerow(["rank", "model", "method", "bits", "job", *heads])
-    for place, (label, evaluation) in enumerate(sweep.jobs, 1):
+    writer.writerow(["rank", "model", "method", "bits", "job", *heads, "measured"])
+    for place, label, evaluation in _placed(sweep):
         fields = [field for column in sweep.columns for field in _fields(evaluation.number(*column))]
-        writer.writerow([place, evaluation.model, evaluation.method, evaluation.bits, label, *fields])
+        names = (evaluation.model, evaluation.method, evaluation.bits)
+        writer.writerow([place, *names, label, *fields, caption(evaluation)])
     return text.getvalue()
+
+
+def _placed(sweep: Ranked) -> Iterator[tuple[int, str, Evaluation]]:
+    """Rank, label and evaluation of every job; each group has its own ranking."""
+    for group in sweep.groups:
+        for place, (label, evaluation) in enumerate(group, 1):
+            yield place, label, evaluation
 
 
 def _heading(sweep: Ranked, side: str, key: str) -> str:
     """The heading of a number, in the protocol or by its metric."""
-    names = {**of_twins(), **(sweep.jobs[0][1].protocol["columns"] if side == "quantized" else {})}
+    names = {**of_twins(), **(sweep.groups[0][0][1].protocol["columns"] if side == "quantized" else {})}
     return str(names.get(key, key))
 
 

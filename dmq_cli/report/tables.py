@@ -14,6 +14,7 @@ from dmq_cli.results.acting import differing
 from dmq_cli.results.later import former_values, without_later
 from dmq_cli.results.noise import over_full
 from dmq_cli.results.record import Evaluation, NetworkCost, as_evaluation, metrics_files
+from dmq_cli.results.standing import standing
 from dmq_cli.results.verdict import with_noise
 from dmq_cli.store.recorded import read_object
 
@@ -187,7 +188,7 @@ def _numbers(cells: Sequence[Evaluation]) -> list[_Column]:
 
     def distance(key: str, name: str) -> _Column:
         title = f"{name} {shown_as(key).arrow}".strip()
-        return _Column(title, with_noise(first.fp[key]), lambda cell: _beside_full(cell, key))
+        return _Column(title, with_noise(first.fp[key], key), lambda cell: _beside_full(cell, key))
 
     return [*(distance(key, name) for key, name in columns(first).items()), *map(_paired, paired_shown(cells))]
 
@@ -203,7 +204,7 @@ def _paired(key: str) -> _Column:
 
     def text(cell: Evaluation) -> str:
         unit = f" {how.unit}" if how.unit else ""
-        return with_noise(cell.paired[key], how.digits) + unit if key in cell.paired else ""
+        return with_noise(cell.paired[key], key) + unit if key in cell.paired else ""
 
     return _Column(f"{how.heading} {how.arrow}".strip(), "", text)
 
@@ -211,7 +212,7 @@ def _paired(key: str) -> _Column:
 def _beside_full(cell: Evaluation, key: str) -> str:
     if key not in cell.quantized:
         return ""
-    return with_noise(cell.quantized[key]) + (_ALIKE if shown_as(key).distance and over_full(cell, key)[1] else "")
+    return with_noise(cell.quantized[key], key) + (_ALIKE if shown_as(key).distance and over_full(cell, key)[1] else "")
 
 
 def _costs(cells: Sequence[Evaluation]) -> list[_Column]:
@@ -244,11 +245,11 @@ def _time(cell: Evaluation) -> str:
 
 
 def require_one_protocol(folder: Path, cells: Sequence[Evaluation]) -> None:
-    """Raise ConfigError where cells were measured under several protocols, models, seeds or numerics."""
-    conditions = {(c.protocol["hash"], c.model, c.random, c.seeds, c.fp_seeds, str(_numerics(c))) for c in cells}
-    if len(conditions) > 1:
+    """Raise ConfigError where the full-precision numbers of cells rest on different things (`results.standing`)."""
+    standings = {standing(cell) for cell in cells}
+    if len(standings) > 1:
         raise ConfigError(
-            f"The cells in {folder} were measured under {len(conditions)} protocols, models, seeds or numerics, which cannot share a"
+            f"The cells in {folder} were measured under {len(standings)} protocols, models, samplers, seeds or numerics, which cannot share a"
             " column; remove those that do not belong."
         )
 

@@ -19,7 +19,7 @@ from dmq_cli.store.hashing import digest
 
 _GROUPS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "numerics")
 _NAMED = ("model", "method", "bits", "budget")  # shown in columns of their own, as are the protocol and the seeds
-_COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits")
+_COMPARED = (*_GROUPS, "model", "budget", "protocol", "cond", "calibrated_steps", "layer_bits", "backend")
 _TRAINED = ("loss", "lr", "min_snr")  # of `train`; the rest changes no result or is of `dmq train`
 _DATA_SET = "data.name"  # no label: it says which data set is loaded
 _SHOWN = re.compile(r"protocol\.(num_images|reference|columns.*)")  # shown elsewhere

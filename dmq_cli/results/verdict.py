@@ -19,8 +19,12 @@ def verdict(inside: bool | None) -> str:
     return "noise unknown" if inside is None else f"{'inside' if inside else 'outside'} the noise"
 
 
-def with_noise(number: Number, digits: int = 2) -> str:
-    """Format `0.53 ± 0.05`, with the deviation over seed ranges, or `0.53 [0.46, 0.60]`, with the 95 % interval of a single one."""
+def with_noise(number: Number, key: str) -> str:
+    """Format `0.53 ± 0.05`, with the deviation over seed ranges, or `0.53 [0.46, 0.60]`, with the 95 % interval of a single one.
+
+    key: of the number, whose metric says how many decimals it has.
+    """
+    digits = shown_as(key).digits
     text = f"{number.value:.{digits}f}"
     if number.deviation is not None:
         return f"{text} ± {number.deviation:.{digits}f}"

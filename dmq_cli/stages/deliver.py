@@ -121,7 +121,7 @@ def _numbers(evaluation: Evaluation) -> str:
         protocol=f"(protocol {protocol['name']} `{protocol['hash']}`)", count=evaluation.num_images, seeds=", ".join(evaluation.seeds)
     )  # fmt: skip
     rows = [
-        f"| {title} | {with_noise(evaluation.fp[key])} | {with_noise(evaluation.quantized[key])} |"
+        f"| {title} | {with_noise(evaluation.fp[key], key)} | {with_noise(evaluation.quantized[key], key)} |"
         for key, title in protocol["columns"].items()
         if key in evaluation.quantized
     ]

@@ -38,6 +38,7 @@ def source() -> Iterator[ChoiceSource]:
         (["method=lsq", "data=images", "data.path=/photos"], ["data=images"]),
         (["method=lsq", "data=hf", "data.name=cifar10"], ["data=hf", "data.name=cifar10"]),
         (["method=tac", "train.loss=distill", "data=fashion"], []),
+        (["method=tac", "backend=openvino"], ["backend=openvino"]),
         (["calibrated_steps=3", "budget.weight_iterations=2"], ["budget.weight_iterations=2", "calibrated_steps=3"]),
     ],
 )  # fmt: skip

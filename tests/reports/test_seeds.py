@@ -55,6 +55,13 @@ def test_seeds_of_a_training_count_and_only_shared_seeds_are_compared(tmp_path: 
     assert [row[4] for row in rows(tmp_path, base="lsq")] == ["", "\u22121.25"]
 
 
+def test_rows_that_differ_in_more_than_their_seed_are_refused(tmp_path: Path) -> None:
+    cell(tmp_path, "qdiffusion", 0, 0.6)
+    cell(tmp_path, "qdiffusion", 1, 0.7, training=True)
+    with pytest.raises(ConfigError, match="qdiffusion at w3a8 was learned with other settings"):
+        rows(tmp_path)
+
+
 def test_a_table_learned_once_is_refused(tmp_path: Path) -> None:
     cell(tmp_path, "qdiffusion", 0, 0.6)
     with pytest.raises(ConfigError, match="no row that was learned with several seeds"):
