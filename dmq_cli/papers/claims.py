@@ -11,11 +11,12 @@ A claim is data of the table's YAML file: `says` in words, and either
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmq_cli.papers.numbers import Entry, outside_noise
+from dmq_cli.papers.numbers import Entry, difference
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.results.learned import Relearned
 from dmq_cli.results.noise import inside_noise
@@ -29,10 +30,12 @@ Relearn = Callable[[Row, Row, str], "Relearned | None"]
 """What other seeds of the learning do to the difference of two rows in a column; None where neither is learned."""
 
 HOLDS, EVEN, FAILS, UNKNOWN = "holds", "not told apart", "does not hold", "not measured"
+NOT_AVAILABLE = "not available: "  # and why a claim cannot be checked
 AHEAD, BEHIND = "ahead with unknown noise", "behind with unknown noise"  # numbers without intervals
 ONCE, FAILS_ONCE = "holds as learned once", "does not hold as learned once"  # outside the noise of images alone
 _ORDER = (HOLDS, ONCE, AHEAD, EVEN, BEHIND, FAILS_ONCE, FAILS)
-_LEARNED_ONCE = {HOLDS: ONCE, FAILS: FAILS_ONCE}
+LEARNED_ONCE = {HOLDS: ONCE, FAILS: FAILS_ONCE}
+"""What becomes of a state outside the noise of the images where a row that learns was learned with one seed."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apar
     comparisons: dict[str, list[str]] = {}
     heading = claim["column"]
     for better, worse in pairs(table, claim):
-        state, numbers = compare(heading, look(better, heading), look(worse, heading), apart(better, worse, heading))
-        if state in _LEARNED_ONCE and (relearned := relearn(better, worse, heading)) is not None:
-            state, numbers = over_learnings(heading, state, numbers, relearned)
+        first, second, paired = look(better, heading), look(worse, heading), apart(better, worse, heading)
+        state, numbers = compare(heading, first, second, paired)
+        if state in LEARNED_ONCE and first and second and (relearned := relearn(better, worse, heading)) is not None:
+            state, numbers = over_learnings(heading, state, numbers, relearned, difference(first, second, paired))
         several = len(table.parts) > 1 and "part" not in claim
         where = f"{better.part} {better.setting()}" if several else better.setting()
         comparisons.setdefault(state, []).append(f"{worse.method} at {where}" + (f" ({numbers})" if numbers else ""))
@@ -68,6 +72,8 @@ def verdict(table: PaperTable, claim: Mapping[str, Any], look: Look, apart: Apar
 def summarised(comparisons: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     """Summarise all comparisons: the outcome and the numbers behind it. comparisons: by state."""
     total = sum(map(len, comparisons.values()))
+    if not total:
+        return UNKNOWN, ""
     details = [f"{state.capitalize()}: {', '.join(comparisons[state])}." for state in _ORDER if state in comparisons]
     if len(comparisons) == 1:
         (state, (first, *more)), *_ = comparisons.items()
@@ -88,34 +94,35 @@ def pairs(table: PaperTable, claim: Mapping[str, Any]) -> Iterator[tuple[Row, Ro
                 yield better, worse
 
 
-def compare(
-    heading: str, better: Entry | None, worse: Entry | None, difference: Number | None = None
-) -> tuple[str, str]:
-    """Compare two rows in a column: the state, and the two numbers with the noise of their difference where it is known."""
+def compare(heading: str, better: Entry | None, worse: Entry | None, paired: Number | None = None) -> tuple[str, str]:
+    """Compare two rows in a column: the state, and the two numbers, with their difference image by image where it is known (paired)."""
     if better is None or worse is None:
         return UNKNOWN, ""
     lower = "↓" in heading
     ahead = better.value < worse.value if lower else better.value > worse.value
     numbers = f"{better.value:.4g} {('<' if lower else '>') if ahead else 'against'} {worse.value:.4g}"
-    if difference is not None:
-        numbers += f": {difference.value:+.2g} ± {difference.half:.2g}"
-    apart = outside_noise(better, worse, difference)
-    if apart is None:
+    if paired is not None:
+        numbers += f": {paired.value:+.2g} ± {paired.half:.2g}"
+    inside = inside_noise(difference(better, worse, paired))
+    if inside is None:
         return (AHEAD if ahead else BEHIND), numbers
-    return (EVEN if not apart else HOLDS if ahead else FAILS), numbers
+    return (EVEN if inside else HOLDS if ahead else FAILS), numbers
 
 
-def over_learnings(heading: str, state: str, numbers: str, relearned: Relearned) -> tuple[str, str]:
+def over_learnings(
+    heading: str, state: str, numbers: str, relearned: Relearned, over_images: Number
+) -> tuple[str, str]:
     """What becomes of a state that is outside the noise of images, and of its numbers, where other seeds of the learning are known.
 
-    It stays where their mean difference is outside its interval and on the same side; without other seeds it says so.
+    It stays where their mean difference is outside both noises together and on the same side; without other seeds it says so.
+    over_images: the rows' own difference, whose noise all seeds of the learning share, as they have the same images.
     """
-    difference = relearned.difference
-    if difference is None:
-        return _LEARNED_ONCE[state], numbers
-    ahead = difference.value < 0 if "↓" in heading else difference.value > 0
-    told_apart = not inside_noise(difference) and ahead == (state == HOLDS)
-    numbers += f"; learned with {len(difference.seeds)} seeds {difference.value:+.2g} ± {difference.half:.2g}"
+    mean = relearned.difference
+    if mean is None:
+        return LEARNED_ONCE[state], numbers
+    ahead = mean.value < 0 if "↓" in heading else mean.value > 0
+    told_apart = abs(mean.value) > math.hypot(mean.half or 0, over_images.half or 0) and ahead == (state == HOLDS)
+    numbers += f"; learned with {len(mean.seeds)} seeds {mean.value:+.2g} ± {mean.half:.2g}"
     return (state if told_apart else EVEN), numbers
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from dmq_cli.errors import ConfigError
-from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, FAILS_ONCE, HOLDS, ONCE, UNKNOWN
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, FAILS_ONCE, HOLDS, NOT_AVAILABLE, ONCE, UNKNOWN
 from dmq_cli.papers.runnable import folder_name
 from dmq_cli.papers.transcript import names
 from dmq_cli.store import read_json
@@ -46,7 +46,11 @@ def claims_table(tables: Path, scale: str) -> str:
 
 
 def comparisons(claim: str) -> Counter[str]:
-    """Count the comparisons of one claim, as it stands in a summary, by their state; a claim without a number is one."""
+    """Count the comparisons of one claim, as it stands in a summary, by their state; a claim without a number is one, one that cannot be
+    checked none.
+    """
+    if f": {NOT_AVAILABLE}" in claim:
+        return Counter()
     outcome = claim.rpartition(": ")[2]
     return Counter({match["state"]: int(match["count"] or 1) for match in _STATE.finditer(outcome)})
 

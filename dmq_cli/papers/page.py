@@ -28,8 +28,7 @@ def write_table(name: str, scale: str, outputs: Path) -> tuple[Path, str]:
     folder = outputs / "tables" / folder_name(name, check_scale(scale))
     traced, pairs = _traced(table, folder, outputs / "artifacts" / "trace"), _pairs(folder, outputs)
     table_view = view(table, scale, outputs / "tables", traced, pairs)
-    if pairs.used:
-        write_json(folder / DIFFERENCES, pairs.used)
+    _keep(pairs, folder / DIFFERENCES)
     text = markdown(table_view)
     for file, content in (("table.md", text), ("table.csv", as_csv(table_view)), ("table.tex", latex(table_view))):
         write_text(folder / file, content)
@@ -41,6 +40,14 @@ def _pairs(folder: Path, outputs: Path) -> Pairs:
     """Make the differences of cells, computed from artifacts or, where these are gone, read from the table's folder."""
     file, evaluated = folder / DIFFERENCES, outputs / "artifacts" / "evaluate"
     return Pairs(lambda key: _whole(evaluated / key), read_json(file) if file.is_file() else None)
+
+
+def _keep(pairs: Pairs, file: Path) -> None:
+    """Keep the differences that the table stands on, and no earlier ones."""
+    if pairs.used:
+        write_json(file, pairs.used)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _whole(folder: Path) -> Path:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, UNKNOWN, Verdict
+from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, HOLDS, LEARNED_ONCE, UNKNOWN, Verdict
 from dmq_cli.store import read_json
 
 if TYPE_CHECKING:  # jobs are listed without torch
@@ -44,16 +44,20 @@ def statistics(trace: Path) -> dict[str, Any]:
     }
 
 
-def verdict(claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]]) -> Verdict:
+def verdict(
+    claim: Mapping[str, Any], by_method: Mapping[str, dict[str, Any]], learned: Collection[str] = ()
+) -> Verdict:
     """Check the claim of a figure. by_method: the statistics of every row's trace, by the method as printed; a claim about one of
-    several rows names it (row).
+    several rows names it (row). learned: the methods whose network is learned: what sets them apart holds as learned once.
     """
     compared = claim["trace"] == "cosine"
     needed = {*claim["better"], *claim["worse"]} if compared else {claim.get("row", next(iter(by_method), ""))}
     if not needed <= by_method.keys():
         return Verdict(claim["says"], UNKNOWN)
-    outcome = _cosine(claim, by_method) if compared else _CHECKS[claim["trace"]](claim, by_method[needed.pop()])
-    return Verdict(claim["says"], *outcome)
+    if not compared:
+        return Verdict(claim["says"], *_CHECKS[claim["trace"]](claim, by_method[needed.pop()]))
+    state, *details = _cosine(claim, by_method)
+    return Verdict(claim["says"], state if needed.isdisjoint(learned) else LEARNED_ONCE.get(state, state), *details)
 
 
 def _range_varies(claim: Mapping[str, Any], stats: Mapping[str, Any]) -> Outcome:

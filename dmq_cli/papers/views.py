@@ -17,7 +17,7 @@ from dmq_cli.papers.numbers import Entry, measured
 from dmq_cli.papers.runnable import blocked, folder_name, job
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.results.benchmark import Benchmark
-from dmq_cli.results.learned import Learnings
+from dmq_cli.results.learned import Learnings, learning_seed
 from dmq_cli.results.pairs import Pairs
 from dmq_cli.results.record import Evaluation, flat
 from dmq_cli.results.sweeps import Records
@@ -26,9 +26,10 @@ from dmq_cli.store import digest
 _T = TypeVar("_T")
 MEASURED, NOT_RUN = "measured", "not run"
 LEARNED = (
-    "A claim holds, or does not, outside of two noises: that of the images, and that of the seed of the learning, over which the mean difference"
-    " has a 95 % interval where both rows were learned with three seeds or more (make table-recon_seed). As learned once: outside the"
-    " noise of the images, for networks that were not learned again."
+    "A claim holds, or does not, outside of two noises together: that of the images, and that of the seed of the learning, over which the mean"
+    " difference has a 95 % interval where both rows were learned with three seeds or more (make table-recon_seed). As learned once: outside"
+    " the noise of the images, for networks that were not learned again. A number after ± is half the 95 % interval of a difference image by"
+    " image; comparisons without it are judged by the intervals of both rows' differences from full precision, which are wider."
 )
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
@@ -265,11 +266,13 @@ def _shown(heading: str, key: str | None, rows: Sequence[Row]) -> bool:
 
 def _one_protocol(table: str, part: str, backed: Sequence[Evaluation]) -> str:
     cells_by_protocol = {f"{cell.protocol['name']} `{cell.protocol['hash']}`": cell for cell in backed}
-    if len(cells_by_protocol) > 1:
-        raise ConfigError(
-            f"The cells of {part} in the table {table} were measured under {len(cells_by_protocol)} protocols ({', '.join(sorted(cells_by_protocol))}), which"
-            " cannot share a column; remove those that do not belong."
-        )
+    weights = {str(cell.config["model"].get("sha256"))[:8] for cell in backed}
+    for what, names in (("protocols", cells_by_protocol), ("versions of the model's weights", weights)):
+        if len(names) > 1:
+            raise ConfigError(
+                f"The cells of {part} in the table {table} were measured with {len(names)} {what} ({', '.join(sorted(names))}), which cannot"
+                " share a column; remove those that do not belong."
+            )
     return next(iter(cells_by_protocol), "")
 
 
@@ -303,7 +306,7 @@ def _verdict(
     table: PaperTable, claim: Mapping[str, Any], row_states: Mapping[int, RowState], known: _Known
 ) -> claims.Verdict:
     if "unchecked" in claim:
-        return claims.Verdict(str(claim["says"]), f"not available: {claim['unchecked']}")
+        return claims.Verdict(str(claim["says"]), f"{claims.NOT_AVAILABLE}{claim['unchecked']}")
     if "latency" in claim or "bytes" in claim:
         by_cell = {
             str(state.latency.config): state.latency for state in row_states.values() if state.latency is not None
@@ -312,7 +315,9 @@ def _verdict(
     if "trace" in claim:
         backing = {row.method: row_states[number].cell for number, row in enumerate(table.rows)}
         keys = {method: cell.artifacts.get("trace", "") for method, cell in backing.items() if cell is not None}
-        return traces.verdict(claim, {method: known.traced[key] for method, key in keys.items() if key in known.traced})
+        learned = {method for method, cell in backing.items() if cell and learning_seed(cell) is not None}
+        by_method = {method: known.traced[key] for method, key in keys.items() if key in known.traced}
+        return traces.verdict(claim, by_method, learned)
     cells = {id(row): row_states[number].cell for number, row in enumerate(table.rows)}
 
     def look(row: Row, heading: str) -> Entry | None:

@@ -15,13 +15,17 @@ from typing import Any
 
 from dmq_cli.results.later import without_later
 from dmq_cli.results.record import Evaluation, Number, backed_evaluations
+from dmq_cli.sampling.seeds import parse_ranges
 from dmq_cli.store import digest
 
 TABLES = ("recon_seed", "qat_seed")
 """The tables whose rows differ in the seed of the learning alone."""
 LEAST = 3
 """Seeds that are needed for an interval: Student's t of one degree of freedom would let nothing be told apart."""
-_SAME = ("model", "bits", "calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calibrated_steps")
+_SAME = (
+    "model", "bits", "calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calibrated_steps",
+    "layer_bits", "numerics", "cond", "backend",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Learnings:
         """
         if learning_seed(first) is None and learning_seed(second) is None:
             return None
+        if row_digest(first.config) == row_digest(second.config):
+            return Relearned()  # rows that differ in a seed alone have no counterparts
         first_numbers, second_numbers = (self._by_seed(cell, side, key) for cell in (first, second))
         differences = tuple(
             first_numbers[seed] - second_numbers[seed] for seed in sorted(first_numbers.keys() & second_numbers.keys())
@@ -59,8 +65,9 @@ class Learnings:
         if learning_seed(cell) is None:
             again = {seed: cell for seeds in self._rows.values() for seed in seeds}
         else:
-            again = self._rows.get(_row(cell.config), {})
-        numbers = {seed: other.number(side, key) for seed, other in again.items() if other.seeds == cell.seeds}
+            again = self._rows.get(row_digest(cell.config), {})
+        alike = {seed: other for seed, other in again.items() if _measured(other) == _measured(cell)}
+        numbers = {seed: other.number(side, key) for seed, other in alike.items()}
         return {seed: number.value for seed, number in numbers.items() if number is not None}
 
     @cached_property
@@ -69,7 +76,7 @@ class Learnings:
         for folder in (self._tables / name for name in TABLES):
             for _, cell in backed_evaluations(folder):
                 if (seed := learning_seed(cell)) is not None:
-                    rows.setdefault(_row(cell.config), {})[seed] = cell
+                    rows.setdefault(row_digest(cell.config), {})[seed] = cell
         return rows
 
 
@@ -83,10 +90,17 @@ def _seed(recon: Mapping[str, Any]) -> Any:
     return recon.get("seed", recon.get("settings", {}).get("seed"))
 
 
-def _row(config: Mapping[str, Any]) -> str:
-    """A digest of what a row is, whatever the seed of its learning and the noise that its correction is estimated on."""
+def _measured(cell: Evaluation) -> tuple[Any, ...]:
+    """The images of a row and how they are measured."""
+    return cell.seeds, cell.protocol["hash"]
+
+
+def row_digest(config: Mapping[str, Any]) -> str:
+    """Hash what a row is, whatever the seed of its learning and which noise its correction is estimated on, but not how much."""
     sections: dict[str, Any] = {name: config.get(name) for name in _SAME}
     recon = {**sections["recon"], "seed": None}
     if "settings" in recon:
         recon["settings"] = {**recon["settings"], "seed": None}
-    return digest(without_later({**sections, "recon": recon, "correct": {**sections["correct"], "seeds": None}}))
+    seeds = sections["correct"].get("seeds")
+    samples = None if seeds is None else sum(map(len, parse_ranges(seeds)))
+    return digest(without_later({**sections, "recon": recon, "correct": {**sections["correct"], "seeds": samples}}))

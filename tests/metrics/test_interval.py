@@ -72,8 +72,15 @@ def test_fractions_have_wilsons_interval(hits: int, count: int, interval: tuple[
 
 def test_a_mean_over_images() -> None:
     assert mean_interval(torch.tensor([1.0, 2.0, 3.0, 6.0])) == pytest.approx(
-        [3 - 1.959964 * math.sqrt(14 / 3) / 2, 3 + 1.959964 * math.sqrt(14 / 3) / 2]
+        [3 - 3.182446 * math.sqrt(14 / 3) / 2, 3 + 3.182446 * math.sqrt(14 / 3) / 2]
     )
+
+
+@pytest.mark.parametrize("count", [3, 8, 40, 300])
+def test_a_mean_over_few_images_is_covered_as_often_as_it_should(count: int) -> None:
+    draws = torch.randn(1000, count, generator=torch.Generator().manual_seed(count))
+    covered = sum(low <= 0 <= high for low, high in map(mean_interval, draws)) / len(draws)
+    assert 0.93 < covered < 0.97  # three standard deviations of 0.95
 
 
 def test_batches_and_order_do_not_change_intervals() -> None:

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from dmq_cli.papers import claims, traces
 from dmq_cli.papers.claims import AHEAD, BEHIND, EVEN, FAILS, FAILS_ONCE, HOLDS, ONCE, UNKNOWN, compare
-from dmq_cli.papers.numbers import Entry, measured, outside_noise
+from dmq_cli.papers.numbers import Entry, difference, measured
 from dmq_cli.papers.transcript import Row, paper_table
 from dmq_cli.results.learned import Relearned
+from dmq_cli.results.noise import inside_noise
 from dmq_cli.results.record import Number, as_evaluation
 from dmq_cli.store import read_json, write_json
 from tests.reports import runs
@@ -68,6 +69,13 @@ def relearned(*differences: float) -> Relearned:
         ("FID ↓", relearned(-1.0, -0.1, 0.4), 1.0, EVEN),  # the seed decides which is below
         ("FID ↓", relearned(1.0, 1.1, 0.9), 1.0, EVEN),  # the row's own seed was the odd one
         ("FID ↓", relearned(-1.0, -0.1, 0.4), 1.99, EVEN),
+        ("FID ↓", relearned(-0.17, -0.18, -0.16), 1.83, HOLDS),  # 0.17 is outside of hypot(0.025, 0.141)
+        (
+            "FID ↓",
+            relearned(-0.15, -0.18, -0.12),
+            1.85,
+            EVEN,
+        ),  # outside of 0.075 and of 0.141, and not of both together
     ],
 )
 def test_learned_rows_are_told_apart_outside_of_both_noises(
@@ -87,13 +95,12 @@ def test_rows_of_one_twin_are_compared_by_how_far_they_are_above_it() -> None:
     def above(value: float, over: float) -> Entry:
         return Entry(within(value, 1.0), "", within(over, 0.02))
 
-    assert outside_noise(number(1.0, 1.0), number(1.2, 1.0)) is False
-    assert (
-        outside_noise(above(1.0, 0.1), above(1.2, 0.3)) is True
-        and outside_noise(above(1.0, 0.1), number(1.2, 1.0)) is False
-    )
-    assert outside_noise(above(1.0, 0.1), above(1.02, 0.12)) is False
-    assert outside_noise(number(0.0), number(0.0, None)) is None
+    assert inside_noise(difference(number(1.0, 1.0), number(1.2, 1.0))) is True
+    assert inside_noise(difference(above(1.0, 0.1), above(1.2, 0.3))) is False
+    assert inside_noise(difference(above(1.0, 0.1), number(1.2, 1.0))) is True
+    assert inside_noise(difference(above(1.0, 0.1), above(1.02, 0.12))) is True
+    assert inside_noise(difference(number(0.0), number(0.0, None))) is None
+    assert difference(number(1.0), number(3.0), within(-2.0, 0.3)) == within(-2.0, 0.3)
 
 
 def test_a_number_knows_its_noise_from_an_interval_or_from_seed_ranges() -> None:
@@ -265,6 +272,10 @@ def test_the_eighth_residual_block_is_compared(tmp_path: Path) -> None:
         held = traces.verdict(claim, rows)
         assert held.short == states[0] and "0.9900 against 0.9000" in held.details
         assert traces.verdict(claim, {"TIAR": rows["PTQD"], "PTQD": rows["TIAR"]}).short == states[1]
+        learned = traces.verdict(claim, rows, {"PTQD"}).short
+        assert learned == (ONCE if states[0] == HOLDS else states[0]), (
+            "samples say nothing of another seed of the learning"
+        )
     assert traces.verdict(claim, {"TIAR": rows["TIAR"]}).short == UNKNOWN
 
 

@@ -39,7 +39,7 @@ def tables(tmp_path: Path) -> Path:
 
 def test_the_difference_is_over_the_seeds_that_both_were_learned_with(tables: Path) -> None:
     planted(tables, "recon_seed", ("method=tac", "bits=w4a4", "recon.seed=7"), 9.0)
-    first = planted(tables, "a_table", ("method=tac", "bits=w4a4", "correct.seeds=1-64"), 1.0)
+    first = planted(tables, "a_table", ("method=tac", "bits=w4a4", "correct.seeds=1-128"), 1.0)
     second = planted(tables, "a_table", ("method=qdiffusion", "bits=w4a4"), 1.5)
     relearned = Learnings(tables)(first, second, "quantized", "fd")
     assert relearned is not None and relearned.difference is not None
@@ -64,6 +64,9 @@ def test_a_row_that_does_not_learn_is_the_same_for_every_seed(tables: Path) -> N
         ("method=qdiffusion", "bits=w4a4", "calib.seeds=5-9"),
         ("method=qdiffusion", "bits=w4a4", "recon.passes.weights.iterations=7"),
         ("method=qdiffusion", "bits=w4a4", "model=ldm_digits"),
+        ("method=qdiffusion", "bits=w4a4", "cond.guidance=2"),
+        ("method=qdiffusion", "bits=w4a4", "numerics=bf16"),
+        ("method=tac", "bits=w4a4", "correct.seeds=1-64"),
     ],
 )
 def test_another_setting_is_another_row(tables: Path, words: tuple[str, ...]) -> None:
