@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from dmq_cli.models import Site
 from dmq_cli.quant import StepMLP
-from dmq_cli.wrap import FULL_PRECISION, Attached, operands, quantizing
+from dmq_cli.wrap import FULL_PRECISION, TRAINED, Attached, operands, quantizing
 
 _OPERATIONS = 2  # of a MAC: a multiplication and an addition
 _FLOAT = 4  # bytes
@@ -106,7 +106,8 @@ def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Count the bytes that the tensors of quantizers.safetensors or of a correction's tables.safetensors add to the network.
 
     Float32 for each element, whatever it is stored as; 16 bits for low-rank branches; nothing for rounding decisions and
-    fine-tuned weights, which the weights' codes hold, nor for the timesteps, which are the sampler's. A network of scales
+    fine-tuned weights, which the weights' codes hold, for trained parameters, which stand in place of the network's own,
+    nor for the timesteps, which are the sampler's. A network of scales
     (TDQ) counts as the table it is replaced by, a scale for each of these timesteps, and a zero point where the lower end
     of the range is kept.
     """
@@ -117,7 +118,7 @@ def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _width(name: str) -> int:
-    if name.endswith(_FREE) or _in_table(name) is not None:
+    if name.startswith(TRAINED) or name.endswith(_FREE) or _in_table(name) is not None:
         return 0
     return _HALF if name.endswith(_BRANCHES) else _FLOAT
 

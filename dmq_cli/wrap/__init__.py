@@ -6,6 +6,7 @@ from dmq_cli.wrap.layers import QuantMixin
 from dmq_cli.wrap.quant_denoiser import QuantDenoiser
 from dmq_cli.wrap.scheme import FULL_PRECISION, Rule, Scheme, Spec, deployable, policy
 from dmq_cli.wrap.state import (
+    TRAINED,
     extra_state,
     load_extra_state,
     load_quantizer_state,
@@ -16,6 +17,7 @@ from dmq_cli.wrap.state import (
 
 __all__ = [
     "FULL_PRECISION",
+    "TRAINED",
     "Attached",
     "QuantAttention",
     "QuantDenoiser",

@@ -12,7 +12,8 @@ from dmq_cli.wrap.attach import Attached
 from dmq_cli.wrap.layers import EXTRAS
 
 _GRID = "time_grid.timesteps"
-_TRAINED = "trained."  # before the name of a parameter
+TRAINED = "trained."
+"""Before the name of a parameter that training changed."""
 
 
 def state(attached: Attached) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def state(attached: Attached) -> dict[str, Tensor]:
     fine-tuning and training, and the time grid."""
     return {
         _GRID: attached.grid.timesteps.detach().clone(),
-        **{f"{_TRAINED}{name}": value for name, value in attached.trained.tensors().items()},
+        **{f"{TRAINED}{name}": value for name, value in attached.trained.tensors().items()},
         **extra_state(attached),
         **{f"{name}.choice": choice.choice.clone() for name, choice in attached.choices().items()},
         **quantizer_state(attached.quantizers()),
@@ -60,9 +61,9 @@ def load_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
             "The stored quantization state was made for another number of sampler steps; delete the artifact and run again."
         )
     attached.grid.timesteps.copy_(tensors[_GRID])
-    trained = {n.removeprefix(_TRAINED): value for n, value in tensors.items() if n.startswith(_TRAINED)}
+    trained = {n.removeprefix(TRAINED): value for n, value in tensors.items() if n.startswith(TRAINED)}
     attached.trained.load(attached.model, trained)
-    remaining = {n: value for n, value in tensors.items() if n != _GRID and not n.startswith(_TRAINED)}
+    remaining = {n: value for n, value in tensors.items() if n != _GRID and not n.startswith(TRAINED)}
     extras = {name: value for name, value in remaining.items() if name.rpartition(".")[2] in EXTRAS}
     load_extra_state(attached, extras)
     for name, choice in attached.choices().items():

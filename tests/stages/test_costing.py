@@ -15,7 +15,7 @@ from dmq_cli.report.costs import latency
 from dmq_cli.results.record import as_evaluation
 from dmq_cli.stages.costing import cost_of
 from dmq_cli.store import read_json
-from tests.chain import dmq, tiny_folder
+from tests.chain import ONLY_FD, QUICK, dmq, tiny_folder, words
 from tests.reports import runs
 from tests.test_conf import composed
 from tests.tiny import one_sentence
@@ -94,6 +94,16 @@ def test_what_evaluate_counted_from_files_is_what_shapes_say(name: str) -> None:
     assert {key: counted[key] for key in cell["cost"]} == cell["cost"]
 
 
+@pytest.mark.parametrize("method", ["lsq", "efficientdm", "tdq_qat"])
+def test_what_evaluate_counted_after_a_training_is_what_shapes_say(method: str, model: Path, tmp_path: Path) -> None:
+    arguments = words("evaluate", model, tmp_path, f"method={method}", "bits=w4a4", *QUICK, *ONLY_FD, "--json")
+    result = dmq(*arguments)
+    assert result.code == 0, result.err
+    metrics = json.loads(result.out)
+    counted = cost_of(metrics["config"])
+    assert {key: counted[key] for key in metrics["cost"]} == metrics["cost"]
+
+
 def test_the_parts_are_the_size_and_a_run_is_its_calls() -> None:
     costs = cost(*STABLE)
     assert sum(costs["parts"].values()) == costs["size_bytes"] and costs["parts"]["transform"] == 0
@@ -153,7 +163,7 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
         (ConfigError, "give a number", ["model=ldm4_bedroom", "sampler.eta=x"]),
         (ModelError, "in_channels", ["model=ldm4_bedroom", "model.path=package:zoo/weights/ddim_digits"]),
     ]  # fmt: skip
-    for kind, words, overrides in wrong:
-        with pytest.raises(kind, match=words) as refused:
+    for kind, sentence, overrides in wrong:
+        with pytest.raises(kind, match=sentence) as refused:
             cost_of(composed(*overrides))
         one_sentence(refused.value)

@@ -19,8 +19,10 @@ from safetensors.torch import load_file, save_file
 import dmq_cli
 from dmq_cli.deploy.index import write_index
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, DmqError, ModelError
+from dmq_cli.stages.nodes import NODES
 from dmq_cli.store import read_json, write_json
 from tests.chain import FEW, IMAGES, QUICK, artifact, dmq, words
+from tests.test_conf import composed
 from tests.tiny import one_sentence
 
 RUN = ("method=tac", "bits=w4a8", "correct.seeds=2000000-2000007", *QUICK)
@@ -222,3 +224,10 @@ def test_a_second_export_computes_nothing(exported: Path, model: Path, outputs: 
 def test_an_unknown_format_is_refused(model: Path, tmp_path: Path) -> None:
     result = dmq(*words("export", model, tmp_path, "format=openvin"))
     assert result.code == 2 and "format=openvin is not known" in result.sentence
+
+
+@pytest.mark.parametrize(("method", "more"), [("tac", 0), ("efficientdm", 0), ("lsq", 1), ("tdq_qat", 1)])
+def test_exports_whose_recorded_size_counted_biases_twice_are_made_again(method: str, more: int) -> None:
+    node, config = NODES["export"], composed(f"method={method}")
+    assert node.version_for(config) == node.version + more
+    assert node.version_for({**config, "format": "openvino"}) == node.version + more + 2
