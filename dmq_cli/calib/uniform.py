@@ -1,7 +1,8 @@
 """Uniform timestep calibration.
 
 Li et al., Q-Diffusion, ICCV 2023 (arXiv:2302.04304), section 3.2: the same number of samples at evenly spaced steps of the
-sampler. Of S calls those with number 0, k, 2k, ... are kept, k = floor(S / num_steps).
+sampler. Of S calls those with number floor(i S / num_steps) are kept, i = 0 .. num_steps - 1, so that they reach the end also where
+num_steps does not divide S.
 
 With num_steps >= S every call is kept: TFMQ-DM's finite set (Huang et al., CVPR 2024, arXiv:2311.16503), one group of samples
 for each timestep. Deviation: TFMQ-DM draws new noise for every timestep and denoises down to it, O(S^2) evaluations of the
@@ -28,10 +29,11 @@ class UniformSteps:
     num_steps: int
 
     def steps(self, total: int) -> list[int]:
-        """Calls whose inputs are kept, of `total`: every (total // num_steps)-th. Raises ConfigError for none."""
+        """Calls whose inputs are kept, of `total`, as evenly spaced as whole numbers can be. Raises ConfigError for none."""
         if self.num_steps < 1:
             raise ConfigError(f"calib.num_steps={self.num_steps} keeps nothing of a trajectory; use at least 1.")
-        return list(range(0, total, max(1, total // self.num_steps)))[: self.num_steps]
+        count = min(self.num_steps, total)
+        return [number * total // count for number in range(count)]
 
     def check(self, sampler_scheduler: Scheduler) -> None:
         """Raise ConfigError if no step would be kept."""

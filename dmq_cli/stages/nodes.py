@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dmq_cli.sampling import parse_range
+from dmq_cli.stages.cut_short import was_cut_short
 from dmq_cli.stages.graph import Config, Node, Task, chain
 from dmq_cli.stages.searches import searches_activations
 from dmq_cli.store import canonical
@@ -74,6 +75,11 @@ def _trace_cost(config: Config, parts: Parts) -> float:
     return walks * _trajectories(config["trace"]["seeds"], config, parts) if config["trace"] else 0.0
 
 
+def _calibset_revised(config: Config) -> int:
+    """1 where evenly spaced steps left out the end of the trajectories: since then they reach it."""
+    return int(was_cut_short(config))
+
+
 def _calibrate_revised(config: Config) -> int:
     """1 where ranges of activations are searched: the values kept for that no longer depend on the batch size."""
     return int(_searches(canonical(config["scheme"]), canonical(config["policy"])))
@@ -135,7 +141,7 @@ _NETWORK = ("model", "calib_sampler", "scheme", "policy")
 NODES: dict[str, Node] = {
     node.name: node
     for node in (
-        Node("calibset", ("model", "calib_sampler", "calib"), _run("calibset"), cost=_calibset_cost),
+        Node("calibset", ("model", "calib_sampler", "calib"), _run("calibset"), revised=_calibset_revised, cost=_calibset_cost),
         Node("transform", ("model", "transform"), _run("transform"), ("calibset",), cost=_transform_cost),
         Node("calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
         Node("training_set", ("model", "training_data"), _run("training_set")),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ def test_steps_are_evenly_spaced() -> None:
     assert Uniform("0-1", 3).steps(10) == [0, 3, 6]
     assert Uniform("0-1", 10).steps(10) == list(range(10))
     assert Uniform("0-1", 11).steps(10) == list(range(10))  # at most
+    assert Uniform("0-1", 20).steps(96)[-3:] == [81, 86, 91], "k = 4 would end at call 76"
+    for total, num in itertools.product(range(1, 60), range(1, 60)):
+        steps = Uniform("0-1", num).steps(total)
+        gaps = {after - before for before, after in itertools.pairwise([*steps, total])}
+        assert len(steps) == min(num, total) and steps[0] == 0 and max(gaps) - min(gaps) <= 1
     with pytest.raises(ConfigError, match=r"calib\.num_steps=0 keeps nothing") as caught:
         Uniform("0-1", 0).steps(10)
     one_sentence(caught.value)
