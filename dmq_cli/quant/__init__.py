@@ -8,11 +8,21 @@ from dmq_cli.quant.quantizer import TensorQuantizer
 from dmq_cli.quant.rounding import FixedRound, LearnedRound, Nearest, SignRound, SoftRound
 from dmq_cli.quant.scales import Dynamic, Intervals, PerStep, ScaleSource, Static, source_of
 from dmq_cli.quant.site_quantizer import FullPrecision, SiteQuantizer, site_quantizer
-from dmq_cli.quant.sources import DynamicScale, IntervalScale, MlpScale, PerStepScale, ScaleKind, Slot, StaticScale
+from dmq_cli.quant.sources import (
+    TRAINING_TIMESTEPS,
+    DynamicScale,
+    IntervalScale,
+    MlpScale,
+    PerStepScale,
+    ScaleKind,
+    Slot,
+    StaticScale,
+)
 from dmq_cli.quant.split import Split
 from dmq_cli.quant.step_mlp import StepMLP
 
 __all__ = [
+    "TRAINING_TIMESTEPS",
     "ByLikelihood",
     "BySnr",
     "Choice",

@@ -15,17 +15,21 @@ from dmq_cli.quant.low_end import Ends, LowEnd
 from dmq_cli.quant.scales import Dynamic, Intervals, PerStep, Static
 from dmq_cli.quant.step_mlp import StepMLP
 
+TRAINING_TIMESTEPS = 1000
+"""Timesteps that almost every network was trained at."""
+
 
 @dataclass(frozen=True)
 class Slot:
     """What a scale source is built for. timesteps: (S,) of the sampler; shape: of one row of scales, () per tensor; ends:
-    which ends of the range learning moves."""
+    which ends of the range learning moves; total: timesteps that the network was trained at."""
 
     grid: Grid
     context: StepContext
     timesteps: Tensor
     shape: tuple[int, ...] = ()
     ends: Ends = "scale"
+    total: int = TRAINING_TIMESTEPS
 
     @property
     def low_end(self) -> LowEnd | None:
@@ -81,23 +85,30 @@ class PerStepScale:
 
 @dataclass(frozen=True)
 class IntervalScale:
-    """One for each of num equal intervals of the training timesteps. ConfigError for num < 1."""
+    """One for each of num equal intervals of the training timesteps. ConfigError for num < 1.
+
+    total: how many these are; None: as many as the network was trained at.
+    """
 
     num: int
-    total: int = 1000
+    total: int | None = None
     varies = True
     by_step = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num <= self.total:
-            raise ConfigError(
-                f"Intervals were asked for num={self.num} sets over {self.total} timesteps; use 1 to {self.total}."
-            )
+        self.over(max(TRAINING_TIMESTEPS, self.num))
+
+    def over(self, training: int) -> int:
+        """The timesteps that are divided, of a network trained at so many. ConfigError for more sets than these, or none."""
+        total = training if self.total is None else self.total
+        if not 1 <= self.num <= total:
+            raise ConfigError(f"Intervals were asked for num={self.num} sets over {total} timesteps; use 1 to {total}.")
+        return total
 
     def build(self, slot: Slot) -> nn.Module:
-        """See `Intervals`."""
-        shape = (self.num, *slot.shape)
-        return Intervals(slot.context, torch.ones(shape), torch.zeros(shape), self.total, low_end=slot.low_end)
+        """See `Intervals`. ConfigError for more sets than timesteps."""
+        shape, total = (self.num, *slot.shape), self.over(slot.total)
+        return Intervals(slot.context, torch.ones(shape), torch.zeros(shape), total, low_end=slot.low_end)
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class MlpScale:
                 f"MlpScale was asked for scales of shape {slot.shape}, but its network gives one for a tensor;"
                 " leave granularity at PerTensor."
             )
-        return StepMLP(slot.context, self.dim, self.width, self.layers, self.period, low_end=slot.low_end)
+        return StepMLP(slot.context, self.dim, self.width, self.layers, self.period, slot.total, slot.low_end)
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,10 @@ def read_attached(folder: Path, runtime: Mapping[str, Any]) -> Attached:
 
 def with_quantizers(network: Adapter, config: Mapping[str, Any]) -> Attached:
     """The network (changed in place) with the quantizers of config's scheme and policy, not fitted yet."""
-    calls = sampler(config, "calib_sampler")[1].timesteps.tolist()
-    timesteps = torch.tensor(list(dict.fromkeys(calls)))  # a row for each: PLMS calls one of them twice
-    return attach(network, make(config["scheme"]) + make(config["policy"]), timesteps)
+    scheduler = sampler(config, "calib_sampler")[1]
+    timesteps = torch.tensor(list(dict.fromkeys(scheduler.timesteps.tolist())))  # a row for each: PLMS calls one twice
+    scheme, total = make(config["scheme"]) + make(config["policy"]), int(scheduler.config.num_train_timesteps)
+    return attach(network, scheme, timesteps, total)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmq_cli.errors import DmqError
+from dmq_cli.quant import TRAINING_TIMESTEPS
 from dmq_cli.sampling import spaced
 
 _PER_STEP = {"dmq_cli.sampling.DPMpp2S": 2}
 _FURTHER = {"dmq_cli.sampling.PLMS": 1}
-_DEPENDS = ("quad", "ldm")  # the other spacings visit as many timesteps as they are asked for
-_TRAINED = 1000  # timesteps of every model in conf/model; which one it is does not stand in a configuration
+_DEPENDS = (
+    "quad",
+    "ldm",
+)  # on the training timesteps, which no configuration has; the others visit as many as they are asked for
 
 
 def was_cut_short(config: Mapping[str, Any]) -> bool:
@@ -43,5 +46,5 @@ def _calls(sampler: Mapping[str, Any]) -> int:
     """Network calls of a trajectory. Raises ConfigError for more than there are timesteps."""
     target, steps, spacing = str(sampler.get("_target_")), int(sampler["num_inference_steps"]), sampler.get("spacing")
     per_step = _PER_STEP.get(target, 1)
-    visited = len(spaced(_TRAINED, steps, spacing, per_step)) if spacing in _DEPENDS else steps * per_step
+    visited = len(spaced(TRAINING_TIMESTEPS, steps, spacing, per_step)) if spacing in _DEPENDS else steps * per_step
     return visited + _FURTHER.get(target, 0)

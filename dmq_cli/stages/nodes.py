@@ -143,7 +143,10 @@ NODES: dict[str, Node] = {
     for node in (
         Node("calibset", ("model", "calib_sampler", "calib"), _run("calibset"), revised=_calibset_revised, cost=_calibset_cost),
         Node("transform", ("model", "transform"), _run("transform"), ("calibset",), cost=_transform_cost),
-        Node("calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"), revised=_calibrate_revised, cost=_samples),
+        Node(
+            "calibrate", _NETWORK, _run("calibrate"), ("calibset", "transform"),
+            revised=_calibrate_revised, asks=("training_timesteps",), cost=_samples,
+        ),
         Node("training_set", ("model", "training_data"), _run("training_set")),
         Node("targets", ("model", "recon_targets"), _run("targets"), ("calibset",), cost=_targets_cost),
         Node(

@@ -18,6 +18,7 @@ from dmq_cli.models import (
 )
 from dmq_cli.paths import resolve
 from dmq_cli.qat import JUDGED, Qat
+from dmq_cli.quant import TRAINING_TIMESTEPS, IntervalScale, MlpScale
 from dmq_cli.results.later import as_it_acts
 from dmq_cli.results.naming import bits_name
 from dmq_cli.stages import build
@@ -44,6 +45,7 @@ from dmq_cli.stages.validate import (
     check_types,
 )
 from dmq_cli.store import file_sha256
+from dmq_cli.wrap import Scheme
 
 _SECTIONS = ("calib", "transform", "scheme", "policy", "recon", "correct", "sampler", "calib_sampler", "protocol")
 
@@ -106,6 +108,7 @@ def prepared(config: Mapping[str, Any]) -> Prepared:
     check_strategy(objects["calib"], model)
     check_combination(objects["scheme"] + objects["policy"], objects["recon"])
     check_steps(objects["scheme"], calibrated.timesteps, scheduler.timesteps)
+    whole |= trained_at(objects["scheme"] + objects["policy"], int(calibrated.config.num_train_timesteps))
     if config["stage"] == "evaluate":
         check_counts(config, objects["protocol"])
         if objects["protocol"].layers():
@@ -136,6 +139,15 @@ def training_data(section: Mapping[str, Any], recon: Any) -> dict[str, Any] | No
     if not isinstance(recon, Qat) or recon.loss != "noise" or recon.data is None:
         return None
     return {**section["data"], "content": recon.data.content()}
+
+
+def trained_at(scheme: Scheme, total: int) -> dict[str, int]:
+    """The section of the training timesteps where tables of scales divide another number than the usual one. ConfigError for more sets."""
+    scales = [rule.scale for rule in scheme.rules if isinstance(rule.scale, IntervalScale | MlpScale)]
+    for scale in scales:
+        if isinstance(scale, IntervalScale):
+            scale.over(total)
+    return {"training_timesteps": total} if scales and total != TRAINING_TIMESTEPS else {}
 
 
 def identify_cond(model: Mapping[str, Any], cond: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmq_cli.models import Adapter, Site, check_attentions, run_once, sites
-from dmq_cli.quant import Choice, StepContext, TensorQuantizer, TimeGrid, site_quantizer, source_of
+from dmq_cli.quant import TRAINING_TIMESTEPS, Choice, StepContext, TensorQuantizer, TimeGrid, site_quantizer, source_of
 from dmq_cli.wrap.attention import QuantAttention
 from dmq_cli.wrap.build import Maker
 from dmq_cli.wrap.layers import QuantMixin, with_quantizers
@@ -99,16 +99,16 @@ def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield from _parts(f"{path}.parts.{number}", part)
 
 
-def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor) -> Attached:
+def attach(adapter: Adapter, scheme: Scheme, timesteps: Tensor, total: int = TRAINING_TIMESTEPS) -> Attached:
     """Replace the layers of the network (in place) by quantized ones, with unit scales until ranges are fitted.
 
-    timesteps: (S,) those the sampler visits; per-step scales get one row for each. Raises ModelError for a network that, in one
-    call, computes attention in a module that gets no quantizers.
+    timesteps: (S,) those the sampler visits; per-step scales get one row for each. total: timesteps that the network was trained at.
+    Raises ModelError for a network that, in one call, computes attention in a module that gets no quantizers.
     """
     check_attentions(adapter, lambda: run_once(adapter))
     specs = scheme.resolve(sites(adapter))
     context = StepContext()
-    maker = Maker(adapter.model, adapter.skip_splits(), context, timesteps)
+    maker = Maker(adapter.model, adapter.skip_splits(), context, timesteps, total)
     return place(adapter, specs, {site: maker.build(site, spec) for site, spec in specs.items()}, context, timesteps)
 
 

@@ -9,18 +9,29 @@ from torch import Tensor, nn
 from dmq_cli.errors import SchemeError
 from dmq_cli.models import Site
 from dmq_cli.ops import PerChannel, PerInputChannel, PerTensor
-from dmq_cli.quant import Choice, FullPrecision, Grid, Nearest, Slot, Split, StepContext, TensorQuantizer
+from dmq_cli.quant import (
+    TRAINING_TIMESTEPS,
+    Choice,
+    FullPrecision,
+    Grid,
+    Nearest,
+    Slot,
+    Split,
+    StepContext,
+    TensorQuantizer,
+)
 from dmq_cli.wrap.scheme import Spec
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Builds the quantizers of a network. splits: see `Adapter.skip_splits`; timesteps: (S,) of the sampler."""
+    """Builds the quantizers of a network. splits: see `Adapter.skip_splits`; timesteps: (S,) of the sampler; total: of training."""
 
     model: nn.Module
     splits: dict[str, tuple[int, int]]
     context: StepContext
     timesteps: Tensor
+    total: int = TRAINING_TIMESTEPS
 
     def build(self, site: Site, spec: Spec) -> nn.Module:
         """Build the quantizer of a site, or FullPrecision. Raises SchemeError for a specification that the site cannot have."""
@@ -45,7 +56,7 @@ class Maker:
 
     def _quantizer(self, site: Site, spec: Spec, grid: Grid, size: int | None) -> TensorQuantizer:
         ends = "scale" if site.slot == "weight" else spec.range
-        slot = Slot(grid, self.context, self.timesteps, self._shape(site, spec, size), ends)
+        slot = Slot(grid, self.context, self.timesteps, self._shape(site, spec, size), ends, self.total)
         return TensorQuantizer(grid, spec.scale.build(slot), Nearest())
 
     def _shape(self, site: Site, spec: Spec, size: int | None) -> tuple[int, ...]:

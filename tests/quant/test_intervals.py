@@ -99,11 +99,13 @@ def test_a_scope_without_a_timestep_is_an_error() -> None:
         table(context, 3)(X)
 
 
-@pytest.mark.parametrize(("num", "total"), [(0, 1000), (-3, 1000), (1001, 1000), (11, 10)])
+@pytest.mark.parametrize(("num", "total"), [(0, 1000), (-3, 1000), (1001, 1000), (11, 10), (1, 0)])
 def test_more_sets_than_timesteps_or_none_are_refused(num: int, total: int) -> None:
     with pytest.raises(ConfigError, match=f"asked for num={num} sets over {total} timesteps") as caught:
         IntervalScale(num, total)
     one_sentence(caught.value)
+    with pytest.raises(ConfigError, match="asked for num=0 sets"):
+        IntervalScale(0)
     assert (IntervalScale(1).num, IntervalScale(1000).num) == (1, 1000)
 
 

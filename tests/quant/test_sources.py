@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -130,6 +131,30 @@ def test_a_source_takes_what_calibration_fits(kind: ScaleKind, source: type[nn.M
         rows = source_of(quantizer).rows(2)
     assert torch.equal(row_scale.expand(2, 1), scale[rows]) and torch.equal(zero.expand(2, 1), zero_point[rows])
     assert isinstance(quantizer.scale, source)
+
+
+@pytest.mark.parametrize("total", [100, 1000, 4000])
+def test_tables_divide_the_timesteps_that_the_network_was_trained_at(total: int) -> None:
+    place = replace(slot(), total=total)
+    timesteps = torch.arange(0, total, total // 10)
+    intervals, networks = IntervalScale(10).build(place), MlpScale(8, 8, 2).build(place)
+    assert isinstance(intervals, Intervals) and isinstance(networks, StepMLP)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in networks.learnable():
+        parameter.add_(torch.randn(parameter.shape, generator=generator))
+    with place.context.at(torch.zeros(1, dtype=torch.int64), timesteps):
+        assert intervals.index().tolist() == list(range(10))
+        scale, frozen = (source(torch.zeros(10, 2))[0] for source in (networks, networks.frozen()))
+    assert torch.equal(scale, frozen) and len(scale.unique()) > 5
+
+
+def test_a_given_number_of_timesteps_stays_and_too_many_sets_are_refused() -> None:
+    place = replace(slot(), total=100)
+    given = IntervalScale(10, total=500).build(place)
+    assert isinstance(given, Intervals) and given.total == 500
+    with pytest.raises(ConfigError, match="num=101 sets over 100 timesteps; use 1 to 100") as caught:
+        IntervalScale(101).build(place)
+    one_sentence(caught.value)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 4, 3), (5, 3, 4, 4)])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from dmq_cli.errors import ConfigError
 from dmq_cli.stages import build
+from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.prepare import prepare
+from dmq_cli.store import read_json, write_json
 from dmq_cli.wrap import freeze
 from tests.chain import FEW, QUICK, counting, dmq, words
 from tests.test_conf import composed
+from tests.tiny import one_sentence
 
 FOUR = ("sampler.num_inference_steps=4", "budget.num_samples=8", "seeds=0-3", *QUICK)
 
@@ -29,6 +34,33 @@ def test_by_default_calibration_sees_the_sampler(small: Path) -> None:
     assert config["calibrated_steps"] is None and config["calib_sampler"] == config["sampler"]
     other = prepared(small, "calibrated_steps=2")
     assert other["calib_sampler"] == {**other["sampler"], "num_inference_steps": 2}  # type: ignore[dict-item]
+
+
+def trained_at(total: int, small: Path, folder: Path) -> Path:
+    """The model, as if it had been trained at so many timesteps."""
+    shutil.copytree(small, folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    write_json(file, {**read_json(file), "num_train_timesteps": total})
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["steps_n", "tdq", "steps_n_qat", "tdq_qat"])
+def test_tables_of_scales_are_of_the_model_s_own_timesteps(scheme: str, small: Path, tmp_path: Path) -> None:
+    usual, longer = prepared(small, f"scheme={scheme}"), trained_at(4000, small, tmp_path / "longer")
+    config = prepared(longer, f"scheme={scheme}")
+    assert config["training_timesteps"] == 4000 and "training_timesteps" not in usual
+    attached = build.attached(config, {"device": "cpu"})
+    totals = {getattr(q.scale, "total", None) for q in attached.quantizers("input", "q", "k", "v", "prob").values()}
+    assert totals == {4000} and "training_timesteps" not in prepared(longer, "scheme=minmax")
+    node, keyed = NODES["calibrate"], {name: value for name, value in config.items() if name != "training_timesteps"}
+    assert node.identity(config) != node.identity(keyed), "what was made with rows of 1000 is not taken from a cache"
+
+
+def test_more_sets_than_timesteps_of_the_model_are_refused(small: Path, tmp_path: Path) -> None:
+    shorter = trained_at(100, small, tmp_path / "shorter")
+    with pytest.raises(ConfigError, match="num=101 sets over 100 timesteps") as refused:
+        prepared(shorter, "scheme=steps_n", "scheme.sets=101")
+    one_sentence(refused.value)
 
 
 @pytest.mark.slow
