@@ -8,10 +8,10 @@ from typing import Any
 
 from dmq_cli.errors import ConfigError
 from dmq_cli.overrides.shape import choices
+from dmq_cli.results.naming import edge_bits
 
 _NAME = re.compile(r"\bw(\d+)a(\d+)(?:e(\d+))?\b")
 _WIDTHS = (*range(2, 17), 32)
-_EDGE = 8  # as in the files of conf/bits
 
 
 def register_bits(words: Sequence[str]) -> None:
@@ -40,12 +40,11 @@ def _section(name: str, weight: int | None, act: int | None, edge: int | None) -
     for width in (weight, act, edge):
         if width is not None and width not in _WIDTHS:
             raise ConfigError(f"bits={name} was asked for, but {width} bits are not possible; give 2 to 16, or 32.")
-    edges = _EDGE if edge is None else edge
     return {
         "name": name,
         "weight": weight,
         "act": act,
         "prob": "${.act}",
-        "edge_weight": edges,
-        "edge_act": edges,
+        "edge_weight": edge_bits(weight) if edge is None else edge,
+        "edge_act": edge_bits(act) if edge is None else edge,
     }

@@ -26,14 +26,14 @@ def bits_name(bits: Mapping[str, Any]) -> str:
 def bits_overrides(bits: Mapping[str, Any]) -> list[str]:
     """List the widths that bits_name leaves out and that are not those of every setting in conf/bits, as bits.prob=32."""
     act, weight = bits.get("act"), bits.get("weight")
-    usual = {"prob": act, "edge_weight": _edge(weight), "edge_act": _edge(act)}
+    usual = {"prob": act, "edge_weight": edge_bits(weight), "edge_act": edge_bits(act)}
     extra = {key: bits[key] for key in bits if key not in (*_NAMED, "name")}
     unusual = {key: bits[key] for key in usual if key in bits and bits[key] != usual[key]}
     return [f"bits.{key}={value}" for key, value in {**unusual, **extra}.items()]
 
 
-def _edge(width: Any) -> int:
-    """Bits of the first and last layer at a width of the others."""
+def edge_bits(width: Any) -> int:
+    """Bits of the first and last layer at a width of the others, where none is given."""
     return _FULL if width == _FULL else _EDGE
 
 
