@@ -51,7 +51,9 @@ def load_extra_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:
         place.baked = None
         for extra in EXTRAS:
             stored = tensors.get(f"{layer}.{extra}")
-            setattr(place, extra, None if stored is None else stored.to(place.weight.device, place.weight.dtype))
+            if stored is not None:  # detached: a Parameter would join those of the network
+                stored = stored.detach().to(place.weight.device, place.weight.dtype)
+            setattr(place, extra, stored)
 
 
 def load_state(attached: Attached, tensors: Mapping[str, Tensor]) -> None:

@@ -119,6 +119,10 @@ def test_transforms_stay_around_the_integers() -> None:
     attached = transformed()
     other = again(attached, adapter(torch.float32))
     assert sum(layer.branch_up is not None for layer in other.layers().values()) == 4
+    assert other.model.state_dict().keys() == attached.model.state_dict().keys(), "no weight is there twice"
+    tensors, once_more = packed(attached)[0], packed(other)[0]
+    assert tensors.keys() == once_more.keys()
+    assert all(torch.equal(once_more[name], value) for name, value in tensors.items())
     check(attached, other, data(dtype=torch.float32))
 
 

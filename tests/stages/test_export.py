@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dmq_cli
+from dmq_cli.deploy.check import check
 from dmq_cli.deploy.index import write_index
 from dmq_cli.errors import ArtifactCorruptError, ConfigError, DmqError, ModelError
 from dmq_cli.stages.nodes import NODES
@@ -224,6 +225,16 @@ def test_a_second_export_computes_nothing(exported: Path, model: Path, outputs: 
 def test_an_unknown_format_is_refused(model: Path, tmp_path: Path) -> None:
     result = dmq(*words("export", model, tmp_path, "format=openvin"))
     assert result.code == 2 and "format=openvin is not known" in result.sentence
+
+
+@pytest.mark.parametrize("transform", ["none", "tcr", "lowrank"])
+def test_an_export_with_a_transform_is_intact(transform: str, model: Path, tmp_path: Path) -> None:
+    result = dmq(*words("export", model, tmp_path, "method=minmax", f"transform={transform}", "bits=w4a8", "--json"))
+    assert result.code == 0, result.err
+    exported = Path(json.loads(result.out)["exported"])
+    assert check(exported) > 100
+    verified = dmq("verify", str(exported))
+    assert verified.code == 0, verified.err
 
 
 @pytest.mark.parametrize(("method", "more"), [("tac", 0), ("efficientdm", 0), ("lsq", 1), ("tdq_qat", 1)])
