@@ -25,7 +25,7 @@ def describe(result: dict[str, Any]) -> str:
     if "machine" in result:
         return benchmark_text(Benchmark(result), result.get("run", "a finished cell of the table"))
     if "macs" in result:
-        return cost_text(result, _policy(result["policy"]))
+        return cost_text(result, policy_text(result["policy"]))
     if "quantized" in result:
         return _evaluation(as_evaluation(result), result.get("run", "a finished cell of the table"))
     lines = [f"{name}: {path}" for name, path in result.get("artifacts", {}).items()]
@@ -57,7 +57,7 @@ def _evaluation(evaluation: Evaluation, run: str) -> str:
         how = shown(key)
         lines.append(f"  {how.heading.replace('FP', 'fp'):12s} {_with_unit(evaluation.paired[key], key)}")
     lines += [f"  {line}" for line in _differences(evaluation)]
-    lines.append(f"  {'policy':12s} {_policy(evaluation.policy)}")
+    lines.append(f"  {'policy':12s} {policy_text(evaluation.policy)}")
     if spent := latency(evaluation):
         lines.append(f"  {'latency':12s} {spent}")
     return "\n".join([*lines, f"  run: {run}"])
@@ -78,7 +78,7 @@ def _differences(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _policy(bits: Mapping[str, int]) -> str:
+def policy_text(bits: Mapping[str, int]) -> str:
     """The layer policy in one line: the width of most sites, and every label that differs from its kind."""
     kinds: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
     for label, width in bits.items():

@@ -14,7 +14,12 @@ def input_bits(policy: Mapping[str, int], layers: Sequence[str]) -> dict[str, in
 
 
 def _width(policy: Mapping[str, int], layer: str) -> int | None:
-    """The bits of a layer's input; None where the labels that may be this layer's have different bits, or there are none."""
+    """The bits of a layer's input; None where the labels that may be this layer's have different bits, or there are none.
+
+    The policy has a layer under its own name where layers of one role and part differ.
+    """
+    if (own := policy.get(f"{layer}.input")) is not None:
+        return own
     role = role_of(layer, [*UNET, *DIT, *(pattern for patterns, _ in REGISTERED.values() for pattern in patterns)])
     part = part_of(layer, {**PARTS, **{name: part for _, parts in REGISTERED.values() for name, part in parts.items()}})
     if role is None:

@@ -138,12 +138,30 @@ class Scheme:
 
 
 def policy(specs: dict[Site, Spec]) -> dict[str, int]:
-    """Bits of every label, for people to read: {"edge.in.weight": 8, ...}; a label with several widths gets its part."""
+    """Bits of every label, for people to read: {"edge.in.weight": 8, ...}.
+
+    A label with several widths gets its part, and where one part has several, the names of its layers: {"down_blocks.0.resnets.0.conv1.input": 32, ...}.
+    """
+    labels, parts = (_of_several_widths(specs, naming) for naming in (_label, _in_part))
+    named = {site: _label(site) if _label(site) not in labels else _in_part(site) for site in specs}
+    named |= {site: f"{site.module}.{site.slot}" for site, name in named.items() if name in parts}
+    return {named[site]: int(spec.bits or FULL_PRECISION) for site, spec in specs.items()}
+
+
+def _label(site: Site) -> str:
+    return site.label
+
+
+def _in_part(site: Site) -> str:
+    return f"{site.part}:{site.label}"
+
+
+def _of_several_widths(specs: dict[Site, Spec], naming: Callable[[Site], str]) -> set[str]:
+    """The names that sites of different widths have in common."""
     widths: dict[str, set[int | None]] = {}
     for site, spec in specs.items():
-        widths.setdefault(site.label, set()).add(spec.bits)
-    named = {s: s.label if len(widths[s.label]) == 1 else f"{s.part}:{s.label}" for s in specs}
-    return {named[site]: int(spec.bits or FULL_PRECISION) for site, spec in specs.items()}
+        widths.setdefault(naming(site), set()).add(spec.bits)
+    return {name for name, bits in widths.items() if len(bits) > 1}
 
 
 def deployable(specs: dict[Site, Spec]) -> bool:

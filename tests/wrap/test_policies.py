@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from dmq_cli.paths import conf_folder
+from dmq_cli.report.summary import policy_text
+from dmq_cli.report.widths import input_bits
 from dmq_cli.stages.build import make
-from dmq_cli.wrap import Scheme, attach
+from dmq_cli.wrap import Scheme, attach, policy
 from tests.test_conf import composed
 from tests.tiny import SMALL, TIMESTEPS, adapter
 
@@ -107,6 +109,27 @@ def test_only_the_lowest_level_s_upsampling_reads_8_bits_in_eda() -> None:
     deep = attach(adapter(**DEEP), make(config["scheme"]) + make(config["policy"]), TIMESTEPS)
     bits = [(site.module, spec.bits) for site, spec in deep.specs.items() if site.label == "up.conv.input"]
     assert bits == [("up_blocks.0.upsamplers.0.conv", EDGE), ("up_blocks.1.upsamplers.0.conv", A)]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "alone", "rest"),
+    [
+        ("tfmq", "down_blocks.0.resnets.0.conv1", FP, {"down_blocks.0.resnets.1.conv1": A, "mid_block.resnets.0.conv1": A}),
+        ("eda", "up_blocks.0.upsamplers.0.conv", EDGE, {"up_blocks.1.upsamplers.0.conv": A}),
+    ],
+)  # fmt: skip
+def test_what_is_recorded_has_the_one_layer_that_differs(
+    name: str, first: str, alone: int, rest: dict[str, int]
+) -> None:
+    config = composed(f"policy={name}", "bits=w4a6")
+    deep = attach(adapter(**DEEP, layers_per_block=2), make(config["scheme"]) + make(config["policy"]), TIMESTEPS)
+    recorded = policy(deep.specs)
+    wanted = {site.module: spec.bits for site, spec in deep.specs.items() if site.slot == "input"}
+    assert input_bits(recorded, list(wanted)) == wanted and wanted[first] == alone
+    assert rest.items() <= wanted.items() and recorded[f"{first}.input"] == alone
+    (line,) = [part for part in policy_text(recorded).split("; ") if part.startswith("activations")]
+    assert line.startswith(f"activations {A} bits but ") and f"{first}.input {alone}" in line
+    assert not any(f"{module}.input" in line for module in rest)
 
 
 @pytest.mark.parametrize("policy", TABLE)
