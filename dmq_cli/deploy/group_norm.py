@@ -3,7 +3,9 @@
 Integer convolutions want the channels of a pixel side by side, and a runtime's own group normalisation wants the pixels of a channel so: before
 each of them every activation would be moved in memory, in floating point, and back. In sums nothing is moved:
 
-    y = a x + b,  a = gamma / sqrt(var + eps),  b = beta - mean a,  mean and var = (|x|_2^2 / n - mean^2) over the n numbers of a group.
+    y = (x - mean) gamma / sqrt(var + eps) + beta,  mean and var = |x - mean|_2^2 / n over the n numbers of a group.
+
+Not |x|_2^2 / n - mean^2, which saves 2 % of a call of ddim_cifar10 and has no digit left where the mean is a thousand times the spread.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ class GroupNormBySums(nn.Module):
         """x, normalised."""
         if x.ndim != 4:  # a sequence, which no convolution follows
             return nn.functional.group_norm(x, self.groups, self.weight.flatten(), self.bias.flatten(), self.eps)
-        mean = self._grouped(x.mean((2, 3)))
-        squares = self._grouped(torch.linalg.vector_norm(x, dim=(2, 3)).square()) / (x.shape[2] * x.shape[3])
-        variance = torch.clamp(squares - mean.square(), min=0)
-        factor = self.weight * torch.rsqrt(variance + self.eps)
-        offset = self.bias - mean * factor
         by_channel = (*x.shape[:2], 1, 1)
-        return x * factor.view(by_channel) + offset.view(by_channel)
+        mean = self._grouped(x.mean((2, 3))).expand(-1, -1, self.weight.shape[2])
+        centred = x - mean.reshape(by_channel)
+        squares = torch.linalg.vector_norm(centred, dim=(2, 3)).square()
+        variance = self._grouped(squares) / (x.shape[2] * x.shape[3])
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * factor.view(by_channel) + self.bias.view(1, -1, 1, 1)
 
     def _grouped(self, by_channel: Tensor) -> Tensor:
         """Means over the channels of each group, (B, G, 1), of (B, C)."""

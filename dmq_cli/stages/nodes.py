@@ -125,13 +125,14 @@ def _sample_needs(config: Config) -> tuple[str, ...]:
 
 
 def _export_revised(config: Config) -> int:
-    """Graphs of OpenVINO: attention in integers, weights of fewer bits (1); sums in place of ones, pads and moved layouts (2).
+    """Graphs of OpenVINO: attention in integers, weights of fewer bits (1); sums in place of ones, pads and moved layouts (2); variances
+    of group normalisation around the mean (3).
 
     1 more where biases and norms are trained: since then the size that is recorded counts them once.
     """
     weights = config["recon"].get("weights") if isinstance(config["recon"], Mapping) else None
     trained = isinstance(weights, Mapping) and weights.get("_target_") == "dmq_cli.qat.Latent"
-    return (2 if config.get("format") == "openvino" else 0) + int(trained)
+    return (3 if config.get("format") == "openvino" else 0) + int(trained)
 
 
 _NAMED = ("calib", "transform", "recon", "bits", "budget", "method", "cond", "calibrated_steps", "to_uint8", "format")

@@ -23,8 +23,16 @@ def test_the_numbers_are_those_of_torch(shape: tuple[int, ...], groups: int, aff
     )
 
 
+@pytest.mark.parametrize(("mean", "spread"), [(100.0, 0.1), (-1000.0, 1.0), (10.0, 1e-2), (0.0, 1.0)])
+def test_a_mean_far_from_zero_costs_few_digits(mean: float, spread: float) -> None:
+    norm = nn.GroupNorm(3, 12)
+    x = mean + spread * torch.randn(2, 12, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = x.float()
+    expected = nn.functional.group_norm(x.double(), 3, eps=norm.eps)
+    assert (GroupNormBySums(norm)(x) - expected).abs().max() < 1e-3
+
+
 def test_what_does_not_vary_stays_finite() -> None:
-    """In float32 the two terms of its variance differ by rounding, which may be negative."""
     norm = nn.GroupNorm(2, 4)
     for level in (0.0, 0.1, 333.3, 1e6):
         normalised = GroupNormBySums(norm)(torch.full((2, 4, 9, 7), level))
