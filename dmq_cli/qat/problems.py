@@ -31,8 +31,8 @@ from dmq_cli.zoo.training import stratified
 
 _HELD_OUT = 256
 """Points that are kept from a distillation, at most, and at most a tenth of all."""
-_TIMESTEPS = range(50, 1000, 100)
-"""Where the loss of kept images is measured."""
+_TIMESTEPS = 10
+"""At so many, evenly spaced, the loss of kept images is measured."""
 _IMAGES = 64
 """So many of them, at most."""
 
@@ -137,15 +137,15 @@ class NoiseOnData:
     def batch(self, size: int, generator: torch.Generator) -> Batch:
         """See Problem: timesteps from equal intervals, one each."""
         rows = torch.randint(self.num, (size,), generator=generator)
-        timesteps = stratified(size, generator)
+        timesteps = stratified(size, generator, len(self.alphas))
         left_out = torch.rand(size, generator=generator) < (self.without if self.none else 0.0)
         return self._noisy(rows, timesteps, left_out, generator)
 
     def held_out(self, size: int) -> Iterator[Batch]:
-        """See Problem: some kept samples at 10 timesteps."""
+        """See Problem: some kept samples at `_TIMESTEPS` timesteps."""
         generator = torch.Generator().manual_seed(1)
         kept = torch.arange(self.num, min(len(self.samples), self.num + _IMAGES))
-        for timestep in _TIMESTEPS:
+        for timestep in ((2 * part + 1) * len(self.alphas) // (2 * _TIMESTEPS) for part in range(_TIMESTEPS)):
             for rows in torch.split(kept, size):
                 timesteps = torch.full((len(rows),), timestep)
                 yield self._noisy(rows, timesteps, torch.zeros(len(rows), dtype=torch.bool), generator)

@@ -16,10 +16,8 @@ from dmq_cli.sampling import spaced
 
 _PER_STEP = {"dmq_cli.sampling.DPMpp2S": 2}
 _FURTHER = {"dmq_cli.sampling.PLMS": 1}
-_DEPENDS = (
-    "quad",
-    "ldm",
-)  # on the training timesteps, which no configuration has; the others visit as many as they are asked for
+_DEPENDS = ("quad", "ldm")
+"""Spacings that depend on the training timesteps, which no configuration has; the others visit as many as they are asked for."""
 
 
 def was_cut_short(config: Mapping[str, Any]) -> bool:

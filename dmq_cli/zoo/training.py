@@ -130,10 +130,10 @@ def alphas_cumprod(schedule: Mapping[str, Any]) -> Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """One timestep in 0..999 from each of `count` equal intervals, (count,) int64."""
+def stratified(count: int, generator: torch.Generator, total: int = 1000) -> Tensor:
+    """One timestep of `total` from each of `count` equal intervals, (count,) int64."""
     strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (strata * 1000).long().clamp_max(999)
+    return (strata * total).long().clamp_max(total - 1)
 
 
 def diffusion_loss(predict: Predict, alphas: Tensor, samples: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:

@@ -90,6 +90,17 @@ def test_noise_is_added_as_the_schedule_says_and_held_out_images_are_never_drawn
     assert set(_bytes(((clean + 1) * 127.5).round().to(torch.uint8))) <= held
 
 
+@pytest.mark.parametrize("total", [100, 1000, 4000])
+def test_timesteps_are_those_that_the_model_was_trained_at(model: Path, outputs: Path, total: int) -> None:
+    assert reconstruct(model, outputs).code == 0
+    problem = NoiseOnData(trained_network(), made(outputs)[0])
+    problem.alphas = torch.linspace(0.99, 0.01, total)
+    drawn = problem.batch(50, torch.Generator().manual_seed(0)).timestep
+    assert torch.equal(drawn * 50 // total, torch.arange(50)), "one of each fiftieth of the schedule"
+    kept = [int(batch.timestep[0]) for batch in problem.held_out(64)]
+    assert kept == [total // 20 * part for part in range(1, 20, 2)]
+
+
 def _bytes(images: torch.Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in images]
 
