@@ -31,6 +31,7 @@ LEARNED = (
     " the noise of the images, for networks that were not learned again. A number after ± is half the 95 % interval of a difference image by"
     " image; comparisons without it are judged by the intervals of both rows' differences from full precision, which are wider."
 )
+_DISTANCES = {"quantized": "", "fp": " of full precision"}
 _ABSENT = {"paired.lpips": "needs weights: protocol.lpips_path"}
 
 
@@ -243,10 +244,16 @@ def _titles(columns: Mapping[str, str | None], printed: set[str], names: Mapping
         if heading in printed:
             titles.append(heading if key is None else f"{heading}, paper")
         if key is not None:
-            arrow = heading[-2:] if heading[-1] in "↓↑" else ""
-            column_name = names.get(key.partition(".")[2])
-            titles.append((column_name + arrow if column_name and key.startswith("quantized.") else heading) + ", here")
+            titles.append(f"{_measured_as(heading, key, names)}, here")
     return titles
+
+
+def _measured_as(heading: str, key: str, names: Mapping[str, str]) -> str:
+    """The protocol's own name for a distance, with the arrow of the heading; other headings as they are."""
+    side, _, number = key.partition(".")
+    if number not in names or side not in _DISTANCES:
+        return heading
+    return names[number] + _DISTANCES[side] + (heading[-2:] if heading[-1] in "↓↑" else "")
 
 
 def _columns_of(inputs: _ViewInputs, name: str) -> Mapping[str, str]:
@@ -281,7 +288,8 @@ def _describe_run(backed: Sequence[Evaluation]) -> str:
         return ""
     sampler = backed[0].config["sampler"]
     eta = f", eta = {sampler['eta']}" if sampler["eta"] else ""
-    return f"; measured: {backed[0].model}, {sampler['num_inference_steps']} steps{eta}"
+    steps = dict.fromkeys(str(cell.config["sampler"]["num_inference_steps"]) for cell in backed)
+    return f"; measured: {backed[0].model}, {', '.join(steps)} steps{eta}"
 
 
 def _describe_latency(row_states: Iterable[RowState]) -> str:

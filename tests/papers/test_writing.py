@@ -67,6 +67,16 @@ def test_paper_and_measured_stand_side_by_side(outputs: Path) -> None:
     assert "| 3 | 2 |  |  |  | all parts at every step are better" in index
 
 
+def test_rows_of_several_step_counts_stand_beside_full_precision_of_as_many(tmp_path: Path) -> None:
+    table = paper_table("tdq_fig8")
+    for method, fd, full in (("LSQ, 100 steps", 0.7, 0.25), ("LSQ, 10 steps", 0.9, 0.5)):
+        plant(tmp_path / "tables", table, row_of(table, method, "W8A4", "DDIM"), fd, fp={"fd": full})
+    text = papers.write_table("tdq_fig8", "digits", tmp_path)[1]
+    assert "measured: ddim_digits, 100, 10 steps" in text and "| FD-digits of full precision ↓, here |" in text
+    assert "| LSQ, 10 steps | W8A4 | 0.90 [0.80, 1.00] | 0.50 | measured |" in text
+    assert "| LSQ, 100 steps | W8A4 | 0.70 [0.60, 0.80] | 0.25 | measured |" in text
+
+
 def test_differences_of_earlier_cells_are_not_kept(outputs: Path) -> None:
     file = outputs / "tables" / "tac_3-digits" / "differences.json"
     write_json(file, {"gone gone": {"fd": [-0.1, 0.01]}})
