@@ -111,8 +111,9 @@ def test_a_job_that_is_requeued_and_cancelled_goes_on(small: Path, tmp_path: Pat
     alone, outputs = tmp_path / "alone", tmp_path / "out"
     assert dmq(*words("sample", small, alone, *LEARNED)).code == 0
     job = Job(tmp_path, command := words("sample", small, outputs, *LEARNED))
-    for pattern, count in ((CHUNKS, 3), (SHARDS, 1), (LEARNED_UNITS, 2), (LEARNED_UNITS, 5)):
+    for starts, (pattern, count) in enumerate(((CHUNKS, 3), (SHARDS, 1), (LEARNED_UNITS, 2), (LEARNED_UNITS, 5)), 1):
         wait_for(lambda pattern=pattern, count=count: len(list((outputs / "artifacts").glob(pattern))) >= count)
+        wait_for(lambda starts=starts: len(list(outputs.glob("runs/sample/*"))) == starts)
         if pattern == CHUNKS or count == 5:
             job.requeue()
         else:
