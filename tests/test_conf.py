@@ -22,7 +22,6 @@ from dmq_cli.metrics.shown import classes
 from dmq_cli.overrides.bits import is_width, register_bits
 from dmq_cli.overrides.shape import unread
 from dmq_cli.paths import PACKAGE, conf_folder
-from dmq_cli.results.naming import bits_name, bits_overrides
 from dmq_cli.stages import build
 from dmq_cli.stages.nodes import NODES
 from dmq_cli.stages.validate import check_runtime, check_types
@@ -267,22 +266,6 @@ def test_bits_are_what_their_name_says(bits: str) -> None:
     assert (config["name"], config["weight"], config["act"], config["prob"]) == (bits, weight, act, act)
     assert config["edge_weight"] == (32 if bits == "fp" else 8)
     assert config["edge_act"] == (32 if act == 32 else 8)
-
-
-@pytest.mark.parametrize(
-    ("bits", "weight", "act", "called"),
-    [
-        ("w5a7", 8, 8, "w5a7"), ("w8a32", 8, 32, "w8a32"), ("w32a8", 32, 8, "w32a8"), ("w32a32", 32, 32, "fp"),
-        ("w4a8e4", 4, 4, "w4a8"), ("w4a32e6", 6, 6, "w4a32"), ("w8a32e32", 32, 32, "w8a32"),
-    ],
-)  # fmt: skip
-def test_ends_of_widths_without_a_file_are_as_wide_as_in_a_file(bits: str, weight: int, act: int, called: str) -> None:
-    register_bits([f"bits={bits}"])
-    section = composed(f"bits={bits}")["bits"]
-    assert (section["edge_weight"], section["edge_act"]) == (weight, act)
-    assert bits_name(section) == called
-    named = {f"bits.edge_{kind}={width}" for kind, width in (("weight", weight), ("act", act))}
-    assert bits_overrides(section) == [] if "e" not in bits else set(bits_overrides(section)) <= named
 
 
 def test_a_choice_wins_over_the_method_and_brings_no_values_along() -> None:

@@ -15,7 +15,8 @@ from dmq_cli.results.record import Evaluation, backed_evaluations
 from dmq_cli.results.sweeps import Records
 
 _MEASURED = ("model", "sampler", "protocol", "cond", "numerics")  # what the full-precision twin's numbers depend on
-_QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "calibrated_steps")
+QUANTIZED = ("calib", "transform", "scheme", "policy", "recon", "correct", "calibrated_steps")
+"""Sections that a quantized network depends on besides its model and bits."""
 
 
 def configured(words: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def fits(row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     named = named and bits_name(row_config["bits"]) == bits_name(recorded["bits"])
     named = named and recorded.get("backend", "simulated") == row_config.get("backend", "simulated")
     seeds = recorded["seeds"] == row_config["seeds"] and recorded.get("fp_seeds") == row_config["fp_seeds"]
-    return named and seeds and all(_same(name, row_config, recorded) for name in (*_MEASURED, *_QUANTIZED))
+    return named and seeds and all(_same(name, row_config, recorded) for name in (*_MEASURED, *QUANTIZED))
 
 
 def _same(section: str, row_config: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:

@@ -7,24 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmq_cli.papers.cells import configured
+from dmq_cli.papers.cells import QUANTIZED, configured
 from dmq_cli.papers.runnable import setting
 from dmq_cli.papers.transcript import PaperTable, Row
 from dmq_cli.store import digest, read_json, write_json
 
-_COUNTED = (
-    "model",
-    "bits",
-    "layer_bits",
-    "calib",
-    "transform",
-    "scheme",
-    "policy",
-    "recon",
-    "correct",
-    "sampler",
-    "cond",
-)
+_COUNTED = (*QUANTIZED, "model", "bits", "layer_bits", "sampler", "cond")
 _OF = "of"  # digest of the configuration that an entry was counted from
 _KEYS = ("size_bytes", "size_flat_bytes", "size_bytes_fp", "bops", "bops_flat", "bops_fp", "bops_fp_single")
 _UNITS = {"cost.size": 1e6, "cost.bops": 1e12}  # MB and tera
